@@ -1,0 +1,43 @@
+# make run: start the server on PORT, with SQLite under ./data, open to guests on loopback.
+# make test: lint, types, import rules and every test. The rest is below.
+
+PYTHON ?= python3
+PORT ?= 8080
+BIN = .venv/bin
+PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: run test lint clean
+.SILENT:
+
+run: .venv/installed
+	exec $(BIN)/python -m tornado_chat serve --guests --database sqlite:///data/chat.db --port $(PORT)
+
+test: .venv/installed-tests lint
+	sh tests/setup.sh
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "make: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "make: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python setup.cfg pyproject.toml
+	echo "installing into .venv (once) ..."
+	$(PIP) install --editable .
+	touch $@
+
+.venv/installed-tests: .venv/installed
+	$(PIP) install --editable '.[test]'
+	touch $@

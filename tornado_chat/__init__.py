@@ -1,0 +1,1 @@
+"""tornado_chat: a realtime chat server that loses, doubles and reorders nothing."""

@@ -1,0 +1,56 @@
+"""Every way a command or a connection can fail: the two tables of PROTOCOL, and the exceptions that carry them."""
+
+from __future__ import annotations
+
+from enum import IntEnum, StrEnum
+
+
+class ErrorCode(StrEnum):
+    """The `code` of an `error`, and of a refused handshake's JSON body. An error never closes the connection."""
+
+    BAD_REQUEST = "bad_request"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    TOO_LARGE = "too_large"
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    UNAVAILABLE = "unavailable"
+
+
+class CloseCode(IntEnum):
+    """The codes this server closes a WebSocket with (RFC 6455 section 7.4; 4000 to 4999 are the protocol's own)."""
+
+    NORMAL = 1000
+    PROTOCOL_ERROR = 1002
+    UNSUPPORTED_DATA = 1003
+    INVALID_DATA = 1007
+    POLICY_VIOLATION = 1008
+    MESSAGE_TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    SERVICE_RESTART = 1012
+    TRY_AGAIN_LATER = 1013
+    TOKEN_EXPIRED = 4001
+    SESSION_REVOKED = 4002
+    WRITE_TIMEOUT = 4003
+
+
+class ChatError(Exception):
+    """A command that cannot be carried out; becomes one `error` to the client that sent it.
+
+    `message` says what is wrong and what would be right; `retry_after` is in seconds.
+    """
+
+    def __init__(self, code: ErrorCode, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+
+
+class ConfigError(Exception):
+    """A setting or a file that keeps the server from starting; its text is the one line that the user sees."""
+
+
+class LogUnavailable(Exception):
+    """The log did not answer, or could not write: whether a batch was kept is not known. Its text is the reason."""

@@ -1,0 +1,290 @@
+"""What a client may say: one Struct for each command of the protocol, and the checks of every field. No I/O."""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import Annotated, Any, get_args
+
+import orjson
+from msgspec import Meta, Struct, convert
+from msgspec.structs import fields
+
+from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.wire.codec import MapWithOtherKeys
+
+SEQ_MAX = 2**63 - 1
+ID_CHARS = 64
+NAME_CHARS = 64
+EMOJI_CHARS = 32
+LAST_MAX = 500
+HISTORY_MAX = 200
+HISTORY_DEFAULT = 50
+META_BYTES = 2048
+META_DEPTH = 64
+"""Levels of `meta`: the encoders of clients and of this server stop at some depth (orjson: 254)."""
+
+ROOM_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}\Z"
+
+# The descriptions are what the client reads in the error.
+RoomName = Annotated[
+    str, Meta(pattern=ROOM_PATTERN, description="1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit")
+]
+Id = Annotated[str, Meta(min_length=1, max_length=ID_CHARS, description=f"a string of 1 to {ID_CHARS} characters")]
+Text = Annotated[str, Meta(min_length=1, description="a string of 1 to {text_chars:,} characters")]
+Emoji = Annotated[
+    str, Meta(min_length=1, max_length=EMOJI_CHARS, description=f"a string of 1 to {EMOJI_CHARS} characters")
+]
+Seq = Annotated[int, Meta(ge=1, le=SEQ_MAX, description="a seq, an integer from 1")]
+Cursor = Annotated[int, Meta(ge=0, le=SEQ_MAX, description="a seq, an integer from 0")]
+Last = Annotated[int, Meta(ge=0, le=LAST_MAX, description=f"an integer from 0 to {LAST_MAX}")]
+Limit = Annotated[int, Meta(ge=1, le=HISTORY_MAX, description=f"an integer from 1 to {HISTORY_MAX}")]
+Flag = Annotated[bool, Meta(description="true or false")]
+MetaObject = Annotated[
+    dict[Any, Any],
+    Meta(
+        description=f"an object of at most {META_BYTES:,} bytes as JSON and {META_DEPTH} levels, "
+        "with string keys and finite numbers of at most 64 bits"
+    ),
+]
+
+
+class _Base(Struct, kw_only=True, frozen=True, gc=False):
+    id: Id | None = None
+
+
+class Join(_Base, frozen=True):
+    room: RoomName
+    after: Cursor | None = None
+    last: Last | None = None
+
+
+class Leave(_Base, frozen=True):
+    room: RoomName
+
+
+class Send(_Base, frozen=True):
+    room: RoomName
+    text: Text
+    reply_to: Seq | None = None
+    meta: MetaObject | None = None
+
+
+class Edit(_Base, frozen=True):
+    room: RoomName
+    seq: Seq
+    text: Text
+
+
+class Delete(_Base, frozen=True):
+    room: RoomName
+    seq: Seq
+
+
+class React(_Base, frozen=True):
+    room: RoomName
+    seq: Seq
+    emoji: Emoji
+    on: Flag
+
+
+class History(_Base, frozen=True):
+    room: RoomName
+    before: Seq | None = None
+    limit: Limit = HISTORY_DEFAULT
+
+
+class Read(_Base, frozen=True):
+    room: RoomName
+    seq: Cursor
+
+
+class Typing(_Base, frozen=True):
+    room: RoomName
+    on: Flag
+
+
+class Presence(_Base, frozen=True):
+    room: RoomName
+
+
+class Ping(_Base, frozen=True):
+    pass
+
+
+Command = Join | Leave | Send | Edit | Delete | React | History | Read | Typing | Presence | Ping
+
+COMMANDS: dict[str, type[Command]] = {struct.__name__.lower(): struct for struct in get_args(Command)}
+"""The Struct of each `type`."""
+
+_TYPES = f"one of {', '.join(COMMANDS)}"
+
+
+def parse(obj: object, text_chars: int) -> Command:
+    """The command that `obj` (decoded by a codec) is; ChatError(bad_request) names the field that is wrong.
+
+    An optional field that is null counts as absent. Unknown fields are ignored.
+    """
+    if type(obj) is not dict:
+        raise _bad(f"message: must be an object with a type, {_TYPES}; got {_kind(obj)}")
+    name = obj.get("type")
+    struct = COMMANDS.get(name) if type(name) is str else None
+    if struct is None:
+        got = ascii(name[:32]) if type(name) is str else "none" if name is None else _kind(name)
+        raise _bad(f"type: must be {_TYPES}; got {got}")
+    try:
+        command = convert(obj, struct)
+    except (ValueError, RecursionError):
+        given = {key: value for key, value in obj.items() if value is not None}
+        if len(given) < len(obj):
+            return parse(given, text_chars)
+        raise _explain(obj, struct, text_chars) from None
+    if command.id is not None:
+        _check_string("id", command.id)
+    if isinstance(command, (Send, Edit)):
+        text = command.text
+        if len(text) > text_chars:
+            raise _bad(f"text: must be {describe(Text, text_chars)}; got {_kind(text)}")
+        _check_string("text", text)
+        if isinstance(command, Send) and command.meta is not None:
+            _check_meta(command.meta)
+    elif isinstance(command, Join):
+        if command.after is not None and command.last is not None:
+            raise _bad("after, last: give one of the two, or neither")
+    elif isinstance(command, React):
+        _check_string("emoji", command.emoji)
+    return command
+
+
+def command_id(obj: object) -> str | None:
+    """The `id` that an error about `obj` can carry: None if it has none, or none that is valid."""
+    value = obj.get("id") if type(obj) is dict else None
+    return value if type(value) is str and 1 <= len(value) <= ID_CHARS and _is_sound(value) else None
+
+
+def room_name(value: object) -> str:
+    """`value` if it names a room; ChatError(bad_request) if not."""
+    try:
+        return convert(value, RoomName)
+    except ValueError:
+        raise _bad(f"room: must be {describe(RoomName)}; got {_kind(value)}") from None
+
+
+def check_user_id(value: object) -> str:
+    """`value` if it is a user id, 1 to 64 printable characters; ChatError(bad_request) if not."""
+    return _check_printable("user id", value)
+
+
+def check_name(value: object) -> str:
+    """`value` if it is a user's name, 1 to 64 printable characters; ChatError(bad_request) if not."""
+    return _check_printable("name", value)
+
+
+def _check_printable(field: str, value: object) -> str:
+    if type(value) is str and 1 <= len(value) <= NAME_CHARS and value.isprintable():
+        return value
+    raise _bad(f"{field}: must be a string of 1 to {NAME_CHARS} printable characters; got {_kind(value)}")
+
+
+def _is_sound(text: str) -> bool:
+    """No U+0000 (databases refuse it) and no lone surrogate (UTF-8 has none)."""
+    if "\0" in text:
+        return False
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
+def _check_string(field: str, text: str) -> None:
+    if not _is_sound(text):
+        raise _bad(f"{field}: must not hold U+0000 or a lone surrogate")
+
+
+def _check_meta(meta: dict[str, Any]) -> None:
+    try:
+        size = len(orjson.dumps(meta, default=_not_json))
+    except TypeError as error:
+        raise _bad(f"meta: must be {describe(MetaObject)}; {error.__cause__ or error}") from None
+    if size > META_BYTES:
+        raise _bad(f"meta: must be at most {META_BYTES:,} bytes as JSON; got {size:,}")
+    fault = _json_fault(meta, META_DEPTH)
+    if fault is not None:
+        raise _bad(f"meta: must be {describe(MetaObject)}; it holds {fault}")
+
+
+def _not_json(value: object) -> None:
+    raise TypeError(f"it holds {_kind(value)}")
+
+
+def _json_fault(value: object, depth: int) -> str | None:
+    """What `value` holds that is not JSON as every client can read it, or None."""
+    match value:
+        case str():
+            return None if _is_sound(value) else "a string with U+0000 or a lone surrogate"
+        case float():
+            return None if isfinite(value) else _kind(value)
+        case int() | None:
+            return None
+        case dict():
+            parts = [*value.keys(), *value.values()]
+        case list():
+            parts = value
+        case _:
+            return _kind(value)
+    if depth == 0:
+        return f"more than {META_DEPTH} levels"
+    return next((fault for part in parts if (fault := _json_fault(part, depth - 1)) is not None), None)
+
+
+def _explain(obj: dict[Any, Any], struct: type[Command], text_chars: int) -> ChatError:
+    """Which field of `obj` kept it from being a `struct`."""
+    for field in fields(struct):
+        wanted = describe(field.type, text_chars)
+        if field.name not in obj:
+            if field.required:
+                return _bad(f"{field.name}: is missing; must be {wanted}")
+            continue
+        value = obj[field.name]
+        try:
+            convert(value, field.type)
+        except (ValueError, RecursionError):
+            return _bad(f"{field.name}: must be {wanted}; got {_kind(value)}")
+    return _bad("message: must be an object whose keys are strings of Unicode characters")
+
+
+def describe(type_: Any, text_chars: int = 0) -> str:
+    """What a field of this type must be, in words; `text_chars` is the setting, for a Text."""
+    for part in (type_, *get_args(type_)):  # Annotated[...], or Annotated[...] | None
+        for meta in getattr(part, "__metadata__", ()):
+            return str(meta.description).format(text_chars=text_chars)
+    raise TypeError(f"{type_} has no description")
+
+
+def _kind(value: object) -> str:
+    """What `value` is, in the words of JSON; short, whatever it holds."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value) if abs(value) <= SEQ_MAX else "an integer past 64 bits"
+        case float():
+            return f"the number {value}"
+        case str():
+            return f"a string of {len(value):,} characters"
+        case dict():
+            return "an object"
+        case list():
+            return "an array"
+        case bytes() | bytearray():
+            return "binary"
+        case MapWithOtherKeys():
+            return "a map whose keys are not all strings"
+    return f"a value that JSON does not have ({type(value).__name__})"
+
+
+def _bad(message: str) -> ChatError:
+    return ChatError(ErrorCode.BAD_REQUEST, message)

@@ -1,0 +1,107 @@
+"""permessage-deflate (RFC 7692), without context takeover on either side: no zlib object outlives its message."""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+# What the sender cut off (RFC 7692 section 7.2.2), then an empty final block: only whole deflate data reaches its end.
+_TAIL = b"\x00\x00\xff\xff" + b"\x01\x00\x00\xff\xff"
+
+_MAX_STREAMS = 64  # a message may have final blocks inside; each costs a new zlib object
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_QUOTED = r'"(?:\\.|[^"\\])*"?'  # also one that never ends, or finding that out would cost quadratic time
+_OFFER = re.compile(rf'(?:^|,)((?:[^",]|{_QUOTED})*)', re.DOTALL)
+_PARAMETER = re.compile(rf'(?:^|;)((?:[^";]|{_QUOTED})*)', re.DOTALL)
+_WINDOW_BITS = {str(bits): bits for bits in range(8, 16)}
+
+
+def deflate(payload: bytes, window_bits: int) -> bytes:
+    """`payload` as one message's raw deflate data; `window_bits` (9 to 15) bounds the window."""
+    # A window and tables beyond the payload's size only cost: 250 bytes take 4 us so, 52 us with zlib's defaults.
+    bits = min(window_bits, max(9, len(payload).bit_length()))
+    compressor = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -bits, bits - 7)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+class Inflater:
+    """One message's deflate data in, piece by piece; its bytes out, never more than `max_bytes` + 1 in all.
+
+    More than `max_bytes` came out: the message is too big, and the rest of it is not looked at.
+    """
+
+    __slots__ = ("_room", "_streams", "_zlib")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._room = max_bytes + 1
+        self._streams = 1
+        self._zlib = zlib.decompressobj(-zlib.MAX_WBITS)
+
+    def inflate(self, data: bytes) -> bytes:
+        """What `data` adds to the message; raises zlib.error if it is not deflate data."""
+        out = b""
+        while data and self._room:
+            if self._zlib.eof:  # a block marked as final need not be the last one (RFC 7692 section 7.2.1)
+                if self._streams == _MAX_STREAMS:
+                    raise zlib.error(f"more than {_MAX_STREAMS} final blocks")
+                self._streams += 1
+                self._zlib = zlib.decompressobj(-zlib.MAX_WBITS)
+            piece = self._zlib.decompress(data, self._room)
+            self._room -= len(piece)
+            out = out + piece if out else piece
+            data = self._zlib.unused_data
+        return out
+
+    def finish(self) -> bytes:
+        """What was left when the message ended; raises zlib.error if its data is incomplete."""
+        out = self.inflate(_TAIL)
+        if self._room and not self._zlib.eof:
+            raise zlib.error("incomplete deflate data")
+        return out
+
+
+def negotiate(header: str) -> tuple[str, int] | None:
+    """Take the first acceptable offer of a Sec-WebSocket-Extensions header (RFC 7692 section 7.1).
+
+    Returns the value to answer with and the bits of the window for `deflate`. Invalid offers are declined, as section
+    5.1 asks; none left: None, and the connection goes uncompressed.
+    """
+    for offer in _OFFER.findall(header):
+        name, *parameters = (part.strip(" \t") for part in _PARAMETER.findall(offer))
+        if name == "permessage-deflate":
+            bits = _window_bits(parameters)
+            if bits is not None:
+                answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+                return (f"{answer}; server_max_window_bits={bits}" if bits < 15 else answer), bits
+    return None
+
+
+def _window_bits(parameters: list[str]) -> int | None:
+    """Check one offer's parameters: the bits of the server's window, or None to decline."""
+    seen: dict[str, str | None] = {}
+    for parameter in parameters:
+        name, equals, text = (part.strip(" \t") for part in parameter.partition("="))
+        value = _value(text) if equals else None
+        if name in seen or (equals and value is None):
+            return None
+        seen[name] = value
+    bits = 15
+    for name, value in seen.items():
+        match name:
+            case "server_no_context_takeover" | "client_no_context_takeover" if value is None:
+                pass
+            case "client_max_window_bits" if value is None or value in _WINDOW_BITS:
+                pass
+            case "server_max_window_bits" if value in _WINDOW_BITS and value != "8":  # zlib has no raw window of 8 bits
+                bits = _WINDOW_BITS[value]
+            case _:
+                return None
+    return bits
+
+
+def _value(text: str) -> str | None:
+    """A parameter's value: a token, or a quoted string whose content is one (RFC 6455 section 9.1)."""
+    if len(text) >= 2 and text[0] == text[-1] == '"':
+        text = re.sub(r"\\(.)", r"\1", text[1:-1])
+    return text if _TOKEN.fullmatch(text) else None

@@ -1,0 +1,111 @@
+"""The opening handshake of a WebSocket, the server's side (RFC 6455 section 4.2). No I/O."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tornado_chat.errors import ErrorCode
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+class HandshakeError(Exception):
+    """The request is refused with HTTP `status` and `headers`; `message` says what it should have been."""
+
+    def __init__(self, message: str, *, status: int = 400, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = ErrorCode.BAD_REQUEST
+        self.message = message
+        self.headers = dict(headers or {})
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """What a sound request asks for: sub-protocols in the client's order, extensions as the header has them."""
+
+    accept: str  # the value of Sec-WebSocket-Accept
+    subprotocols: tuple[str, ...] = ()
+    extensions: str = field(default="")
+
+
+def check(method: str, version: str, headers: Mapping[str, str]) -> Upgrade:
+    """Check a request. `version` is like "HTTP/1.1"; a header that came several times is one value with commas.
+
+    `headers` is looked up in the spelling of RFC 6455, so it should ignore case.
+    """
+    if method != "GET":
+        raise HandshakeError(f"a WebSocket begins with GET, not {method}", status=405, headers={"Allow": "GET"})
+    if version != "HTTP/1.1":
+        raise HandshakeError(f"a WebSocket needs HTTP/1.1, not {version}")
+    if "websocket" not in _tokens(headers.get("Upgrade", "")):
+        raise HandshakeError("this address speaks WebSocket: the header Upgrade should be websocket")
+    if "upgrade" not in _tokens(headers.get("Connection", "")):
+        raise HandshakeError("the header Connection should contain Upgrade")
+    if headers.get("Sec-WebSocket-Version", "").strip() != "13":
+        raise HandshakeError(
+            "the header Sec-WebSocket-Version should be 13", status=426, headers={"Sec-WebSocket-Version": "13"}
+        )
+    key = headers.get("Sec-WebSocket-Key", "").strip()
+    if not _is_key(key):
+        raise HandshakeError("the header Sec-WebSocket-Key should be 16 bytes in base64")
+    return Upgrade(
+        accept_value(key),
+        _subprotocols(headers.get("Sec-WebSocket-Protocol")),
+        headers.get("Sec-WebSocket-Extensions", ""),
+    )
+
+
+def accept_value(key: str) -> str:
+    """The Sec-WebSocket-Accept to a Sec-WebSocket-Key (RFC 6455 section 4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
+
+
+def response(
+    upgrade: Upgrade,
+    *,
+    subprotocol: str | None = None,
+    extensions: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> bytes:
+    """The whole 101 response, `headers` being further ones. Nothing in it may contain a line break."""
+    lines = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Accept": upgrade.accept,
+        **({"Sec-WebSocket-Protocol": subprotocol} if subprotocol else {}),
+        **({"Sec-WebSocket-Extensions": extensions} if extensions else {}),
+        **(headers or {}),
+    }
+    text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"HTTP/1.1 101 Switching Protocols\r\n{text}\r\n".encode("latin-1")
+
+
+def _tokens(value: str) -> list[str]:
+    return [token.strip(" \t").lower() for token in value.split(",")]
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(key) == 24 and len(base64.b64decode(key, validate=True)) == 16
+    except (ValueError, binascii.Error):  # ValueError: not ASCII
+        return False
+
+
+def _subprotocols(value: str | None) -> tuple[str, ...]:
+    """The names in a Sec-WebSocket-Protocol header: tokens, each only once (RFC 6455 section 4.1)."""
+    if value is None:
+        return ()
+    names = tuple(name.strip(" \t") for name in value.split(","))
+    for name in names:
+        if not _TOKEN.fullmatch(name):
+            raise HandshakeError(f"the header Sec-WebSocket-Protocol should be a list of names, but contains {name!r}")
+    if len(set(names)) < len(names):
+        raise HandshakeError("the header Sec-WebSocket-Protocol should name each sub-protocol only once")
+    return names

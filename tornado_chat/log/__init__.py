@@ -1,0 +1,155 @@
+"""The durable record: what a log promises, whichever database keeps it.
+
+Each room has one sequence of events, numbered 1, 2, 3 ... without holes. What `append` has answered is on the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, Protocol
+
+from tornado_chat.errors import ChatError
+from tornado_chat.wire.events import Data, Event
+
+EntryType = Literal["message", "edited", "deleted", "reacted", "read"]
+
+
+class Entry:
+    """One thing to be written: an event to be, or (`read`) a user's read mark.
+
+    `key` names the event of (room, user) for ever: the client's `id`, or a hidden one that no client can guess.
+    `id` is what readers of the event see; None for a hidden key. `seq` (of a `read`) is the mark that is asked for.
+    """
+
+    __slots__ = (
+        "emoji",
+        "id",
+        "key",
+        "meta",
+        "name",
+        "on",
+        "reply_to",
+        "room",
+        "seq",
+        "target",
+        "text",
+        "type",
+        "user",
+    )
+
+    def __init__(
+        self,
+        type: EntryType,
+        room: str,
+        user: str,
+        name: str,
+        *,
+        key: str = "",
+        id: str | None = None,
+        text: str | None = None,
+        reply_to: int | None = None,
+        meta: dict[str, Any] | None = None,
+        target: int | None = None,
+        emoji: str | None = None,
+        on: bool | None = None,
+        seq: int | None = None,
+    ) -> None:
+        self.type = type
+        self.room = room
+        self.user = user
+        self.name = name
+        self.key = key
+        self.id = id
+        self.text = text
+        self.reply_to = reply_to
+        self.meta = meta
+        self.target = target
+        self.emoji = emoji
+        self.on = on
+        self.seq = seq
+
+
+def event_of(entry: Entry, seq: int, ts: int) -> Event:
+    """The event that clients see, with the fields and the order of PROTOCOL's table.
+
+    A `message` or `edited` whose text is None was erased by a `deleted`.
+    """
+    data: Data = {"type": entry.type, "room": entry.room, "seq": seq}
+    if entry.type != "message":
+        data["target"] = entry.target
+    data["user"] = entry.user
+    if entry.type == "message":
+        data["name"] = entry.name
+    if entry.type == "reacted":
+        data["emoji"] = entry.emoji
+        data["on"] = entry.on
+    elif entry.type != "deleted":
+        if entry.text is None:
+            data["deleted"] = True
+        else:
+            data["text"] = entry.text
+    data["ts"] = ts
+    if entry.id is not None:
+        data["id"] = entry.id
+    if entry.reply_to is not None:
+        data["reply_to"] = entry.reply_to
+    if entry.meta is not None:
+        data["meta"] = entry.meta
+    return Event(seq, data)
+
+
+class Appended:
+    """The outcome of an entry: its `seq` and `ts` (ms since 1970), the first one's if `duplicate`.
+
+    Of a `read`: `seq` is the mark as it stands now, `changed` says whether this entry moved it.
+    """
+
+    __slots__ = ("changed", "duplicate", "seq", "ts")
+
+    def __init__(self, seq: int, ts: int, *, duplicate: bool = False, changed: bool = True) -> None:
+        self.seq = seq
+        self.ts = ts
+        self.duplicate = duplicate
+        self.changed = changed
+
+
+class Log(Protocol):
+    """Every method raises LogUnavailable when the database cannot answer, and waits for a limited time only."""
+
+    epoch: str
+    """The identity of this log; a restore from a backup gets a new one."""
+
+    async def append(self, batch: Sequence[Entry]) -> list[Appended | ChatError]:
+        """Commit `batch` in one transaction, in its order; the outcomes stand in the same order.
+
+        A duplicate of (room, user, key), in the log or inside the batch, is answered with the first one's seq before
+        anything else about it is looked at. `edited` and `deleted` of another's message: `forbidden`; of what is no
+        message or was deleted, and `reacted` likewise: `not_found` (deleting a deleted message too).
+        An entry that the database refuses for its data fails alone, with `bad_request`.
+        """
+        ...
+
+    async def read(
+        self, room: str, after: int, *, before: int | None = None, max_events: int, max_bytes: int
+    ) -> list[Event]:
+        """The events with after < seq (< before), ascending, without holes; at least one if there is one.
+
+        `max_bytes` bounds the sum of their texts' and metas' sizes, nearly.
+        """
+        ...
+
+    async def heads(self, rooms: Collection[str]) -> dict[str, int]:
+        """The last seq of each of `rooms`; 0 for one that has no event."""
+        ...
+
+    async def marks(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """The read marks of (room, user) pairs in one query; a pair without a mark is absent."""
+        ...
+
+    async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
+        """The last `limit` messages before `before`, ascending, as they are now, and whether older ones exist."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was begun, then let go of every thread and file."""
+        ...

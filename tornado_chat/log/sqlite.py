@@ -1,0 +1,182 @@
+"""The log in one SQLite file: WAL, `synchronous=FULL`, one thread that writes, two that read.
+
+One process writes a file at a time; others may read it, and take a lock for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import Collection, Sequence
+from functools import partial
+
+from tornado_chat.errors import ChatError, ConfigError, LogUnavailable
+from tornado_chat.log import Appended, Entry
+from tornado_chat.log.sqlite_checkpointer import Checkpointer
+from tornado_chat.log.sqlite_reader import Reader
+from tornado_chat.log.sqlite_writer import Writer
+from tornado_chat.log.worker import Worker
+from tornado_chat.wire.events import Data, Event
+
+logger = logging.getLogger(__name__)
+
+READERS = 2
+WAITING_WRITES = 64  # calls; the publisher has one batch under way at a time
+WAITING_READS = 10_000  # calls; each is small, and a reconnect storm asks for many at once
+# The write-ahead log is brought home after so many entries, or so long after the first one that is not.
+CHECKPOINT_ENTRIES = 2000
+CHECKPOINT_SECONDS = 5.0
+RESTART_SECONDS = 0.1  # how long the writer may stand still for readers of the old write-ahead log
+
+
+async def open_sqlite(
+    path: str,
+    *,
+    timeout: float = 10.0,  # noqa: ASYNC109 - it bounds every later wait, not this call
+) -> SQLiteLog:
+    """Open the log in the file `path`, made if there is none, and bring its schema up to date.
+
+    `timeout` in seconds bounds every wait, for another process's lock too. ConfigError, in one line, if the file
+    is truncated, foreign, too new or not to be written.
+    """
+    log = SQLiteLog(path, timeout)
+    await log.start()
+    return log
+
+
+class SQLiteLog:
+    """`Log` over one file. Made by `open_sqlite`."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        path = os.path.abspath(path)
+        self.epoch = ""
+        self.commits = 0
+        self.reads = 0  # calls of `read` that went to the database
+        self._path = path
+        self._files: list[tuple[str, tuple[int, int] | None]] = []
+        busy_timeout = timeout / 2
+        self._writer = Worker(
+            "writer",
+            partial(Writer, path, busy_timeout, min(RESTART_SECONDS, busy_timeout)),
+            threads=1,
+            limit=WAITING_WRITES,
+            timeout=timeout,
+        )
+        self._readers = Worker(
+            "readers", partial(Reader, path, busy_timeout), threads=READERS, limit=WAITING_READS, timeout=timeout
+        )
+        self._checkpointer = Worker(
+            "checkpointer", partial(Checkpointer, path, busy_timeout), threads=1, limit=1, timeout=timeout
+        )
+        self._loop = asyncio.get_running_loop()
+        self._unchecked = 0  # entries written since the last checkpoint was begun
+        self._due: asyncio.TimerHandle | None = None
+        self._checkpoint: asyncio.Task[None] | None = None
+        self._closing = False
+
+    async def start(self) -> None:
+        try:
+            await self._writer.start()  # makes the file
+            self.epoch = await self._writer.call(lambda writer: writer.epoch)
+            await self._readers.start()
+            await self._checkpointer.start()
+            self._files = [(path, _identity(path)) for path in (self._path, f"{self._path}-wal")]
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, sqlite3.Error | LogUnavailable):
+                raise ConfigError(f"database {self._path}: cannot be used: {error}") from error
+            raise
+
+    async def append(self, batch: Sequence[Entry]) -> list[Appended | ChatError]:
+        """As `Log.append` says; one commit, on the disk when this returns."""
+        if not batch:
+            return []
+        outcomes = await self._writer.call(Writer.append, batch)
+        self.commits += 1
+        # Here and not on the writer's thread, where each system call is one more wait for the GIL. 2 us.
+        for path, identity in self._files:
+            if _identity(path) != identity:
+                raise LogUnavailable(f"{path} was moved, deleted or replaced; put it back or restart the server")
+        self._unchecked += len(batch)
+        if self._unchecked >= CHECKPOINT_ENTRIES:
+            self._begin_checkpoint()
+        elif self._due is None:
+            self._checkpoint_later()
+        return outcomes
+
+    async def read(
+        self, room: str, after: int, *, before: int | None = None, max_events: int, max_bytes: int
+    ) -> list[Event]:
+        """As `Log.read` says."""
+        self.reads += 1
+        return await self._readers.call(Reader.read, room, after, before, max_events, max_bytes)
+
+    async def heads(self, rooms: Collection[str]) -> dict[str, int]:
+        """As `Log.heads` says."""
+        return await self._readers.call(Reader.heads, rooms) if rooms else {}
+
+    async def marks(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """As `Log.marks` says."""
+        return await self._readers.call(Reader.marks, wanted) if wanted else {}
+
+    async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
+        """As `Log.history` says; the encoded messages together have `max_bytes` at most, or there is one only."""
+        return await self._readers.call(Reader.history, room, before, limit, max_bytes)
+
+    async def new_epoch(self) -> str:
+        """Give the log a new identity, as after a restore from a backup: clients then start over."""
+        self.epoch = await self._writer.call(Writer.new_epoch)
+        return self.epoch
+
+    async def close(self) -> None:
+        """As `Log.close` says; the write-ahead log is brought home, so that the one file is all there is."""
+        self._closing = True
+        if self._due is not None:
+            self._due.cancel()
+        if self._checkpoint is not None:
+            await asyncio.wait([self._checkpoint])
+        await self._readers.close()
+        await self._checkpointer.close()
+        await self._writer.close()  # last: it brings home what no other connection is in the way of any more
+
+    def _checkpoint_later(self) -> None:
+        if not self._closing:
+            self._due = self._loop.call_later(CHECKPOINT_SECONDS, self._begin_checkpoint)
+
+    def _begin_checkpoint(self) -> None:
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if self._closing:
+            return
+        if self._checkpoint is not None and not self._checkpoint.done():
+            self._checkpoint_later()
+            return
+        self._unchecked = 0
+        self._checkpoint = self._loop.create_task(self._bring_home())
+
+    async def _bring_home(self) -> None:
+        """Checkpoint: the bulk of it beside the commits, on a thread of its own; the writer does the rest, a few pages.
+
+        The writer's part is what lets the next commit begin the write-ahead log anew: under steady load a checkpoint
+        beside it never catches up wholly, and the file would grow for ever.
+        """
+        try:
+            await self._checkpointer.call(Checkpointer.checkpoint)
+            done = await self._writer.call(Writer.restart_journal)
+        except LogUnavailable as error:
+            logger.warning("checkpoint failed: %s", error)
+            done = False
+        if not done and self._due is None:
+            self._checkpoint_later()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file stands at `path`; None if there is none that can be looked at."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

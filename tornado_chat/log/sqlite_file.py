@@ -1,0 +1,143 @@
+"""The file of an SQLite log: open it, know it for ours, bring its schema up to date."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import time
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+
+from tornado_chat.errors import ConfigError
+
+APPLICATION_ID = 0x54436861  # "TCha", in the header of the file: `file` and SQLite's own tools show it
+JOURNAL_LIMIT = 64 << 20  # bytes; what a burst made of the write-ahead log is given back down to this
+
+MAGIC = b"SQLite format 3\0"
+NOT_SQLITE = "not an SQLite file, or its beginning is damaged; name another file or restore a backup"
+
+
+def migrations() -> list[str]:
+    """The SQL that leads from each schema version to the next; the first makes version 1."""
+    folder = resources.files("tornado_chat.log") / "migrations" / "sqlite"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
+    return [file.read_text("utf-8") for file in files]
+
+
+def connect(path: str, busy_timeout: float) -> sqlite3.Connection:
+    """A connection for the thread that calls; it waits `busy_timeout` seconds at most for a lock of another process."""
+    db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, cached_statements=128)
+    db.execute("PRAGMA synchronous = FULL")  # a power failure loses nothing that was acknowledged
+    db.execute("PRAGMA secure_delete = ON")  # what a `deleted` erases is overwritten, not only forgotten
+    db.execute("PRAGMA temp_store = MEMORY")
+    db.execute("PRAGMA wal_autocheckpoint = 0")  # SQLiteLog has its own, beside the commits and not inside them
+    db.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT}")
+    return db
+
+
+class Connected:
+    """What a thread of a `Worker` owns: one connection."""
+
+    def __init__(self, path: str, busy_timeout: float) -> None:
+        self.db = connect(path, busy_timeout)
+
+    def interrupt(self) -> None:
+        with suppress(sqlite3.ProgrammingError):  # its thread has closed it already
+            self.db.interrupt()
+
+    def close(self) -> None:
+        self.db.close()
+
+
+def prepare(path: str, timeout: float) -> None:
+    """Make the file if there is none, check it, migrate it.
+
+    ConfigError, in one line, if the file cannot be this server's log.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # SQLite gives -wal and -shm the same mode
+        beginning = os.read(file, len(MAGIC))
+        os.close(file)
+        journal = Path(f"{path}-wal")
+        if beginning and beginning != MAGIC:  # SQLite would write over a file that is short
+            raise ConfigError(f"database {path}: {NOT_SQLITE}")
+        if not beginning and journal.exists() and journal.stat().st_size:
+            # SQLite would take it for a new file, and throw the journal away.
+            raise ConfigError(f"database {path}: empty, but {journal.name} beside it is not; restore a backup")
+    except OSError as error:
+        raise ConfigError(f"database {path}: cannot be opened for writing: {error.strerror}") from None
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            db = connect(path, timeout)
+            try:
+                return _migrate(db, path)
+            finally:
+                db.close()
+        except sqlite3.Error as error:
+            # Two processes that make the file at the same time: SQLite refuses one of them without waiting.
+            if code_of(error) == sqlite3.SQLITE_BUSY and time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            raise ConfigError(f"database {path}: {_explain(error)}") from None
+
+
+def code_of(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 if the error is Python's own."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _explain(error: sqlite3.Error) -> str:
+    match code_of(error):
+        case sqlite3.SQLITE_NOTADB:
+            return NOT_SQLITE
+        case sqlite3.SQLITE_CORRUPT:
+            return f"damaged or truncated ({error}); restore a backup and run `tornado-chat new-epoch`"
+        case sqlite3.SQLITE_BUSY:
+            return f"another process holds it ({error}); stop that process"
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY:
+            return f"cannot be opened for writing ({error}); SQLite has to make files beside it, too"
+        case _:
+            return f"cannot be used: {error}"
+
+
+def _migrate(db: sqlite3.Connection, path: str) -> None:
+    steps = migrations()
+    _check_ours(db, path, len(steps))
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        # Again, now that no other process can be at it.
+        for step in steps[_check_ours(db, path, len(steps)) :]:
+            for statement in step.split(";\n"):
+                db.execute(statement)
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {len(steps)}")
+        db.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (new_epoch(),))
+        db.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # the first error is the one to tell
+            db.execute("ROLLBACK")
+        raise
+
+
+def new_epoch() -> str:
+    return secrets.token_hex(8)
+
+
+def _check_ours(db: sqlite3.Connection, path: str, newest: int) -> int:
+    """The file's schema version, 0 for an empty file; ConfigError if it is not ours or too new."""
+    application_id: int = db.execute("PRAGMA application_id").fetchone()[0]
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    empty: bool = db.execute("SELECT count(*) = 0 FROM sqlite_schema").fetchone()[0]
+    if application_id != APPLICATION_ID and not (empty and application_id == 0 and version == 0):
+        raise ConfigError(f"database {path}: another program's SQLite file; name a file that does not exist yet")
+    if version > newest:
+        raise ConfigError(
+            f"database {path}: schema version {version}, but this tornado_chat knows {newest} at most; "
+            "install the version that wrote it"
+        )
+    return version

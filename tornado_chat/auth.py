@@ -1,0 +1,221 @@
+"""Who a client is: signed tokens (JWT, HS256), guests, and the key that signs both."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+import msgspec
+
+from tornado_chat.config import Settings
+from tornado_chat.errors import ChatError, ConfigError, ErrorCode
+from tornado_chat.wire.commands import check_name, check_user_id
+
+logger = logging.getLogger(__name__)
+
+GUEST_PREFIX = "guest-"
+GUEST_TTL = 30 * 86400.0
+"""Seconds that a guest's token is good for."""
+
+MIN_SECRET_BYTES = 16
+MAX_SECRET_BYTES = 4096
+MAX_TOKEN_CHARS = 8192
+"""A longer token is refused unread; room for some hundred patterns of rooms."""
+
+_ALGORITHM = "HS256"
+_jws = jwt.PyJWS(algorithms=[_ALGORITHM])
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A signed-in user. `rooms` are patterns (None: every room), `expires_at` is in Unix seconds (inf: never)."""
+
+    user: str
+    name: str
+    device: str | None = None
+    rooms: tuple[str, ...] | None = None
+    expires_at: float = math.inf
+    jti: str | None = None
+    guest: bool = False
+
+    def may_enter(self, room: str) -> bool:
+        return self.rooms is None or any(matches(pattern, room) for pattern in self.rooms)
+
+
+def matches(pattern: str, room: str) -> bool:
+    """Whether `room` fits `pattern`, where `*` is any run of characters and nothing else is special. Linear."""
+    first, *rest = pattern.split("*")
+    if not rest:
+        return room == pattern
+    last = rest.pop()
+    if not room.startswith(first) or not room.endswith(last) or len(room) < len(first) + len(last):
+        return False
+    position, end = len(first), len(room) - len(last)
+    for part in rest:
+        position = room.find(part, position, end)
+        if position < 0:
+            return False
+        position += len(part)
+    return True
+
+
+class _Claims(msgspec.Struct):
+    """The payload of a token: what is not named here means nothing to this server."""
+
+    sub: str
+    exp: float
+    nbf: float | None = None
+    name: str | None = None
+    device: str | None = None
+    jti: str | None = None
+    rooms: tuple[str, ...] | None = None
+    aud: object = None
+
+
+def mint(
+    secret: bytes,
+    user: str,
+    *,
+    name: str | None = None,
+    device: str | None = None,
+    rooms: tuple[str, ...] | list[str] | None = None,
+    ttl: float,
+    jti: str | None = None,
+) -> str:
+    """A token for `user`, good for `ttl` seconds; ChatError (bad_request) for what `authenticate` would refuse."""
+    check_user_id(user)
+    claims: dict[str, Any] = {"sub": user, "exp": math.ceil(time.time() + ttl)}
+    if name is not None:
+        claims["name"] = check_name(name)
+    if device is not None:
+        claims["device"] = _check_device(device)
+    if rooms is not None:
+        claims["rooms"] = rooms
+    if jti is not None:
+        claims["jti"] = jti
+    token = _jws.encode(msgspec.json.encode(claims), secret, _ALGORITHM)
+    if len(token) > MAX_TOKEN_CHARS:
+        raise ChatError(
+            ErrorCode.BAD_REQUEST, f"the token is longer than {MAX_TOKEN_CHARS} characters; give fewer rooms"
+        )
+    return token
+
+
+def authenticate(secret: bytes, token: str, *, guests: bool) -> Identity:
+    """Whom `token` names; ChatError (unauthorized) says why it does not check. There is no leeway on times."""
+    if len(token) > MAX_TOKEN_CHARS:
+        raise _unauthorized(f"it is longer than {MAX_TOKEN_CHARS} characters")
+    try:
+        payload = _jws.decode(token, secret, algorithms=[_ALGORITHM])
+        claims = msgspec.json.decode(payload, type=_Claims)
+        user = check_user_id(claims.sub)
+        name = user if claims.name is None else check_name(claims.name)
+        device = None if claims.device is None else _check_device(claims.device)
+    except (jwt.PyJWTError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        raise _unauthorized(str(error)) from None
+    except ChatError as error:
+        raise _unauthorized(error.message) from None
+    now = time.time()
+    if claims.exp <= now:
+        raise _unauthorized("it has expired; sign in again")
+    if claims.nbf is not None and claims.nbf > now:
+        raise _unauthorized("its time (nbf) has not come yet")
+    if claims.aud is not None:  # RFC 7519 section 4.1.3: whoever is not named in it must refuse
+        raise _unauthorized("it is meant for another audience (aud)")
+    guest = user.startswith(GUEST_PREFIX)
+    if guest and not guests:
+        raise _unauthorized("it is a guest's, and guests are not let in here; sign in")
+    return Identity(user, name, device, claims.rooms, claims.exp, claims.jti, guest)
+
+
+def _check_device(device: str) -> str:
+    try:
+        return check_name(device)
+    except ChatError as error:
+        raise ChatError(error.code, "device: " + error.message.removeprefix("name: ")) from None
+
+
+def _unauthorized(why: str) -> ChatError:
+    return ChatError(ErrorCode.UNAUTHORIZED, f"the token does not check: {why}")
+
+
+# fmt: off
+_ADJECTIVES = (
+    "Amber", "Brave", "Bright", "Calm", "Clever", "Curious", "Eager", "Gentle",
+    "Golden", "Happy", "Kind", "Lucky", "Merry", "Quick", "Quiet", "Silver",
+)
+_ANIMALS = (
+    "Badger", "Beaver", "Crane", "Dolphin", "Falcon", "Fox", "Hare", "Heron",
+    "Lynx", "Marten", "Otter", "Owl", "Robin", "Seal", "Swift", "Wren",
+)
+# fmt: on
+
+
+def new_guest(name: str | None) -> Identity:
+    """A guest nobody has been before; ChatError (bad_request) for a `name` that is not 1 to 64 printable characters."""
+    user = GUEST_PREFIX + secrets.token_hex(8)
+    if name is None:
+        name = f"{secrets.choice(_ADJECTIVES)} {secrets.choice(_ANIMALS)}"
+    return Identity(user, check_name(name), guest=True)
+
+
+def load_secret(settings: Settings) -> bytes:
+    """The key that signs tokens: the bytes of --secret-file without white space at its ends.
+
+    Without that flag: of `<database path>.secret`, which is made if it is not there yet.
+    """
+    path, source = settings.secret_file, "--secret-file"
+    if path is None:
+        path, source = settings.database_path + ".secret", "--database"
+        if not os.path.exists(path):
+            _make_secret(path)
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            secret = file.read(MAX_SECRET_BYTES + 1).strip()
+    except OSError as error:
+        raise ConfigError(
+            f"{source}: the key in {path!r} cannot be read: {error.strerror}; give a readable file"
+        ) from None
+    if not MIN_SECRET_BYTES <= len(secret) <= MAX_SECRET_BYTES:
+        raise ConfigError(
+            f"{source}: the key in {path!r} has {len(secret)} bytes; it must have {MIN_SECRET_BYTES} to "
+            f"{MAX_SECRET_BYTES} (such as from: openssl rand -hex 32)"
+        )
+    if (
+        settings.secret_file is None and mode & 0o077
+    ):  # a file that is mounted into a container often is readable by all
+        logger.warning("the key that signs tokens can be read by others; chmod 600 mends it path=%s", path)
+    # HMAC pads a short key with zeros itself (RFC 2104 section 2): the same signatures, and no warning from PyJWT.
+    return secret.ljust(32, b"\0")
+
+
+def _make_secret(path: str) -> None:
+    """Write a new key to `path`, whole or not at all; if another process was first, its key stands."""
+    draft = f"{path}.{secrets.token_hex(8)}"
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                os.fchmod(descriptor, 0o600)  # a umask may have taken the owner's bits
+                file.write(secrets.token_hex(32).encode() + b"\n")
+                file.flush()
+                os.fsync(descriptor)
+            with contextlib.suppress(FileExistsError):  # another process was first
+                os.link(draft, path)
+                logger.info("made a key that signs tokens path=%s", path)
+        finally:
+            os.unlink(draft)
+    except OSError as error:
+        raise ConfigError(
+            f"--database: no key can be made at {path!r}: {error.strerror}; make its folder writable, "
+            "or give --secret-file"
+        ) from None

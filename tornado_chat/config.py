@@ -1,0 +1,372 @@
+"""Every setting, once: the flags, the environment, the TOML file and the README's table all come from `Settings`.
+
+A flag wins over the environment, the environment over the file, the file over the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
+
+from tornado_chat.errors import ConfigError
+
+PREFIX = "TORNADO_CHAT_"
+CLIENT_VARIABLES = (PREFIX + "TOKEN", PREFIX + "URL")
+"""Variables of `tail` and `send`: not settings, yet not mistakes where a server starts."""
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Check = Callable[[object], Any]
+"""Turns what a user wrote (text, or a TOML value) into the setting's value; ValueError says what would be right."""
+
+
+def _shown(raw: object) -> str:
+    """`raw` for an error message: on one line, not too long."""
+    text = repr(raw)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _wrong(raw: object, right: str) -> ValueError:
+    return ValueError(f"{_shown(raw)} is not {right}")
+
+
+def integer(minimum: int, maximum: int) -> Check:
+    right = f"a whole number from {minimum} to {maximum}"
+
+    def check(raw: object) -> int:
+        if isinstance(raw, str) and re.fullmatch("[0-9]{1,18}", raw):
+            raw = int(raw)
+        if isinstance(raw, bool) or not isinstance(raw, int) or not minimum <= raw <= maximum:
+            raise _wrong(raw, right)
+        return raw
+
+    return check
+
+
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def duration(minimum: str, maximum: str) -> Check:
+    """Seconds, written as 25, 25s, 500ms, 5m, 2h or 7d; both bounds belong to it."""
+    right = f"a time from {minimum} to {maximum} (such as 25, 25s, 500ms, 5m, 2h or 7d)"
+
+    def seconds(raw: object) -> float | None:
+        if isinstance(raw, bool) or not isinstance(raw, str | int | float):
+            return None
+        match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)(ms|s|m|h|d|)", str(raw))
+        return float(match[1]) * _SECONDS[match[2]] if match else None
+
+    low, high = seconds(minimum), seconds(maximum)
+    assert low is not None
+    assert high is not None
+
+    def check(raw: object) -> float:
+        value = seconds(raw)
+        if value is None or not low <= value <= high:
+            raise _wrong(raw, right)
+        return value
+
+    return check
+
+
+def switch(raw: object) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if isinstance(raw, bool):
+        return raw
+    if not isinstance(raw, str) or raw.lower() not in known:
+        raise _wrong(raw, "true or false")
+    return known[raw.lower()]
+
+
+def choice(*choices: str) -> Check:
+    def check(raw: object) -> str:
+        if not isinstance(raw, str) or raw not in choices:
+            raise _wrong(raw, "one of " + ", ".join(choices))
+        return raw
+
+    return check
+
+
+def listing(item: Check, right: str) -> Check:
+    """A tuple of items, written with commas between them, or as a TOML list; nothing at all is an empty one."""
+
+    def check(raw: object) -> tuple[Any, ...]:
+        if isinstance(raw, str):
+            raw = [part.strip() for part in raw.split(",")] if raw.strip() else []
+        if not isinstance(raw, list | tuple):
+            raise _wrong(raw, f"a list of {right}")
+        return tuple(item(part) for part in raw)
+
+    return check
+
+
+def host(raw: object) -> str:
+    if isinstance(raw, str):
+        try:
+            return str(ipaddress.ip_address(raw))
+        except ValueError:
+            if re.fullmatch(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*", raw) and len(raw) <= 253:
+                return raw
+    raise _wrong(raw, "an address or a host name (such as 127.0.0.1, ::1, 0.0.0.0 or localhost)")
+
+
+def path(raw: object) -> str:
+    if not isinstance(raw, str) or not raw or not raw.isprintable():
+        raise _wrong(raw, "a path of a file")
+    return raw
+
+
+def socket_path(raw: object) -> str:
+    if not isinstance(raw, str) or not raw.isprintable() or not 1 <= len(raw.encode()) <= 107:
+        raise _wrong(raw, "a path of 1 to 107 bytes, which is what the kernel takes for a Unix socket")
+    return raw
+
+
+def database(raw: object) -> str:
+    right = "sqlite:///PATH (three slashes: relative; four: absolute), such as sqlite:///data/chat.db"
+    if not isinstance(raw, str):
+        raise _wrong(raw, right)
+    scheme, colon, _ = raw.partition(":")
+    if colon and scheme != "sqlite" and re.fullmatch("[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        # The rest of such a URL may hold a password: it is not repeated.
+        raise ValueError(f"{scheme} is not supported: this version keeps its log in SQLite only; give {right}")
+    file = raw.removeprefix("sqlite:///")
+    if file == raw or not file.strip("/") or file.endswith("/") or not file.isprintable():
+        raise _wrong(raw, right)
+    if file == ":memory:" or file.startswith("file:") or "?" in file:
+        raise ValueError(f"{_shown(raw)} is not a plain file, and the log must outlive the process; give {right}")
+    return raw
+
+
+def origin(raw: object) -> str:
+    if isinstance(raw, str) and re.fullmatch(r"https?://[A-Za-z0-9._:\[\]-]+", raw):
+        try:
+            parts = urlsplit(raw.lower())
+            port = parts.port
+        except ValueError:
+            parts, port = urlsplit(""), None
+        if parts.hostname:
+            # Browsers leave the default port out of Origin.
+            default = {"http": 80, "https": 443}[parts.scheme]
+            name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+            return f"{parts.scheme}://{name}" + (f":{port}" if port not in (None, default) else "")
+    raise _wrong(raw, "an origin (such as https://chat.example.org, without a path)")
+
+
+def network(raw: object) -> Network:
+    try:
+        if isinstance(raw, str):
+            return ipaddress.ip_network(raw)
+    except ValueError:
+        pass
+    raise _wrong(raw, "an address or a network (such as 10.0.0.7, 10.0.0.0/8 or fd00::/8)")
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def setting(default: str | None, check: Check, help: str, metavar: str = "") -> Any:
+    """A field of Settings; `default` stands as a user would write it."""
+    value = None if default is None else check(default)
+    return field(default=value, metadata={"default": default, "check": check, "help": help, "metavar": metavar})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Times are in seconds, sizes in bytes, rates in events a second."""
+
+    host: str = setting("127.0.0.1", host, "address to listen on", "ADDRESS")
+    port: int = setting("8080", integer(0, 65535), "port to listen on; 0: any free one", "PORT")
+    unix_socket: str | None = setting(None, socket_path, "Unix socket to listen on, and not on TCP", "PATH")
+    database: str = setting(
+        "sqlite:///data/chat.db",
+        database,
+        "where the log is kept; three slashes: a relative path; four: absolute",
+        "URL",
+    )
+    secret_file: str | None = setting(
+        None,
+        path,
+        "file with the key that signs tokens, 16 bytes at least; required on an address other than loopback; "
+        "without it a key is made once, beside the database",
+        "PATH",
+    )
+    guests: bool = setting("false", switch, "let in people without a token")
+    allowed_origins: tuple[str, ...] = setting(
+        "",
+        listing(origin, "origins"),
+        "origins of pages, besides the server's own, that may connect; repeatable, or with commas",
+        "ORIGIN",
+    )
+    trusted_proxies: tuple[Network, ...] = setting(
+        "127.0.0.0/8,::1",
+        listing(network, "addresses and networks"),
+        "addresses and networks of proxies whose X-Forwarded-For is believed; repeatable, or with commas",
+        "NETWORK",
+    )
+    send_rate: int = setting("20", integer(0, 10**9), "events a second that a user may send; 0: no limit", "N")
+    send_burst: int = setting(
+        "100", integer(0, 10**9), "events that a user may send at once, after a rest; 0: no limit", "N"
+    )
+    join_rate: int = setting(
+        "5000", integer(0, 10**9), "joins a second, for an address and for the process; 0: no limit", "N"
+    )
+    connections_per_address: int = setting(
+        "20000", integer(0, 10**9), "connections open at once from one address; 0: no limit", "N"
+    )
+    max_connections: int = setting(
+        "0", integer(0, 10**9), "connections open at once; 0: no limit but that of open files", "N"
+    )
+    max_frame_bytes: int = setting(
+        "65536", integer(1024, 1 << 30), "largest message that a client may send, inflated", "BYTES"
+    )
+    text_chars: int = setting("8000", integer(1, 1_000_000), "longest text of a message, in characters", "N")
+    high_water_mark: int = setting(
+        "262144", integer(1024, 1 << 30), "bytes waiting for a slow client before it is fed from the log", "BYTES"
+    )
+    ring_bytes: int = setting(
+        "67108864", integer(65536, 1 << 40), "memory for the recent events of all rooms together", "BYTES"
+    )
+    ping_interval: float = setting(
+        "25s", duration("0", "1d"), "silence after which a client is pinged; 0: never", "TIME"
+    )
+    ping_timeout: float = setting("20s", duration("10ms", "1d"), "wait for the answer to a ping", "TIME")
+    write_timeout: float = setting(
+        "30s", duration("10ms", "1d"), "time a client may take no byte at all before it is cut off", "TIME"
+    )
+    log_format: str = setting("text", choice("text", "json"), "one line of text or of JSON for each fact", "FORMAT")
+    log_level: str = setting(
+        "info", choice("debug", "info", "warning", "error"), "least severe level that is logged", "LEVEL"
+    )
+
+    def __post_init__(self) -> None:
+        # Here and not in load: no way of making Settings leaves a server open by a forgotten flag.
+        if self.unix_socket is None and self.secret_file is None and not is_loopback(self.host):
+            raise ConfigError(
+                f"{_shown(self.host)} is not loopback: listening there needs --secret-file, "
+                "a file with a key of your own (such as from: openssl rand -hex 32)"
+            )
+
+    @property
+    def database_path(self) -> str:
+        """The SQLite file: relative to the working directory, or absolute."""
+        return self.database.removeprefix("sqlite:///")
+
+
+_FIELDS: dict[str, Field[Any]] = {field.name: field for field in fields(Settings)}
+ALL = tuple(_FIELDS)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def add_flags(parser: argparse.ArgumentParser, names: Collection[str] = ALL) -> None:
+    """Give `parser` `--config` and a flag for each of `names`; a flag that is not given leaves no trace."""
+    parser.add_argument(
+        "--config", metavar="FILE", default=argparse.SUPPRESS, help="TOML file with settings, named as the flags are"
+    )
+    for name in names:
+        meta = _FIELDS[name].metadata
+        help = f"{meta['help']} (default: {meta['default'] or 'none'})"
+        if meta["check"] is switch:
+            parser.add_argument(
+                _flag(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=help
+            )
+        else:
+            action = "append" if isinstance(_FIELDS[name].default, tuple) else "store"
+            parser.add_argument(
+                _flag(name), metavar=meta["metavar"], action=action, default=argparse.SUPPRESS, help=help
+            )
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str], names: Collection[str] = ALL) -> Settings:
+    """The settings of `names` (the others keep their defaults); ConfigError names the setting and its source.
+
+    `flags` is what `add_flags` made argparse collect, other keys in it are left alone; `environ` is os.environ.
+    """
+    variables = _variables(environ)
+    config = flags.get("config", environ.get(PREFIX + "CONFIG"))
+    file = {} if config is None else _read(config)
+    sources: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for name in names:
+        variable = PREFIX + name.upper()
+        if name in flags:
+            source, raw = _flag(name), flags[name]
+            if isinstance(raw, list):
+                raw = ",".join(raw)
+        elif variable in variables:
+            source, raw = variable, variables[variable]
+        elif name in file:
+            source, raw = f"{config}: {name}", file[name]
+        else:
+            continue
+        sources[name] = source
+        try:
+            values[name] = _FIELDS[name].metadata["check"](raw)
+        except ValueError as error:
+            raise ConfigError(f"{source}: {error}") from None
+    try:
+        return Settings(**values)
+    except ConfigError as error:  # only a host can be wrong together with others, and the default one is not
+        raise ConfigError(f"{sources['host']}: {error}") from None
+
+
+def _variables(environ: Mapping[str, str]) -> dict[str, str]:
+    known = [PREFIX + name.upper() for name in (*ALL, "config")]
+    ours = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
+    for name in ours:
+        if name not in known and name not in CLIENT_VARIABLES:
+            raise ConfigError(f"{name}: no such setting in the environment{_nearest(name, known)}")
+    return ours
+
+
+def _read(config: str) -> dict[str, object]:
+    """The settings of a TOML file by field name."""
+    try:
+        with open(config, "rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"--config {_shown(config)}: cannot be read: {error.strerror}; give a TOML file") from None
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are two of them
+        raise ConfigError(f"--config {_shown(config)}: is not TOML: {error}") from None
+    values: dict[str, object] = {}
+    for key, value in document.items():
+        name = key.replace("-", "_")
+        if name not in ALL:
+            raise ConfigError(f"{config}: {_shown(key)}: no such setting in a file{_nearest(name, ALL)}")
+        if name in values:
+            raise ConfigError(f"{config}: {name}: stands there twice, with - and with _; keep one")
+        values[name] = value
+    return values
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else "; tornado-chat serve --help lists all"
+
+
+def settings_table() -> str:
+    """The settings as a Markdown table, for the README."""
+    return "\n".join(_table())
+
+
+def _table() -> Iterator[str]:
+    yield "| flag | environment | default | what it is |"
+    yield "|---|---|---|---|"
+    for name, found in _FIELDS.items():
+        meta = found.metadata
+        flag = f"`{_flag(name)}`" + (f", `--no-{name.replace('_', '-')}`" if meta["check"] is switch else "")
+        default = f"`{meta['default']}`" if meta["default"] else "none"
+        yield f"| {flag} | `{PREFIX}{name.upper()}` | {default} | {meta['help']} |"

@@ -1,0 +1,387 @@
+"""A room under every order of events, joins, leaves, stalls and erasures: each member gets every event once, in order.
+
+The connections here stall and take bytes when the example says so, which no real socket can be told to do;
+tests/test_delivery.py does the same things over real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tornado_chat.errors import ChatError, LogUnavailable
+from tornado_chat.live.hub import Hub
+from tornado_chat.live.member import GONE, LIVE, Member
+from tornado_chat.live.room import PENDING_SIGNALS, SLICE, Room
+from tornado_chat.log import Appended, Entry
+from tornado_chat.metrics import Metrics
+from tornado_chat.wire.codec import JSON, encoding
+from tornado_chat.wire.events import Data, Event
+
+MARK = 4096
+PLAIN = encoding(JSON, 0)
+
+
+class MemoryLog:
+    """The events of one room, and pages of them that come when they come: after some turns of the loop."""
+
+    epoch = "e"
+
+    def __init__(self) -> None:
+        self.events: list[Data] = []
+        self.reads = 0
+        self.fail_next = False
+        self.delay = 0
+
+    def add(self, text: str, *, target: int | None = None) -> Event:
+        seq = len(self.events) + 1
+        data: Data = {"type": "message", "room": "r", "seq": seq, "text": text}
+        if target is not None:
+            data = {"type": "deleted", "room": "r", "seq": seq, "target": target}
+            self.events[target - 1] = {"type": "message", "room": "r", "seq": target, "deleted": True}
+        self.events.append(data)
+        return Event(seq, dict(data))
+
+    async def read(
+        self, room: str, after: int, *, before: int | None = None, max_events: int, max_bytes: int
+    ) -> list[Event]:
+        self.reads += 1
+        found = self.events[after : before - 1 if before is not None else None][: min(max_events, 7)]
+        page = [Event(data["seq"], dict(data)) for data in found]
+        for _ in range(self.delay):
+            await asyncio.sleep(0)
+        if self.fail_next:
+            self.fail_next = False
+            raise LogUnavailable("of the test")
+        return page
+
+    async def heads(self, rooms: Collection[str]) -> dict[str, int]:
+        return {"r": len(self.events)}
+
+    async def marks(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        return {}
+
+    async def append(self, batch: Sequence[Entry]) -> list[Appended | ChatError]:
+        raise NotImplementedError
+
+    async def history(
+        self, room: str, *, before: int | None, limit: int, max_bytes: int
+    ) -> tuple[list[Data], bool]:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        pass
+
+
+class Peer:
+    """A connection and its session in one: what was written, and an outbox that drains when it is told to."""
+
+    def __init__(self, hub: Hub, user: str) -> None:
+        self.hub = hub
+        self.user = user
+        self.encoding = PLAIN
+        self.connection = self
+        self.closing = False
+        self.written: list[Data] = []
+        self.outbox_bytes = 0
+        self.most = 0
+        self.stalled = False
+        self.drain_wanted = False
+        self.member: Member | None = None
+        self.everybody: list[Peer] = []
+
+    def write(self, data: bytes | Data) -> None:
+        if isinstance(data, dict):
+            data = PLAIN.frame(data)
+        for written in unframe(data):
+            self.written.append(written)
+            if written["type"] == "deleted":
+                for peer in self.everybody:
+                    peer.written.append({"type": "mark", "erased": written["target"]})
+        if self.stalled:
+            self.outbox_bytes += len(data)
+            self.most = max(self.most, self.outbox_bytes)
+
+    def want_drained(self) -> None:
+        self.drain_wanted = True
+        if not self.stalled:
+            self.hub.loop.call_soon(self.drain)
+
+    def drain(self) -> None:
+        self.stalled = False
+        self.outbox_bytes = 0
+        if self.drain_wanted:
+            self.drain_wanted = False
+            if self.member is not None and self.member.state:
+                self.hub.feed_soon(self.member, self.hub.rooms["r"])
+
+    def join(self, after: int | None) -> None:
+        room = self.hub.rooms["r"]
+        self.leave()
+        head = room.flushed
+        cursor = head if after is None else min(after, head)
+        self.member = Member(self, cursor)  # type: ignore[arg-type]  # stands in for a Session
+        self.written.append({"type": "joined", "cursor": cursor})
+        room.enter(self.member)
+
+    def leave(self) -> None:
+        if self.member is not None:
+            self.hub.rooms["r"].leave(self.member)
+            self.member = None
+            self.written.append({"type": "left"})
+
+
+def unframe(data: bytes) -> list[Data]:
+    found, at = [], 0
+    while at < len(data):
+        length = data[at + 1]
+        at += 2
+        if length == 126:
+            length = int.from_bytes(data[at : at + 2], "big")
+            at += 2
+        found.append(json.loads(data[at : at + length]))
+        at += length
+    return found
+
+
+def check(written: list[Data], head: int, *, here: bool) -> None:
+    """`written` obeys the protocol: each membership is an unbroken run from its cursor."""
+    cursor: int | None = None
+    live = False
+    for data in written:
+        match data["type"]:
+            case "joined":
+                assert cursor is None
+                cursor, live = data["cursor"], False
+            case "left":
+                assert cursor is not None
+                cursor = None
+            case "synced":
+                assert cursor == data["seq"]
+                assert not live
+                live = True
+            case "behind":
+                assert cursor == data["seq"]
+                assert live
+                live = False
+            case "typing":
+                assert live, "a signal to a member that is not live"
+            case _:
+                assert cursor is not None, f"written after it left: {data}"
+                assert data["seq"] == cursor + 1, f"after {cursor} came {data}"
+                cursor += 1
+    if here:
+        assert live
+        assert cursor == head
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def quiet(hub: Hub, peers: list[Peer]) -> None:
+    """Let everybody read, and the loop run until nothing moves."""
+    for _ in range(2000):
+        for peer in peers:
+            peer.drain()
+        await asyncio.sleep(0)
+        room = hub.rooms.get("r")
+        if room is None or not (room.pending or room.flushing or room.catching or hub.tasks):
+            return
+    raise AssertionError("it never came to rest")
+
+
+async def start(log: MemoryLog, *, ring_bytes: int = 10**6) -> tuple[Hub, Room]:
+    hub = Hub(asyncio.get_running_loop(), log, Metrics(), high_water_mark=MARK, ring_bytes=ring_bytes)
+    room = hub.open_room("r")
+    room.holds += 1
+    await room.opened
+    return hub, room
+
+
+who = st.integers(0, 1)
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("send"), st.integers(1, 20)),
+        st.tuples(st.just("burst"), st.integers(10, 40)),
+        st.tuples(st.just("unannounced"), st.just(1)),
+        st.tuples(st.just("delete"), st.integers(0, 9)),
+        st.tuples(st.just("join"), who, st.one_of(st.none(), st.integers(0, 100))),
+        st.tuples(st.just("leave"), who),
+        st.tuples(st.just("stall"), who),
+        st.tuples(st.just("drain"), who),
+        st.tuples(st.just("typing"), who),
+        st.tuples(st.just("slow log"), st.integers(0, 9)),
+        st.tuples(st.just("turn"), st.integers(1, 9)),
+    ),
+    min_size=10,
+    max_size=80,
+)
+
+
+@given(operations, st.integers(0, 30), st.sampled_from([5000, 10**6]), st.sampled_from([1, SLICE]))
+@settings(max_examples=600, deadline=None)
+def test_every_member_gets_every_event_once_and_in_order(
+    steps: list[tuple[Any, ...]], before: int, ring_bytes: int, slice_size: int
+) -> None:
+    async def run() -> None:
+        log = MemoryLog()
+        for number in range(before):
+            log.add(f"old {number}")
+        hub, room = await start(log, ring_bytes=ring_bytes)
+        peers = [Peer(hub, f"user{number}") for number in range(2)]
+        for peer in peers:
+            peer.everybody = peers
+            peer.join(None)
+        erased: set[int] = set()
+        for step in steps:
+            match step:
+                case "send", count:
+                    for _ in range(count):
+                        room.deliver(log.add("x" * 300))
+                case "burst", count:
+                    for _ in range(count):
+                        room.deliver(log.add("x" * 300))
+                        await turns(1)
+                case "unannounced", _:
+                    log.add("only in the log")
+                case "delete", back:
+                    target = len(log.events) - back
+                    if target > 0 and log.events[target - 1]["type"] == "message" and target not in erased:
+                        erased.add(target)
+                        room.deliver(log.add("", target=target))
+                case "join", who, after:
+                    peers[who].join(after)
+                case "leave", who:
+                    peers[who].leave()
+                case "stall", who:
+                    peers[who].stalled = True
+                case "drain", who:
+                    peers[who].drain()
+                case "typing", who:
+                    room.typing.pop(peers[who].user, None)
+                    room.set_typing(peers[who].user, "name", on=True)
+                case "slow log", delay:
+                    log.delay = delay
+                case "turn", count:
+                    await turns(count)
+        await hub.poll()
+        await quiet(hub, peers)
+        for peer in peers:
+            known = set()
+            for data in peer.written:
+                if data["type"] == "mark":
+                    known.add(data["erased"])
+                elif data["type"] == "message" and data["seq"] in known:
+                    assert "text" not in data, f"{data} was written after somebody had been told that it is deleted"
+            check([d for d in peer.written if d["type"] != "mark"], len(log.events), here=peer.member is not None)
+            assert peer.most <= MARK + 2000, "an outbox over its mark by more than one batch's slack"
+            assert not [d for d in peer.written if d["type"] == "typing" and d["user"] == peer.user]
+        for event in room.ring.events[room.ring.dropped :]:
+            assert (event.data.get("deleted") is True) == (event.seq in erased)
+        for peer in peers:
+            peer.leave()
+        room.holds -= 1
+        room.release()
+        assert not hub.rooms
+        assert not hub.budget.order
+        assert hub.budget.bytes == 0
+        assert not hub.tasks
+
+    import tornado_chat.live.room as module
+
+    original, module.SLICE = module.SLICE, slice_size
+    try:
+        asyncio.run(run())
+    finally:
+        module.SLICE = original
+
+
+async def test_members_at_one_cursor_share_one_query_and_one_chunk() -> None:
+    log = MemoryLog()
+    for number in range(5):
+        log.add(f"old {number}")
+    hub, room = await start(log)
+    peers = [Peer(hub, f"user{number}") for number in range(300)]
+    for peer in peers:
+        peer.join(0)
+    await quiet(hub, peers)
+    assert log.reads == 1
+    assert all(peer.member is not None and peer.member.state == LIVE for peer in peers)
+    late = Peer(hub, "late")
+    late.join(2)
+    await quiet(hub, [late])
+    assert log.reads == 1, "the page went into the ring"
+
+
+async def test_a_log_that_does_not_answer_delays_a_page_and_loses_nothing(monkeypatch: Any) -> None:
+    monkeypatch.setattr("tornado_chat.live.catching_up.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("tornado_chat.live.catching_up.logger.warning", lambda *args: None)
+    log = MemoryLog()
+    for number in range(20):
+        log.add(f"old {number}")
+    hub, _ = await start(log)
+    log.fail_next = True
+    peer = Peer(hub, "u")
+    peer.join(0)
+    await quiet(hub, [peer])
+    check(peer.written, 20, here=True)
+
+
+async def test_nothing_follows_left_in_the_middle_of_a_flush() -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peers = [Peer(hub, f"user{number}") for number in range(3 * SLICE)]
+    for peer in peers:
+        peer.join(None)
+    room.deliver(log.add("hello"))
+    await turns(2)
+    assert room.batches, "the flush is under way"
+    reached = sum(any(d["type"] == "message" for d in peer.written) for peer in peers)
+    assert 0 < reached < len(peers)
+    member = peers[-1].member
+    assert member is not None
+    peers[-1].leave()
+    assert member.state == GONE
+    peers[-2].join(0)
+    newcomer = Peer(hub, "newcomer")
+    newcomer.join(None)
+    await quiet(hub, [*peers, newcomer])
+    assert peers[-1].written[-1] == {"type": "left"}
+    check(peers[-1].written, 1, here=False)
+    check(peers[-2].written, 1, here=True)
+    check(newcomer.written, 1, here=True)
+    assert not [d for d in newcomer.written if d["type"] == "message"], "its cursor was past the batch"
+    for peer in peers[:-2]:
+        check(peer.written, 1, here=True)
+
+
+async def test_a_hole_is_filled_from_the_log_at_once() -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peer = Peer(hub, "u")
+    peer.join(None)
+    room.deliver(log.add("one"))
+    log.add("never announced")
+    log.add("neither")
+    room.deliver(log.add("four"))
+    await quiet(hub, [peer])
+    check(peer.written, 4, here=True)
+
+
+async def test_signals_beyond_the_bound_are_dropped_and_counted() -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peer = Peer(hub, "u")
+    peer.join(None)
+    for number in range(PENDING_SIGNALS + 5):
+        room.signal({"type": "typing", "room": "r", "user": f"user{number}"})
+    await quiet(hub, [peer])
+    assert sum(data["type"] == "typing" for data in peer.written) == PENDING_SIGNALS
+    assert hub.metrics.signals_dropped == 5

@@ -1,0 +1,139 @@
+"""Feeding the members of a room that are behind: recovery, scroll-back streaming and slow consumers.
+
+A member is fed from its cursor, out of the room's ring or else from the log a page at a time, only as fast as its
+socket takes the bytes, and becomes live when its cursor is the room's `flushed`. Members at the same cursor share
+one query, and the bytes that were made for the first of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from tornado_chat.errors import LogUnavailable
+from tornado_chat.live.member import CATCHING, Member
+from tornado_chat.live.ring import erase_if
+from tornado_chat.wire.codec import Encoding
+from tornado_chat.wire.events import Event
+
+if TYPE_CHECKING:
+    from tornado_chat.live.room import Room
+
+logger = logging.getLogger(__name__)
+
+CHUNK_EVENTS = 256
+"""At most this many events are written to one member in a loop turn; the hub's `batch_bytes` bounds their bytes."""
+
+PAGE_EVENTS, PAGE_BYTES = 512, 128 * 1024
+"""One query of the log."""
+
+RETRY_SECONDS = 1.0
+"""How long a member waits after the log did not answer."""
+
+
+class CatchingUp:
+    """The members of one room that are behind; it exists while there are any."""
+
+    __slots__ = ("chunk", "erased", "members", "readers", "room")
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.members: set[Member] = set()
+        self.readers: dict[int, set[Member]] = {}  # who waits for the page after this seq
+        self.erased: set[int] = set()  # targets that were erased while pages were on their way
+        self.chunk: tuple[Encoding, int, bytes, list[Event]] | None = None  # the last one made, and its cursor
+
+    def feed(self, member: Member) -> None:
+        """Write the next chunk to `member`, or ask the log for it, or let it go live."""
+        room, connection = self.room, member.connection
+        if member.cursor == room.flushed:
+            room.go_live(member)
+            return
+        if connection.outbox_bytes > room.hub.high_water_mark // 2:
+            member.page = None  # it may stand still for long: what it holds is read again then
+            connection.want_drained()
+            return
+        made = self._make_chunk(member)
+        if made is None:
+            self._ask(member)
+            return
+        data, events = made
+        connection.write(data)
+        member.cursor = events[-1].seq
+        room.hub.metrics.deliveries += len(events)
+        room.hub.metrics.bytes_out += len(data)
+        room.hub.feed_soon(member, room)
+
+    def _make_chunk(self, member: Member) -> tuple[bytes, list[Event]] | None:
+        """The frames after the member's cursor and their events; None if only the log has them."""
+        room, cursor, encoding = self.room, member.cursor, member.session.encoding
+        if self.chunk is not None and self.chunk[0] is encoding and self.chunk[1] == cursor:
+            return self.chunk[2:]
+        last = min(room.flushed, cursor + CHUNK_EVENTS)
+        events = room.ring.after(cursor, last)
+        if events is None:
+            events = [event for event in member.page or () if cursor < event.seq <= last]
+            if not events or events[0].seq != cursor + 1:
+                return None
+        frames: list[bytes] = []
+        size = 0
+        for event in events:
+            frame = room.ring.frame(event, encoding)
+            size += len(frame)
+            if size > room.hub.batch_bytes and frames:
+                break
+            frames.append(frame)
+        made = b"".join(frames), events[: len(frames)]
+        self.chunk = encoding, cursor, *made
+        return made
+
+    def _ask(self, member: Member) -> None:
+        readers = self.readers.get(member.cursor)
+        if readers is None:
+            self.readers[member.cursor] = {member}
+            self.room.hub.spawn(self._read(member.cursor))
+        else:
+            readers.add(member)
+
+    async def _read(self, after: int) -> None:
+        """Fetch the page after `after`, up to where the ring begins, for all who wait for it."""
+        room = self.room
+        page: list[Event] = []
+        try:
+            async with room.hub.page_reads:
+                before = room.ring.first if len(room.ring) else None
+                page = await room.hub.log.read(
+                    room.name, after, before=before, max_events=PAGE_EVENTS, max_bytes=PAGE_BYTES
+                )
+            if not page and room.ring.after(after, after + 1) is None:
+                logger.error("log lost events room=%s after=%d before=%s", room.name, after, before)
+                await asyncio.sleep(RETRY_SECONDS)
+        except LogUnavailable as error:
+            logger.warning("page not read, trying again soon room=%s after=%d reason=%s", room.name, after, error)
+            await asyncio.sleep(RETRY_SECONDS)
+        finally:
+            waiting = self.readers.pop(after)
+        if room.catching is not self:
+            return  # nobody waits any more, and erasures were no longer noted here
+        for target in self.erased:
+            for event in page:
+                erase_if(event, target)
+        if not self.readers:
+            self.erased.clear()
+        page = [event for event in page if event.seq <= room.head]
+        if page and page[-1].seq + 1 == (room.ring.first if len(room.ring) else room.head + 1):
+            room.ring.prepend(page)
+        for member in waiting:
+            if member.state == CATCHING:
+                member.page = page
+                room.hub.feed_soon(member, room)
+
+    def erase(self, target: int) -> None:
+        """A `deleted` was delivered: its texts leave the pages that are held or on their way."""
+        self.chunk = None
+        if self.readers:
+            self.erased.add(target)
+        for page in {id(member.page): member.page for member in self.members if member.page}.values():
+            for event in page:
+                erase_if(event, target)

@@ -1,0 +1,163 @@
+"""The rooms of this process, and the work that they share one loop for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine
+
+from tornado_chat.errors import LogUnavailable
+from tornado_chat.live.lookup import Lookup
+from tornado_chat.live.member import CATCHING, Member
+from tornado_chat.live.ring import Budget
+from tornado_chat.live.room import Room
+from tornado_chat.log import Log
+from tornado_chat.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+FEEDS = 16
+"""Chunks for members that catch up in one loop turn, over all rooms."""
+
+BATCH_BYTES = 64 * 1024
+"""About this much of a room is written to one member at once, and never more than half the high-water mark."""
+
+PAGE_READS = 8
+"""Pages asked of the log at once, over all rooms: bounds the memory of pages on their way."""
+
+POLL_SECONDS = 5.0
+"""How often the log is asked for the heads of the rooms here: finds what was committed and never announced."""
+
+
+class Hub:
+    """All rooms that have members here. `start` and `stop` belong to the server."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        log: Log,
+        metrics: Metrics,
+        *,
+        high_water_mark: int,
+        ring_bytes: int,
+    ) -> None:
+        self.loop = loop
+        self.log = log
+        self.metrics = metrics
+        self.high_water_mark = high_water_mark
+        self.batch_bytes = min(BATCH_BYTES, high_water_mark // 2)
+        self.budget = Budget(ring_bytes)
+        self.rooms: dict[str, Room] = {}
+        self.typing: set[Room] = set()
+        self.heads = Lookup(self, log.heads)
+        self.marks = Lookup(self, log.marks)
+        self.page_reads = asyncio.Semaphore(PAGE_READS)
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._flushing: deque[Room] = deque()
+        self._flush_due = False
+        self._feeding: deque[tuple[Member, Room]] = deque()
+        self._feed_due = False
+
+    def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Run `work` beside the callbacks; a failure is logged, `stop` cancels what is left."""
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("task failed", exc_info=error)
+
+    async def stop(self) -> None:
+        """Cancel what still runs; members are the server's to close first."""
+        tasks = list(self.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Rooms
+
+    def open_room(self, name: str) -> Room:
+        """The room, perhaps still waiting for its head: `await room.opened`, which raises LogUnavailable."""
+        room = self.rooms.get(name)
+        if room is None:
+            room = self.rooms[name] = Room(self, name)
+            self.spawn(self._open(room))
+        return room
+
+    async def _open(self, room: Room) -> None:
+        try:
+            head = await self.heads.get(room.name)
+        except LogUnavailable as error:
+            del self.rooms[room.name]
+            room.opened.set_exception(error)
+            room.opened.exception()  # whoever waits gets it; nobody may be left
+        else:
+            room.open(head)
+            room.release()
+
+    def close_room(self, room: Room) -> None:
+        """Forget a room without members; called by the room itself."""
+        if room.opened.done() and self.rooms.get(room.name) is room:
+            del self.rooms[room.name]
+            self.typing.discard(room)
+            room.ring.clear()
+
+    async def poll(self) -> None:
+        """Ask the log for the heads of all rooms here, and let those that lack something fetch it."""
+        heads = await self.log.heads([room.name for room in self.rooms.values() if room.head >= 0])
+        for name, head in heads.items():
+            room = self.rooms.get(name)
+            if room is not None and head > room.head:
+                room.mend(head)
+
+    def lapse_typing(self) -> None:
+        now = self.loop.time()
+        for room in list(self.typing):
+            room.lapse_typing(now)
+            if not room.typing:
+                self.typing.discard(room)
+
+    # Shares of the loop
+
+    def flush_in_slices(self, room: Room) -> None:
+        """A big room's flush: one slice in each loop turn, the big rooms in turn."""
+        self._flushing.append(room)
+        if not self._flush_due:
+            self._flush_due = True
+            self.loop.call_soon(self._flush_turn)
+
+    def _flush_turn(self) -> None:
+        try:
+            room = self._flushing.popleft()
+            if room.flush_slice():
+                self._flushing.append(room)
+        finally:
+            self._flush_due = bool(self._flushing)
+            if self._flush_due:
+                self.loop.call_soon(self._flush_turn)
+
+    def feed_soon(self, member: Member, room: Room) -> None:
+        """Let `member`, which is catching up, have its next chunk in a loop turn to come."""
+        if member.due:
+            return
+        member.due = True
+        self._feeding.append((member, room))
+        if not self._feed_due:
+            self._feed_due = True
+            self.loop.call_soon(self._feed_turn)
+
+    def _feed_turn(self) -> None:
+        try:
+            for _ in range(min(FEEDS, len(self._feeding))):
+                member, room = self._feeding.popleft()
+                member.due = False
+                if member.state == CATCHING and room.catching is not None:
+                    room.catching.feed(member)
+        finally:
+            self._feed_due = bool(self._feeding)
+            if self._feed_due:
+                self.loop.call_soon(self._feed_turn)

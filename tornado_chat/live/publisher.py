@@ -1,0 +1,139 @@
+"""Group commit: what is submitted while a commit runs goes into the next one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
+from tornado_chat.live.room import PENDING_EVENTS
+from tornado_chat.log import Appended, Entry, event_of
+
+if TYPE_CHECKING:
+    from tornado_chat.live.hub import Hub
+    from tornado_chat.live.session import Session
+
+logger = logging.getLogger(__name__)
+
+BATCH_ENTRIES = 1024
+"""Entries in one commit: about 6 ms of SQLite, so that a commit does not make the next one's senders wait for long."""
+
+QUEUE_ENTRIES, QUEUE_CHARS = 8192, 16 * 1024 * 1024
+"""While this much waits for a commit, connections that want to publish are not read."""
+
+FAILING_POLL_SECONDS = 1.0
+"""After a commit with an unknown outcome the heads are polled this often, until a commit succeeds."""
+
+
+class Publisher:
+    """Takes entries in the order submitted; answers each to its session after the commit that holds it."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.queue: deque[tuple[Session, Entry, float]] = deque()
+        self.queued_chars = 0
+        self.blocked: deque[Session] = deque()  # sessions that wait because the queue is full
+        self.failing = False  # the last commit's outcome is not known
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._work = asyncio.Event()
+        self._task = hub.loop.create_task(self._run())
+
+    def congestion(self, room_name: str) -> deque[Session] | None:
+        """Where a session has to wait before it may submit to this room; None if it need not."""
+        if len(self.queue) >= QUEUE_ENTRIES or self.queued_chars >= QUEUE_CHARS:
+            return self.blocked
+        room = self.hub.rooms.get(room_name)
+        if room is not None and len(room.pending) >= PENDING_EVENTS:
+            return room.blocked
+        return None
+
+    def submit(self, session: Session, entry: Entry) -> None:
+        self.queue.append((session, entry, self.hub.loop.time()))
+        self.queued_chars += len(entry.text or "")
+        self.idle.clear()
+        self._work.set()
+
+    async def stop(self, timeout: float) -> None:
+        """Commit what was submitted, for at most `timeout` seconds, then end."""
+        try:
+            await asyncio.wait_for(self.idle.wait(), timeout)
+        except TimeoutError:
+            logger.error("stopped with uncommitted entries count=%d", len(self.queue))
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            if not self.queue:
+                self._work.clear()
+                self.idle.set()
+                await self._work.wait()
+            batch = [self.queue.popleft() for _ in range(min(BATCH_ENTRIES, len(self.queue)))]
+            self.queued_chars -= sum(len(entry.text or "") for _, entry, _ in batch)
+            try:
+                await self._commit(batch)
+            except Exception:
+                logger.exception("commit failed entries=%d", len(batch))
+                self._fail(batch, "the server failed on it")
+            if self.blocked and len(self.queue) <= QUEUE_ENTRIES // 2 and self.queued_chars <= QUEUE_CHARS // 2:
+                blocked, self.blocked = self.blocked, deque()
+                for session in blocked:
+                    session.resume()
+
+    async def _commit(self, batch: list[tuple[Session, Entry, float]]) -> None:
+        metrics = self.hub.metrics
+        started = self.hub.loop.time()
+        try:
+            outcomes = await self.hub.log.append([entry for _, entry, _ in batch])
+        except LogUnavailable as error:
+            logger.warning("log unavailable entries=%d reason=%s", len(batch), error)
+            self.failing = True
+            self._fail(batch, str(error))
+            return
+        self.failing = False
+        metrics.commit_seconds.observe(self.hub.loop.time() - started)
+        metrics.batch_size.observe(len(batch))
+        self._announce(batch, outcomes)
+
+    def _announce(
+        self, batch: list[tuple[Session, Entry, float]], outcomes: list[Appended | ChatError]
+    ) -> None:
+        """Deliver the new events to the rooms here, then answer the senders: one write for each."""
+        rooms, metrics = self.hub.rooms, self.hub.metrics
+        answered: dict[Session, None] = {}
+        for (session, entry, born), outcome in zip(batch, outcomes, strict=True):
+            room = rooms.get(entry.room)
+            if isinstance(outcome, Appended) and outcome.duplicate:
+                if room is not None and outcome.seq > room.head:
+                    room.mend(outcome.seq)  # committed, but never announced here
+            elif isinstance(outcome, Appended):
+                if entry.type == "read":
+                    if outcome.changed and room is not None:
+                        room.signal(
+                            {"type": "read", "room": entry.room, "user": entry.user, "name": entry.name, "seq": outcome.seq}
+                        )
+                else:
+                    metrics.events += 1
+                    if room is not None:
+                        event = event_of(entry, outcome.seq, outcome.ts)
+                        event.born = born
+                        room.deliver(event)
+            session.published(entry, outcome)
+            answered[session] = None
+        for session in answered:
+            session.flush_replies()
+
+    def _fail(self, batch: list[tuple[Session, Entry, float]], reason: str) -> None:
+        error = ChatError(
+            ErrorCode.UNAVAILABLE,
+            f"the log did not answer ({reason}): send it again with the same id, to have it once at most",
+        )
+        answered: dict[Session, None] = {}
+        for session, entry, _ in batch:
+            session.published(entry, error)
+            answered[session] = None
+        for session in answered:
+            session.flush_replies()

@@ -1,0 +1,115 @@
+"""Recent events of each room, under one budget of bytes for the whole process."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from tornado_chat.wire.codec import Encoding
+from tornado_chat.wire.events import Event
+
+EVENT_BYTES = 900
+"""What an event costs beside its text and frames: objects, two dictionaries, short strings (measured)."""
+
+TRIM = 256
+"""Evicted places at the front of a ring are given back this many at a time, so that an eviction stays O(1)."""
+
+
+class Budget:
+    """The bytes that all rings may hold together; the oldest event of the process goes first, whosever it is."""
+
+    __slots__ = ("bytes", "limit", "order")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bytes = 0
+        self.order: OrderedDict[Event, Ring] = OrderedDict()
+
+    def evict(self) -> None:
+        """Let the oldest go until the rest fits."""
+        while self.bytes > self.limit and self.order:
+            next(iter(self.order.values())).drop_first()
+
+
+class Ring:
+    """The last events of one room, without holes: from `first` to the room's head."""
+
+    __slots__ = ("budget", "dropped", "events")
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.events: list[Event] = []
+        self.dropped = 0  # how many at the front of `events` are evicted and wait to be trimmed
+
+    def __len__(self) -> int:
+        return len(self.events) - self.dropped
+
+    @property
+    def first(self) -> int:
+        """The lowest seq that is held; only asked of a ring that is not empty."""
+        return self.events[self.dropped].seq
+
+    def append(self, event: Event) -> None:
+        self.events.append(event)
+        self.budget.order[event] = self
+        self._charge(event)
+        self.budget.evict()
+
+    def prepend(self, page: Sequence[Event]) -> None:
+        """Put a page from the log before the rest, as far as the budget has room for it: it is the oldest of all."""
+        taken = len(page)
+        while taken and self.budget.bytes + EVENT_BYTES < self.budget.limit:
+            taken -= 1
+            event = page[taken]
+            self.budget.order[event] = self
+            self.budget.order.move_to_end(event, last=False)
+            self._charge(event)
+        self.events[: self.dropped] = page[taken:]
+        self.dropped = 0
+        self.budget.evict()
+
+    def _charge(self, event: Event) -> None:
+        event.cost = EVENT_BYTES + len(event.data.get("text", "")) + sum(map(len, event.frames.values()))
+        self.budget.bytes += event.cost
+
+    def frame(self, event: Event, encoding: Encoding) -> bytes:
+        """The event's frame; a new one is charged to the budget if the event is held here."""
+        frame = event.frames.get(encoding)
+        if frame is None:
+            frame = event.frame(encoding)
+            if event.cost:
+                event.cost += len(frame)
+                self.budget.bytes += len(frame)
+        return frame
+
+    def drop_first(self) -> None:
+        event = self.events[self.dropped]
+        del self.budget.order[event]
+        self.budget.bytes -= event.cost
+        event.cost = 0
+        self.dropped += 1
+        if self.dropped >= TRIM or self.dropped == len(self.events):
+            del self.events[: self.dropped]
+            self.dropped = 0
+
+    def clear(self) -> None:
+        while self.events:
+            self.drop_first()
+
+    def after(self, seq: int, last: int) -> list[Event] | None:
+        """The events seq+1 to `last`; None if the ring does not hold them all."""
+        if len(self) == 0 or self.first > seq + 1:
+            return None
+        start = seq + 1 - self.first + self.dropped
+        return self.events[start : start + last - seq]
+
+    def erase(self, target: int) -> None:
+        """Forget the texts of the message `target` and of its edits."""
+        for event in self.events[self.dropped :]:
+            erase_if(event, target)
+
+
+def erase_if(event: Event, target: int) -> None:
+    """Erase `event` if it is the message `target` or an edit of it."""
+    if event.seq == target or (event.data["type"] == "edited" and event.data["target"] == target):
+        event.erase()

@@ -1,0 +1,357 @@
+"""One room of this process: its members by encoding, delivery in order, and the flush.
+
+What is true of a room whenever the loop runs something else:
+
+1. `flushed` <= `head`; `pending` holds the events flushed+1 to head. Every live member has been written every event
+   up to `flushed`, or is about to be by the flush that runs.
+2. A member is live (in `groups`), catching up (in `catching`; `cursor` is the last seq that it was written), or gone
+   (in neither, and nothing of this room is written to it any more).
+3. A member becomes live only when its cursor is `flushed`, and is then not in the snapshot of a flush that already
+   runs: a batch comes to it neither twice nor never.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from tornado_chat.errors import LogUnavailable
+from tornado_chat.live.catching_up import CatchingUp
+from tornado_chat.live.member import CATCHING, GONE, LIVE, Member
+from tornado_chat.live.ring import Ring
+from tornado_chat.wire.codec import Encoding
+from tornado_chat.wire.events import Data, Event
+
+if TYPE_CHECKING:
+    from tornado_chat.live.hub import Hub
+    from tornado_chat.live.session import Session
+
+logger = logging.getLogger(__name__)
+
+SLICE = 256
+"""Members written to in one loop turn by all big rooms together: a room of two beside a room of 10,000 waits for one
+slice (about 0.5 ms), not for the room."""
+
+PENDING_EVENTS = 4096
+"""Who sends to a room that has this many events waiting for its flush is not read until it has half as many."""
+
+PENDING_SIGNALS = 256
+"""Signals beyond this many in one flush are dropped: they may be lost."""
+
+TYPING_SECONDS = 6.0
+"""A `typing` that is not repeated lapses after this time."""
+
+MEND_EVENTS, MEND_BYTES = 512, 256 * 1024
+"""One page of a hole that is filled from the log."""
+
+
+class Batch:
+    """What one flush writes to the members of one encoding: a snapshot, so that the groups may change meanwhile."""
+
+    __slots__ = ("after", "data", "events", "members", "position", "without")
+
+    def __init__(self, members: list[Member], data: bytes, after: int, events: int, without: dict[str, bytes]) -> None:
+        self.members = members
+        self.position = 0
+        self.data = data
+        self.after = after  # the seq before the batch: the cursor of whoever it does not fit
+        self.events = events
+        self.without = without  # by user: the batch without the signals that are not for that user
+
+
+class Room:
+    __slots__ = (
+        "batches",
+        "blocked",
+        "catching",
+        "flushed",
+        "flushing",
+        "groups",
+        "head",
+        "holds",
+        "hub",
+        "known",
+        "mending",
+        "name",
+        "next_flush",
+        "opened",
+        "pending",
+        "ring",
+        "signals",
+        "typing",
+        "writing",
+    )
+
+    def __init__(self, hub: Hub, name: str) -> None:
+        self.hub = hub
+        self.name = name
+        self.opened: asyncio.Future[None] = hub.loop.create_future()  # done when the log has told the head
+        self.head = -1  # the last event delivered; -1 until opened
+        self.flushed = -1
+        self.known = 0  # the last event that the log is known to hold: beyond head means that some are missing here
+        self.mending = False
+        self.holds = 0  # joins under way, for which the room stays open
+        self.ring = Ring(hub.budget)
+        self.groups: dict[Encoding, dict[Member, None]] = {}
+        self.catching: CatchingUp | None = None  # only while somebody is behind
+        self.pending: list[Event] = []
+        self.signals: list[tuple[Data, str | None]] = []  # with the user whom it is not for
+        self.writing: list[Event] = []  # the events of the flush that runs
+        self.batches: deque[Batch] = deque()
+        self.flushing = False
+        self.next_flush: asyncio.Future[None] | None = None
+        self.blocked: deque[Session] = deque()  # sessions that wait because too much is pending
+        self.typing: dict[str, tuple[str, float]] = {}  # by user: name, and when it lapses
+
+    # Opening and closing
+
+    def open(self, head: int) -> None:
+        """The log has told the head; what was committed since then and came here first is fetched."""
+        self.head = self.flushed = head
+        self.opened.set_result(None)
+        self.mend(self.known)
+
+    def size(self) -> int:
+        """How many members, live or catching up."""
+        return sum(map(len, self.groups.values())) + (len(self.catching.members) if self.catching else 0)
+
+    def members(self) -> list[Member]:
+        """Everybody here, live or catching up."""
+        everybody = [member for group in self.groups.values() for member in group]
+        if self.catching:
+            everybody.extend(self.catching.members)
+        return everybody
+
+    def release(self) -> None:
+        """Give the room back to the hub if nobody needs it."""
+        if not self.groups and not self.catching and not self.holds:
+            self.hub.close_room(self)
+
+    # Members
+
+    def enter(self, member: Member) -> None:
+        """`joined` has been written; live at once if nothing is missing, else by catching up."""
+        if member.cursor == self.flushed:
+            self.go_live(member)
+        else:
+            self._catch_up(member)
+
+    def go_live(self, member: Member) -> None:
+        """The cursor has reached `flushed`: `synced`, then every flush that begins from now on."""
+        if self.catching:
+            self.catching.members.discard(member)
+            if not self.catching.members:
+                self.catching = None
+        member.state = LIVE
+        member.page = None
+        self.groups.setdefault(member.session.encoding, {})[member] = None
+        member.session.write({"type": "synced", "room": self.name, "seq": member.cursor})
+
+    def leave(self, member: Member) -> None:
+        """Nothing of this room is written to `member` any more, not even by a flush that runs."""
+        self._remove(member)
+        member.state = GONE
+        member.page = None
+        user = member.session.user
+        if user in self.typing:
+            self.set_typing(user, self.typing[user][0], on=False)
+        self.release()
+
+    def _remove(self, member: Member) -> None:
+        if member.state == LIVE:
+            group = self.groups[member.session.encoding]
+            del group[member]
+            if not group:
+                del self.groups[member.session.encoding]
+        elif self.catching:
+            self.catching.members.discard(member)
+            if not self.catching.members:
+                self.catching = None
+
+    def _catch_up(self, member: Member) -> None:
+        member.state = CATCHING
+        self.hub.metrics.catch_ups += 1
+        if self.catching is None:
+            self.catching = CatchingUp(self)
+        self.catching.members.add(member)
+        self.hub.feed_soon(member, self)
+
+    def _fall_behind(self, member: Member, after: int) -> None:
+        self._remove(member)
+        member.cursor = after
+        self.hub.metrics.frames_deferred += 1
+        member.session.write({"type": "behind", "room": self.name, "seq": after, "head": self.head})
+        self._catch_up(member)
+
+    # Delivery
+
+    def deliver(self, event: Event) -> None:
+        """Take a committed event, in order and once: what was seen is dropped, a hole is filled from the log."""
+        if event.seq != self.head + 1:
+            if event.seq > self.head:
+                self.mend(event.seq)
+            return
+        self.head = event.seq
+        self.ring.append(event)
+        if event.data["type"] == "deleted":
+            self.ring.erase(event.data["target"])
+            if self.catching:
+                self.catching.erase(event.data["target"])
+        self.pending.append(event)
+        self._flush_soon()
+
+    def mend(self, known: int) -> None:
+        """The log holds events up to `known`: fetch those that never came."""
+        self.known = max(self.known, known)
+        if self.head >= 0 and self.known > self.head and not self.mending:
+            self.mending = True
+            self.hub.spawn(self._mend())
+
+    async def _mend(self) -> None:
+        try:
+            while self.head < self.known:
+                while len(self.pending) >= PENDING_EVENTS:
+                    await self.flush_begun()
+                page = await self.hub.log.read(self.name, self.head, max_events=MEND_EVENTS, max_bytes=MEND_BYTES)
+                if not page:
+                    logger.error("log lost events room=%s head=%d known=%d", self.name, self.head, self.known)
+                    self.known = self.head
+                for event in page:
+                    self.deliver(event)
+        except LogUnavailable as error:
+            logger.warning("hole not filled, trying again soon room=%s reason=%s", self.name, error)
+        finally:
+            self.mending = False
+
+    def signal(self, data: Data, not_for: str | None = None) -> None:
+        """Tell the live members something that may be lost; `not_for` is the user who need not hear it."""
+        if not self.groups:
+            return
+        if len(self.signals) >= PENDING_SIGNALS:
+            self.hub.metrics.signals_dropped += 1
+            return
+        self.signals.append((data, not_for))
+        self._flush_soon()
+
+    def set_typing(self, user: str, name: str, *, on: bool) -> None:
+        """Note and tell that `user` types or stopped; a repetition within a second is not told again."""
+        now = self.hub.loop.time()
+        before = self.typing.get(user)
+        if on:
+            if before and before[1] - now > TYPING_SECONDS - 1.0:
+                return
+            self.typing[user] = name, now + TYPING_SECONDS
+            self.hub.typing.add(self)
+        elif self.typing.pop(user, None) is None:
+            return
+        self.signal({"type": "typing", "room": self.name, "user": user, "name": name, "on": on}, user)
+
+    def lapse_typing(self, now: float) -> None:
+        for user, (name, lapses) in list(self.typing.items()):
+            if lapses <= now:
+                self.set_typing(user, name, on=False)
+
+    # The flush
+
+    def _flush_soon(self) -> None:
+        if not self.flushing:
+            self.flushing = True
+            self.hub.loop.call_soon(self._flush)
+
+    async def flush_begun(self) -> None:
+        """Return when the next flush has taken its events out of `pending`."""
+        if self.next_flush is None:
+            self.next_flush = self.hub.loop.create_future()
+        await asyncio.shield(self.next_flush)
+
+    def _flush(self) -> None:
+        """Take what is pending, as one batch for each encoding, and write it: a small room at once."""
+        after = self.flushed
+        events = self.writing = self._take_pending()
+        if events:
+            self.flushed = events[-1].seq
+        signals, self.signals = self.signals, []
+        total = 0
+        for encoding, group in self.groups.items():
+            frames = [self.ring.frame(event, encoding) for event in events]
+            without = {}
+            if signals:
+                told = [(encoding.frame(data), not_for) for data, not_for in signals]
+                for user in {not_for for _, not_for in told if not_for is not None}:
+                    without[user] = b"".join(frames + [frame for frame, not_for in told if not_for != user])
+                frames += [frame for frame, _ in told]
+            self.batches.append(Batch(list(group), b"".join(frames), after, len(events), without))
+            total += len(group)
+        if self.next_flush is not None:
+            self.next_flush.set_result(None)
+            self.next_flush = None
+        if total <= SLICE:
+            while self.batches:
+                self._write_slice()
+            self._flushed()
+        else:
+            self.hub.flush_in_slices(self)
+
+    def _take_pending(self) -> list[Event]:
+        """The next events up to the hub's `batch_bytes` in the first encoding; all of them if nobody is live."""
+        encoding = next(iter(self.groups), None)
+        taken = len(self.pending)
+        if encoding is not None:
+            size = 0
+            for number, event in enumerate(self.pending):
+                size += len(self.ring.frame(event, encoding))
+                if size > self.hub.batch_bytes and number:
+                    taken = number
+                    break
+        events, self.pending = self.pending[:taken], self.pending[taken:]
+        return events
+
+    def flush_slice(self) -> bool:
+        """Write to the next SLICE members; False when the flush is done and nothing waits for another."""
+        self._write_slice()
+        if self.batches:
+            return True
+        self._flushed()
+        return False
+
+    def _write_slice(self) -> None:
+        batch = self.batches[0]
+        members = batch.members[batch.position : batch.position + SLICE]
+        batch.position += SLICE
+        if batch.position >= len(batch.members):
+            self.batches.popleft()
+        data, without, events = batch.data, batch.without, batch.events
+        room_for = self.hub.high_water_mark - len(data)
+        written = 0
+        for member in members:
+            if member.state:  # it left, or fell behind, since the snapshot
+                continue
+            connection = member.connection
+            if connection.outbox_bytes > room_for and connection.outbox_bytes:
+                if events:
+                    self._fall_behind(member, batch.after)
+                continue
+            own = without.get(member.session.user, data) if without else data
+            if own:
+                connection.write(own)
+                written += 1
+        self.hub.metrics.deliveries += written * events
+        self.hub.metrics.bytes_out += written * len(data)
+
+    def _flushed(self) -> None:
+        """The flush is through: the next one, if something came meanwhile; blocked senders go on."""
+        now = self.hub.loop.time()
+        observe = self.hub.metrics.delivery_seconds.observe
+        for event in self.writing:
+            if event.born:
+                observe(now - event.born)
+        self.writing = []
+        self.flushing = False
+        if self.pending or self.signals:
+            self._flush_soon()
+        if self.blocked and len(self.pending) <= PENDING_EVENTS // 2:
+            blocked, self.blocked = self.blocked, deque()
+            for session in blocked:
+                session.resume()

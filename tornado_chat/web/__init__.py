@@ -1,0 +1,1 @@
+"""Tornado handlers: the handshake, the page, health and metrics."""

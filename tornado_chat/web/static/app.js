@@ -1,0 +1,215 @@
+// Wires the page: the address says which room, the chat says what is in it, the view shows it.
+
+import { Chat } from "./chat.js";
+import { Composer } from "./composer.js";
+import { Connection } from "./connection.js";
+import { byId } from "./dom.js";
+import { MessageList } from "./list.js";
+import { roomName } from "./room.js";
+import { Credentials, shared, tab } from "./store.js";
+import { LEAVE, TOKEN, View } from "./view.js";
+
+const FIRST_ROOM = "lobby";
+const MOST_ROOMS = 40; // each is joined, so that it can say what is unread
+const PAGES_BACK = 20; // of history, looked through for a message that a reply quotes
+
+const credentials = new Credentials();
+const chat = new Chat({ store: tab, on: { changed, notice: (text) => view.notice(text) } });
+const connection = new Connection({ base: new URL(".", location.href), credentials, on: { ...chat.events, state: stateChanged } });
+chat.connection = connection;
+
+const view = new View({ enter, leave, who, signIn: () => signIn(null, "Cancel"), retry: () => connection.connect() });
+const { scroller, list, top, jump } = byId;
+const messages = new MessageList(
+  { scroller, list, top, jump },
+  { older: () => chat.older(room), quoted: (seq) => chat.quoted(room, seq), act, seen },
+);
+const composer = new Composer({
+  drafts: tab,
+  limits: () => chat.limits,
+  on: {
+    post(text, replyTo) {
+      chat.post(room, text, replyTo);
+      messages.toEnd();
+    },
+    edit: (message, text) => chat.edit(room, message.seq, text),
+    typing: (on) => chat.typing(room, on),
+    last: () => room.messages.findLast((message) => message.user === chat.me?.user && !message.deleted),
+  },
+});
+
+let room = null;
+let drawing = false;
+
+// Rooms: the address names the one that is shown, the browser remembers those that were visited.
+
+function visited() {
+  return shared.get("rooms", []).filter((name) => roomName(name) === name);
+}
+
+function visit(name) {
+  const names = visited();
+  if (!names.includes(name)) shared.set("rooms", [...names, name].slice(-MOST_ROOMS));
+}
+
+function enter(typed) {
+  const name = roomName(typed);
+  if (name === null) return "A room’s name has letters a to z, digits, and . _ - (64 at most), and begins with a letter or digit.";
+  location.hash = name;
+  return null;
+}
+
+function leave(name) {
+  shared.set("rooms", visited().filter((other) => other !== name));
+  chat.leave(name);
+  if (room.name === name) location.hash = visited()[0] ?? FIRST_ROOM;
+  draw();
+}
+
+function arrive() {
+  const asked = unescaped(location.hash.slice(1));
+  const name = roomName(asked || FIRST_ROOM);
+  if (name === null) view.notice(`“${asked}” cannot be a room’s name: letters a to z, digits, and . _ - only.`);
+  const here = name ?? FIRST_ROOM;
+  if (location.hash !== `#${here}`) history.replaceState(null, "", `#${here}`);
+  if (room?.name === here && chat.rooms.get(here) === room) return;
+  visit(here);
+  room = chat.enter(here);
+  composer.open(room);
+  messages.open(room);
+  if (matchMedia("(hover: hover)").matches) composer.focus(); // on a phone it would open the keyboard
+  draw();
+}
+
+function unescaped(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+function joinVisited() {
+  for (const name of visited()) if (!chat.rooms.has(name)) chat.enter(name);
+}
+
+// Drawing: once a frame, however much came.
+
+function changed(where, event) {
+  if (event?.type === "message" && where === room && where.synced && event.user !== chat.me?.user) view.speak(event);
+  if (drawing) return;
+  drawing = true;
+  if (document.hidden) setTimeout(draw, 200); // no frames there, but the title counts
+  else requestAnimationFrame(draw);
+}
+
+function draw() {
+  drawing = false;
+  if (room === null) return;
+  messages.render(chat.me, connection.live);
+  view.rooms([...new Set([...visited(), room.name])].map((name) => ({
+    name,
+    here: name === room.name,
+    unread: chat.rooms.get(name)?.unread(chat.me?.user) ?? { count: 0, least: false },
+  })));
+  view.me(chat.me);
+  view.status(connection.state, room, room.pending.filter((item) => item.seq === undefined && !item.error).length);
+  view.typing(room.typists(chat.me?.user));
+  view.seen(seenBy());
+  seen();
+}
+
+/** Those who are known to have read our message, when it is the last one. */
+function seenBy() {
+  const last = room.messages.at(-1);
+  if (!messages.stuck || room.pending.length || !last || last.user !== chat.me?.user || last.deleted) return [];
+  return [...room.marks.values()].filter(({ seq }) => seq >= last.seq).map(({ name }) => name);
+}
+
+function seen() {
+  if (messages.stuck && !document.hidden) chat.seen(room);
+}
+
+// What a person does with a message.
+
+async function act(action, row, button) {
+  const message = row.seen;
+  if (action === "reply") composer.reply(message);
+  else if (action === "edit") composer.edit(message);
+  else if (action === "delete") {
+    const here = room;
+    if ((await view.askDelete(message)) !== LEAVE) chat.delete(here, row.seq);
+  } else if (action === "react") {
+    const { emoji } = button.dataset;
+    const mine = message.reactions.some(([other, users]) => other === emoji && users.has(chat.me.user));
+    chat.react(room, row.seq, emoji, !mine);
+  } else if (action === "goto") goTo(Number(button.dataset.seq));
+  else if (action === "retry") chat.retry(row.item);
+  else if (action === "discard") chat.discard(row.item);
+}
+
+/** Show the message that a reply quotes, fetching what lies between if need be. */
+async function goTo(seq) {
+  const here = room;
+  for (let page = 0; room === here && page <= PAGES_BACK; page++) {
+    if (messages.goTo(seq)) return;
+    if (!here.more || seq >= here.oldest || !(await chat.older(here, 200))) break;
+  }
+  view.notice("That message is too far back to go there, or is gone.");
+}
+
+// Who we are, and the connection.
+
+async function who() {
+  if (!chat.me.guest) {
+    if (credentials.signedIn) await signIn(null, "Sign out");
+    return;
+  }
+  const name = await view.askName(chat.me.name, false);
+  if (name === TOKEN) await signIn(null, "Cancel");
+  else if (name !== LEAVE && name !== chat.me.name) {
+    credentials.name = name;
+    connection.connect();
+  }
+}
+
+/** Sign in with a pasted token. `leave` is the other button, which does nothing but to sign out who is signed in. */
+async function signIn(why, leave) {
+  const token = await view.askToken(why, leave);
+  if (token !== LEAVE) credentials.paste(token);
+  else if (credentials.signedIn) credentials.forget();
+  else return;
+  connection.connect();
+}
+
+async function stateChanged(state) {
+  changed(null);
+  if (state.name === "signed-out") await signIn(state.why);
+}
+
+async function start() {
+  arrive();
+  joinVisited();
+  if (!credentials.name && !credentials.token) {
+    const name = await view.askName("", true);
+    if (name === TOKEN) await signIn(null, "Cancel");
+    else if (name !== LEAVE) credentials.name = name;
+  }
+  if (connection.state.name === "idle") connection.connect();
+  if (matchMedia("(hover: hover)").matches) composer.focus();
+}
+
+addEventListener("hashchange", arrive);
+addEventListener("online", () => connection.hasten());
+addEventListener("storage", () => {
+  joinVisited();
+  changed(null);
+});
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) messages.away();
+  else connection.hasten();
+  draw();
+});
+setInterval(() => room && view.typing(room.typists(chat.me?.user)), 1_000);
+
+start();

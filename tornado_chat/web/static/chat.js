@@ -1,0 +1,341 @@
+// The rooms, the outbox and the connection made one: what the server says goes to its room, what we say waits for its
+// ack. No page: `on.changed(room, event?)` says what to look at again.
+
+import { newId, Outbox } from "./outbox.js";
+import { Room } from "./room.js";
+
+const REPLY_LIMIT = 15_000; // ms without any answer: ask again
+const PAGE = 50; // messages of one history
+const TYPING_EVERY = 3_000;
+const READ_EVERY = 500;
+const ONCE_MORE = new Set(["rate_limited", "overloaded", "unavailable"]);
+const NOT_TO_BE_REPEATED = new Set([1002, 1003, 1007, 1009]);
+
+export class Chat {
+  rooms = new Map();
+  me = null; // {user, name, guest}
+  limits = { text_chars: 8000, frame_bytes: 65536 };
+  #requests = new Map(); // id -> {room, answer(frame or null)}: joins and histories of this connection
+  #sending = null; // the outbox item on its way: one at a time, or a refused one would be overtaken by the next
+  #resend = 0;
+  #tries = 0;
+  #typingSent = 0;
+  #unsaid = new Set(); // rooms whose read mark the server does not know
+  #saying = 0;
+
+  /** `on` has changed(room, event?), notice(text); `connection` gets its callbacks from `events`. */
+  constructor({ store, on }) {
+    this.on = on;
+    this.outbox = new Outbox(store);
+    this.events = {
+      welcome: (frame) => this.#welcome(frame),
+      frame: (frame) => this.#frame(frame),
+      closed: (code) => this.#closed(code),
+    };
+  }
+
+  /** The room of that name; it is joined as soon as there is a connection, and stays so. */
+  enter(name) {
+    let room = this.rooms.get(name);
+    if (!room) {
+      room = new Room(name);
+      this.rooms.set(name, room);
+      for (const item of this.outbox.items) if (item.command.room === name) room.queued(item);
+    }
+    if (!room.member && !room.joining) this.#join(room);
+    return room;
+  }
+
+  leave(name) {
+    this.rooms.delete(name);
+    this.connection.send({ type: "leave", room: name });
+  }
+
+  // What a person does. Each goes through the outbox, so that it outlives the connection and a reload.
+
+  post(room, text, replyTo) {
+    this.#queue({ type: "send", room: room.name, text, ...(replyTo ? { reply_to: replyTo } : {}) });
+    this.typing(room, false);
+  }
+
+  edit(room, seq, text) {
+    this.#queue({ type: "edit", room: room.name, seq, text });
+  }
+
+  delete(room, seq) {
+    this.#queue({ type: "delete", room: room.name, seq });
+  }
+
+  react(room, seq, emoji, on) {
+    this.#queue({ type: "react", room: room.name, seq, emoji, on });
+  }
+
+  /** Another attempt for an item that was refused, or whose fate is not known. */
+  retry(item) {
+    this.discard(item);
+    this.#queue(item.command);
+  }
+
+  discard(item) {
+    this.outbox.take(item.id);
+    this.#settled(item);
+  }
+
+  #queue(command) {
+    const item = this.outbox.add(command);
+    const room = this.rooms.get(command.room);
+    room?.queued(item);
+    if (!this.outbox.kept) this.on.notice("Your browser keeps nothing more: what is not sent yet would not survive a reload.");
+    this.on.changed(room);
+    this.#pump();
+  }
+
+  // What is said in passing.
+
+  typing(room, on) {
+    const now = Date.now();
+    if (on ? now - this.#typingSent < TYPING_EVERY : this.#typingSent === 0) return;
+    this.#typingSent = on ? now : 0;
+    this.connection.send({ type: "typing", room: room.name, on });
+  }
+
+  /** All of `room` that we hold was seen. The server is told soon, once for many messages. */
+  seen(room) {
+    if (!room.synced || room.read >= room.cursor) return;
+    room.read = room.cursor;
+    this.on.changed(room);
+    this.#mark(room);
+  }
+
+  #mark(room) {
+    this.#unsaid.add(room);
+    this.#saying ||= setTimeout(() => {
+      this.#saying = 0;
+      for (const { name, read } of this.#unsaid) this.connection.send({ type: "read", room: name, seq: read });
+      this.#unsaid.clear();
+    }, READ_EVERY);
+  }
+
+  /** Resolves when the page before the oldest message held is there; false if it did not come. */
+  older(room, limit = PAGE) {
+    if (!room.more || !room.synced) return Promise.resolve(false);
+    room.failed = null;
+    const before = room.oldest;
+    room.loading ??= this.#history(room, { before, limit }, { before }).then((reply) => {
+      room.loading = null;
+      room.failed = reply?.type === "error" ? reply.message : null;
+      this.on.changed(room);
+      return reply?.type === "history";
+    });
+    return room.loading;
+  }
+
+  /** One message that a reply refers to, once. */
+  quoted(room, seq) {
+    if (this.connection.live && room.synced && room.wants(seq)) {
+      this.#history(room, { before: seq + 1, limit: 1 }, { quoted: seq });
+    }
+  }
+
+  #history(room, fields, as) {
+    room.asked();
+    return new Promise((resolve) => {
+      this.#request(room, { type: "history", room: room.name, ...fields }, (frame) => {
+        room.history(frame?.type === "history" ? frame : null, as);
+        this.on.changed(room);
+        resolve(frame);
+      });
+    });
+  }
+
+  // The connection.
+
+  /** `answer` gets the reply, an error (silence is one too), or null when the connection is lost. */
+  #request(room, frame, answer) {
+    const id = newId();
+    const silence = { id, type: "error", code: "unavailable", message: "The server did not answer." };
+    const timer = setTimeout(() => this.#answered(silence), REPLY_LIMIT);
+    this.#requests.set(id, { room, answer, timer });
+    this.connection.send({ ...frame, id });
+  }
+
+  #join(room) {
+    if (!this.connection.live) return;
+    clearTimeout(room.again);
+    const from = room.joinFrom;
+    room.joining = true;
+    room.member = room.synced = false; // what comes before `joined` belongs to an earlier join
+    this.#request(room, { type: "join", room: room.name, ...from }, (frame) => {
+      room.joining = false;
+      if (frame?.type === "error") this.#unjoined(room, frame);
+      else if (frame && room.joined(frame, from)) this.#joined(room, frame);
+      else if (frame) this.#join(room);
+      this.on.changed(room);
+    });
+  }
+
+  #joined(room, frame) {
+    room.member = true;
+    if (room.read > frame.read) this.#mark(room); // said to a connection that was lost
+  }
+
+  #unjoined(room, error) {
+    room.problem = error.message;
+    if (ONCE_MORE.has(error.code)) room.again = setTimeout(() => this.#join(room), this.#pause(error));
+  }
+
+  #pause(error) {
+    return (error.retry_after ?? Math.min(15, 2 ** this.#tries++ / 2)) * 1_000 * (1 + Math.random() / 4);
+  }
+
+  #welcome(frame) {
+    this.me = { user: frame.user, name: frame.name, guest: Boolean(frame.token) };
+    this.limits = { ...this.limits, ...frame.limits };
+    this.#tries = 0;
+    // Edits and reactions as someone whom we no longer are mean nothing now; messages are left for a person to judge.
+    for (const item of [...this.outbox.items]) {
+      if (item.command.type !== "send" && this.outbox.unsure(item, frame.user)) this.discard(item);
+    }
+    for (const room of this.rooms.values()) this.#join(room);
+    this.#pump();
+    this.on.changed(null);
+  }
+
+  #closed(code) {
+    clearTimeout(this.#resend);
+    if (this.#sending && NOT_TO_BE_REPEATED.has(code)) this.#refused(this.#sending, "The server closed the connection over this.");
+    this.#sending = null;
+    const requests = [...this.#requests.values()];
+    this.#requests.clear();
+    for (const { answer, timer } of requests) {
+      clearTimeout(timer);
+      answer(null);
+    }
+    for (const room of this.rooms.values()) {
+      clearTimeout(room.again);
+      room.left();
+    }
+    this.on.changed(null);
+  }
+
+  #frame(frame) {
+    const room = this.rooms.get(frame.room);
+    switch (frame.type) {
+      case "message":
+      case "edited":
+      case "deleted":
+      case "reacted":
+        if (room?.member) this.#event(room, frame);
+        return;
+      case "ack":
+        this.#acked(frame);
+        return;
+      case "joined":
+      case "history":
+        this.#answered(frame);
+        return;
+      case "error":
+        this.#error(frame);
+        return;
+      case "synced":
+      case "behind":
+        if (!room?.member) return;
+        room.synced = frame.type === "synced";
+        break;
+      case "typing":
+        room?.typing(frame);
+        break;
+      case "read":
+        room?.readBy(frame, this.me.user);
+        break;
+      default:
+        return; // additions of later versions
+    }
+    if (room) this.on.changed(room);
+  }
+
+  #event(room, event) {
+    const known = room.cursor;
+    if (!room.event(event)) {
+      this.#join(room); // whatever is missing comes again, this event too
+      return;
+    }
+    // Ours, seen before its ack: it is in the log, which is all that an ack says.
+    const item = event.id === undefined ? null : this.outbox.find(event.id);
+    if (item && item.user === event.user && item.command.room === event.room) {
+      this.outbox.take(item.id);
+      this.#settled(item);
+    }
+    this.on.changed(room, event.seq > known ? event : undefined);
+  }
+
+  #acked(frame) {
+    const item = this.outbox.find(frame.id);
+    if (!item || item.user !== this.me.user) return;
+    this.outbox.take(item.id);
+    this.rooms.get(item.command.room)?.acked(item, frame.seq);
+    this.#tries = 0;
+    this.#settled(item, false);
+  }
+
+  #settled(item, shown = true) {
+    const room = this.rooms.get(item.command.room);
+    if (shown) room?.settled(item);
+    if (room) this.on.changed(room);
+    if (this.#sending === item) this.#next();
+  }
+
+  #next() {
+    clearTimeout(this.#resend);
+    this.#sending = null;
+    this.#pump();
+  }
+
+  #answered(frame) {
+    const request = this.#requests.get(frame.id);
+    if (!request) return;
+    this.#requests.delete(frame.id);
+    clearTimeout(request.timer);
+    if (this.rooms.get(request.room.name) === request.room) request.answer(frame);
+  }
+
+  #error(frame) {
+    if (this.#requests.has(frame.id)) {
+      this.#answered(frame);
+      return;
+    }
+    const item = this.outbox.find(frame.id ?? "");
+    if (!item) {
+      this.on.notice(frame.message);
+    } else if (ONCE_MORE.has(frame.code)) {
+      clearTimeout(this.#resend);
+      this.#resend = setTimeout(() => this.#next(), this.#pause(frame));
+    } else {
+      this.#refused(item, frame.message);
+      if (this.#sending === item) this.#next();
+    }
+  }
+
+  #refused(item, why) {
+    const room = this.rooms.get(item.command.room);
+    if (item.command.type === "send") {
+      this.outbox.refuse(item, why);
+      if (room) room.version++;
+    } else {
+      this.on.notice(why);
+      this.outbox.take(item.id);
+      room?.settled(item);
+    }
+    if (room) this.on.changed(room);
+  }
+
+  /** Send the next item. Its answer, or a lost connection, moves on from there; silence repeats it: same id. */
+  #pump() {
+    if (this.#sending || !this.connection.live) return;
+    const item = this.outbox.next(this.me.user);
+    if (!item) return;
+    this.#sending = item;
+    this.connection.send({ ...item.command, id: item.id });
+    this.#resend = setTimeout(() => this.#next(), REPLY_LIMIT);
+  }
+}

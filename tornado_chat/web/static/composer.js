@@ -1,0 +1,137 @@
+// Where one writes: new messages, replies and edits in one box. What is not sent yet stays with its room and tab.
+
+import { byId, el, icon } from "./dom.js";
+import { excerpt } from "./format.js";
+
+const ROOM_FOR_THE_FRAME = 1_024; // bytes of a frame that are not text
+
+/** What the server takes: no U+0000, no half of a surrogate pair, no empty lines around. */
+export function cleaned(text) {
+  return text.replace(/\0/g, "").replace(/[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/g, "�").trim();
+}
+
+/** Why `text` is too long for the server, or null. It counts characters, not UTF-16 units. */
+export function tooLong(text, limits) {
+  const characters = [...text].length;
+  if (characters > limits.text_chars) {
+    return `${characters - limits.text_chars} characters too long: a message may have ${limits.text_chars}. Send it in parts.`;
+  }
+  const bytes = new TextEncoder().encode(JSON.stringify(text)).length;
+  return bytes > limits.frame_bytes - ROOM_FOR_THE_FRAME ? "Too long for one message. Send it in parts." : null;
+}
+
+export class Composer {
+  #room = null;
+  #replyTo = null; // a message
+  #editing = null;
+  #draft = ""; // what stood here before the edit
+
+  /** `on`: post(text, replyTo?), edit(message, text), typing(on), last(): our newest message; `limits()` of the server. */
+  constructor({ drafts, limits, on }) {
+    this.drafts = drafts;
+    this.limits = limits;
+    this.on = on;
+    this.box = byId.text;
+    byId.send.append(icon("send"));
+    byId.contextCancel.append(icon("close"));
+    byId.composer.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#submit();
+    });
+    byId.contextCancel.addEventListener("click", () => this.cancel());
+    this.box.addEventListener("input", () => this.#changed(true));
+    this.box.addEventListener("blur", () => this.on.typing(false));
+    this.box.addEventListener("keydown", (event) => this.#key(event));
+  }
+
+  open(room) {
+    this.cancel();
+    if (this.#room) this.on.typing(false);
+    this.#room = room;
+    this.box.value = this.drafts.get("drafts", {})[room.name] ?? "";
+    this.box.placeholder = `Message #${room.name}`;
+    this.#changed(false);
+  }
+
+  focus() {
+    this.box.focus({ preventScroll: true });
+  }
+
+  reply(message) {
+    this.cancel();
+    this.#replyTo = message;
+    this.#context("Replying to ", message.name, message.text);
+    this.focus();
+  }
+
+  edit(message) {
+    this.cancel();
+    this.#editing = message;
+    this.#draft = this.box.value;
+    this.box.value = message.text;
+    this.#context("Editing", "", message.text);
+    this.#changed(false);
+    this.focus();
+  }
+
+  /** Leave the reply or the edit. */
+  cancel() {
+    if (this.#editing) this.box.value = this.#draft;
+    this.#replyTo = this.#editing = null;
+    byId.context.hidden = true;
+    this.#changed(false);
+  }
+
+  #context(what, name, text) {
+    byId.contextText.replaceChildren(what, el("b", {}, name), " ", el("span", { dir: "auto" }, excerpt(text)));
+    byId.context.hidden = false;
+  }
+
+  #key(event) {
+    if (event.isComposing) return; // Enter that chooses a candidate of an input method sends nothing
+    if (event.key === "Enter" && !event.shiftKey) {
+      event.preventDefault();
+      this.#submit();
+    } else if (event.key === "Escape" && (this.#replyTo || this.#editing)) {
+      this.cancel();
+    } else if (event.key === "ArrowUp" && this.box.value === "" && !this.#replyTo) {
+      const last = this.on.last();
+      if (!last) return;
+      event.preventDefault();
+      this.edit(last);
+    }
+  }
+
+  #submit() {
+    const text = cleaned(this.box.value);
+    if (!text || !this.#room || tooLong(text, this.limits())) return;
+    if (this.#editing) {
+      const message = this.#editing;
+      this.cancel();
+      if (text !== message.text) this.on.edit(message, text);
+    } else {
+      const replyTo = this.#replyTo?.seq;
+      this.box.value = "";
+      this.cancel();
+      this.on.post(text, replyTo);
+    }
+    this.#changed(false);
+  }
+
+  #changed(typed) {
+    const text = this.box.value;
+    this.box.style.height = "auto";
+    this.box.style.height = `${this.box.scrollHeight}px`;
+    const wrong = tooLong(text.trim(), this.limits());
+    byId.hint.textContent = wrong ?? "";
+    byId.hint.classList.toggle("wrong", wrong !== null);
+    byId.send.disabled = text.trim() === "" || wrong !== null;
+    if (typed) this.on.typing(text.trim() !== "" && !this.#editing);
+    if (this.#room && !this.#editing) {
+      const drafts = this.drafts.get("drafts", {});
+      if (text) drafts[this.#room.name] = text;
+      else delete drafts[this.#room.name];
+      this.drafts.set("drafts", drafts);
+    }
+  }
+}

@@ -1,0 +1,231 @@
+// The socket: connects, notices that it died, comes back. Knows nothing of rooms or of the page.
+
+const SUBPROTOCOL = "chat.v1.json";
+const WELCOME_LIMIT = 15_000; // ms from the attempt to the first frame
+const PONG_LIMIT = 10_000;
+const PROBE_LIMIT = 5_000;
+const STABLE = 10_000; // a connection that lasted this long starts the back-off anew
+const FLOODED = 10_000; // at least this long away after 1008
+const REFUSED = 10_000; // ... and after 403
+
+/** Exponential back-off with full jitter, in ms: many clients must not come back at the same moment. */
+export function backoff(attempt, random = Math.random) {
+  return random() * Math.min(30_000, 500 * 2 ** attempt);
+}
+
+/** The ms that a close reason asks us to stay away, or null. */
+export function retryAfter(reason) {
+  const match = /retry_after_ms=(\d{1,9})\b/.exec(reason);
+  return match ? Number(match[1]) : null;
+}
+
+export class Connection {
+  /**
+   * {name: "idle" | "connecting" | "open" | "waiting" | "signed-out", until?: ms since 1970, why?: a sentence,
+   * refused?: perhaps for who we are}
+   */
+  state = { name: "idle" };
+  welcome = null;
+  #socket = null;
+  #attempts = 0;
+  #refusals = 0; // handshakes in a row that failed although the server answers
+  #asked = false; // the server named the time of the next attempt: only a person may hasten it
+  #timer = 0; // the next attempt, or the limit of this one
+  #watch = 0;
+  #pong = 0;
+  #heard = 0;
+  #opened = 0;
+
+  /**
+   * `on` has welcome(frame), frame(frame), closed(code) and state(state); `credentials` is store.js's.
+   * `base` is the page's address: the server may be mounted below a path.
+   */
+  constructor({ base, credentials, on }) {
+    this.base = base;
+    this.credentials = credentials;
+    this.on = on;
+  }
+
+  get live() {
+    return this.welcome !== null;
+  }
+
+  /** Hand a frame to the socket; false if there is none, and then whoever cares sends it again after `welcome`. */
+  send(frame) {
+    if (!this.live || this.#socket.readyState !== WebSocket.OPEN) return false;
+    this.#socket.send(JSON.stringify(frame));
+    return true;
+  }
+
+  /** Connect now, whatever stands: the first time, after a change of name or token, or when a person asks for it. */
+  connect() {
+    this.#drop();
+    this.#open();
+  }
+
+  /** Something says that it may work now (network back, page in front): try at once, or see if the socket lives. */
+  hasten() {
+    if (this.state.name === "waiting" && !this.#asked) this.connect();
+    else if (this.live) this.#check();
+  }
+
+  stop() {
+    this.#drop();
+    this.#become({ name: "idle" });
+  }
+
+  #become(state) {
+    this.state = state;
+    this.on.state(state);
+  }
+
+  #url() {
+    const url = new URL("ws", this.base);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    if (this.credentials.name) url.searchParams.set("name", this.credentials.name);
+    return url.href;
+  }
+
+  #open() {
+    const protocols = [SUBPROTOCOL];
+    // As a sub-protocol, for a URL ends up in logs. A browser cannot set Authorization.
+    if (this.credentials.token) protocols.push(`bearer.${this.credentials.token}`);
+    const socket = new WebSocket(this.#url(), protocols);
+    this.#socket = socket;
+    this.#opened = Date.now();
+    this.#timer = setTimeout(() => this.#lost(), WELCOME_LIMIT);
+    socket.onmessage = (event) => this.#message(JSON.parse(event.data));
+    socket.onclose = (event) => this.#closed(event.code, event.reason);
+    this.#become({ name: "connecting" });
+  }
+
+  /** Let go of the socket without waiting for its close event, which a dead network delays by minutes. */
+  #drop() {
+    const socket = this.#socket;
+    this.#socket = null;
+    clearTimeout(this.#timer);
+    clearTimeout(this.#pong);
+    clearInterval(this.#watch);
+    this.#pong = 0;
+    if (socket === null) return;
+    socket.onmessage = socket.onclose = null;
+    socket.close();
+    if (this.live) {
+      this.welcome = null;
+      this.on.closed(1006);
+    }
+  }
+
+  #message(frame) {
+    this.#heard = Date.now();
+    clearTimeout(this.#pong);
+    this.#pong = 0;
+    if (frame.type !== "welcome") {
+      this.on.frame(frame);
+      return;
+    }
+    clearTimeout(this.#timer);
+    this.welcome = frame;
+    this.#refusals = 0;
+    this.credentials.welcomed(frame.token ?? null);
+    const idle = frame.ping_interval * 2_000;
+    this.#watch = setInterval(() => Date.now() - this.#heard > idle && this.#check(), Math.min(5_000, idle));
+    this.#become({ name: "open" });
+    this.on.welcome(frame);
+  }
+
+  /** Browsers hide ping frames, so the page asks by itself whether anyone is there. */
+  #check() {
+    if (this.#pong) return;
+    this.#pong = setTimeout(() => this.#lost(), PONG_LIMIT);
+    this.send({ type: "ping" });
+  }
+
+  /** No close event came, but there is nobody there. */
+  #lost() {
+    this.#socket.onclose = null;
+    this.#socket.close();
+    this.#closed(1006, "");
+  }
+
+  #closed(code, reason) {
+    const welcomed = this.live;
+    this.#socket = null; // it is closed: #drop has only timers to clear
+    this.#drop();
+    this.welcome = null;
+    if (welcomed) this.on.closed(code);
+    if (welcomed && Date.now() - this.#opened > STABLE) this.#attempts = 0;
+    if (code === 4001 || code === 4002) {
+      this.#unauthorized(code === 4001 ? "Your sign-in has expired." : "Your session was ended.");
+    } else {
+      const asked = code === 1012 || code === 1013 ? retryAfter(reason) : null;
+      const wait = asked ?? backoff(this.#attempts++);
+      this.#wait(code === 1008 ? Math.max(wait, FLOODED) : wait, asked !== null || code === 1008);
+      if (!welcomed) this.#probe();
+    }
+  }
+
+  #wait(delay, asked, why) {
+    clearTimeout(this.#timer);
+    this.#asked = asked;
+    this.#timer = setTimeout(() => this.connect(), delay);
+    this.#become({ name: "waiting", until: Date.now() + delay, why });
+  }
+
+  /** A refused handshake tells a page nothing, so plain HTTP is asked for the reason. */
+  async #probe() {
+    const waiting = this.state;
+    const { token } = this.credentials;
+    let response = null;
+    let body = null;
+    try {
+      response = await fetch(new URL("ws", this.base), {
+        cache: "no-store",
+        headers: token ? { Authorization: `Bearer ${token}` } : {},
+        signal: AbortSignal.timeout(PROBE_LIMIT),
+      });
+      body = await response.json();
+    } catch {
+      // nobody there, or it is not the server that answers
+    }
+    if (this.state !== waiting && this.state.name !== "connecting") return; // overtaken
+    const status = response?.status ?? 0;
+    const why = body?.error?.message;
+    const delay = { 403: REFUSED, 429: 1_000, 503: 1_000 }[status];
+    if (status === 401) {
+      this.#drop();
+      this.#unauthorized(why);
+    } else if (delay) {
+      const asked = Number(response.headers.get("Retry-After")) * 1_000 || delay;
+      this.#drop();
+      this.#wait(asked + backoff(this.#attempts), true, why);
+    } else if (status === 0 || status >= 500) {
+      this.#refusals = 0; // the server is away (a proxy may say so): no verdict on who we are
+      this.credentials.leftOut = null;
+    } else {
+      this.#suspect();
+    }
+  }
+
+  /**
+   * The server answers, refuses, and does not say why. Now and then one attempt leaves out what may be the matter:
+   * a name with characters that the server does not know; a guest's token that it did not sign.
+   */
+  #suspect() {
+    this.#refusals += 1;
+    const { credentials } = this;
+    credentials.leftOut = null;
+    if (this.#refusals % 6 === 3 && credentials.name) credentials.leftOut = "name";
+    else if (this.#refusals % 6 === 0 && credentials.token && !credentials.signedIn) credentials.leftOut = "token";
+    if (this.#refusals < 3 || this.state.name !== "waiting") return;
+    const why = "The server answers, but refuses the connection. If it lets in only whom it knows, sign in.";
+    this.#become({ ...this.state, why, refused: true });
+  }
+
+  #unauthorized(why) {
+    const had = this.credentials.token !== null && !this.credentials.signedIn;
+    this.credentials.forget();
+    if (had) this.#wait(backoff(this.#attempts++), false); // as a new guest, if guests are let in
+    else this.#become({ name: "signed-out", why });
+  }
+}

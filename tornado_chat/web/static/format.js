@@ -1,0 +1,91 @@
+// Text, times and colours as a person reads them. No page, no state.
+
+const LINK = /https?:\/\/[^\s<>"'`]+/gi;
+const MINUTE = 60_000;
+
+/** The pieces of a text, in order: {text} or {text, href}. Only http and https become links. */
+export function pieces(text) {
+  const found = [];
+  let end = 0;
+  for (const match of text.matchAll(LINK)) {
+    const shown = trimmed(match[0]);
+    let url;
+    try {
+      url = new URL(shown);
+    } catch {
+      continue;
+    }
+    if (url.protocol !== "http:" && url.protocol !== "https:") continue;
+    if (match.index > end) found.push({ text: text.slice(end, match.index) });
+    found.push({ text: shown, href: url.href });
+    end = match.index + shown.length;
+  }
+  if (end < text.length) found.push({ text: text.slice(end) });
+  return found;
+}
+
+/** A link without the punctuation of the sentence around it; a bracket that it opened itself stays. */
+function trimmed(link) {
+  for (;;) {
+    const last = link.at(-1);
+    const opened = last === ")" && link.split("(").length >= link.split(")").length;
+    if (opened || !/[.,:;!?)\]}*_~]/.test(last)) return link;
+    link = link.slice(0, -1);
+  }
+}
+
+/** One line of a text, for a quote. */
+export function excerpt(text, length = 140) {
+  const line = text.replace(/\s+/g, " ").trim();
+  const characters = [...line];
+  return characters.length > length ? `${characters.slice(0, length - 1).join("")}…` : line;
+}
+
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
+const thisYear = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
+const otherYear = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long", year: "numeric" });
+
+export const time = (ts) => clock.format(ts);
+/** Without "PM", for where there is little room. */
+export const shortTime = (ts) => clock.formatToParts(new Date(ts)).filter(({ type }) => type !== "dayPeriod").map(({ value }) => value).join("").trim();
+export const fullTime = (ts) => moment.format(ts);
+
+/** The local day of `ts` as a number that grows by one a day. */
+export function day(ts) {
+  return Math.floor((ts - new Date(ts).getTimezoneOffset() * MINUTE) / 86_400_000);
+}
+
+export function dayName(ts, now = Date.now()) {
+  const ago = day(now) - day(ts);
+  if (ago === 0) return "Today";
+  if (ago === 1) return "Yesterday";
+  return (new Date(ts).getFullYear() === new Date(now).getFullYear() ? thisYear : otherYear).format(ts);
+}
+
+/** Whether `next` goes on where `last` ended: no need for the name again. */
+export function continues(last, next) {
+  return last.user === next.user && last.name === next.name && next.ts - last.ts < 5 * MINUTE && !next.reply_to;
+}
+
+/** A hue (degrees) that stays with a user. */
+export function hue(user) {
+  let hash = 2166136261; // FNV-1a
+  for (const character of user) hash = Math.imul(hash ^ character.codePointAt(0), 16777619);
+  hash = Math.imul(hash ^ (hash >>> 15), 2246822507); // ids that differ in their last character only: far apart too
+  return ((hash ^ (hash >>> 13)) >>> 0) % 360;
+}
+
+export function initials(name) {
+  const words = name.split(/[\s._-]+/).filter(Boolean);
+  const letters = words.length > 1 ? [words[0], words.at(-1)].map((word) => [...word][0]) : [...name].slice(0, 1);
+  return letters.join("").toUpperCase();
+}
+
+/** "Ann", "Ann and Bob", "Ann, Bob and 3 others". */
+export function list(names, most = 3) {
+  if (names.length <= 1) return names.join("");
+  if (names.length <= most) return `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`;
+  const others = names.length - most + 1;
+  return `${names.slice(0, most - 1).join(", ")} and ${others} others`;
+}

@@ -1,0 +1,71 @@
+// What was said and is not acknowledged yet, in order. Each tab has its own: two tabs never send for one another.
+
+/** 128 random bits; randomUUID would need https. */
+export function newId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/**
+ * An item: {id, command, at, user?, error?}. `command` is the frame without its id; `at` is ms since 1970.
+ * `user` is whom it was first sent as: the server knows a resend by (room, user, id), so as another user it would come
+ * twice. `error` is why the server will not have it.
+ */
+export class Outbox {
+  constructor(store) {
+    this.store = store;
+    this.items = store.get("outbox", []);
+    this.kept = true; // false: the browser has no room, a reload would lose them
+  }
+
+  add(command) {
+    const item = { id: newId(), command, at: Date.now() };
+    this.items.push(item);
+    this.save();
+    return item;
+  }
+
+  /** The next to be sent as `user`, marked as such before it leaves. */
+  next(user) {
+    const item = this.items.find((item) => !item.error && (item.user ?? user) === user);
+    if (item && item.user !== user) {
+      item.user = user;
+      this.save();
+    }
+    return item ?? null;
+  }
+
+  find(id) {
+    return this.items.find((item) => item.id === id) ?? null;
+  }
+
+  /** Forget the item; null if it is none of ours. */
+  take(id) {
+    const item = this.find(id);
+    if (item) {
+      this.items.splice(this.items.indexOf(item), 1);
+      this.save();
+    }
+    return item;
+  }
+
+  /** The server will not have it: out of the queue, but kept for whoever wrote it. */
+  refuse(item, error) {
+    item.error = error;
+    this.save();
+  }
+
+  /** Once more, at the end of the queue and as whoever we are now. Under a new id: a refused one is nobody's. */
+  retry(item) {
+    this.take(item.id);
+    return this.add(item.command);
+  }
+
+  /** Sent as someone whom we no longer are, and never acknowledged: whether it arrived is not known. */
+  unsure(item, user) {
+    return item.user !== undefined && item.user !== user;
+  }
+
+  save() {
+    this.kept = this.store.set("outbox", this.items.length ? this.items : null);
+  }
+}

@@ -1,0 +1,231 @@
+// What stands around the messages: rooms, status, notices, dialogs. Shows what it is given, says what was asked for.
+
+import { byId, el, icon } from "./dom.js";
+import { excerpt, list } from "./format.js";
+import { avatar } from "./row.js";
+
+const NOTICE = 8_000; // ms
+const SHORT = 1_500; // a wait below this is not worth a banner
+export const LEAVE = Symbol("leave");
+export const TOKEN = Symbol("token");
+const narrow = matchMedia("(max-width: 760px)");
+
+export class View {
+  #countdown = 0;
+  #spoken = []; // new messages that a screen reader is to hear of
+  #speaking = 0;
+  #last = {}; // what was drawn, to draw it again only when it changed
+
+  /** `on`: enter(typed), leave(name), who(), signIn(), retry(). */
+  constructor(on) {
+    this.on = on;
+    byId.menu.append(icon("menu"));
+    byId.menuClose.append(icon("close"));
+    byId.enterGo.append(icon("enter"));
+    byId.menu.addEventListener("click", () => this.drawer(true));
+    byId.menuClose.addEventListener("click", () => this.drawer(false));
+    byId.scrim.addEventListener("click", () => this.drawer(false));
+    byId.side.addEventListener("keydown", (event) => event.key === "Escape" && this.drawer(false));
+    narrow.addEventListener("change", () => this.drawer(false));
+    byId.retry.addEventListener("click", () => on.retry());
+    byId.signIn.addEventListener("click", () => on.signIn());
+    byId.me.addEventListener("click", () => on.who());
+    byId.enter.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const wrong = on.enter(byId.enterName.value);
+      said(byId.enterError, byId.enterName, wrong);
+      if (wrong) return;
+      byId.enterName.value = "";
+      this.drawer(false);
+    });
+    byId.enterName.addEventListener("input", () => said(byId.enterError, byId.enterName, null));
+    this.drawer(false);
+  }
+
+  /** On a narrow page the rooms are a drawer; out of sight is out of reach. */
+  drawer(open) {
+    const was = byId.app.classList.contains("drawn");
+    byId.app.classList.toggle("drawn", open);
+    byId.side.inert = narrow.matches && !open;
+    byId.main.inert = narrow.matches && open;
+    byId.menu.setAttribute("aria-expanded", String(open));
+    if (open) byId.menuClose.focus();
+    else if (was) byId.menu.focus();
+  }
+
+  #once(what, value) {
+    const text = JSON.stringify(value);
+    if (this.#last[what] === text) return false;
+    this.#last[what] = text;
+    return true;
+  }
+
+  /** `rooms`: [{name, unread: {count, least}, here}] */
+  rooms(rooms) {
+    const total = rooms.reduce((sum, { unread }) => sum + unread.count, 0);
+    const here = rooms.find((room) => room.here)?.name ?? "";
+    document.title = `${total ? `(${total}) ` : ""}#${here} · Chat`;
+    if (!this.#once("rooms", rooms)) return;
+    const focused = byId.rooms.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
+    byId.title.replaceChildren(el("span", { class: "hash", "aria-hidden": "true" }, "#"), here);
+    byId.rooms.replaceChildren(...rooms.map((room) => this.#room(room)));
+    if (focused) byId.rooms.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  #room({ name, unread, here }) {
+    const count = `${Math.min(unread.count, 99)}${unread.least || unread.count > 99 ? "+" : ""}`;
+    const link = el(
+      "a",
+      { href: `#${name}`, "aria-current": here ? "page" : null, "data-focus": name },
+      el("span", { class: "hash", "aria-hidden": "true" }, "#"), el("span", { class: "label" }, name),
+      unread.count && !here ? el("span", { class: "badge" }, count, el("span", { class: "unseen" }, " unread")) : null,
+    );
+    link.addEventListener("click", () => this.drawer(false));
+    const leave = el("button", { type: "button", class: "round small", "aria-label": `Leave ${name}`, title: "Leave this room" }, icon("close"));
+    leave.addEventListener("click", () => this.on.leave(name));
+    return el("li", { class: unread.count && !here ? "unread" : null }, link, leave);
+  }
+
+  me(me) {
+    if (!this.#once("me", me)) return;
+    byId.me.hidden = me === null;
+    if (!me) return;
+    const hint = me.guest ? "Guest · change name" : "Signed in";
+    byId.me.replaceChildren(avatar(me.name, me.user), el("span", { class: "who" }, el("b", {}, me.name), el("small", {}, hint)));
+  }
+
+  /** `state` is the connection's; `waiting` counts what is not sent yet. */
+  status(state, room, waiting) {
+    const [kind, words] = {
+      idle: ["idle", "Not connected yet"],
+      connecting: ["busy", "Connecting…"],
+      waiting: ["off", "Offline"],
+      "signed-out": ["off", "Signed out"],
+      open: room?.synced ? ["live", "Live"] : room?.problem && !room.joining && !room.member ? ["off", "Not in this room"] : ["busy", "Catching up…"],
+    }[state.name];
+    if (this.#once("status", [kind, words])) {
+      byId.status.dataset.kind = kind;
+      byId.status.replaceChildren(el("span", { class: "dot" }), words);
+    }
+    if (!this.#once("banner", [state, waiting])) return;
+    clearInterval(this.#countdown);
+    const long = state.name === "waiting" && (state.refused || state.until - Date.now() > SHORT);
+    byId.signIn.hidden = !state.refused;
+    byId.banner.hidden = !long && !(state.name === "connecting" && !byId.banner.hidden);
+    if (!long) {
+      if (!byId.banner.hidden) byId.bannerText.textContent = "Trying to connect…";
+      return;
+    }
+    const tick = () => {
+      const seconds = Math.max(0, Math.ceil((state.until - Date.now()) / 1_000));
+      const kept = waiting ? ` ${waiting === 1 ? "One message waits" : `${waiting} messages wait`} here and will be sent then.` : "";
+      byId.bannerText.textContent = `${state.why ? `${sentence(state.why)} ` : "The connection is lost. "}Trying again in ${seconds} s.${kept}`;
+    };
+    this.#countdown = setInterval(tick, 1_000);
+    tick();
+  }
+
+  typing(names) {
+    if (!this.#once("typing", names)) return;
+    byId.typing.replaceChildren(
+      ...(names.length ? [el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")), `${list(names)} ${names.length === 1 ? "is" : "are"} typing`] : []),
+    );
+  }
+
+  seen(names) {
+    if (this.#once("seen", names)) byId.seen.textContent = names.length ? `Seen by ${list(names)}` : "";
+  }
+
+  notice(text) {
+    const note = el("p", { class: "notice" }, sentence(text));
+    byId.notices.append(note);
+    while (byId.notices.children.length > 3) byId.notices.firstChild.remove();
+    setTimeout(() => note.remove(), NOTICE);
+  }
+
+  /** Tell a screen reader of a new message: one a second at most, however busy the room is. */
+  speak(message) {
+    this.#spoken.push(message);
+    this.#speaking ||= setTimeout(() => {
+      const last = this.#spoken.at(-1);
+      const words = `${last.name}: ${excerpt(last.text)}`;
+      byId.live.textContent = this.#spoken.length === 1 ? words : `${this.#spoken.length} new messages. ${words}`;
+      this.#spoken = [];
+      this.#speaking = 0;
+    }, 1_000);
+  }
+
+  // The dialogs. Each resolves with what was given, or with LEAVE, TOKEN for the other buttons.
+
+  askName(current, first) {
+    byId.nameTitle.textContent = first ? "What shall we call you?" : "Change your name";
+    byId.nameNote.textContent = first ? "Others in the room see it beside what you write." : "What you wrote before keeps the name that it had.";
+    byId.nameGo.textContent = first ? "Start chatting" : "Change";
+    byId.nameSkip.textContent = first ? "Make one up for me" : "Cancel";
+    byId.nameInput.value = current;
+    return ask(byId.nameDialog, byId.nameForm, { [LEAVE]: byId.nameSkip, [TOKEN]: byId.nameToken }, () => {
+      const name = byId.nameInput.value.replace(/[\p{C}\s]+/gu, " ").trim();
+      said(byId.nameError, byId.nameInput, name ? null : "Write a name of 1 to 64 characters.");
+      return name || null;
+    });
+  }
+
+  /** `leave`: what the other button says; without one, this dialog is not left without a token. */
+  askToken(why, leave) {
+    said(byId.tokenError, byId.tokenInput, why ? sentence(why) : null);
+    byId.tokenLeave.hidden = !leave;
+    byId.tokenLeave.textContent = leave ?? "";
+    return ask(byId.tokenDialog, byId.tokenForm, leave ? { [LEAVE]: byId.tokenLeave } : {}, () => {
+      const token = byId.tokenInput.value.trim();
+      const fits = /^[\w-]+\.[\w-]+\.[\w-]+$/.test(token); // anything else cannot be a sub-protocol either
+      said(byId.tokenError, byId.tokenInput, fits ? null : "This is not a token: three parts of letters and digits, with dots between.");
+      if (fits) byId.tokenInput.value = "";
+      return fits ? token : null;
+    });
+  }
+
+  askDelete(message) {
+    byId.deleteText.textContent = excerpt(message.text);
+    return ask(byId.deleteDialog, byId.deleteForm, { [LEAVE]: byId.deleteKeep }, () => "delete");
+  }
+}
+
+/** Show `dialog` until `form` has a `value` (not null) or one of `others`, {answer: button}, is pressed. Escape: LEAVE. */
+function ask(dialog, form, others, value) {
+  return new Promise((resolve) => {
+    const done = new AbortController();
+    const { signal } = done;
+    const end = (given) => {
+      done.abort();
+      dialog.close();
+      resolve(given);
+    };
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const given = value();
+      if (given !== null) end(given);
+    }, { signal });
+    for (const answer of Object.getOwnPropertySymbols(others)) {
+      others[answer].addEventListener("click", () => end(answer), { signal });
+    }
+    dialog.addEventListener("cancel", (event) => {
+      event.preventDefault();
+      if (others[LEAVE]) end(LEAVE);
+    }, { signal });
+    if (!dialog.open) dialog.showModal();
+  });
+}
+
+/** Show what is wrong with an input, or (null) that nothing is. */
+function said(place, input, wrong) {
+  place.hidden = wrong === null;
+  place.textContent = wrong ?? "";
+  if (wrong) input.setAttribute("aria-invalid", "true");
+  else input.removeAttribute("aria-invalid");
+}
+
+/** The server's words as a sentence: they begin small and have no full stop. */
+function sentence(words) {
+  const text = words.charAt(0).toUpperCase() + words.slice(1);
+  return /[.!?…]$/.test(text) ? text : `${text}.`;
+}

@@ -1,0 +1,296 @@
+"""The command `tornado-chat`: serve, token, tail, send, new-epoch.
+
+Exit codes: 0; 1 for a failure; 2 for wrong usage or a wrong setting; 130 after Ctrl-C. Errors are one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.metadata
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from tornado_chat import auth, config, logs
+from tornado_chat.errors import ChatError, ConfigError, LogUnavailable
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+MAX_LINE_BYTES = 1 << 20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    try:
+        try:
+            args = _parser().parse_args(argv)
+            code: int = args.run(args)
+        finally:
+            sys.stdout.flush()
+        return code
+    except ConfigError as error:
+        return _failed(error, 2)
+    except BrokenPipeError:
+        # Whoever read us has seen enough. Python flushes stdout once more at exit: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ChatError, LogUnavailable, OSError) as error:
+        return _failed(error, 1)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _failed(error: object, code: int) -> int:
+    print(f"tornado-chat: error: {error}", file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is one line, like every other error; a flag is never guessed from its beginning."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(
+            f"{' '.join(message.removeprefix('argument ').split())}; {self.prog} --help shows what there is"
+        )
+
+
+class _Version(argparse.Action):
+    """Looked up only when asked for: the package may run without being installed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        try:
+            print("tornado-chat", importlib.metadata.version("tornado_chat"))
+        except importlib.metadata.PackageNotFoundError:
+            raise ConfigError("--version: the package is not installed, so it has none") from None
+        parser.exit()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="tornado-chat", description="A realtime chat server that loses, doubles and reorders nothing."
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Any, help: str, epilog: str | None = None) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", epilog=epilog)
+        made.set_defaults(run=run)
+        return made
+
+    serve = command(
+        "serve",
+        _serve,
+        "start the server",
+        "Each flag is also a variable of the environment (--port: TORNADO_CHAT_PORT) and a key of the file that "
+        "--config or TORNADO_CHAT_CONFIG names (port = 8080). A flag wins over the environment, that over the file. "
+        "Sizes are in bytes; times are written as 25, 25s, 500ms, 5m, 2h or 7d.",
+    )
+    config.add_flags(serve)
+
+    token = command("token", _token, "mint a token for a user, signed with the server's key, and print it")
+    token.add_argument("--user", required=True, metavar="ID", help="user id, 1 to 64 printable characters")
+    token.add_argument("--name", help="name that others see (default: the user id)")
+    token.add_argument("--device", help="name of the device")
+    token.add_argument("--ttl", default="7d", metavar="TIME", help="how long it is good for (default: 7d)")
+    token.add_argument(
+        "--rooms",
+        action="append",
+        metavar="PATTERN",
+        help="rooms it may enter, * for any characters; repeatable, or with commas (default: all)",
+    )
+    config.add_flags(token, ("database", "secret_file"))
+
+    tail = command("tail", _tail, "print a room's messages as they come; reconnects and misses nothing")
+    _add_client_flags(tail)
+    tail.add_argument("--last", type=_last, default=0, metavar="N", help="begin with the last N events (default: 0)")
+    tail.add_argument("--json", action="store_true", help="print each event as one JSON object a line")
+
+    send = command("send", _send, "send messages to a room; returns when the server has them all on its disk")
+    _add_client_flags(send)
+    send.add_argument(
+        "text", nargs="?", metavar="TEXT", help="one message (default: each line of standard input that is not empty)"
+    )
+
+    epoch = command(
+        "new-epoch",
+        _new_epoch,
+        "give the log a new identity, so that clients start over; for after a restore from a backup",
+        "Stop the server first.",
+    )
+    config.add_flags(epoch, ("database",))
+    return parser
+
+
+def _add_client_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("room", metavar="ROOM")
+    parser.add_argument(
+        "--url",
+        default=os.environ.get("TORNADO_CHAT_URL") or DEFAULT_URL,
+        help=f"the server; also TORNADO_CHAT_URL (default: {DEFAULT_URL})",
+    )
+    parser.add_argument(
+        "--token",
+        default=os.environ.get("TORNADO_CHAT_TOKEN") or None,
+        help="who you are; better given as TORNADO_CHAT_TOKEN, since others see a process's flags (default: a guest)",
+    )
+    parser.add_argument("--name", help="name of a guest (default: one made up by the server)")
+
+
+def _last(raw: str) -> int:
+    try:
+        value: int = config.integer(0, 500)(raw)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return value
+
+
+def _serve(args: argparse.Namespace) -> int:
+    settings = config.load(vars(args), os.environ)
+    import uvloop
+
+    from tornado_chat.server import serve
+
+    logs.configure(settings.log_format, settings.log_level)
+    uvloop.run(serve(settings))
+    return 0
+
+
+def _token(args: argparse.Namespace) -> int:
+    settings = config.load(vars(args), os.environ, ("database", "secret_file"))
+    try:
+        ttl = config.duration("1s", "3650d")(args.ttl)
+    except ValueError as error:
+        raise ConfigError(f"--ttl: {error}") from None
+    if args.user.startswith(auth.GUEST_PREFIX):
+        raise ConfigError(f"--user: an id that begins with {auth.GUEST_PREFIX} is a guest's; choose another")
+    rooms = None
+    if args.rooms is not None:
+        rooms = [pattern.strip() for patterns in args.rooms for pattern in patterns.split(",")]
+        if not all(rooms):
+            raise ConfigError(
+                "--rooms: a pattern is empty; give such as 'team-*' (quoted, or the shell replaces the *)"
+            )
+    logs.configure(settings.log_format, settings.log_level)
+    secret = auth.load_secret(settings)
+    try:
+        print(auth.mint(secret, args.user, name=args.name, device=args.device, rooms=rooms, ttl=ttl))
+    except ChatError as error:
+        raise ConfigError(error.message) from None
+    return 0
+
+
+def _tail(args: argparse.Namespace) -> int:
+    from tornado_chat import console
+
+    url, room = _url(args.url), _room(args.room)
+    return asyncio.run(
+        console.tail(url, room, token=args.token, name=args.name, last=args.last, json=args.json, out=sys.stdout)
+    )
+
+
+def _send(args: argparse.Namespace) -> int:
+    from tornado_chat import console
+
+    url, room = _url(args.url), _room(args.room)
+    if args.text is None and sys.stdin is None:
+        raise ConfigError("standard input is closed; give TEXT, or a line for each message on standard input")
+    texts = _lines(sys.stdin.fileno()) if args.text is None else _one(args.text)
+    try:
+        return asyncio.run(console.send(url, room, texts, token=args.token, name=args.name))
+    except BrokenPipeError as error:  # the network's, not that of whoever reads our output
+        return _failed(error, 1)
+
+
+async def _one(text: str) -> AsyncIterator[str]:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("TEXT: is not UTF-8") from None
+    yield text
+
+
+async def _lines(descriptor: int) -> AsyncIterator[str]:
+    """The lines of a file, pipe or terminal without their ends, as they come.
+
+    No thread reads it: one that waits for a terminal could not be stopped by Ctrl-C.
+    """
+    number, rest = 0, b""
+    while chunk := await _read(descriptor):
+        *complete, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            raise ConfigError(
+                f"standard input, line {number + len(complete) + 1}: is longer than {MAX_LINE_BYTES} bytes"
+            )
+        for line in complete:
+            number += 1
+            yield _text(line, number)
+    if rest:
+        yield _text(rest, number + 1)
+
+
+def _text(line: bytes, number: int) -> str:
+    try:
+        return line.removesuffix(b"\r").decode()
+    except UnicodeDecodeError:
+        raise ConfigError(f"standard input, line {number}: is not UTF-8") from None
+
+
+async def _read(descriptor: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    try:
+        loop.add_reader(descriptor, readable.set)
+    except PermissionError:  # epoll takes no regular files: they never make a reader wait
+        return os.read(descriptor, 65536)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(descriptor)
+    return os.read(descriptor, 65536)
+
+
+def _new_epoch(args: argparse.Namespace) -> int:
+    settings = config.load(vars(args), os.environ, ("database",))
+    path = settings.database_path
+    if not os.path.exists(path):
+        raise ConfigError(f"--database: there is no log at {path!r}; give the one that the server uses")
+    print(asyncio.run(_make_epoch(path)))
+    return 0
+
+
+async def _make_epoch(path: str) -> str:
+    from tornado_chat.log.sqlite import open_sqlite
+
+    log = await open_sqlite(path)
+    try:
+        return await log.new_epoch()
+    finally:
+        await log.close()
+
+
+def _room(room: str) -> str:
+    from tornado_chat.wire.commands import room_name
+
+    try:
+        return room_name(room)
+    except ChatError as error:
+        raise ConfigError(f"ROOM: {error.message}") from None
+
+
+def _url(url: str) -> str:
+    """`url` if it can be a server's; the client makes the WebSocket's address of it."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https", "ws", "wss") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError(
+            f"--url: {url!r} is not the address of a server, such as {DEFAULT_URL} or wss://example.org/ws"
+        )
+    return url

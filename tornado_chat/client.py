@@ -1,0 +1,506 @@
+"""A client for asyncio, which reconnects, gets what it missed, and sends again what was not acknowledged.
+
+    async with Client("http://127.0.0.1:8080", name="alice") as chat:
+        await chat.join("lobby", last=20)
+        await chat.send("lobby", "hello")
+        async for event in chat:
+            print(event)
+
+1. Events of a room come out in the order of `seq`, each once, none missing, whatever happens to the connection.
+2. Commands of one room are sent in the order of the calls. One that was not answered when the connection broke is sent
+   again with the same `id` on the next, so that the log holds it once; so is one answered with `rate_limited` (after
+   the time asked for), `unavailable` or `overloaded` (after a back-off), and the room's later ones wait for it.
+   Where the server limits the rate of sends, a room has one command on its way at a time, since a refused one would be
+   overtaken by the next. Elsewhere those on their way already may overtake one that was answered `unavailable`:
+   who cannot have that awaits each send.
+3. Nothing grows without a bound. A full queue of events stops the reading from the socket (whoever joins a room must
+   iterate, then: answers stand behind the events), and `max_commands` unanswered commands make the next call wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.link import LONGEST_WAIT, Closed, Link, Refused, Token
+from tornado_chat.wire.codec import JSON, Codec
+from tornado_chat.wire.commands import parse
+from tornado_chat.wire.events import Data
+
+__all__ = ["Ack", "Client", "Closed", "Refused"]
+
+log = logging.getLogger(__name__)
+
+EVENTS = frozenset({"message", "edited", "deleted", "reacted"})
+NOTES = frozenset({"synced", "behind", "typing", "read", "presence"})
+TEXT_CHARS = 1_000_000  # until `welcome` tells: no server takes more
+TRANSIENT = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE, ErrorCode.OVERLOADED})
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What a `send`, `edit`, `delete` or `react` became: the event's `seq` and `ts` (ms since 1970).
+
+    `duplicate`: the log held the `id` already, so these are the first one's.
+    """
+
+    seq: int
+    ts: int
+    duplicate: bool
+
+
+class _Command:
+    """A call that waits for its answer."""
+
+    __slots__ = ("flown", "id", "number", "payload", "reply", "room")
+
+    def __init__(self, number: int, room: _Room, id: str, payload: bytes) -> None:
+        self.number = number
+        self.room = room
+        self.id = id
+        self.payload = payload
+        self.reply: asyncio.Future[Data] = asyncio.get_running_loop().create_future()
+        self.flown = False  # the server may have it
+
+
+class _Room:
+    """A room that is joined or has commands to be answered."""
+
+    __slots__ = (
+        "cursor", "epoch", "failures", "flying", "hole", "join_id", "joining", "last", "live", "name", "timer",
+        "waiting", "wanted",
+    )  # fmt: skip
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.wanted = False  # joined, or about to be
+        self.live = False  # `joined` has come on this connection: events count from here on
+        self.cursor: int | None = None  # the last seq held; None until the first `joined` tells
+        self.epoch: str | None = None  # of `cursor`
+        self.last: int | None = None
+        self.hole: int | None = None  # the cursor at which one was seen
+        self.join_id = ""
+        self.joining: asyncio.Future[Data] | None = None  # the caller of join()
+        self.waiting: deque[_Command] = deque()  # by number
+        self.flying: dict[str, _Command] = {}
+        self.timer: asyncio.TimerHandle | None = None  # nothing is sent until it fires
+        self.failures = 0
+
+    def recall(self, *commands: _Command) -> None:
+        """They fly no more and are to be sent again, each in its place."""
+        for command in commands:
+            del self.flying[command.id]
+        self.waiting = deque(sorted((*commands, *self.waiting), key=lambda command: command.number))
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def end_join(self, outcome: Data | Exception) -> bool:
+        """Answer the caller of join(); False if nobody waits for it."""
+        if self.joining is None or self.joining.done():
+            return False
+        if isinstance(outcome, Exception):
+            self.joining.set_exception(outcome)
+        else:
+            self.joining.set_result(outcome)
+        return True
+
+
+class Client:
+    """A chat client; use it as an async context manager, on a running asyncio loop.
+
+    `url` is the server's address (http, https, ws or wss), with or without `/ws`. `token` is a JWT, or a coroutine
+    function that fetches one: it is called for the first connection and when a token is refused that was good before.
+    Without a token the client is a guest called `name`, and the same guest after reconnecting.
+
+    A call that is not answered within `timeout` seconds (None: no limit), reconnecting included, raises TimeoutError:
+    whether a `send` was kept is then not known, and sending again with the same `id` is safe. So is cancelling a call.
+    A connection must be made within `connect_timeout` s; one that is silent for `ping_interval` s is pinged and, after
+    as much silence again, given up. `backoff` gives the bounds in seconds of the pauses between attempts, which grow
+    exponentially with full jitter; a pause that the server asks for (`retry_after_ms`, `Retry-After`) comes first.
+    `notify` gets a line for people when the connection is lost and when it is back.
+
+    When the server will not have the client (401, 403, 4001 ...) every call and the iteration raise Refused.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Token = None,
+        name: str | None = None,
+        codec: Codec = JSON,
+        timeout: float | None = 60.0,
+        connect_timeout: float = 10.0,
+        ping_interval: float = 20.0,
+        backoff: tuple[float, float] = (0.2, 10.0),
+        max_events: int = 1000,
+        max_commands: int = 256,
+        notify: Callable[[str], None] = log.info,
+    ) -> None:
+        self.welcome: Data = {}
+        """The last connection's `welcome`: `user`, `name`, `limits` ...; empty before the first."""
+        self._link = Link(
+            self,
+            url,
+            token=token,
+            name=name,
+            codec=codec,
+            connect_timeout=connect_timeout,
+            ping_interval=ping_interval,
+            backoff=backoff,
+            notify=notify,
+        )
+        self._codec = codec
+        self._timeout = timeout
+        self._max_events = max_events
+        self._max_commands = max_commands
+        self._rooms: dict[str, _Room] = {}
+        self._commands: dict[str, _Command] = {}
+        self._slots = asyncio.Semaphore(max_commands)
+        self._numbers = itertools.count(1)
+        self._inbox: deque[Data] = deque()
+        self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None  # why it ended
+        self._closed = False
+
+    async def __aenter__(self) -> Client:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection and wait until it is; calls that wait for an answer raise Closed.
+
+        An attempt to connect that does not end within 1 s is left to end by itself, within `connect_timeout`.
+        """
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        self._end(Closed("the client was closed"))
+
+    async def _run(self) -> None:
+        try:
+            await self._link.run()
+        except Exception as error:
+            self._end(error)
+
+    def _end(self, failure: Exception) -> None:
+        """Nothing will be answered any more: whoever waits, calls or iterates gets `failure`, the first one."""
+        if self._failure is None:
+            self._failure = failure
+        for command in list(self._commands.values()):
+            self._fail(command, self._failure)
+        for room in list(self._rooms.values()):
+            room.end_join(self._failure)
+        self._arrived.set()
+
+    # What a user may say.
+
+    async def join(
+        self, room: str, *, after: int | None = None, last: int | None = None, epoch: str | None = None
+    ) -> Data:
+        """Join `room` and return `joined`; its events and signals come out of the iteration from the cursor on.
+
+        `after`: the last seq that is held already (with the `epoch` that it came from, if that was kept),
+        or `last`: a count; neither: from now on. The room stays joined until `leave`, over all reconnections.
+        """
+        self._check({"type": "join", "room": room, "after": after, "last": last})
+        found = self._room(room)
+        found.end_join(ChatError(ErrorCode.BAD_REQUEST, f"another join of {room} took the place of this one"))
+        found.wanted, found.cursor, found.last, found.epoch, found.hole = True, after, last, epoch, None
+        joining = found.joining = asyncio.get_running_loop().create_future()
+        if found.timer is None:
+            self._send_join(found)
+        try:
+            return await self._in_time(joining, f"join {room}")
+        except BaseException:
+            if found.joining is joining:
+                found.wanted = found.live = False
+                self._drop_if_idle(found)
+            raise
+
+    async def leave(self, room: str) -> None:
+        """Leave `room`: nothing of it comes out of the iteration any more."""
+        found = self._rooms.get(room)
+        if found is not None and found.wanted:
+            found.wanted = found.live = False
+            self._link.write(self._codec.encode({"type": "leave", "room": room}))
+            self._inbox = deque(event for event in self._inbox if event["room"] != room)
+            self._taken.set()
+            self._drop_if_idle(found)
+
+    async def send(
+        self, room: str, text: str, *, reply_to: int | None = None, meta: Data | None = None, id: str | None = None
+    ) -> Ack:
+        """Returns when the message is in the log; ChatError if the server refuses it."""
+        return _ack(await self._ask("send", room, id, text=text, reply_to=reply_to, meta=meta))
+
+    async def edit(self, room: str, seq: int, text: str, *, id: str | None = None) -> Ack:
+        return _ack(await self._ask("edit", room, id, seq=seq, text=text))
+
+    async def delete(self, room: str, seq: int, *, id: str | None = None) -> Ack:
+        return _ack(await self._ask("delete", room, id, seq=seq))
+
+    async def react(self, room: str, seq: int, emoji: str, on: bool = True, *, id: str | None = None) -> Ack:
+        return _ack(await self._ask("react", room, id, seq=seq, emoji=emoji, on=on))
+
+    async def history(self, room: str, *, before: int | None = None, limit: int | None = None) -> Data:
+        """A page of messages as they are now: `messages` in ascending seq, and `more`: older ones exist."""
+        return await self._ask("history", room, None, before=before, limit=limit)
+
+    async def read(self, room: str, seq: int) -> None:
+        """Move the user's read mark of `room`."""
+        await self._ask("read", room, None, seq=seq)
+
+    async def typing(self, room: str, on: bool = True) -> None:
+        """A signal: dropped where it cannot be sent at once."""
+        if self._link.unwritten < self._max_commands:
+            self._link.write(self._codec.encode({"type": "typing", "room": room, "on": on}))
+
+    # What comes out.
+
+    def __aiter__(self) -> Client:
+        return self
+
+    async def __anext__(self) -> Data:
+        """The next event or signal of a joined room, as PROTOCOL has it, `synced` and `behind` included; besides:
+
+        `{"type": "reset", "room", "epoch"}`: another log has taken the place of the one that the room's events came
+        from; forget them, the room comes again from its first event on.
+        `{"type": "left", "room", "code", "message"}`: the server refused to join the room again after a reconnection.
+
+        Ends when the client is closed; raises why it gave up if it did.
+        """
+        while not self._inbox:
+            if self._closed:
+                raise StopAsyncIteration
+            self._check_open()
+            self._arrived.clear()
+            await self._arrived.wait()
+        self._taken.set()
+        return self._inbox.popleft()
+
+    async def _deliver(self, room: _Room, item: Data) -> None:
+        while len(self._inbox) >= self._max_events:
+            self._taken.clear()
+            await self._taken.wait()
+        if self._rooms.get(room.name) is room:  # not left in the meantime
+            self._inbox.append(item)
+            self._arrived.set()
+
+    # Commands: each waits in its room, flies, and is answered.
+
+    async def _ask(self, type: str, room: str, id: str | None, **fields: object) -> Data:
+        id = uuid.uuid4().hex if id is None else id
+        given = {key: value for key, value in fields.items() if value is not None}
+        command = {"type": type, "room": room, **given, "id": id}
+        self._check(command)
+        return await self._in_time(self._answer(room, id, self._codec.encode(command)), f"{type} {id} in {room}")
+
+    def _check(self, command: Data) -> None:
+        """ChatError for what the server would not take either, before anything waits for its answer."""
+        self._check_open()
+        parse(command, self.welcome["limits"]["text_chars"] if self.welcome else TEXT_CHARS)
+
+    async def _answer(self, room: str, id: str, payload: bytes) -> Data:
+        async with self._slots:
+            if id in self._commands:
+                raise ValueError(f"the id {id!r} waits for its answer already")
+            command = _Command(next(self._numbers), self._room(room), id, payload)
+            self._commands[id] = command
+            command.room.waiting.append(command)
+            self._pump(command.room)
+            try:
+                return await command.reply
+            finally:
+                self._forget(command)
+
+    async def _in_time(self, answer: Awaitable[Data], what: str) -> Data:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await answer
+        except TimeoutError:
+            raise TimeoutError(f"{what}: no answer within {self._timeout:g} s") from None
+
+    def _check_open(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._task is None:
+            raise Closed("the client is not open: use it with `async with`")
+
+    def _room(self, name: str) -> _Room:
+        self._check_open()
+        room = self._rooms.get(name)
+        if room is None:
+            room = self._rooms[name] = _Room(name)
+        return room
+
+    def _drop_if_idle(self, room: _Room) -> None:
+        if not room.wanted and not room.waiting and not room.flying and self._rooms.get(room.name) is room:
+            room.stop_timer()
+            del self._rooms[room.name]
+
+    def _pump(self, room: _Room) -> None:
+        """Send what may be sent now."""
+        if not self._link.is_open or room.timer is not None:
+            return
+        limits = self.welcome["limits"]
+        window = 1 if limits["send_rate"] else math.inf
+        while room.waiting and len(room.flying) < window:
+            command = room.waiting.popleft()
+            if command.reply.done():  # cancelled
+                continue
+            if len(command.payload) > limits["frame_bytes"]:
+                text = f"the frame has {len(command.payload):,} bytes; at most {limits['frame_bytes']:,} may be sent"
+                command.reply.set_exception(ChatError(ErrorCode.TOO_LARGE, text))
+                continue
+            room.flying[command.id] = command
+            command.flown = True
+            self._link.write(command.payload)
+
+    def _forget(self, command: _Command) -> None:
+        """It was answered, or nobody waits for its answer any more."""
+        room = command.room
+        if self._commands.pop(command.id, None) is not None:
+            if room.flying.pop(command.id, None) is None and command in room.waiting:
+                room.waiting.remove(command)
+            self._pump(room)
+            self._drop_if_idle(room)
+
+    def _fail(self, command: _Command, error: Exception) -> None:
+        if not command.reply.done():
+            command.reply.set_exception(error)
+        self._forget(command)
+
+    def _rest(self, room: _Room, delay: float | None) -> None:
+        """Send nothing of this room for a while, since the server could not take it."""
+        loop = asyncio.get_running_loop()
+        when = loop.time() + (self._link.pause(room.failures) if delay is None else min(delay, LONGEST_WAIT))
+        room.failures += 1
+        if room.timer is not None:
+            when = max(when, room.timer.when())
+        room.stop_timer()
+        room.timer = loop.call_at(when, self._resume, room)
+
+    def _resume(self, room: _Room) -> None:
+        room.timer = None
+        if room.wanted and not room.live:
+            self._send_join(room)
+        self._pump(room)
+
+    def _send_join(self, room: _Room) -> None:
+        room.live = False
+        room.join_id = uuid.uuid4().hex
+        where = {"after": room.cursor, "last": room.last}
+        given = {key: value for key, value in where.items() if value is not None}
+        self._link.write(self._codec.encode({"type": "join", "room": room.name, **given, "id": room.join_id}))
+
+    # What the link tells.
+
+    def on_welcome(self, welcome: Data) -> None:
+        before, self.welcome = self.welcome, welcome
+        if before and before["user"] != welcome["user"]:
+            text = f"now signed in as {welcome['user']}; whether the log has what {before['user']} sent is not known"
+            for command in self._commands.values():
+                # Another user's id names another event: sent again, it might stand there twice.
+                if command.flown and not command.reply.done():
+                    command.reply.set_exception(ChatError(ErrorCode.UNAUTHORIZED, text))
+        for room in list(self._rooms.values()):
+            self._resume(room)
+
+    def on_lost(self) -> None:
+        for room in self._rooms.values():
+            room.live = False
+            room.stop_timer()
+            room.recall(*room.flying.values())
+
+    async def on_message(self, message: Data) -> None:
+        kind = message["type"]
+        if kind in EVENTS or kind in NOTES:
+            room = self._rooms.get(message["room"])
+            # Not live: it belongs to a join whose place another took.
+            if room is not None and room.live and (kind in NOTES or self._is_next(room, message["seq"])):
+                await self._deliver(room, message)
+        elif kind == "joined":
+            await self._on_joined(message)
+        elif kind == "error":
+            await self._on_error(message)
+        elif (command := self._commands.get(message.get("id", ""))) is not None:
+            command.room.failures = 0
+            if not command.reply.done():
+                command.reply.set_result(message)
+            self._forget(command)
+
+    def _is_next(self, room: _Room, seq: int) -> bool:
+        """What is held already is dropped; a hole is asked for once more."""
+        assert room.cursor is not None
+        if seq == room.cursor + 1:
+            room.cursor = seq
+            return True
+        if seq > room.cursor:
+            if room.hole == room.cursor:
+                raise Closed(f"{room.name}: the server leaves out the events {room.cursor + 1} to {seq - 1}")
+            log.warning("hole, joining again room=%s held=%d came=%d", room.name, room.cursor, seq)
+            room.hole = room.cursor
+            self._send_join(room)
+        return False
+
+    async def _on_joined(self, message: Data) -> None:
+        room = self._rooms.get(message["room"])
+        if room is None or not room.wanted or message.get("id") != room.join_id:
+            return
+        room.failures = 0
+        epoch, room.epoch = room.epoch, message["epoch"]
+        if room.cursor is None:
+            room.cursor, room.last = message["cursor"], None
+        elif room.cursor > message["cursor"] or epoch not in (None, room.epoch):
+            room.cursor = 0
+            self._send_join(room)
+            await self._deliver(room, {"type": "reset", "room": room.name, "epoch": room.epoch})
+            return
+        room.live = True
+        room.end_join(message)
+
+    async def _on_error(self, message: Data) -> None:
+        id = message.get("id", "")
+        code = next((code for code in ErrorCode if code == message["code"]), ErrorCode.BAD_REQUEST)
+        error = ChatError(code, message["message"], message.get("retry_after"))
+        command = self._commands.get(id)
+        room = next((room for room in self._rooms.values() if room.wanted and room.join_id == id != ""), None)
+        if command is not None and code in TRANSIENT and id in command.room.flying:
+            command.room.recall(command)
+            self._rest(command.room, error.retry_after)
+        elif command is not None:
+            self._fail(command, error)
+        elif room is not None and code in TRANSIENT:
+            self._rest(room, error.retry_after)
+        elif room is not None:
+            if not room.end_join(error):
+                left = {"type": "left", "room": room.name, "code": code.value, "message": error.message}
+                await self._deliver(room, left)
+            room.wanted = False
+            self._drop_if_idle(room)
+        elif not id:  # else its caller gave up waiting
+            log.warning("refused code=%s reason=%s", code, error)
+
+
+def _ack(reply: Data) -> Ack:
+    return Ack(reply["seq"], reply["ts"], reply.get("duplicate", False))

@@ -1,0 +1,1 @@
+"""Benchmarks, and the servers that they measure."""

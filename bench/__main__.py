@@ -1,0 +1,107 @@
+"""python -m bench: measure the server and its peers on this machine, and print one table."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.report import Results, machine, table
+from bench.scenarios import SCENARIOS, Bench, Size
+from bench.servers import BenchError, find_tools
+
+QUICK = Size(seconds=1.0, warm=0.3, slow_events=2_000)
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "scenarios", nargs="*", metavar="SCENARIO", help=f"of: {', '.join(SCENARIOS)} (default: all of them)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each server (default 3)")
+    parser.add_argument("--quick", action="store_true", help="one round of one second: to see that it works")
+    parser.add_argument(
+        "--loads", type=int, help="load processes of a fan-out (default: 2 where there are 3 cores, else 1)"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
+    parser.add_argument("--python-load", action="store_true", help="generate the load in Python although there is a cc")
+    parser.add_argument(
+        "--directory", type=Path, help="for the SQLite files, on a real disk (default: the temporary one)"
+    )
+    chosen = parser.parse_args(argv)
+    unknown = [name for name in chosen.scenarios if name not in SCENARIOS]
+    if unknown:
+        parser.error(f"no scenario {unknown[0]!r}; there are: {', '.join(SCENARIOS)}")
+    if chosen.rounds < 1 or (chosen.loads is not None and chosen.loads < 1):
+        parser.error("--rounds and --loads begin at 1")
+    return chosen
+
+
+def filesystem(path: Path) -> str:
+    """The type of the file system that `path` is on, by the longest mount point above it (proc(5), mounts)."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    above = [(len(mount[1]), mount[2]) for mount in mounts if path.resolve().is_relative_to(mount[1])]
+    return max(above)[1] if above else "unknown"
+
+
+def run(bench: Bench, names: list[str], rounds: int) -> tuple[Results, bool]:
+    """All rounds of the named scenarios, the servers in turns; False if one of them failed."""
+    results: Results = {}
+    fine = True
+    for name in names:
+        scenario = SCENARIOS[name]
+        bench.scenario = name
+        dialects = dict(scenario.dialects(bench.tools))
+        for number in range(rounds):
+            for server, dialect in list(dialects.items()):
+                began = time.monotonic()
+                try:
+                    figures = scenario.run(bench, dialect)
+                except BenchError as error:
+                    bench.note(f"{name}, {server}: **failed** in round {number + 1}: {error}")
+                    del dialects[server]  # the next round would only wait as long again
+                    fine = False
+                    figures = {}
+                for figure, value in figures.items():
+                    results.setdefault((name, figure, server), []).append(value)
+                shown = ", ".join(f"{figure} {value:.4g}" for figure, value in figures.items()) or bench.notes[-1]
+                print(
+                    f"{name} {number + 1}/{rounds} {server} ({time.monotonic() - began:.0f} s): {shown}",
+                    file=sys.stderr,
+                )
+    return results, fine
+
+
+def main(argv: list[str] | None = None) -> int:
+    chosen = arguments(sys.argv[1:] if argv is None else argv)
+    names = [name for name in SCENARIOS if not chosen.scenarios or name in chosen.scenarios]
+    server_core, *load_cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, set(load_cores or [server_core]))
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=chosen.directory) as directory:
+        tools = find_tools(Path(directory), compiler=not chosen.python_load)
+        bench = Bench(
+            tools, Path(directory), server_core, load_cores or [server_core], QUICK if chosen.quick else Size()
+        )
+        bench.loads = chosen.loads or min(2, len(bench.load_cores))
+        bench.notes += tools.notes
+        kind = filesystem(Path(directory))
+        if kind in ("tmpfs", "ramfs"):
+            bench.notes.append(
+                f"The SQLite files were on {kind}, which commits for nothing: give a --directory on a disk."
+            )
+        if not load_cores:
+            bench.notes.append("Only one core: the load runs beside the server, so only the CPU figures mean anything.")
+        rounds = 1 if chosen.quick else chosen.rounds
+        results, fine = run(bench, names, rounds)
+        text = "\n".join([table(results), "", machine(bench, rounds), *(f"- {note}" for note in bench.notes), ""])
+    print(text)
+    if chosen.output:
+        chosen.output.write_text(text)
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""The handle of a load process: its commands, its answers, and a time limit on every wait."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.servers import HERE, BenchError, Server, cpu_seconds
+
+ANSWER_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts since the process began, and the latencies since the answer before this one.
+
+    `outstanding` is the sum, over the connections, of messages that were sent to its room by this process and have not
+    come to it; `least` the smallest number of messages that any connection has. Latencies: (microseconds, count).
+    """
+
+    time: float
+    sent: int
+    delivered: int
+    bytes: int
+    lost: int
+    doubled: int
+    pings: int
+    outstanding: int
+    least: int
+    latency: list[tuple[int, int]]
+
+
+class Load:
+    """One load process, pinned to `core`."""
+
+    def __init__(self, command: Sequence[str], core: int) -> None:
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=HERE.parent)
+        os.sched_setaffinity(self._process.pid, {core})
+        assert self._process.stdin
+        assert self._process.stdout
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._stdout, selectors.EVENT_READ)
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.kill()
+        self._process.wait(10)
+        self._selector.close()
+        self._stdin.close()
+        self._stdout.close()
+
+    def ask(self, command: str, limit: float = ANSWER_SECONDS, /, **fields: float | str) -> dict[str, object]:
+        """Give a command and return the answer. BenchError when there is none in `limit` s, and when it is an error."""
+        line = "\t".join([command, *(f"{key}={value}" for key, value in fields.items())])
+        try:
+            os.write(self._stdin.fileno(), line.encode() + b"\n")
+        except BrokenPipeError:
+            raise BenchError(f"the load process ended at {command!r}") from None
+        deadline, data = time.monotonic() + limit, b""
+        while not data.endswith(b"\n"):
+            if not self._selector.select(max(0.0, deadline - time.monotonic())):
+                raise BenchError(f"the load process did not answer {command!r} in {limit:.0f} s")
+            part = os.read(self._stdout.fileno(), 1 << 20)
+            if not part:
+                raise BenchError(f"the load process ended with {self._process.wait(10)}")
+            data += part
+        answer: dict[str, object] = json.loads(data)
+        if "error" in answer:
+            raise BenchError(str(answer["error"]))
+        return answer
+
+    def connect(
+        self,
+        server: Server,
+        count: int,
+        *,
+        rooms: int = 1,
+        path: str = "",
+        ready: str | None = None,
+        timeout: float = 60,
+        **fields: int,
+    ) -> float:
+        """Open `count` connections, spread over `rooms`, and wait until all are ready; the seconds it took.
+
+        A second call brings back those that were cut. More fields: `inflight` (handshakes at a time), `deflate`,
+        `rcvbuf` (bytes), `first` (number of the first client). `path` and `ready` stand for the dialect's.
+        """
+        answer = self.ask(
+            "connect",
+            timeout + 5,
+            host="127.0.0.1",
+            port=server.port,
+            count=count,
+            rooms=rooms,
+            path=path or server.dialect.path,
+            ready=server.dialect.ready if ready is None else ready,
+            timeout=timeout,
+            **fields,
+        )
+        return float(str(answer["seconds"]))
+
+    def publish(self, server: Server, *, message: str = "", text: int = 128, **fields: float) -> None:
+        """Let each room's publisher send: `window` messages in flight, or `rate` a second from all; `count` each."""
+        self.ask("publish", message=message or server.dialect.message, text=text, **fields)
+
+    def stats(self) -> Stats:
+        answer = self.ask("stats")
+        answer["latency"] = [tuple(pair) for pair in answer["latency"]]  # type: ignore[attr-defined]  # it is a list
+        return Stats(**answer)  # type: ignore[arg-type]  # the load processes give exactly these fields
+
+    def give_way(self) -> None:
+        """From now on it runs only when no other process wants its core."""
+        os.sched_setscheduler(self._process.pid, os.SCHED_IDLE, os.sched_param(0))
+
+    def cpu(self) -> float:
+        """CPU seconds so far."""
+        return cpu_seconds(self._process.pid)
+
+    def drain(self, seconds: float = 30, *, least: int | None = None) -> Stats:
+        """Wait until everything has come to everybody, or `least` messages to each; BenchError unless exactly once."""
+        deadline = time.monotonic() + seconds
+        while True:
+            stats = self.stats()
+            check(stats)
+            if stats.outstanding == 0 if least is None else stats.least >= least:
+                return stats
+            if time.monotonic() > deadline:
+                missing = f"{stats.outstanding} deliveries" if least is None else f"{least - stats.least} messages"
+                raise BenchError(f"{missing} did not come within {seconds:.0f} s")
+            time.sleep(0.01)
+
+
+def check(stats: Stats) -> None:
+    """BenchError if a message was lost, doubled or came out of order (which shows as both)."""
+    if stats.lost or stats.doubled:
+        raise BenchError(f"{stats.lost} deliveries lost, {stats.doubled} doubled or out of order")
+
+
+def percentile(latency: Sequence[tuple[int, int]], share: float) -> float:
+    """The latency, in milliseconds, that `share` (0 to 1) of the deliveries did not pass."""
+    latency = sorted(latency)
+    left = share * sum(count for _, count in latency)
+    for microseconds, count in latency:
+        left -= count
+        if left <= 0:
+            return microseconds / 1000
+    raise BenchError("no latency was measured: nothing was delivered")

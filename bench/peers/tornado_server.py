@@ -1,0 +1,44 @@
+"""The peer "stock Tornado": the chat that its documentation leads to, on uvloop.
+
+python tornado_server.py PORT      # /ws broadcasts any text to all of one room, /echo answers
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import tornado.web
+import tornado.websocket
+import uvloop
+
+
+class Chat(tornado.websocket.WebSocketHandler):
+    """One member of the room; permessage-deflate is off, as it is by default."""
+
+    def initialize(self, members: dict[Chat, None]) -> None:
+        self.members = members  # a dict, not a set: every server serves its members in the order they came
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        self.members[self] = None
+
+    def on_message(self, message: str | bytes) -> None:
+        for member in self.members:
+            member.write_message(message)
+
+    def on_close(self) -> None:
+        self.members.pop(self, None)
+
+
+class Echo(tornado.websocket.WebSocketHandler):
+    def on_message(self, message: str | bytes) -> None:
+        self.write_message(message)
+
+
+async def main(port: int) -> None:
+    tornado.web.Application([("/ws", Chat, {"members": {}}), ("/echo", Echo)]).listen(port, address="127.0.0.1")
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1])))

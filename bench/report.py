@@ -1,0 +1,150 @@
+"""The table: what was measured, against what it was measured, and whether TARGETS are met."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+
+from bench.scenarios import HIGH_WATER_MARK, MIB, Bench
+
+SERVERS = {"ours": "tornado_chat", "fastapi": "FastAPI + uvicorn", "tornado": "stock Tornado", "bare": "bare C"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A bound on our figure, or, with `peer`, on its ratio to the peer's."""
+
+    bound: float
+    at_least: bool = False
+    peer: str = ""
+
+    def text(self, digits: int) -> str:
+        sign = "≥" if self.at_least else "≤"
+        if self.peer:
+            return f"{sign} {self.bound:.3g} x {SERVERS[self.peer]}"
+        return f"{sign} {self.bound:,.{digits}f}"
+
+    def verdict(self, medians: Mapping[str, float]) -> str:
+        """The ratio, if it is one, and `met` or `missed`; `not measured` without the figures for it."""
+        if "ours" not in medians or (self.peer and self.peer not in medians):
+            return "not measured"
+        value = medians["ours"] / (medians[self.peer] if self.peer else 1)
+        met = value >= self.bound if self.at_least else value <= self.bound
+        by = f"{value:.2f} x, " if self.peer else ""
+        return by + ("met" if met else "**missed**")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    scenario: str
+    figure: str
+    label: str
+    digits: int = 0
+    targets: tuple[Target, ...] = ()
+
+
+def least(bound: float, peer: str = "") -> Target:
+    return Target(bound, at_least=True, peer=peer)
+
+
+def most(bound: float, peer: str = "") -> Target:
+    return Target(bound, peer=peer)
+
+
+ROWS = (
+    Row(
+        "fan-out",
+        "delivered",
+        "fan-out, 1,000 members: deliveries a second",
+        0,
+        (least(8, "fastapi"), least(15, "tornado")),
+    ),
+    Row("fan-out", "cpu_us", "the server's CPU for one, µs", 2, (most(1.6, "bare"),)),
+    Row("fan-out", "p99_ms", "p99 from sending to delivery, ms", 1),
+    Row("fan-out-large", "delivered", "fan-out, 10,000 members: deliveries a second", 0, (least(4, "fastapi"),)),
+    Row("fan-out-large", "cpu_us", "the server's CPU for one, µs", 2),
+    Row("echo", "cpu_us", "echo, 100 connections: the server's CPU, µs", 1, (most(1 / 6, "tornado"),)),
+    Row("echo", "delivered", "echoes a second", 0),
+    Row("echo", "p99_ms", "p99 of a round trip, ms", 1),
+    Row("ack", "delivered", "send, commit, ack, 100 connections: a second", 0, (least(30_000),)),
+    Row("ack", "p99_ms", "p99 from `send` to `ack`, ms", 1, (most(20),)),
+    Row("ack", "p50_ms", "p50, ms", 1),
+    Row("ack", "cpu_us", "the server's CPU for one, µs", 1),
+    Row(
+        "latency",
+        "p50_ms",
+        "delivery, 10,000 connections in 1,000 rooms, 2,000 messages a second: p50, ms",
+        2,
+        (most(2),),
+    ),
+    Row("latency", "p99_ms", "p99, ms", 2, (most(10),)),
+    Row("latency", "cpu_us", "the server's CPU for one delivery, µs", 1),
+    Row("fairness", "p99_ms", "a room of two beside a room of 10,000 at 5 messages a second: p99, ms", 2, (most(3),)),
+    Row("fairness", "p50_ms", "p50, ms", 2),
+    Row("memory", "one_room", "memory for each of 10,000 connections, in one room, KiB", 1, (most(4),)),
+    Row("memory", "many_rooms", "in 1,000 rooms, KiB", 1, (most(4),)),
+    Row("memory", "deflate", "in one room, with permessage-deflate, KiB", 1, (most(6),)),
+    Row(
+        "slow-readers",
+        "extra",
+        "100 clients read nothing while 1 GB is sent to them: memory above the same traffic when they read, MiB",
+        1,
+        (most(HIGH_WATER_MARK * 100 / MIB),),
+    ),
+    Row("slow-readers", "reading", "memory of that traffic when they read, MiB", 1),
+    Row("slow-readers", "catch_up_seconds", "until each has read every event, in order, s", 1),
+    Row("connects", "per_second", "connections opened a second", 0, (least(1.5, "tornado"),)),
+    Row("connects", "cpu_us", "the server's CPU for one, µs", 0),
+    Row("connects", "joined_per_second", "opened and joined to a room (`synced`) a second", 0),
+    Row(
+        "storm", "seconds", "10,000 clients come back, each recovers 100 events: until all are synced, s", 1, (most(8),)
+    ),
+    Row("storm", "log_reads", "log queries for that", 0, (most(1),)),
+    Row("storm", "cpu_seconds", "the server's CPU for that, s", 1),
+)
+
+Results = dict[tuple[str, str, str], list[float]]
+"""(scenario, figure, server) -> one value for each round."""
+
+
+def table(results: Results) -> str:
+    """One Markdown table of medians; a row only for what was measured."""
+    servers = [server for server in SERVERS if any(key[2] == server for key in results)]
+    lines = [f"| | {' | '.join(SERVERS[server] for server in servers)} | target | |", "|---" * (len(servers) + 3) + "|"]
+    for row in ROWS:
+        medians = {s: median(results[key]) for s in servers if (key := (row.scenario, row.figure, s)) in results}
+        if not medians:
+            continue
+        cells = [f"{medians[server]:,.{row.digits}f}" if server in medians else "" for server in servers]
+        targets = "; ".join(target.text(row.digits) for target in row.targets)
+        verdicts = "; ".join(target.verdict(medians) for target in row.targets)
+        lines.append(f"| {row.label} | {' | '.join(cells)} | {targets} | {verdicts} |")
+    return "\n".join(lines)
+
+
+def machine(bench: Bench, rounds: int) -> str:
+    """One line on where and with what the table was made."""
+    cpu = "unknown CPU"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.partition(":")[2].strip()
+            break
+    found = []
+    for package in ("tornado", "uvloop"):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    cores = "all on one core" if bench.server_core in bench.load_cores else "server on one core, load on the other"
+    generator = "C" if len(bench.tools.load) == 1 else "Python"
+    return (
+        f"{datetime.date.today()}, {cpu}, {cores}, Linux {platform.release()}, Python {sys.version.split()[0]}, "
+        f"{', '.join(found)}; load in {generator}, {bench.loads} process{'es' * (bench.loads > 1)}; "
+        f"medians of {rounds} round{'s' * (rounds > 1)} of {bench.size.seconds:g} s, the servers in turns."
+    )

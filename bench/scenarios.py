@@ -1,0 +1,302 @@
+"""What is measured: each scenario runs one server once and returns its figures by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.driver import Load, check, percentile
+from bench.servers import OURS_ECHO, BenchError, Dialect, Server, Tools, busy_seconds, ours, peers
+
+Figures = dict[str, float]
+KIB, MIB = 1024, 1024 * 1024
+HIGH_WATER_MARK = 64 * KIB  # bytes; of the slow readers' server
+LOAD_SHARE = 0.9  # of its cores; from here on the load may have been the bottleneck
+OTHERS = 0.15  # of a core; from here on the machine was not quiet
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large the runs are; `--quick` and the tests have smaller ones."""
+
+    seconds: float = 5.0  # of each measurement
+    warm: float = 1.0  # before it
+    small: int = 1_000  # members
+    large: int = 10_000
+    senders: int = 100
+    rooms: int = 1_000
+    rate: float = 2_000.0  # messages a second of the open loop over all rooms
+    slow_events: int = 10_000  # of 1,000 characters, to each of the slow readers
+    missed: int = 100  # events, by each client of the storm
+
+
+@dataclass(slots=True)
+class Bench:
+    """Where and with what the scenarios run. `notes` are the lines under the table."""
+
+    tools: Tools
+    directory: Path
+    server_core: int
+    load_cores: list[int]
+    size: Size
+    loads: int = 1
+    notes: list[str] = field(default_factory=list)
+    scenario: str = ""
+
+    @contextmanager
+    def server(self, dialect: Dialect) -> Iterator[Server]:
+        with (
+            TemporaryDirectory(dir=self.directory) as directory,
+            Server(dialect, Path(directory), self.server_core) as server,
+        ):
+            yield server
+
+    def load(self, number: int = 0) -> Load:
+        return Load(self.tools.load, self.load_cores[number % len(self.load_cores)])
+
+    def measure(self, server: Server, *loads: Load, seconds: float = 0, others_expected: bool = False) -> Figures:
+        """Figures of a stretch of time in which `loads` are busy, after a warm-up; latencies in ms.
+
+        Per second: `delivered` and `sent`; `cpu_us` for each delivery; `load_share`: of their cores, used by the loads.
+        """
+        time.sleep(self.size.warm)
+        cores = [self.server_core, *self.load_cores]
+        before, busy = [load.stats() for load in loads], busy_seconds(cores)
+        server_cpu, load_cpu = server.cpu(), sum(load.cpu() for load in loads)
+        time.sleep(seconds or self.size.seconds)
+        after, busy = [load.stats() for load in loads], busy_seconds(cores) - busy
+        server_cpu, load_cpu = server.cpu() - server_cpu, sum(load.cpu() for load in loads) - load_cpu
+        for stats in after:
+            check(stats)
+        elapsed = after[0].time - before[0].time
+        delivered = sum(stats.delivered for stats in after) - sum(stats.delivered for stats in before)
+        if not delivered:
+            raise BenchError("nothing was delivered")
+        latency = [pair for stats in after for pair in stats.latency]
+        share = load_cpu / elapsed / min(len(loads), len(self.load_cores))
+        others = (busy - server_cpu - load_cpu) / elapsed
+        if not others_expected and others > OTHERS:
+            self.note(f"{self.scenario}, the machine: others used {others:.0%} of a core; rates suffer.")
+        if share >= LOAD_SHARE:
+            self.note(
+                f"{self.scenario}, {server.dialect.name}: the load used {share:.0%} of its core, so it may be the "
+                "bottleneck: the server may do more a second; its CPU figures hold."
+            )
+        return {
+            "delivered": delivered / elapsed,
+            "sent": (sum(stats.sent for stats in after) - sum(stats.sent for stats in before)) / elapsed,
+            "cpu_us": server_cpu / delivered * 1e6,
+            "load_share": share,
+            "p50_ms": percentile(latency, 0.50),
+            "p99_ms": percentile(latency, 0.99),
+        }
+
+    def note(self, line: str) -> None:
+        head = line.split(":")[0]
+        if not any(note.startswith(head + ":") for note in self.notes):  # once, not once a round
+            self.notes.append(line)
+
+
+def fan_out(bench: Bench, dialect: Dialect, members: int, window: int) -> Figures:
+    """One publisher in a room of `members` keeps `window` messages in flight."""
+    with bench.server(dialect) as server, ExitStack() as stack:
+        loads = [stack.enter_context(bench.load(number)) for number in range(bench.loads)]
+        share = members // len(loads)
+        for number, load in enumerate(loads):
+            count = share if number else members - share * (len(loads) - 1)
+            load.connect(server, count, first=number * members, timeout=120)
+        publisher = loads[-1]  # its last connection is the last of all members, so it is served last
+        publisher.publish(server, window=window)
+        figures = bench.measure(server, *loads)
+        publisher.ask("stop")
+        sent = publisher.drain().sent
+        for load in loads:
+            load.drain(least=sent)
+        return figures
+
+
+def closed_loop(bench: Bench, dialect: Dialect, path: str = "", message: str = "", ready: str = "") -> Figures:
+    """Each of `senders` connections sends when the answer to its last message has come: echoes or acks."""
+    senders = bench.size.senders
+    with bench.server(dialect) as server, bench.load() as load:
+        load.connect(server, senders, rooms=senders, path=path, ready=ready or dialect.ready)
+        load.publish(server, message=message, window=1)
+        figures = bench.measure(server, load)
+        load.ask("stop")
+        load.drain()
+        return figures
+
+
+def ack(bench: Bench, dialect: Dialect) -> Figures:
+    """The senders have not joined the one room they send to, so only acks come back: the marker is the id."""
+    message = '{"type":"send","room":"acks","id":"{marker}","text":"' + "x" * 128 + '"}'
+    return closed_loop(bench, dialect, path="/ws?name=client-{index}", message=message, ready='"welcome"')
+
+
+def connects(bench: Bench, dialect: Dialect) -> Figures:
+    """Handshakes a second, 100 under way at a time; until the 101, of ours until `welcome`, and until `synced` too."""
+    count = bench.size.large
+    figures: Figures = {}
+    ways = {"": ("", "")}
+    if dialect.name == "ours":
+        ways = {"": ("/ws?name=client-{index}", '"welcome"'), "joined_": (dialect.path, dialect.ready)}
+    for way, (path, ready) in ways.items():
+        with bench.server(dialect) as server, bench.load() as load:
+            warm(server, bench)
+            cpu, load_cpu = server.cpu(), load.cpu()
+            seconds = load.connect(server, count, path=path, ready=ready, timeout=120)
+            figures[way + "per_second"] = count / seconds
+            figures[way + "cpu_us"] = (server.cpu() - cpu) / count * 1e6
+            if load.cpu() - load_cpu > LOAD_SHARE * seconds:
+                bench.note(f"connects, {dialect.name}: the load was the bottleneck.")
+    return figures
+
+
+def warm(server: Server, bench: Bench, count: int = 100) -> None:
+    """Let the server do its first connections, imports and caches before something is measured."""
+    with bench.load() as load:
+        load.connect(server, count)
+        load.ask("cut")
+    time.sleep(0.5)  # the server notices; nothing can be asked that tells when
+
+
+def memory(bench: Bench, dialect: Dialect) -> Figures:
+    """Resident memory for each idle connection, KiB: in one room, in many, and with permessage-deflate."""
+    count = bench.size.large
+    figures: Figures = {}
+    ways = {"one_room": (1, 0)}  # rooms, deflate
+    if dialect.name == "ours":
+        ways |= {"many_rooms": (bench.size.rooms, 0), "deflate": (1, 1)}
+    for way, (rooms, deflate) in ways.items():
+        with bench.server(dialect) as server, bench.load() as load:
+            warm(server, bench)
+            before = server.resident()
+            load.connect(server, count, rooms=rooms, deflate=deflate, timeout=120)
+            time.sleep(1)  # what the handshakes left behind is given back
+            load.stats()  # BenchError if one was cut
+            figures[way] = (server.resident() - before) / count / KIB
+    return figures
+
+
+def slow_readers(bench: Bench, dialect: Dialect) -> Figures:
+    """What 100 clients that read nothing cost while 10 MB is sent to each: MiB above the same traffic when they read.
+
+    Then they read on, and each must get every event, in order.
+    """
+    readers, events = bench.size.senders, bench.size.slow_events
+    peaks: Figures = {}
+    for way in ("reading", "stopped"):
+        with bench.server(dialect) as server, bench.load() as load, bench.load(1) as publisher:
+            load.connect(
+                server, readers, rcvbuf=4096
+            )  # or the kernel would take the megabytes, and the server see nothing
+            publisher.connect(server, 1, first=readers)
+            before = server.resident()
+            server.forget_peak()
+            if way == "stopped":
+                load.ask("pause")
+            publisher.publish(server, window=64, text=1000, count=events)
+            publisher.drain(120, least=events)
+            if way == "reading":
+                load.drain(120, least=events)
+            else:
+                if load.stats().least >= events:
+                    raise BenchError("the slow readers read")
+                peaks["stopped"] = (server.peak() - before) / MIB
+                load.ask("resume")
+                began = time.monotonic()
+                load.drain(120, least=events)
+                peaks["catch_up_seconds"] = time.monotonic() - began
+                peaks["caught_up"] = (server.peak() - before) / MIB
+                continue
+            peaks["reading"] = (server.peak() - before) / MIB
+    peaks["extra"] = max(peaks["stopped"], peaks["caught_up"]) - peaks["reading"]
+    return peaks
+
+
+def fairness(bench: Bench, dialect: Dialect) -> Figures:
+    """Round trips in a room of two (500 a second, open loop) while a room of 10,000 gets 5 messages a second.
+
+    The large room's clients give way to the small room's on their core: it is the server that is looked at.
+    """
+    with bench.server(dialect) as server, bench.load() as crowd, bench.load(1) as pair:
+        crowd.connect(server, bench.size.large, timeout=120)
+        pair.connect(server, 2, rooms=1, path=dialect.path.replace("{room}", "pair"))
+        crowd.give_way()
+        crowd.publish(server, rate=5)
+        pair.publish(server, rate=500, message=dialect.message.replace("{room}", "pair"))
+        figures = bench.measure(server, pair, seconds=bench.size.seconds * 2, others_expected=True)  # the crowd
+        for load in (pair, crowd):
+            load.ask("stop")
+            load.drain()
+        return figures
+
+
+def latency(bench: Bench, dialect: Dialect) -> Figures:
+    """From the moment a message is due to its arrival at each of the ten members of its room; open loop."""
+    with bench.server(dialect) as server, bench.load() as load:
+        load.connect(server, bench.size.large, rooms=bench.size.rooms, timeout=120)
+        load.publish(server, rate=bench.size.rate)
+        figures = bench.measure(server, load, seconds=bench.size.seconds * 2)
+        load.ask("stop")
+        load.drain()
+        return figures
+
+
+def storm(bench: Bench, dialect: Dialect) -> Figures:
+    """All clients are cut off, miss 100 events, and come back at once with `after`; seconds until all are synced."""
+    seen, missed = 10, bench.size.missed
+    with bench.server(dialect) as server, bench.load() as clients, bench.load(1) as publisher:
+        clients.connect(server, bench.size.large, timeout=120)
+        publisher.connect(server, 1, first=bench.size.large)
+        publisher.publish(server, window=8, count=seen)
+        clients.drain(least=seen)
+        publisher.ask("stop")
+        clients.ask("cut")
+        publisher.publish(server, window=8, count=seen + missed)
+        publisher.drain(least=seen + missed)
+        reads, cpu = server.counter("tornado_chat_log_reads_total"), server.cpu()
+        began = time.monotonic()
+        clients.connect(server, bench.size.large, path=f"{dialect.path}&after={seen}", inflight=1000, timeout=120)
+        clients.drain(least=seen + missed)
+        figures = {"seconds": time.monotonic() - began, "cpu_seconds": server.cpu() - cpu}
+        if reads is not None:
+            figures["log_reads"] = (server.counter("tornado_chat_log_reads_total") or 0.0) - reads
+        return figures
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    run: Callable[[Bench, Dialect], Figures]
+    dialects: Callable[[Tools], Mapping[str, Dialect]]
+
+
+def against(*names: str) -> Callable[[Tools], Mapping[str, Dialect]]:
+    """Our server and the named peers, each with the room that all its clients are in."""
+    return lambda tools: {"ours": ours()} | {name: d for name, d in peers("/ws", tools).items() if name in names}
+
+
+def echoes(tools: Tools) -> Mapping[str, Dialect]:
+    return {"ours": OURS_ECHO, **peers("/echo", tools)}
+
+
+def alone(*flags: str) -> Callable[[Tools], Mapping[str, Dialect]]:
+    return lambda _: {"ours": ours(*flags)}
+
+
+SCENARIOS = {
+    "fan-out": Scenario(lambda b, d: fan_out(b, d, b.size.small, 4), against("fastapi", "tornado", "bare")),
+    "fan-out-large": Scenario(lambda b, d: fan_out(b, d, b.size.large, 2), against("fastapi", "tornado", "bare")),
+    "echo": Scenario(closed_loop, echoes),
+    "ack": Scenario(ack, alone()),
+    "latency": Scenario(latency, alone()),
+    "fairness": Scenario(fairness, alone()),
+    "memory": Scenario(memory, against("fastapi", "tornado")),
+    "slow-readers": Scenario(slow_readers, alone("--high-water-mark", str(HIGH_WATER_MARK), "--write-timeout", "600")),
+    "connects": Scenario(connects, against("fastapi", "tornado", "bare")),
+    "storm": Scenario(storm, alone()),
+}

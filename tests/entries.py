@@ -1,0 +1,62 @@
+"""Entries for a log, in few words, and the whole of a room."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from tornado_chat.log import Appended, Entry, Log
+from tornado_chat.wire.events import Data
+
+MIB = 1 << 20
+numbers = count(1)
+
+
+def message(
+    text: str = "hello", room: str = "lobby", user: str = "alice", key: str | None = None, **more: Any
+) -> Entry:
+    """A message with an id, its key; one with a hidden key if `key` is not given."""
+    hidden = f"hidden-{next(numbers)}"
+    return Entry("message", room, user, user.title(), key=key or hidden, id=key, text=text, **more)
+
+
+def edited(target: int, text: str = "better", user: str = "alice", room: str = "lobby", key: str = "") -> Entry:
+    return Entry("edited", room, user, user.title(), key=key or f"hidden-{next(numbers)}", target=target, text=text)
+
+
+def deleted(target: int, user: str = "alice", room: str = "lobby", key: str = "") -> Entry:
+    return Entry("deleted", room, user, user.title(), key=key or f"hidden-{next(numbers)}", target=target)
+
+
+def reacted(target: int, emoji: str = "+1", on: bool = True, user: str = "bob", room: str = "lobby") -> Entry:
+    return Entry("reacted", room, user, user.title(), key=f"hidden-{next(numbers)}", target=target, emoji=emoji, on=on)
+
+
+def read_mark(seq: int, user: str = "alice", room: str = "lobby") -> Entry:
+    return Entry("read", room, user, user.title(), seq=seq)
+
+
+async def append(log: Log, *batch: Entry) -> list[Appended]:
+    """Append what must all succeed."""
+    outcomes = await log.append(batch)
+    assert len(outcomes) == len(batch)
+    done = [outcome for outcome in outcomes if isinstance(outcome, Appended)]
+    assert len(done) == len(batch), [str(outcome) for outcome in outcomes]
+    return done
+
+
+async def refused(log: Log, entry: Entry) -> ChatError:
+    (outcome,) = await log.append([entry])
+    assert isinstance(outcome, ChatError)
+    return outcome
+
+
+async def everything(log: Log, room: str = "lobby") -> list[Data]:
+    """The room's events, a page at a time; they must be numbered 1, 2, 3 ..."""
+    events: list[Data] = []
+    while page := await log.read(room, len(events), max_events=100, max_bytes=MIB):
+        for event in page:
+            assert event.seq == event.data["seq"] == len(events) + 1
+            events.append(event.data)
+    assert await log.heads([room]) == {room: len(events)}
+    return events

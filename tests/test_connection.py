@@ -1,0 +1,470 @@
+"""The server's end of a WebSocket, over real sockets: outbox, back-pressure, close handshake."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import socket
+import struct
+import weakref
+
+import pytest
+from connections import Pair, Recorder, new_transport, until
+from raw_websocket import Frame, client_frame
+
+from tornado_chat.errors import CloseCode
+from tornado_chat.live.connection import Connection
+from tornado_chat.wire.frames import BINARY, CLOSE, NO_STATUS, PING, PONG, TEXT, frame
+
+SMALL = 16384  # buffers of the kernel, so that tests need not write megabytes to fill them
+
+
+def close_payload(code: int, reason: str = "") -> bytes:
+    return code.to_bytes(2, "big") + reason.encode()
+
+
+def reset(sock: socket.socket) -> None:
+    """Close so that the other side sees a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+# Reading
+
+
+async def test_messages_pings_and_writes() -> None:
+    async with Pair() as pair:
+        await pair.send(client_frame(TEXT, b"one") + client_frame(BINARY, b"\xff") + client_frame(PING, b"p"))
+        assert await pair.read() == Frame(PONG, b"p")
+        assert pair.receiver.messages == [(TEXT, b"one"), (BINARY, b"\xff")]
+        pair.connection.write(frame(TEXT, b"two"))
+        assert await pair.read() == Frame(TEXT, b"two")
+        assert pair.transport.messages_in == 2
+        assert pair.transport.bytes_in == 9 + 7 + 7
+        assert pair.transport.connections == {pair.connection}
+
+
+async def test_early_bytes_come_first() -> None:
+    pair = Pair()
+    await pair.say(TEXT, b"late")
+    pair.connection.start(client_frame(TEXT, b"early") + client_frame(TEXT, b"split")[:4])
+    await pair.send(client_frame(TEXT, b"x"))  # completes nothing of its own: "split" takes its bytes
+    await until(lambda: len(pair.receiver.messages) >= 2)
+    assert pair.receiver.messages[0] == (TEXT, b"early")
+    async with pair:
+        pass
+
+
+async def test_64_messages_in_one_turn_of_the_loop() -> None:
+    async with Pair() as pair:
+        at_turns: list[int] = []
+
+        def count_turns(opcode: int, payload: bytes) -> None:
+            if len(pair.receiver.messages) == 1:
+                pair.transport.loop.call_soon(lambda: at_turns.append(len(pair.receiver.messages)))
+
+        pair.receiver.reaction = count_turns
+        await pair.send(b"".join(client_frame(TEXT, b"%d" % i) for i in range(200)))
+        await until(lambda: len(pair.receiver.messages) == 200)
+        assert at_turns
+        assert at_turns[0] <= 64
+        assert [payload for _, payload in pair.receiver.messages] == [b"%d" % i for i in range(200)]
+
+
+async def test_pause_reading_stops_between_two_messages_of_one_read() -> None:
+    async with Pair() as pair:
+        pair.receiver.reaction = lambda opcode, payload: pair.connection.pause_reading()
+        await pair.send(b"".join(client_frame(TEXT, b"%d" % i) for i in range(70)) + client_frame(PING))
+        for count in range(1, 71):
+            await until(lambda: pair.receiver.messages)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert pair.receiver.messages == [(TEXT, b"%d" % (count - 1))]
+            pair.receiver.messages.clear()
+            pair.connection.resume_reading()
+        assert await pair.read() == Frame(PONG, b"")
+
+
+async def test_paused_before_the_start() -> None:
+    pair = Pair()
+    pair.connection.pause_reading()
+    pair.connection.start(client_frame(TEXT, b"early"))
+    await pair.say(TEXT, b"late")
+    await pair.say(PING)
+    for _ in range(5):
+        await asyncio.sleep(0.001)
+    assert pair.receiver.messages == []
+    async with pair:
+        pair.connection.resume_reading()
+        assert await pair.read() == Frame(PONG, b"")
+        assert pair.receiver.messages == [(TEXT, b"early"), (TEXT, b"late")]
+
+
+async def test_a_paused_connection_leaves_the_bytes_to_the_kernel() -> None:
+    async with Pair(buffers=SMALL) as pair:
+        pair.connection.pause_reading()
+        data = client_frame(BINARY, bytes(60000)) * 100
+        sending = asyncio.create_task(pair.send(data))
+        await until(lambda: not pair.connection._reading)  # came, and was left alone
+        assert pair.transport.bytes_in == 0
+        assert not sending.done()
+        pair.connection.resume_reading()
+        await sending
+        await until(lambda: len(pair.receiver.messages) == 100)
+
+
+# Writing
+
+
+async def test_outbox_keeps_order_and_shares_its_byte_strings() -> None:
+    async with Pair(buffers=SMALL) as pair:
+        count = await pair.stall()
+        shared = [frame(BINARY, bytes([i]) * 3000) for i in range(100)]
+        waiting = pair.connection.outbox_bytes
+        for data in shared:
+            pair.connection.write(data)
+        assert pair.connection.outbox_bytes == waiting + 100 * 3004
+        assert pair.connection._outbox
+        assert all(kept is data for kept, data in zip(list(pair.connection._outbox)[1:], shared, strict=True))
+        assert await pair.read_exactly(8192 * count) == bytes(8192 * count)
+        assert await pair.read_exactly(100 * 3004) == b"".join(shared)
+        await until(lambda: pair.connection.outbox_bytes == 0)
+        assert pair.connection._outbox is None
+        pair.connection.write(frame(TEXT, b"direct again"))
+        assert await pair.read() == Frame(TEXT, b"direct again")
+
+
+async def test_any_pattern_of_small_writes_arrives_whole() -> None:
+    async with Pair(buffers=SMALL) as pair:
+        written = [b"%d," % i * (i % 97) for i in range(4000)]
+        for data in written:
+            pair.connection.write(data)
+        assert pair.connection.outbox_bytes
+        whole = b"".join(written)
+        got = b""
+        while len(got) < len(whole):
+            got += await pair.receive(5000)
+        assert got == whole
+
+
+async def test_drained_once_at_half_the_mark() -> None:
+    async with Pair(new_transport(high_water_mark=40000), buffers=SMALL) as pair:
+        await pair.stall()
+        for _ in range(10):
+            pair.connection.write(bytes(10000))
+        left: list[int] = []
+        pair.receiver.drained_reaction = lambda: left.append(pair.connection.outbox_bytes)
+        pair.connection.want_drained()
+        await asyncio.sleep(0)
+        assert left == []
+        while not left:
+            await pair.receive(2000)
+        assert left[0] <= 20000
+        while pair.connection.outbox_bytes:
+            await pair.receive(2000)
+        assert len(left) == 1
+
+
+async def test_drained_by_call_soon_when_nothing_waits() -> None:
+    async with Pair() as pair:
+        pair.connection.want_drained()
+        assert pair.receiver.drained == 0
+        await until(lambda: pair.receiver.drained)
+        pair.connection.want_drained()
+        pair.connection.close(1000)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert pair.receiver.drained == 1
+
+
+@pytest.mark.parametrize("opcode", [TEXT, PING])
+async def test_who_does_not_read_is_not_read_from(opcode: int) -> None:
+    """An echo to a peer that only sends: the outbox stays at its mark, and nothing is lost in the end."""
+    mark = 32768
+    async with Pair(new_transport(high_water_mark=mark), buffers=SMALL) as pair:
+        pair.receiver.reaction = lambda opcode, payload: pair.connection.write(frame(opcode, payload))
+        count, payload = 8000, bytes(100)
+        sending = asyncio.create_task(pair.send(client_frame(opcode, payload) * count))
+        await until(lambda: pair.connection.reading_paused and not pair.connection._reading)
+        assert mark < pair.connection.outbox_bytes <= mark + 102
+        assert not sending.done()
+        answer = Frame(PONG if opcode == PING else TEXT, payload)
+        for _ in range(count):
+            assert await pair.read() == answer
+            assert pair.connection.outbox_bytes <= mark + 102
+        await sending
+
+
+# Ends
+
+
+async def test_the_peer_closes() -> None:
+    async with Pair() as pair:
+        await pair.say(CLOSE, close_payload(4000, "bye"))
+        assert await pair.read_close() == (4000, "")
+        assert pair.receiver.closed == [(4000, "bye")]
+        pair.sock.close()
+        await pair.transport.wait_empty()
+        assert pair.transport.closes == {4000: 1}
+
+
+async def test_the_peer_closes_without_a_code() -> None:
+    async with Pair() as pair:
+        await pair.say(CLOSE)
+        assert await pair.read() == Frame(CLOSE, b"")
+        assert pair.receiver.closed == [(NO_STATUS, "")]
+
+
+async def test_we_close() -> None:
+    async with Pair() as pair:
+        pair.connection.close(1001, "going")
+        assert pair.connection.closing
+        assert pair.receiver.closed == []  # never from inside a call
+        pair.connection.close(1002, "too late")
+        pair.connection.write(frame(TEXT, b"dropped"))
+        assert await pair.read() == Frame(CLOSE, close_payload(1001, "going"))
+        assert pair.receiver.closed == [(1001, "going")]
+        await pair.say(TEXT, b"ignored")
+        assert pair.connection in pair.transport.connections  # waits for the peer's close frame
+        await pair.say(CLOSE, close_payload(1001))
+        assert await pair.receive() == b""
+        pair.sock.close()
+        await pair.transport.wait_empty()
+        assert pair.receiver.messages == []
+        assert pair.transport.closes == {1001: 1}
+
+
+async def test_the_close_frame_goes_behind_what_waits() -> None:
+    async with Pair(buffers=SMALL) as pair:
+        count = await pair.stall()
+        pair.connection.write(frame(TEXT, b"last words"))
+        pair.connection.close(1012, "retry_after_ms=5")
+        await until(lambda: pair.receiver.closed)
+        await pair.read_exactly(8192 * count)
+        assert await pair.read() == Frame(TEXT, b"last words")
+        assert await pair.read() == Frame(CLOSE, close_payload(1012, "retry_after_ms=5"))
+        await pair.say(CLOSE, close_payload(1012))
+        assert await pair.receive() == b""
+
+
+async def test_both_close_while_the_outbox_is_full() -> None:
+    async with Pair(buffers=SMALL) as pair:
+        count = await pair.stall()
+        await pair.say(CLOSE, close_payload(1000))
+        await until(lambda: pair.receiver.closed)
+        await pair.read_exactly(8192 * count)
+        assert await pair.read_close() == (1000, "")
+
+
+async def test_a_close_frame_that_was_read_before_our_close_counts() -> None:
+    async with Pair() as pair:
+        pair.receiver.reaction = lambda opcode, payload: pair.connection.pause_reading()
+        await pair.send(client_frame(TEXT, b"x") * 70 + client_frame(CLOSE, close_payload(1000)))
+        await until(lambda: pair.receiver.messages)
+        pair.connection.close(1001)
+        assert await pair.read_close() == (1001, "")
+        assert len(pair.receiver.messages) == 1
+
+
+async def test_close_from_inside_on_message() -> None:
+    async with Pair() as pair:
+        pair.receiver.reaction = lambda opcode, payload: pair.connection.close(1008, "enough")
+        await pair.send(client_frame(TEXT, b"one") + client_frame(TEXT, b"two") + client_frame(CLOSE))
+        assert await pair.read_close() == (1008, "enough")
+        assert pair.receiver.messages == [(TEXT, b"one")]
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_peer_that_does_not_answer_a_close_is_waited_for_in_vain_only_so_long(full: bool) -> None:
+    async with Pair(new_transport(close_timeout=0.05), buffers=SMALL) as pair:
+        if full:
+            await pair.stall()
+        pair.connection.close(1001)
+        await pair.transport.wait_empty()
+        assert pair.receiver.closed == [(1001, "")]
+
+
+async def test_the_close_frame_survives_a_peer_in_full_flow() -> None:
+    """Closing a socket with unread bytes sends a reset, which destroys what the peer has not read yet."""
+    async with Pair() as pair:
+        pair.connection.pause_reading()
+        sending = asyncio.create_task(pair.send(client_frame(BINARY, bytes(60000)) * 200))
+        await until(lambda: not pair.connection._reading)
+        pair.connection.close(1001, "bye")
+        await sending
+        await pair.say(CLOSE, close_payload(1001))
+        assert await pair.read_close() == (1001, "bye")
+
+
+async def test_a_violation_fails_the_connection() -> None:
+    async with Pair() as pair:
+        await pair.send(client_frame(TEXT, b"good") + client_frame(3) + client_frame(TEXT, b"after"))
+        await pair.send(bytes(100_000))  # may come after the close frame, and must not cost it
+        assert await pair.read_close() == (1002, "reserved opcode 3")
+        assert pair.receiver.messages == [(TEXT, b"good")]
+        assert pair.receiver.closed == [(CloseCode.PROTOCOL_ERROR, "reserved opcode 3")]
+        pair.sock.close()
+        await pair.transport.wait_empty()
+
+
+async def test_end_without_a_close_frame() -> None:
+    async with Pair() as pair:
+        await pair.say(TEXT, b"last")
+        pair.sock.shutdown(socket.SHUT_WR)
+        assert await pair.receive() == b""
+        assert pair.receiver.messages == [(TEXT, b"last")]
+        await until(lambda: pair.receiver.closed)
+        assert pair.receiver.closed == [(1006, "")]
+        assert not pair.transport.connections
+
+
+async def test_reset_by_the_peer() -> None:
+    async with Pair() as pair:
+        reset(pair.sock)
+        await until(lambda: pair.receiver.closed)
+        assert pair.receiver.closed == [(1006, "")]
+        assert not pair.transport.connections
+
+
+async def test_reset_is_seen_while_reading_is_paused_and_something_waits() -> None:
+    async with Pair(buffers=SMALL) as pair:
+        pair.connection.pause_reading()
+        await pair.stall()
+        reset(pair.sock)
+        await until(lambda: pair.receiver.closed)
+        assert pair.receiver.closed == [(1006, "")]
+
+
+async def test_a_write_that_fails_does_not_call_back() -> None:
+    async with Pair() as pair:
+        reset(pair.sock)
+        while not pair.connection.closing:  # the loop has no turn: only the write can find out
+            pair.connection.write(frame(TEXT, b"x"))
+        assert pair.receiver.closed == []
+        assert pair.connection in pair.transport.connections
+        pair.connection.write(frame(TEXT, b"x"))
+        pair.connection.close(1000)
+        await until(lambda: pair.receiver.closed)
+        assert pair.receiver.closed == [(1006, "")]
+        assert not pair.transport.connections
+
+
+async def test_abort() -> None:
+    async with Pair(buffers=SMALL) as pair:
+        await pair.stall()
+        pair.connection.abort(4003, "write timeout")
+        assert pair.receiver.closed == []
+        assert not pair.transport.connections
+        assert pair.connection.outbox_bytes == 0
+        await until(lambda: pair.receiver.closed)
+        assert pair.receiver.closed == [(4003, "write timeout")]
+        with pytest.raises(ConnectionResetError):
+            while await pair.receive():
+                pass
+
+
+async def test_abort_ends_the_wait_for_a_close_frame() -> None:
+    async with Pair() as pair:
+        pair.connection.close(1001)
+        pair.connection.abort(1011)
+        assert not pair.transport.connections
+        await until(lambda: pair.receiver.closed)
+        assert pair.receiver.closed == [(1001, "")]
+
+
+async def test_closed_before_the_start() -> None:
+    pair = Pair()
+    pair.connection.abort(1011)
+    pair.connection.start(client_frame(TEXT, b"early"))
+    async with pair:
+        await until(lambda: pair.receiver.closed)
+        assert pair.receiver.messages == []
+
+
+# A receiver that fails
+
+
+@pytest.mark.logs("receiver failed")
+async def test_an_exception_in_on_message_closes_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async with Pair() as pair:
+        pair.receiver.reaction = lambda opcode, payload: 1 // 0
+        await pair.send(client_frame(TEXT, b"one") + client_frame(TEXT, b"two"))
+        assert await pair.read() == Frame(CLOSE, close_payload(1011))
+        assert pair.receiver.messages == [(TEXT, b"one")]
+        records = [record for record in caplog.records if record.levelno == logging.ERROR]
+        assert len(records) == 1
+        assert "ZeroDivisionError" in str(records[0].exc_text)
+
+
+@pytest.mark.logs("receiver failed")
+async def test_an_exception_in_on_drained_closes_the_connection() -> None:
+    async with Pair() as pair:
+        pair.receiver.drained_reaction = lambda: 1 // 0
+        pair.connection.want_drained()
+        assert await pair.read() == Frame(CLOSE, close_payload(1011))
+
+
+@pytest.mark.logs("receiver of a closed connection failed")
+async def test_an_exception_in_on_closed_leaves_nothing_behind() -> None:
+    async with Pair() as pair:
+        pair.receiver.closed_reaction = lambda: 1 // 0
+        await pair.say(CLOSE)
+        assert await pair.read() == Frame(CLOSE, b"")
+        pair.sock.close()
+        await pair.transport.wait_empty()
+
+
+# Memory
+
+
+async def test_the_receiver_is_let_go_when_the_close_begins() -> None:
+    """Also without the garbage collector, and although the socket still waits for the peer."""
+    transport = new_transport()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+
+    class Session(Recorder):
+        connection: Connection
+
+    session = Session()
+    session.connection = Connection(transport, ours, session, deflate=True)
+    session.connection.start()
+    reference = weakref.ref(session)
+    gc.disable()
+    try:
+        session.connection.close(1001)
+        del session
+        await until(lambda: reference() is None)
+        assert len(transport.connections) == 1
+        theirs.close()
+        connection = weakref.WeakSet[object]()  # Connection has no __weakref__: its fields are what counts
+        assert not connection
+        await transport.wait_empty()
+    finally:
+        gc.enable()
+
+
+async def test_nothing_of_a_thousand_connections_is_left() -> None:
+    transport = new_transport()
+
+    def live() -> int:
+        gc.collect()
+        return sum(isinstance(thing, Connection) for thing in gc.get_objects())
+
+    before = live()
+    for _ in range(20):
+        pairs = [Pair(transport) for _ in range(50)]
+        for pair in pairs:
+            pair.connection.start()
+            await pair.say(TEXT, b"x")
+        for number, pair in enumerate(pairs):
+            if number % 3 == 0:
+                await pair.say(CLOSE)
+            elif number % 3 == 1:
+                pair.connection.close(1000)
+            pair.sock.close()
+        await transport.wait_empty()
+        await until(lambda: all(pair.receiver.closed for pair in pairs))  # noqa: B023  # awaited in this very round
+        del pairs, pair
+    assert live() == before

@@ -40,7 +40,8 @@ class Load:
 
     def __init__(self, command: Sequence[str], core: int) -> None:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=HERE.parent)
-        os.sched_setaffinity(self._process.pid, {core})
+        self.pid = self._process.pid
+        os.sched_setaffinity(self.pid, {core})
         assert self._process.stdin
         assert self._process.stdout
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
@@ -118,11 +119,11 @@ class Load:
 
     def give_way(self) -> None:
         """From now on it runs only when no other process wants its core."""
-        os.sched_setscheduler(self._process.pid, os.SCHED_IDLE, os.sched_param(0))
+        os.sched_setscheduler(self.pid, os.SCHED_IDLE, os.sched_param(0))
 
     def cpu(self) -> float:
         """CPU seconds so far."""
-        return cpu_seconds(self._process.pid)
+        return cpu_seconds(self.pid)
 
     def drain(self, seconds: float = 30, *, least: int | None = None) -> Stats:
         """Wait until everything has come to everybody, or `least` messages to each; BenchError unless exactly once."""

@@ -65,7 +65,7 @@ class EchoHandler(RequestHandler):
             return
         extensions, window_bits = negotiate(upgrade.extensions) or (None, 0)
         try:
-            sock, early = take_over(self)
+            sock, early = take_over(self.detach())
         except StreamClosedError:
             return
         echo = Echo(window_bits)

@@ -69,7 +69,7 @@ class Client:
 
     async def collect(self, last: int) -> list[Any]:
         """Events up to the one with seq `last`; what has no seq of an event is left out."""
-        events = []
+        events: list[Any] = []
         while not events or events[-1]["seq"] < last:
             got = await self.receive()
             assert got is not None, "closed"
@@ -93,7 +93,12 @@ class Running:
         self.clients: list[Client] = []
 
     async def connect(
-        self, path: str = "/ws", *, protocols: list[str] | None = None, headers: dict[str, str] | None = None, **options: Any
+        self,
+        path: str = "/ws",
+        *,
+        protocols: list[str] | None = None,
+        headers: dict[str, str] | None = None,
+        **options: Any,
     ) -> Client:
         """Connect, and read the welcome into `client.welcome`."""
         request = HTTPRequest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
+from tornado_chat.errors import ChatError
 from tornado_chat.log import Appended, Entry, Log
 from tornado_chat.wire.events import Data
 

@@ -9,7 +9,7 @@ import zlib
 from random import Random
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]  # msgpack has no type stubs
+import msgpack
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 from raw_websocket import KEY, Frame, RawClient, client_frame, mask
+from websockets.sync.client import connect
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 ROOT = Path(__file__).parent.parent
@@ -531,3 +532,20 @@ def test_rfc7692(port: int, case: Case) -> None:
 def test_masking_of_the_test_client() -> None:
     assert client_frame(TEXT, b"Hello") == b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"  # RFC 6455 section 5.7
     assert mask(mask(b"abc")) == b"abc"
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_an_independent_client(port: int, compression: str | None) -> None:
+    """The package websockets speaks RFC 6455 and RFC 7692 with code of its own."""
+    with connect(f"ws://127.0.0.1:{port}/echo", compression=compression, max_size=None) as client:
+        assert [extension.name for extension in client.protocol.extensions] == (
+            ["permessage-deflate"] if compression else []
+        )
+        for message in ("", "Hello", "κόσμε" * 30000, b"", b"\x00\xff" * 70000, "a" * (1 << 20)):
+            client.send(message)
+            assert client.recv(timeout=10) == message
+        client.send(iter(["frag", "", "ments"]))
+        assert client.recv(timeout=10) == "fragments"
+        assert client.ping().wait(10)
+        client.close(4321, "bye")
+        assert (client.close_code, client.close_reason) == (4321, "")

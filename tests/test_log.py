@@ -7,11 +7,10 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
-from entries import MIB, append, deleted, edited, everything, message, reacted, read_mark
+from entries import MIB, append, deleted, edited, everything, message, reacted, read_mark, refused
 from log_model import Model, random_entry
 from tornado.ioloop import IOLoop
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from chat import SECRET, Client, eventually, running
+
 from tornado_chat.auth import mint
 from tornado_chat.live import session as session_module
 
@@ -127,10 +127,8 @@ async def test_edit_delete_react_and_history(tmp_path: Path) -> None:
         assert first["text"] == "first, mended"
         assert first["edited"] == edited["ts"]
         assert first["reactions"] == {"👍": [bob.welcome["user"]]}
-        assert second == {"type": "message", "room": "r", "seq": 2, "user": "alice", "name": "alice", "text": "second"} | {
-            "ts": second["ts"],
-            "id": "s",
-        }
+        expected: dict[str, Any] = {"type": "message", "room": "r", "seq": 2, "user": "alice", "name": "alice", "text": "second"}
+        assert second == expected | {"ts": second["ts"], "id": "s"}
         assert (await bob.ask(type="react", room="r", seq=1, emoji="👍", on=False, id="r3"))["type"] == "ack"
         assert (await alice.ask(type="delete", room="r", seq=1, id="d"))["seq"] == 7
         for command in ({"type": "edit", "text": "x"}, {"type": "delete"}, {"type": "react", "emoji": "x", "on": True}):
@@ -155,19 +153,20 @@ async def test_edit_delete_react_and_history(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "cursor", "seqs"),
+    ("asked", "cursor", "seqs", "at_six"),
     [
-        ({}, 5, []),
-        ({"after": 0}, 0, [1, 2, 3, 4, 5]),
-        ({"after": 3}, 3, [4, 5]),
-        ({"after": 5}, 5, []),
-        ({"after": 99}, 5, []),
-        ({"last": 0}, 5, []),
-        ({"last": 2}, 3, [4, 5]),
-        ({"last": 500}, 0, [1, 2, 3, 4, 5]),
+        ({}, 5, [], 6),
+        ({"after": 0}, 0, [1, 2, 3, 4, 5], 0),
+        ({"after": 3}, 3, [4, 5], 3),
+        ({"after": 5}, 5, [], 5),
+        ({"after": 99}, 5, [], 6),
+        ({"last": 0}, 5, [], 6),
+        ({"last": 2}, 3, [4, 5], 4),
+        ({"last": 500}, 0, [1, 2, 3, 4, 5], 0),
     ],
 )
-async def test_cursors(tmp_path: Path, asked: dict[str, int], cursor: int, seqs: list[int]) -> None:
+async def test_cursors(tmp_path: Path, asked: dict[str, int], cursor: int, seqs: list[int], at_six: int) -> None:
+    """By `join`, and by the address: one event later, when the cursor is `at_six`."""
     async with running(tmp_path) as here:
         client = await here.connect()
         for number in range(1, 6):
@@ -184,8 +183,7 @@ async def test_cursors(tmp_path: Path, asked: dict[str, int], cursor: int, seqs:
         assert (await client.receive())["seq"] == 6
         query = "&".join(f"{key}={value}" for key, value in asked.items())
         direct = await here.connect(f"/ws/r?{query}")
-        assert (await direct.until("joined"))["cursor"] == (cursor if "after" in asked and asked["after"] < 6 else
-                                                             6 - asked.get("last", 0) if asked.get("last", 0) < 6 else 0)  # fmt: skip
+        assert (await direct.until("joined"))["cursor"] == at_six
 
 
 async def test_joining_again_starts_over_from_the_new_cursor(tmp_path: Path) -> None:
@@ -211,7 +209,7 @@ async def test_commands_take_effect_in_the_order_sent(tmp_path: Path) -> None:
             await client.send(type="history", room="r", id="h", limit=1)
             await client.send(type="leave", room="r", id="l")
             await client.send(type="join", room="r", id="j2", last=1)
-            got = []
+            got: list[Any] = []
             while not got or got[-1]["type"] != "synced" or len([g for g in got if g["type"] == "synced"]) < 2:
                 got.append(await client.receive())
             kinds = [data.get("id") or data["type"] for data in got]
@@ -323,7 +321,10 @@ async def test_send_rate_is_a_users_over_all_connections(tmp_path: Path) -> None
         one = await here.connect(headers=bearer("alice"))
         two = await here.connect(headers=bearer("alice"))
         other = await here.connect(headers=bearer("bob"))
-        answers = [await client.ask(type="send", room="r", text="x", id=f"{n}") for n, client in enumerate((one, two) * 2)]
+        answers = [
+            await client.ask(type="send", room="r", text="x", id=key)
+            for key, client in zip("abcd", (one, two) * 2, strict=True)
+        ]
         assert [answer["type"] for answer in answers] == ["ack", "ack", "ack", "error"]
         assert answers[3]["code"] == "rate_limited"
         assert 0 < answers[3]["retry_after"] <= 0.2

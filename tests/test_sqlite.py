@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from chat import eventually
 from entries import MIB, append, deleted, edited, everything, message, reacted, read_mark
 
@@ -280,6 +279,9 @@ async def test_a_locked_file_refuses_writers_and_lets_readers_read(path: Path) -
             await waiting
         with pytest.raises(LogUnavailable, match="locked"):
             await log.append([message("two", key="b")])
+        with pytest.raises(LogUnavailable, match="locked"):
+            await log.probe()
+    await log.probe()
     outcomes = await append(log, message("two", key="b"), edited(1, "uno"), message(room="den"))
     assert [(outcome.seq, outcome.duplicate) for outcome in outcomes] == [(2, False), (3, False), (1, False)]
     assert len(await everything(log)) == 3
@@ -390,6 +392,8 @@ async def test_a_file_that_is_gone_takes_no_appends(path: Path, journal: str) ->
     for _ in range(2):
         with pytest.raises(LogUnavailable, match="moved"):
             await log.append([message("two", key="b")])
+        with pytest.raises(LogUnavailable, match="moved"):
+            await log.probe()
     put(file, b"")  # something else in its place
     with pytest.raises(LogUnavailable, match="moved"):
         await log.append([message("two", key="b")])

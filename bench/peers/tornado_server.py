@@ -20,6 +20,7 @@ class Chat(tornado.websocket.WebSocketHandler):
         self.members = members  # a dict, not a set: every server serves its members in the order they came
 
     def open(self, *args: str, **kwargs: str) -> None:
+        self.set_nodelay(True)  # as on all the other servers; or delayed acks and Nagle's algorithm make the figures
         self.members[self] = None
 
     def on_message(self, message: str | bytes) -> None:
@@ -31,6 +32,9 @@ class Chat(tornado.websocket.WebSocketHandler):
 
 
 class Echo(tornado.websocket.WebSocketHandler):
+    def open(self, *args: str, **kwargs: str) -> None:
+        self.set_nodelay(True)
+
     def on_message(self, message: str | bytes) -> None:
         self.write_message(message)
 

@@ -276,9 +276,14 @@ class Connection:
     def _read_on(self) -> None:
         if not self._reading:
             self._reading = True
-            self._transport.loop.add_reader(self._fd, self._readable)
+            self._transport.loop.add_reader(self._fd, self.read_ready)
 
-    def _readable(self) -> None:
+    def read_ready(self) -> None:
+        """The socket has something to read, or may have.
+
+        uvloop calls a reader once, and then never again, when a reset comes in together with data; so whoever reads
+        asks for another call where that is cheap, and the keepalive makes one when a connection falls silent.
+        """
         if self._pauses:  # only now: most pauses end before anything comes
             self._reading = False
             self._transport.loop.remove_reader(self._fd)
@@ -297,6 +302,8 @@ class Connection:
             reader = self._reader
             if reader is not None:
                 self._handle(reader, reader.feed(data))
+            if self.closing:
+                self._transport.loop.call_soon(self.read_ready)
         elif self.closing:
             self._gone()
         else:
@@ -339,6 +346,8 @@ class Connection:
             return
         waiting, self._waiting = self._waiting, None
         self._handle(reader, waiting or reader.feed(b""))
+        if not self._turn:
+            self._transport.loop.call_soon(self.read_ready)
 
     def still_taking(self) -> bool:
         """Whether the kernel holds bytes for the peer, and the peer took some since this was last asked."""
@@ -363,7 +372,7 @@ class Connection:
         The first close counts; later ones do nothing.
         """
         if not self.closing:
-            self._begin_close(code, reason)
+            self._begin_close(close_frame(code, reason), code, reason)
             self._schedule_turn()  # the peer's close frame may be among what was read already
 
     def abort(self, code: int, reason: str = "") -> None:
@@ -372,11 +381,11 @@ class Connection:
             self._end(code, reason)
         self._reset()
 
-    def _begin_close(self, code: int, reason: str) -> None:
-        """Say goodbye, and give the peer `close_timeout` to do the same."""
+    def _begin_close(self, goodbye: bytes, code: int, reason: str) -> None:
+        """Send our close frame, and give the peer `close_timeout` to send its own and to hang up."""
         loop = self._transport.loop
         self._timer = loop.call_later(self._transport.close_timeout, self._reset)
-        self.write(close_frame(code, reason))
+        self.write(goodbye)
         if self.closing:  # the write failed
             return
         self._pauses = 0
@@ -390,13 +399,13 @@ class Connection:
             self._fail(failure)
             return
         if not self.closing:
-            self._begin_close(code, reason)
+            self._begin_close(close_frame(code), code, reason)
         self._finish()
 
     def _fail(self, failure: FrameError) -> None:
         """Fail the connection (RFC 6455 section 7.1.7): a close frame, and nothing is read after it."""
         if not self.closing:
-            self._begin_close(failure.code, failure.reason)
+            self._begin_close(close_frame(failure.code, failure.reason), failure.code, failure.reason)
         self._finish()
 
     def _finish(self) -> None:

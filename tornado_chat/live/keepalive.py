@@ -77,6 +77,8 @@ class Keepalive:
                 connection.idle = int(self._ping_after) - 1  # a ping would wait behind the outbox
         elif connection.reading_paused:
             connection.idle = 0
+        elif connection.idle == 1:
+            connection.read_ready()  # it has just fallen silent: did it end unnoticed?
         elif connection.idle == self._ping_after:
             connection.still_taking()
             connection.write(_PING)

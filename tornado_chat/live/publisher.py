@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.live.room import PENDING_EVENTS
 from tornado_chat.log import Appended, Entry, event_of
+from tornado_chat.wire.events import Data
 
 if TYPE_CHECKING:
     from tornado_chat.live.hub import Hub
@@ -25,6 +26,10 @@ QUEUE_ENTRIES, QUEUE_CHARS = 8192, 16 * 1024 * 1024
 
 FAILING_POLL_SECONDS = 1.0
 """After a commit with an unknown outcome the heads are polled this often, until a commit succeeds."""
+
+
+def read_signal(entry: Entry, seq: int) -> Data:
+    return {"type": "read", "room": entry.room, "user": entry.user, "name": entry.name, "seq": seq}
 
 
 class Publisher:
@@ -56,10 +61,10 @@ class Publisher:
         self.idle.clear()
         self._work.set()
 
-    async def stop(self, timeout: float) -> None:
-        """Commit what was submitted, for at most `timeout` seconds, then end."""
+    async def stop(self, seconds: float) -> None:
+        """Commit what was submitted, for at most `seconds`, then end."""
         try:
-            await asyncio.wait_for(self.idle.wait(), timeout)
+            await asyncio.wait_for(self.idle.wait(), seconds)
         except TimeoutError:
             logger.error("stopped with uncommitted entries count=%d", len(self.queue))
         self._task.cancel()
@@ -98,9 +103,7 @@ class Publisher:
         metrics.batch_size.observe(len(batch))
         self._announce(batch, outcomes)
 
-    def _announce(
-        self, batch: list[tuple[Session, Entry, float]], outcomes: list[Appended | ChatError]
-    ) -> None:
+    def _announce(self, batch: list[tuple[Session, Entry, float]], outcomes: list[Appended | ChatError]) -> None:
         """Deliver the new events to the rooms here, then answer the senders: one write for each."""
         rooms, metrics = self.hub.rooms, self.hub.metrics
         answered: dict[Session, None] = {}
@@ -112,9 +115,7 @@ class Publisher:
             elif isinstance(outcome, Appended):
                 if entry.type == "read":
                     if outcome.changed and room is not None:
-                        room.signal(
-                            {"type": "read", "room": entry.room, "user": entry.user, "name": entry.name, "seq": outcome.seq}
-                        )
+                        room.signal(read_signal(entry, outcome.seq))
                 else:
                     metrics.events += 1
                     if room is not None:

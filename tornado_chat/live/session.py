@@ -229,7 +229,7 @@ class Session:
 
     def _check_room(self, room: str) -> None:
         if not self.identity.may_enter(room):
-            raise ChatError(ErrorCode.FORBIDDEN, f"your token does not let you into the room {room}: ask for one that does")
+            raise ChatError(ErrorCode.FORBIDDEN, f"your token does not let you into {room}: ask for one that does")
 
     def _charge(self) -> None:
         """One of the user's sends; also for what costs the others in a room as much."""

@@ -95,10 +95,7 @@ class SQLiteLog:
             return []
         outcomes = await self._writer.call(Writer.append, batch)
         self.commits += 1
-        # Here and not on the writer's thread, where each system call is one more wait for the GIL. 2 us.
-        for path, identity in self._files:
-            if _identity(path) != identity:
-                raise LogUnavailable(f"{path} was moved, deleted or replaced; put it back or restart the server")
+        self._check_files()
         self._unchecked += len(batch)
         if self._unchecked >= CHECKPOINT_ENTRIES:
             self._begin_checkpoint()
@@ -125,6 +122,11 @@ class SQLiteLog:
         """As `Log.history` says; the encoded messages together have `max_bytes` at most, or there is one only."""
         return await self._readers.call(Reader.history, room, before, limit, max_bytes)
 
+    async def probe(self) -> None:
+        """Find out whether a commit would succeed, by one that changes nothing; LogUnavailable if it would not."""
+        await self._writer.call(Writer.probe)
+        self._check_files()
+
     async def new_epoch(self) -> str:
         """Give the log a new identity, as after a restore from a backup: clients then start over."""
         self.epoch = await self._writer.call(Writer.new_epoch)
@@ -140,6 +142,13 @@ class SQLiteLog:
         await self._readers.close()
         await self._checkpointer.close()
         await self._writer.close()  # last: it brings home what no other connection is in the way of any more
+
+    def _check_files(self) -> None:
+        """LogUnavailable if what was committed went into a file that nobody will find."""
+        # Called on the loop and not on the writer's thread, where each system call is one more wait for the GIL. 4 us.
+        for path, identity in self._files:
+            if _identity(path) != identity:
+                raise LogUnavailable(f"{path} was moved, deleted or replaced; put it back or restart the server")
 
     def _checkpoint_later(self) -> None:
         if not self._closing:

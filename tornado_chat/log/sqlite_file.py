@@ -6,7 +6,8 @@ import os
 import secrets
 import sqlite3
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 
@@ -106,10 +107,10 @@ def _explain(error: sqlite3.Error) -> str:
 
 def _migrate(db: sqlite3.Connection, path: str) -> None:
     steps = migrations()
-    _check_ours(db, path, len(steps))
+    with _transaction(db, "BEGIN"):
+        _check_ours(db, path, len(steps))
     db.execute("PRAGMA journal_mode = WAL")
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with _transaction(db, "BEGIN IMMEDIATE"):
         # Again, now that no other process can be at it.
         for step in steps[_check_ours(db, path, len(steps)) :]:
             for statement in step.split(";\n"):
@@ -117,6 +118,13 @@ def _migrate(db: sqlite3.Connection, path: str) -> None:
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {len(steps)}")
         db.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (new_epoch(),))
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
+    db.execute(begin)
+    try:
+        yield
         db.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):  # the first error is the one to tell

@@ -135,6 +135,13 @@ class Writer(Connected):
             raise LogUnavailable(f"SQLite: {error}") from error
         return epoch
 
+    def probe(self) -> None:
+        """A commit that changes nothing; LogUnavailable if there is none to be had."""
+        try:
+            self.db.execute("UPDATE meta SET value = value WHERE name = 'epoch'")
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"SQLite: {error}") from error
+
     def restart_journal(self) -> bool:
         """Copy what is left of the write-ahead log into the file, so that the next commit begins it anew.
 

@@ -1,39 +1,77 @@
-"""The routes, and what Tornado may log of them."""
+"""What answers a request: the handshake, or one of Tornado's handlers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
 from tornado.web import Application, RequestHandler
 
-from tornado_chat.live.connection import Transport
-from tornado_chat.live.session import Context
+from tornado_chat.metrics import Metrics
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
 from tornado_chat.web.pages import STATIC, PageHandler
-from tornado_chat.web.socket import SocketHandler
+from tornado_chat.web.socket import PATH, Gate, Handshake
 
 logger = logging.getLogger(__name__)
 
 
-def make_app(
-    context: Context, transport: Transport, secret: bytes, failing: Callable[[], list[str]]
-) -> Application:
-    """All that a server answers; `failing` names the checks of `/readyz` that fail."""
-    socket = {"context": context, "transport": transport, "secret": secret}
-    return Application(
-        [
-            (r"/ws", SocketHandler, socket),
-            (r"/ws/([^/]+)", SocketHandler, socket),
-            (r"/()", PageHandler, {"path": str(STATIC), "default_filename": "index.html"}),
-            (r"/static/(.+)", PageHandler, {"path": str(STATIC)}),
-            (r"/healthz", HealthHandler),
-            (r"/readyz", ReadyHandler, {"failing": failing}),
-            (r"/metrics", MetricsHandler, {"metrics": context.hub.metrics}),
-        ],
-        log_function=_log_request,
-        server_header="tornado_chat",
-    )
+class Front(HTTPServerConnectionDelegate):
+    """Where all requests come in."""
+
+    def __init__(self, gate: Gate, metrics: Metrics, failing: Callable[[], list[str]]) -> None:
+        """`failing` names the checks of `/readyz` that fail."""
+        self.gate = gate
+        self.app = Application(
+            [
+                (r"/()", PageHandler, {"path": str(STATIC), "default_filename": "index.html"}),
+                (r"/static/(.+)", PageHandler, {"path": str(STATIC)}),
+                (r"/healthz", HealthHandler),
+                (r"/readyz", ReadyHandler, {"failing": failing}),
+                (r"/metrics", MetricsHandler, {"metrics": metrics}),
+            ],
+            log_function=_log_request,
+        )
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        return _Fork(self, server_conn, request_conn)
+
+
+class _Fork(HTTPMessageDelegate):
+    """Becomes a Handshake or the Application's delegate as soon as the path is known."""
+
+    def __init__(self, front: Front, server_conn: object, request_conn: HTTPConnection) -> None:
+        self.front = front
+        self.server_conn = server_conn
+        self.request_conn = request_conn
+        self.delegate = HTTPMessageDelegate()
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        assert isinstance(start_line, RequestStartLine)
+        path = start_line.path.partition("?")[0]
+        if path == PATH or path.startswith(PATH + "/"):
+            self.delegate = Handshake(self.front.gate, self.request_conn)
+        else:
+            self.delegate = self.front.app.start_request(self.server_conn, self.request_conn)
+        return self.delegate.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        return self.delegate.data_received(chunk)
+
+    def finish(self) -> None:
+        self.delegate.finish()
+
+    def on_connection_close(self) -> None:
+        self.delegate.on_connection_close()
 
 
 def _log_request(handler: RequestHandler) -> None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 
-from tornado.iostream import StreamClosedError
-from tornado.web import RequestHandler
+from tornado.iostream import IOStream, StreamClosedError
 
 
-def take_over(handler: RequestHandler) -> tuple[socket.socket, bytes]:
-    """Detach the handler's socket from Tornado: the socket, not blocking, and what the client sent after its request.
+def take_over(stream: IOStream) -> tuple[socket.socket, bytes]:
+    """The socket of a stream that was detached from HTTP, not blocking, and what the client sent after its request.
 
-    Call it last: the handler cannot answer any more. Raises StreamClosedError if the client has gone meanwhile.
+    Raises StreamClosedError if the client has gone meanwhile.
     Only Tornado's public interface is used; its stream closes its own descriptor, ours is a duplicate.
     """
-    stream = handler.detach()
     if stream.closed():
         raise StreamClosedError(stream.error)
     try:
@@ -25,6 +24,6 @@ def take_over(handler: RequestHandler) -> tuple[socket.socket, bytes]:
     finally:
         stream.close()
     sock.setblocking(False)
-    if sock.family != socket.AF_UNIX:
+    with suppress(OSError):  # a Unix socket has no such option
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock, data

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]  # msgpack has no type stubs
+import msgpack
 import msgspec
 import orjson
 

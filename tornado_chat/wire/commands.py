@@ -204,18 +204,14 @@ def _check_string(field: str, text: str) -> None:
 
 def _check_meta(meta: dict[str, Any]) -> None:
     try:
-        size = len(orjson.dumps(meta, default=_not_json))
+        size = len(orjson.dumps(meta, default=_kind))  # what is not JSON is found below
     except TypeError as error:
-        raise _bad(f"meta: must be {describe(MetaObject)}; {error.__cause__ or error}") from None
+        raise _bad(f"meta: must be {describe(MetaObject)}; {error}") from None
     if size > META_BYTES:
         raise _bad(f"meta: must be at most {META_BYTES:,} bytes as JSON; got {size:,}")
     fault = _json_fault(meta, META_DEPTH)
     if fault is not None:
         raise _bad(f"meta: must be {describe(MetaObject)}; it holds {fault}")
-
-
-def _not_json(value: object) -> None:
-    raise TypeError(f"it holds {_kind(value)}")
 
 
 def _json_fault(value: object, depth: int) -> str | None:

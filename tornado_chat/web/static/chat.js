@@ -99,7 +99,7 @@ export class Chat {
     this.connection.send({ type: "typing", room: room.name, on });
   }
 
-  /** All of `room` that we hold was seen. The server is told soon, once for many messages. */
+  /** All of `room` that we hold was seen. The server is told, twice a second at most. */
   seen(room) {
     if (!room.synced || room.read >= room.cursor) return;
     room.read = room.cursor;
@@ -109,11 +109,13 @@ export class Chat {
 
   #mark(room) {
     this.#unsaid.add(room);
-    this.#saying ||= setTimeout(() => {
-      this.#saying = 0;
-      for (const { name, read } of this.#unsaid) this.connection.send({ type: "read", room: name, seq: read });
-      this.#unsaid.clear();
-    }, READ_EVERY);
+    if (!this.#saying) this.#say();
+  }
+
+  #say() {
+    this.#saying = this.#unsaid.size ? setTimeout(() => this.#say(), READ_EVERY) : 0;
+    for (const { name, read } of this.#unsaid) this.connection.send({ type: "read", room: name, seq: read });
+    this.#unsaid.clear();
   }
 
   /** Resolves when the page before the oldest message held is there; false if it did not come. */

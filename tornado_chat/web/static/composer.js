@@ -55,6 +55,7 @@ export class Composer {
 
   focus() {
     this.box.focus({ preventScroll: true });
+    this.box.setSelectionRange(this.box.value.length, this.box.value.length); // Chromium: no caret after a dialog
   }
 
   reply(message) {

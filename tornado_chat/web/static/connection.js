@@ -176,18 +176,9 @@ export class Connection {
   async #probe() {
     const waiting = this.state;
     const { token } = this.credentials;
-    let response = null;
-    let body = null;
-    try {
-      response = await fetch(new URL("ws", this.base), {
-        cache: "no-store",
-        headers: token ? { Authorization: `Bearer ${token}` } : {},
-        signal: AbortSignal.timeout(PROBE_LIMIT),
-      });
-      body = await response.json();
-    } catch {
-      // nobody there, or it is not the server that answers
-    }
+    const response = await this.#ask("ws", token ? { Authorization: `Bearer ${token}` } : {});
+    const body = await response?.json().catch(() => null); // it may be a proxy that answers
+    const ready = await this.#ask("readyz");
     if (this.state !== waiting && this.state.name !== "connecting") return; // overtaken
     const status = response?.status ?? 0;
     const why = body?.error?.message;
@@ -199,11 +190,19 @@ export class Connection {
       const asked = Number(response.headers.get("Retry-After")) * 1_000 || delay;
       this.#drop();
       this.#wait(asked + backoff(this.#attempts), true, why);
-    } else if (status === 0 || status >= 500) {
-      this.#refusals = 0; // the server is away (a proxy may say so): no verdict on who we are
+    } else if (status === 0 || status >= 500 || (ready?.status ?? 500) >= 500) {
+      this.#refusals = 0; // the server is away, or on its way out: no verdict on who we are
       this.credentials.leftOut = null;
     } else {
       this.#suspect();
+    }
+  }
+
+  async #ask(path, headers = {}) {
+    try {
+      return await fetch(new URL(path, this.base), { cache: "no-store", headers, signal: AbortSignal.timeout(PROBE_LIMIT) });
+    } catch {
+      return null; // nobody there
     }
   }
 
@@ -215,8 +214,11 @@ export class Connection {
     this.#refusals += 1;
     const { credentials } = this;
     credentials.leftOut = null;
-    if (this.#refusals % 6 === 3 && credentials.name) credentials.leftOut = "name";
-    else if (this.#refusals % 6 === 0 && credentials.token && !credentials.signedIn) credentials.leftOut = "token";
+    const doubtful = [];
+    if (credentials.token && !credentials.signedIn) doubtful.push("token");
+    if (credentials.name) doubtful.push("name");
+    const trial = (this.#refusals - 3) / 2; // the third attempt from now, the fifth ...
+    if (trial >= 0 && doubtful.length) credentials.leftOut = doubtful[trial % doubtful.length] ?? null;
     if (this.#refusals < 3 || this.state.name !== "waiting") return;
     const why = "The server answers, but refuses the connection. If it lets in only whom it knows, sign in.";
     this.#become({ ...this.state, why, refused: true });

@@ -38,7 +38,9 @@ export class MessageList {
     this.list.addEventListener("keydown", (event) => this.#key(event));
     this.list.addEventListener("focusin", (event) => this.#equip(event.target.closest("li")));
     this.list.addEventListener("pointerover", (event) => event.pointerType === "mouse" && this.#equip(event.target.closest("li")));
-    this.scroller.addEventListener("pointerleave", () => this.#toolbar.contains(document.activeElement) || this.#equip(null));
+    this.scroller.addEventListener("pointerleave", (event) => {
+      if (event.pointerType === "mouse" && !this.#toolbar.contains(document.activeElement)) this.#equip(null);
+    });
   }
 
   open(room) {
@@ -158,11 +160,11 @@ export class MessageList {
     if (this.scroller.scrollTop < NEAR && this.room.index(this.#first) === 0 && room.more && !room.failed) this.on.older();
   }
 
-  /** The first row in sight, and where it stands. */
+  /** The first message in sight, and where it stands. (A day's row goes when earlier messages come above it.) */
   #anchor() {
     const top = this.scroller.scrollTop;
     for (const node of this.list.children) {
-      if (node.offsetTop + node.offsetHeight > top) return { node, offset: node.offsetTop };
+      if (node.classList.contains("message") && node.offsetTop + node.offsetHeight > top) return { node, offset: node.offsetTop };
     }
     return null;
   }
@@ -236,7 +238,7 @@ export class MessageList {
     else if (!room.synced && !room.messages.length) top = [""];
     else if (!room.more && !room.messages.length && !room.pending.length) {
       top = [el("b", {}, "Nobody has said anything here yet."), el("br"), "Write the first message, or send this page’s address to someone."];
-    } else if (!room.more) top = [el("b", {}, `This is the beginning of #${room.name}.`)];
+    } else if (!room.more && room.index(this.#first) === 0) top = [el("b", {}, `This is the beginning of #${room.name}.`)];
     const words = top.map((part) => part.textContent ?? part).join("");
     if (words !== this.#topWords) this.top.replaceChildren(...top);
     this.#topWords = words;

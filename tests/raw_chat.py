@@ -1,0 +1,179 @@
+"""A chat client on a plain socket, with frames made by hand: quick, and able to stop in the middle of anything."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import zlib
+from collections import deque
+from types import TracebackType
+from typing import Any, Self
+
+import msgpack
+from raw_websocket import client_frame
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+UNMASKED = b"\0\0\0\0"  # a masking key under which the payload stays what it is
+TIMEOUT = 15.0
+
+
+def text_frame(payload: bytes) -> bytes:
+    return client_frame(TEXT, payload, key=UNMASKED)
+
+
+def commands(*objects: dict[str, Any]) -> bytes:
+    """The frames of some commands, in one piece."""
+    return b"".join(text_frame(json.dumps(obj, separators=(",", ":")).encode()) for obj in objects)
+
+
+class Closed(Exception):
+    """The server sent a close frame, or hung up (1006)."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code} {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class Frames:
+    """Takes bytes from a server and gives the objects in them, whatever the codec, deflated or not; no I/O."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+        self.pings: deque[bytes] = deque()
+        self.closed: Closed | None = None
+
+    def feed(self, data: bytes) -> list[Any]:
+        data = self.rest + data
+        objects: list[Any] = []
+        at = 0
+        while len(data) >= at + 2:
+            opcode, size, start = data[at] & 15, data[at + 1], at + 2
+            assert size < 128, "a server must not mask"
+            if size >= 126:
+                width = 2 if size == 126 else 8
+                if len(data) < start + width:
+                    break
+                size = int.from_bytes(data[start : start + width], "big")
+                start += width
+            if len(data) < start + size:
+                break
+            assert data[at] & 0x80, "the server sends each message in one frame"
+            payload = data[start : start + size]
+            if data[at] & 0x40:
+                payload = zlib.decompressobj(-15).decompress(payload + b"\0\0\xff\xff")
+            at = start + size
+            if opcode == TEXT:
+                objects.append(json.loads(payload))
+            elif opcode == BINARY:
+                objects.append(msgpack.unpackb(payload))
+            elif opcode == PING:
+                self.pings.append(payload)
+            elif opcode == CLOSE:
+                self.closed = Closed(int.from_bytes(payload[:2], "big"), payload[2:].decode())
+        self.rest = data[at:]
+        return objects
+
+
+def handshake(port: int, path: str = "/ws", *headers: str) -> bytes:
+    lines = [
+        f"GET {path} HTTP/1.1",
+        f"Host: 127.0.0.1:{port}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        *headers,
+    ]
+    return "".join(line + "\r\n" for line in (*lines, "")).encode("latin-1")
+
+
+class RawChat:
+    """One blocking connection; every read has a time limit. `welcome` has been read when it is made."""
+
+    def __init__(self, port: int, path: str = "/ws", *headers: str, buffer: int | None = None) -> None:
+        """`buffer`: what the kernel may hold for us unread, about, in bytes."""
+        self.sock = socket.socket()
+        try:
+            self.sock.settimeout(TIMEOUT)
+            if buffer is not None:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.sock.connect(("127.0.0.1", port))
+            self.sock.sendall(handshake(port, path, *headers))
+            data = b""
+            while b"\r\n\r\n" not in data:
+                more = self.sock.recv(65536)
+                assert more, f"refused: {data!r}"
+                data += more
+            self.head, _, rest = data.partition(b"\r\n\r\n")
+            assert self.head.startswith(b"HTTP/1.1 101 "), data
+            self.frames = Frames()
+            self.unread: deque[Any] = deque(self.frames.feed(rest))
+            self.welcome = self.hear()
+        except BaseException:
+            self.sock.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.sock.close()
+
+    def say(self, *objects: dict[str, Any]) -> None:
+        self.sock.sendall(commands(*objects))
+
+    def receive(self) -> list[Any]:
+        """What one read gives, perhaps nothing yet; raises Closed when there is no more."""
+        if self.unread:
+            objects = list(self.unread)
+            self.unread.clear()
+            return objects
+        if self.frames.closed is not None:
+            raise self.frames.closed
+        data = self.sock.recv(1 << 18)
+        if not data:
+            raise self.frames.closed or Closed(1006, "")
+        objects = self.frames.feed(data)
+        while self.frames.pings:
+            self.sock.sendall(client_frame(PONG, self.frames.pings.popleft(), key=UNMASKED))
+        return objects
+
+    def hear(self) -> Any:
+        """The next object."""
+        while not self.unread:
+            self.unread.extend(self.receive())
+        return self.unread.popleft()
+
+    def until(self, type: str, **fields: Any) -> Any:
+        """Read on to an object of this type with these fields."""
+        while True:
+            got = self.hear()
+            if got["type"] == type and all(got.get(key) == value for key, value in fields.items()):
+                return got
+
+    def ask(self, **command: Any) -> Any:
+        """Send one command and read on to the reply with its id."""
+        self.say(command)
+        while True:
+            got = self.hear()
+            if got.get("id") == command["id"] and got["type"] != "message":
+                return got
+
+    def join(self, room: str, **fields: Any) -> Any:
+        """Join, and read to `synced`, which must come without an event before it; the `joined`."""
+        joined = self.ask(type="join", room=room, id="join", **fields)
+        assert self.hear()["type"] == "synced"
+        return joined
+
+    def answer_close(self, code: int = 1000) -> None:
+        self.sock.sendall(client_frame(CLOSE, code.to_bytes(2, "big")))
+
+    def reset(self) -> None:
+        """Be gone at once: the kernel sends RST."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()

@@ -1,0 +1,438 @@
+"""Bad input over real sockets: each wrong command is answered with one error and nothing else; nothing sent to the
+port, whatever it is, keeps the server from serving the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat import Client, running
+from raw_chat import RawChat, commands, handshake, text_frame
+from raw_websocket import client_frame
+from servers import UNLIMITED, Server
+from test_commands import BAD, DEEP, FULL, ONLY_MSGPACK, REQUIRED, TEXT_CHARS, as_json, as_msgpack, message
+
+PATIENCE = 15.0
+
+Case = tuple[bytes, str]
+"""A payload, and the field that the error must name: what stands before the first colon of its `message`."""
+
+
+def json_cases(name: str) -> Iterator[Case]:
+    for field in [*FULL[name], *(["last"] if name == "join" else [])]:
+        for value in BAD[field]:
+            if (name, field, value) == ("read", "seq", 0) and type(value) is int:
+                continue  # the one command whose seq may be 0
+            yield as_json(message(name, **{field: value})), field
+        for value in (float("nan"), float("inf"), float("-inf")):
+            yield as_json(message(name, **{field: value})), field
+    for field in REQUIRED[name]:
+        yield as_json({key: value for key, value in message(name).items() if key != field}), field
+    yield as_json(message(name) | {"type": name.upper()}), "type"
+    yield as_json([message(name)]), "message"
+    yield as_json(message(name))[:-1], "message"
+    yield as_json(message(name)) + b"}", "message"
+
+
+def msgpack_cases(name: str) -> Iterator[Case]:
+    for field in [*FULL[name], *(["last"] if name == "join" else [])]:
+        for value in [*BAD[field], *ONLY_MSGPACK]:
+            if (name, field, value) == ("read", "seq", 0) and type(value) is int:
+                continue
+            if not isinstance(value, int) or -(2**63) <= value < 2**64:  # MessagePack has no larger ones
+                try:
+                    yield as_msgpack(message(name, **{field: value})), field
+                except OverflowError:
+                    continue  # one inside of meta
+    for field in REQUIRED[name]:
+        yield as_msgpack({key: value for key, value in message(name).items() if key != field}), field
+    yield as_msgpack(message(name) | {"type": name.upper()}), "type"
+    yield as_msgpack(message(name) | {"type": name.encode()}), "type"
+    yield as_msgpack([message(name)]), "message"
+    yield as_msgpack(message(name))[:-1], "message"
+    yield as_msgpack(message(name)) + b"\xc0", "message"
+    yield as_msgpack({key.encode(): value for key, value in message(name).items()}), "type"  # it has none
+    yield as_msgpack({number: value for number, value in enumerate(message(name).values())}), "message"
+    yield as_msgpack(message(name) | {1: 2}), "message"
+
+
+NO_COMMANDS: dict[str, list[Case]] = {
+    "chat.v1.json": [
+        (b"", "message"),
+        (b" ", "message"),
+        (b"null", "message"),
+        (b"5", "message"),
+        (b"-1e999", "message"),
+        (b"1" * 5000, "message"),
+        (b"NaN", "message"),
+        (b'"ping"', "message"),
+        (b'"\\ud800"', "message"),
+        (b"[]", "message"),
+        (b"{}", "type"),
+        (b'{"type":null}', "type"),
+        (b'{"type":"\\ud800"}', "type"),
+        (b'{"type":"' + b"x" * 60_000 + b'"}', "type"),
+        (b'{"type":"ping","type":"nope"}', "type"),
+        (b'{"ping":', "message"),
+        (b"{'type':'ping'}", "message"),
+        (b"\xef\xbb\xbf{}", "message"),  # a byte order mark
+        (b"[" * 1000 + b"]" * 1000, "message"),
+        (b"[" * 60_000, "message"),
+        (b'{"type":' * 8_000, "message"),
+        (b'{"type":"send","room":"general","text":"' + b"[" * 60_000 + b'"}', "text"),
+    ],
+    "chat.v1.msgpack": [
+        (b"", "message"),
+        (b"\xc0", "message"),
+        (b"\x05", "message"),
+        (b"\xc1", "message"),  # never used
+        (b"\xa4ping", "message"),
+        (b"\xc4\x04ping", "message"),
+        (b"\x90", "message"),
+        (b"\x80", "type"),
+        (b"\x81\xa4type\xc0", "type"),
+        (b"\x81\xa4type\xa1\xff", "type"),
+        (b"\x81\xa4type\xc4\x04ping", "type"),
+        (b"\x81\xc4\x04type\xa4ping", "type"),
+        (b"\x81\x01\x02", "message"),
+        (b"\xdf\xff\xff\xff\xff", "message"),  # a map of 4 billion, it says
+        (b"\xdd\xff\xff\xff\xff", "message"),
+        (b"\xdb\xff\xff\xff\xff", "message"),
+        (b"\xc6\xff\xff\xff\xff", "message"),
+        (b"\x91" * 1000 + b"\xc0", "message"),
+        (b"\x91" * 60_000, "message"),
+        (b"\x81\xa4type" * 10_000, "message"),
+        (b'{"type":"ping"}', "message"),
+    ],
+}
+
+
+async def refuses(client: Client, cases: Sequence[Case]) -> None:
+    """Each case is answered with one error that names its field, and the connection goes on."""
+    binary = client.codec == "chat.v1.msgpack"
+    for number, (payload, field) in enumerate(cases):
+        await client.socket.write_message(payload, binary=binary)
+        await client.send(type="ping", id=f"ping {number}")
+        error = await client.receive()
+        context = f"{payload[:200]!r} was answered with {error}"
+        assert error is not None, f"{payload[:200]!r} closed the connection: {client.socket.close_code}"
+        assert error["type"] == "error", context
+        assert error["code"] == "bad_request", context
+        assert error["message"].partition(":")[0] == field, context
+        assert len(error["message"]) < 300, context
+        assert await client.receive() == {"type": "pong", "id": f"ping {number}"}, context
+
+
+@pytest.mark.parametrize("protocol", ["chat.v1.json", "chat.v1.msgpack"])
+@pytest.mark.parametrize("name", FULL)
+async def test_every_wrong_command_is_one_error_that_names_the_field(tmp_path: Path, name: str, protocol: str) -> None:
+    async with running(tmp_path, text_chars=TEXT_CHARS) as here:
+        client = await here.connect("/ws/general", protocols=[protocol])
+        await client.until("synced")
+        cases = list((json_cases if protocol == "chat.v1.json" else msgpack_cases)(name))
+        assert len(cases) > 4
+        await refuses(client, cases)
+        history = await client.ask(type="history", room="general")
+        assert history["messages"] == []
+        assert history["more"] is False
+        joined = await client.ask(type="join", room="general")
+        assert (joined["head"], joined["read"]) == (0, 0)
+        assert here.server.metrics.events == 0
+        assert here.server.metrics.errors == {"bad_request": len(cases)}
+        assert len(here.server.hub.rooms) == 1
+
+
+@pytest.mark.parametrize("protocol", NO_COMMANDS)
+async def test_what_is_no_command_at_all(tmp_path: Path, protocol: str) -> None:
+    async with running(tmp_path, text_chars=TEXT_CHARS) as here:
+        await refuses(await here.connect(protocols=[protocol]), NO_COMMANDS[protocol])
+
+
+@pytest.mark.parametrize("protocol", ["chat.v1.json", "chat.v1.msgpack"])
+async def test_bad_commands_between_good_ones_lose_nothing(tmp_path: Path, protocol: str) -> None:
+    """In one stream, without waiting for an answer: each good one is acked once and in order."""
+    async with running(tmp_path) as here:
+        client = await here.connect("/ws/general", protocols=[protocol])
+        binary = protocol == "chat.v1.msgpack"
+        encode = as_msgpack if binary else as_json
+        await client.until("synced")
+        for number in range(200):
+            await client.send(type="send", room="general", text="x", id=f"good {number}")
+            for value in (DEEP, "\0", 5, None):
+                await client.socket.write_message(encode({"type": "send", "room": "general", "text": value}), binary=binary)
+        acks, errors, seqs = [], 0, []
+        while len(acks) < 200 or errors < 800 or len(seqs) < 200:
+            got = await client.receive()
+            match got["type"]:
+                case "ack":
+                    acks.append(got["id"])
+                case "error":
+                    errors += 1
+                case "message":
+                    seqs.append(got["seq"])
+        assert acks == [f"good {number}" for number in range(200)]
+        assert seqs == list(range(1, 201))
+        assert await client.ask(type="ping", id="p") == {"type": "pong", "id": "p"}
+
+
+# Anything at all, sent to the port. One server for all of these tests would hide which one harmed it.
+
+UPGRADE = handshake(80)
+TLS_HELLO = bytes.fromhex("16030100a5010000a10303") + bytes(range(32)) + bytes(132)
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+ANYTHING: dict[str, bytes] = {
+    "nothing": b"",
+    "zeros": bytes(100_000),
+    "ones": b"\xff" * 100_000,
+    "line ends": b"\r\n" * 50_000,
+    "one long line": b"A" * 200_000,
+    "a long path": b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a path of bytes": b"GET /ws/\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a path that leaves the folder": b"GET /static/../../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
+    "the same, escaped": b"GET /static/%2e%2e/%2e%2e/errors.py HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a NUL in the path": b"GET /static/%00 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a long name in the path": b"GET /static/" + b"a" * 5_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a folder": b"GET /static/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a huge header": b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 200_000 + b"\r\n\r\n",
+    "many headers": b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-A: b\r\n" * 20_000 + b"\r\n",
+    "a header without a name": b"GET / HTTP/1.1\r\nHost: x\r\n: b\r\n\r\n",
+    "a header that is none": b"GET / HTTP/1.1\r\nHost: x\r\nnothing\r\n\r\n",
+    "a folded header": b"GET / HTTP/1.1\r\nHost: x\r\nX-A: a\r\n b\r\n\r\n",
+    "headers of bytes": b"GET /ws HTTP/1.1\r\nHost: \xff\r\nOrigin: \xff\r\nCookie: \xff\r\n\r\n",
+    "half a request": b"GET /ws HTTP/1.1\r\nHost: x\r\nUpg",
+    "half a handshake": UPGRADE[:-2],
+    "a body that never comes": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab",
+    "a body too large": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n",
+    "a body of no length": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    "two lengths": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "chunks and a length": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+    "chunks that are none": b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
+    "a form that is none": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data\r\nContent-Length: 2\r\n\r\nab",
+    "a compressed body": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nab",
+    "a query of bytes": b"GET /ws?name=%ff&token=%ff HTTP/1.1\r\n" + UPGRADE.partition(b"\r\n")[2],
+    "a broken origin": handshake(80, "/ws", "Origin: http://["),
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "an absolute path": b"GET http://other/healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a star": b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a proxy's request": b"CONNECT other:443 HTTP/1.1\r\nHost: other:443\r\n\r\n",
+    "an unknown method": b"BREW /ws HTTP/1.1\r\nHost: x\r\n\r\n",
+    "HTTP/1.0": b"GET /healthz HTTP/1.0\r\n\r\n",
+    "HTTP/0.9": b"GET /healthz\r\n",
+    "HTTP/2": HTTP2,
+    "HTTP/2 by upgrade": b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n" + HTTP2,
+    "HTTP/9.9": b"GET / HTTP/9.9\r\nHost: x\r\n\r\n",
+    "TLS": TLS_HELLO,
+    "a proxy's first line": b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n" + GET,
+    "many requests at once": GET * 300,
+    "a handshake behind requests": GET * 5 + UPGRADE + text_frame(b'{"type":"ping"}'),
+    "a handshake twice": UPGRADE * 2,
+    "a handshake, then zeros": UPGRADE + bytes(100_000),
+    "a handshake, then ones": UPGRADE + b"\xff" * 100_000,
+    "a handshake, then HTTP": UPGRADE + GET * 100,
+    "a handshake, then TLS": UPGRADE + TLS_HELLO,
+    "a frame without a mask": UPGRADE + client_frame(1, b'{"type":"ping"}', key=None),
+    "a frame of 2**63 bytes": UPGRADE + b"\x81\xff" + b"\xff" * 8 + bytes(100_000),
+    "a frame of 1 GiB": UPGRADE + b"\x81\xff" + (1 << 30).to_bytes(8, "big") + bytes(100_000),
+    "half a frame": UPGRADE + b"\x81\xfe\xff",
+    "a fragment that never ends": UPGRADE + client_frame(1, b"a", fin=False) + client_frame(0, b"", fin=False) * 10_000,
+    "text that is no UTF-8": UPGRADE + client_frame(1, b"\xff"),
+    "a close frame, then more": UPGRADE + client_frame(8, b"\x03\xe8") + client_frame(1, b"{}") * 1_000,
+    "a close frame of one byte": UPGRADE + client_frame(8, b"\x03"),
+    "ten thousand pings": UPGRADE + client_frame(9, b"x" * 125) * 10_000,
+    "ten thousand joins": UPGRADE + commands({"type": "join", "room": "lobby", "after": 0}) * 10_000,
+    "ten thousand errors": UPGRADE + client_frame(1, b"{}") * 10_000,
+    "sends and gone": UPGRADE + commands({"type": "send", "room": "garbage", "text": "x"}) * 1_000,
+}
+
+
+class Bystander:
+    """A client of a server that others mistreat: it is served all the while."""
+
+    def __init__(self, server: Server) -> None:
+        self.chat = RawChat(server.port)
+        self.chat.join("bystanders")
+        self.sent = 0
+
+    def check(self) -> None:
+        self.sent += 1
+        self.chat.say({"type": "send", "room": "bystanders", "text": "still here", "id": str(self.sent)})
+        got = [self.chat.hear(), self.chat.hear()]
+        assert {data["type"]: data["seq"] for data in got} == {"message": self.sent, "ack": self.sent}
+
+
+def open_files(server: Server) -> int:
+    assert server.process is not None
+    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+
+
+def cpu_seconds(server: Server) -> float:
+    assert server.process is not None
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_until_open_files_are(server: Server, count: int) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while (now := open_files(server)) > count:
+        assert time.monotonic() < deadline, f"{now} files open, {count} before"
+        time.sleep(0.01)
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def throw(server: Server, data: bytes, *, then: str) -> bytes:
+    """Connect, send, and go: with a reset, by hanging up, or when the server has; what it said."""
+    said = b""
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)) as sock:
+        try:
+            sock.sendall(data)
+            if then == "reset":
+                reset(sock)
+                return b""
+            sock.shutdown(socket.SHUT_WR)
+            while more := sock.recv(1 << 18):
+                said += more
+        except ConnectionError:
+            pass  # the server did not want more of it
+    return said
+
+
+def test_anything_sent_to_the_port_leaves_the_server_serving_others(tmp_path: Path) -> None:
+    with Server(tmp_path, *UNLIMITED) as server, closing(socket.create_connection(("127.0.0.1", server.port))):
+        bystander = Bystander(server)
+        with bystander.chat:
+            bystander.check()
+            before = open_files(server)
+            for name, data in ANYTHING.items():
+                for then in ("hang up", "reset"):
+                    said = throw(server, data, then=then)
+                    assert not said.startswith(b"HTTP/1.1 5"), f"{name}: {said[:200]!r}"
+                    assert b"root:" not in said, f"{name}: a file of the system"
+                    bystander.check()
+            wait_until_open_files_are(server, before)
+            bystander.check()
+            spent = cpu_seconds(server)
+            time.sleep(0.5)  # not a wait for something: how much it does when there is nothing to do
+            assert cpu_seconds(server) - spent < 0.25, "the server is busy although nobody asks for anything"
+
+
+def test_a_thousand_connections_dropped_at_any_point(tmp_path: Path) -> None:
+    """Cut at random anywhere in a handshake and a stream of commands; hung up or reset."""
+    chance = random.Random(7)
+    stream = handshake(80) + commands(
+        {"type": "join", "room": "lobby", "after": 0},
+        *({"type": "send", "room": "lobby", "text": "x" * 50} for _ in range(100)),
+        {"type": "history", "room": "lobby"},
+        {"type": "typing", "room": "lobby", "on": True},
+        {"type": "leave", "room": "lobby"},
+    )
+    with Server(tmp_path, *UNLIMITED) as server:
+        bystander = Bystander(server)
+        with bystander.chat, ExitStack() as kept:
+            before = open_files(server)
+            sockets = []
+            for number in range(1000):
+                sock = kept.enter_context(closing(socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)))
+                sock.sendall(stream[: chance.randrange(len(stream) if number % 2 else 400)])
+                sockets.append(sock)
+                if len(sockets) > 40:
+                    leaving = sockets.pop(chance.randrange(len(sockets)))
+                    reset(leaving) if chance.random() < 0.5 else leaving.close()
+                if number % 50 == 0:
+                    bystander.check()
+            for sock in sockets:
+                sock.close()
+            wait_until_open_files_are(server, before)
+            bystander.check()
+            metrics = throw(server, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", then="hang up")
+            assert b"tornado_chat_connections 1.0" in metrics
+            assert b"tornado_chat_rooms 1.0" in metrics
+            assert b"tornado_chat_members 1.0" in metrics
+
+
+def test_who_sends_a_byte_now_and_then_holds_up_nobody(tmp_path: Path) -> None:
+    """Slowloris, in the request and in a frame: the others do not notice, and the idle are let go in the end."""
+    with Server(tmp_path, *UNLIMITED, "--ping-interval", "300ms", "--ping-timeout", "300ms") as server:
+        bystander = Bystander(server)
+        before = open_files(server)
+        slow = [socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) for _ in range(60)]
+        try:
+            request, frame = handshake(80), text_frame(json.dumps({"type": "ping"}).encode())
+            for number in range(30):
+                for which, sock in enumerate(slow):
+                    if which % 2:
+                        sock.sendall(request[number : number + 1])
+                    elif number == 0:
+                        sock.sendall(request)
+                    else:
+                        sock.sendall(frame[number - 1 : number])
+                bystander.check()
+            for sock in slow[::2]:  # silent from now on, and they answer no ping
+                while sock.recv(65536):
+                    pass
+        finally:
+            for sock in slow:
+                sock.close()
+        with bystander.chat:
+            wait_until_open_files_are(server, before)
+            bystander.check()
+
+
+def test_bytes_of_chance(tmp_path: Path) -> None:
+    """Whole handshakes and frames with some bytes changed, cut out or doubled."""
+    chance = random.Random(11)
+    good = handshake(80, "/ws/lobby?after=0", "Origin: http://127.0.0.1:80", "Sec-WebSocket-Protocol: chat.v1.json")
+    good += commands(*({"type": "send", "room": "lobby", "text": "x", "id": str(number)} for number in range(5)))
+    with Server(tmp_path, *UNLIMITED) as server:
+        bystander = Bystander(server)
+        with bystander.chat:
+            before = open_files(server)
+            for number in range(600):
+                data = bytearray(good)
+                for _ in range(chance.randrange(1, 6)):
+                    at = chance.randrange(len(data))
+                    match chance.randrange(3):
+                        case 0:
+                            data[at] = chance.randrange(256)
+                        case 1:
+                            del data[at : at + chance.randrange(1, 20)]
+                        case _:
+                            data[at:at] = data[at : at + chance.randrange(1, 20)]
+                said = throw(server, bytes(data), then=chance.choice(["hang up", "reset"]))
+                assert not said.startswith(b"HTTP/1.1 5"), bytes(data)
+                if number % 50 == 0:
+                    bystander.check()
+            wait_until_open_files_are(server, before)
+
+
+def test_a_client_that_is_reset_while_much_is_unanswered(tmp_path: Path) -> None:
+    """Its acks have nowhere to go; its descriptor's next owner must not notice."""
+    with Server(tmp_path, *UNLIMITED) as server:
+        bystander = Bystander(server)
+        with bystander.chat:
+            before = open_files(server)
+            for number in range(100):
+                gone = RawChat(server.port)
+                gone.say(*({"type": "send", "room": "lobby", "text": "x", "id": f"{number} {n}"} for n in range(200)))
+                gone.reset()
+                with RawChat(server.port) as newcomer:
+                    sent: dict[str, Any] = {"type": "send", "room": "elsewhere", "text": "x", "id": str(number)}
+                    assert newcomer.ask(**sent)["seq"] == number + 1
+            wait_until_open_files_are(server, before)
+            bystander.check()

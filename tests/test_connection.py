@@ -241,6 +241,8 @@ async def test_the_close_frame_goes_behind_what_waits() -> None:
         await pair.read_exactly(8192 * count)
         assert await pair.read() == Frame(TEXT, b"last words")
         assert await pair.read() == Frame(CLOSE, close_payload(1012, "retry_after_ms=5"))
+        await until(lambda: pair.connection._outbox is None)
+        pair.connection.write(frame(TEXT, b"dropped"))
         await pair.say(CLOSE, close_payload(1012))
         assert await pair.receive() == b""
 
@@ -324,10 +326,14 @@ async def test_reset_by_the_peer() -> None:
         assert not pair.transport.connections
 
 
-async def test_reset_together_with_data_after_our_close() -> None:
+@pytest.mark.parametrize("later", [False, True])
+async def test_reset_together_with_data_after_our_close(later: bool) -> None:
     async with Pair() as pair:
-        await pair.say(TEXT, b"x")
         pair.connection.close(1000)
+        if later:
+            for _ in range(5):
+                await asyncio.sleep(0.001)
+        pair.sock.send(client_frame(TEXT, b"x"))
         pair.sock.close()  # with the close frame unread: the kernel sends a reset
         await pair.transport.wait_empty()
         assert pair.receiver.closed == [(1000, "")]

@@ -180,6 +180,13 @@ async def test_a_duplicate_inside_a_batch_takes_no_number(log: Log) -> None:
     assert len(await everything(log)) == 6
 
 
+async def test_a_duplicate_late_in_a_long_batch(log: Log) -> None:
+    await append(log, message("first", key="a"))
+    outcomes = await append(log, *(message(str(number)) for number in range(1000)), message("again", key="a"))
+    assert [outcome.seq for outcome in outcomes] == [*range(2, 1002), 1]
+    assert [outcome.duplicate for outcome in outcomes] == [False] * 1000 + [True]
+
+
 async def test_an_id_is_its_users_and_its_rooms_alone(log: Log) -> None:
     outcomes = await append(log, message(key="a"), message(key="a", user="bob"), message(key="a", room="den"))
     assert [(outcome.seq, outcome.duplicate) for outcome in outcomes] == [(1, False), (2, False), (1, False)]
@@ -468,6 +475,15 @@ async def test_an_entry_that_cannot_be_stored_fails_alone(log: Log, poison: Entr
     texts = [event.get("text") for event in await everything(log)]
     assert texts == ["zero", "one", "nil", "two", None, "nil", None]
     assert await log.marks([("lobby", "alice")]) == {("lobby", "alice"): 6}
+
+
+@pytest.mark.parametrize("batch", [[message("\ud800")], [message("ok"), message("\ud800")], [edited(1, "\ud800")]])
+async def test_what_was_refused_took_no_number(log: Log, batch: list[Entry]) -> None:
+    await append(log, message())
+    outcomes = await log.append(batch)
+    assert isinstance(outcomes[-1], ChatError)
+    await append(log, message())
+    assert len(await everything(log)) == len(batch) + 1
 
 
 async def test_a_poisoned_batch_in_a_new_room(log: Log) -> None:

@@ -371,15 +371,17 @@ async def test_a_file_that_may_not_grow(path: Path) -> None:
     await make(path)
     writer = Writer(str(path), 1, 1)
     pages = writer.db.execute("PRAGMA page_count").fetchone()[0]
-    writer.db.execute(f"PRAGMA max_page_count = {pages}")
+    writer.db.execute(f"PRAGMA max_page_count = {pages + 2}")
+    head = 3
     for batch in ([message("x" * 100_000)], [message("x" * 100_000), reacted(1), message(room="den")]):
+        writer.append([message("small")])
         with pytest.raises(LogUnavailable, match="full"):
             writer.append(batch)
         assert not writer.db.in_transaction
-    writer.db.execute(f"PRAGMA max_page_count = {pages + 1000}")
-    (outcome,) = writer.append([message("x" * 100_000)])
-    assert isinstance(outcome, Appended)
-    assert outcome.seq == 4
+        head += 2
+        (outcome,) = writer.append([message("small")])
+        assert isinstance(outcome, Appended)
+        assert outcome.seq == head  # what failed took no number
     writer.close()
 
 
@@ -551,6 +553,21 @@ def test_history_costs_the_same_however_much_stands_between(path: Path) -> None:
         costs[room] = steps[0]
     assert costs["busy"] < costs["quiet"] * 1.2
     reader.close()
+    writer.close()
+
+
+def test_a_batch_of_new_messages_is_one_statement(path: Path) -> None:
+    writer = Writer(str(path), 1, 1)
+    writer.append([message()])
+    statements: list[str] = []
+    writer.db.set_trace_callback(statements.append)
+    for size in (1, 7, 100, 512):
+        statements.clear()
+        writer.append([message() for _ in range(size)])
+        assert len(statements) == 1
+    statements.clear()
+    writer.append([message(), read_mark(1), message(), read_mark(1, "bob")])
+    assert not any("FROM events" in statement for statement in statements)  # no looking for duplicates
     writer.close()
 
 

@@ -24,7 +24,9 @@ GUEST_PREFIX = "guest-"
 GUEST_TTL = 30 * 86400.0
 """Seconds that a guest's token is good for."""
 
-MIN_SECRET_BYTES = 16
+SHORT_SECRET_BYTES = 16
+"""Whoever has a token can try all keys shorter than this."""
+
 MAX_SECRET_BYTES = 4096
 MAX_TOKEN_CHARS = 8192
 """A longer token is refused unread; room for some hundred patterns of rooms."""
@@ -184,14 +186,15 @@ def load_secret(settings: Settings) -> bytes:
         raise ConfigError(
             f"{source}: the key in {path!r} cannot be read: {error.strerror}; give a readable file"
         ) from None
-    if not MIN_SECRET_BYTES <= len(secret) <= MAX_SECRET_BYTES:
+    if not 1 <= len(secret) <= MAX_SECRET_BYTES:
         raise ConfigError(
-            f"{source}: the key in {path!r} has {len(secret)} bytes; it must have {MIN_SECRET_BYTES} to "
-            f"{MAX_SECRET_BYTES} (such as from: openssl rand -hex 32)"
+            f"{source}: the key in {path!r} has {len(secret)} bytes; it must have 1 to {MAX_SECRET_BYTES} "
+            "(such as from: openssl rand -hex 32)"
         )
-    if (
-        settings.secret_file is None and mode & 0o077
-    ):  # a file that is mounted into a container often is readable by all
+    if len(secret) < SHORT_SECRET_BYTES:
+        logger.warning("the key that signs tokens is short: it can be guessed path=%s bytes=%d", path, len(secret))
+    # Only of the key made here: a file that is mounted into a container often is readable by all.
+    if settings.secret_file is None and mode & 0o077:
         logger.warning("the key that signs tokens can be read by others; chmod 600 mends it path=%s", path)
     # HMAC pads a short key with zeros itself (RFC 2104 section 2): the same signatures, and no warning from PyJWT.
     return secret.ljust(32, b"\0")

@@ -197,7 +197,7 @@ class Settings:
     secret_file: str | None = setting(
         None,
         path,
-        "file with the key that signs tokens, 16 bytes at least; required on an address other than loopback; "
+        "file with the key that signs tokens; required on an address other than loopback; "
         "without it a key is made once, beside the database",
         "PATH",
     )

@@ -124,7 +124,7 @@ class Reader(Connected):
             stream = self._reactions(id, rows[0][0], end)
             reaction = next(stream, None)
             for row in rows:
-                if len(messages) == limit or size >= max_bytes:
+                if len(messages) == limit:
                     return messages[::-1], True
                 message = _message(room, row)
                 size += len(orjson.dumps(message)) + 20
@@ -204,7 +204,7 @@ def _message(room: str, row: list[Any]) -> Data:
         user,
         name,
         id=None if hidden else key,
-        text=text if text is None or new_text is None else new_text,
+        text=text if new_text is None else new_text,
         reply_to=reply_to,
         meta=None if meta is None else orjson.loads(meta),
     )

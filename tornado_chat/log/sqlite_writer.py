@@ -239,7 +239,7 @@ class Writer(Connected):
         but a `message` or a `read`.
         """
         now = int(time.time() * 1000)
-        self._load_heads(batch, afresh=look_up)
+        self._load_heads(batch)
         firsts = self._load_firsts(batch) if look_up else {}
         marks = self._load_marks(batch)
         moved: dict[tuple[int, str], int] = {}
@@ -277,9 +277,7 @@ class Writer(Connected):
             self.db.execute(SET_MARKS, (_json(rows),))
         return outcomes
 
-    def _load_heads(self, batch: Sequence[Entry], *, afresh: bool) -> None:
-        if afresh:
-            self._heads.clear()
+    def _load_heads(self, batch: Sequence[Entry]) -> None:
         wanted = {entry.room for entry in batch} - self._heads.keys()
         if wanted:
             for name, *head in self._array(HEADS, list(wanted)):

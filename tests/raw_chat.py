@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import struct
@@ -172,6 +173,108 @@ class RawChat:
 
     def answer_close(self, code: int = 1000) -> None:
         self.sock.sendall(client_frame(CLOSE, code.to_bytes(2, "big")))
+
+    def reset(self) -> None:
+        """Be gone at once: the kernel sends RST."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+
+class AsyncChat:
+    """The same for many at once, on the event loop; nothing is read but by `receive`."""
+
+    def __init__(self, sock: socket.socket, frames: Frames, unread: list[Any]) -> None:
+        self.sock = sock
+        self.frames = frames
+        self.unread = deque(unread)
+        self.welcome: Any = None
+
+    @classmethod
+    async def connect(cls, port: int, path: str = "/ws", *headers: str, buffer: int | None = None) -> Self:
+        """As RawChat is made."""
+        loop = asyncio.get_running_loop()
+        sock = socket.socket()
+        try:
+            sock.setblocking(False)
+            if buffer is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            async with asyncio.timeout(TIMEOUT):
+                await loop.sock_connect(sock, ("127.0.0.1", port))
+                await loop.sock_sendall(sock, handshake(port, path, *headers))
+                data = b""
+                while b"\r\n\r\n" not in data:
+                    more = await loop.sock_recv(sock, 65536)
+                    assert more, f"refused: {data!r}"
+                    data += more
+            head, _, rest = data.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 101 "), data
+            frames = Frames()
+            chat = cls(sock, frames, frames.feed(rest))
+            chat.welcome = await chat.hear()
+        except BaseException:
+            sock.close()
+            raise
+        return chat
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.sock.close()
+
+    async def say(self, *objects: dict[str, Any]) -> None:
+        await self.send(commands(*objects))
+
+    async def send(self, data: bytes) -> None:
+        async with asyncio.timeout(TIMEOUT):
+            await asyncio.get_running_loop().sock_sendall(self.sock, data)
+
+    async def receive(self, size: int = 1 << 18) -> list[Any]:
+        """What one read gives, perhaps nothing yet; raises Closed when there is no more."""
+        if self.unread:
+            objects = list(self.unread)
+            self.unread.clear()
+            return objects
+        if self.frames.closed is not None:
+            raise self.frames.closed
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                data = await asyncio.get_running_loop().sock_recv(self.sock, size)
+        except ConnectionError:
+            data = b""
+        if not data:
+            raise self.frames.closed or Closed(1006, "")
+        objects = self.frames.feed(data)
+        while self.frames.pings:
+            await self.send(client_frame(PONG, self.frames.pings.popleft(), key=UNMASKED))
+        return objects
+
+    async def hear(self) -> Any:
+        """The next object."""
+        while not self.unread:
+            self.unread.extend(await self.receive())
+        return self.unread.popleft()
+
+    async def until(self, type: str, **fields: Any) -> Any:
+        """Read on to an object of this type with these fields."""
+        while True:
+            got = await self.hear()
+            if got["type"] == type and all(got.get(key) == value for key, value in fields.items()):
+                return got
+
+    async def ask(self, **command: Any) -> Any:
+        """Send one command and read on to the reply with its id."""
+        await self.say(command)
+        while True:
+            got = await self.hear()
+            if got.get("id") == command["id"] and got["type"] != "message":
+                return got
+
+    async def answer_close(self, code: int = 1000) -> None:
+        await self.send(client_frame(CLOSE, code.to_bytes(2, "big")))
 
     def reset(self) -> None:
         """Be gone at once: the kernel sends RST."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tornado_chat.wire.codec import Encoding
 from tornado_chat.wire.events import Event
 
-EVENT_BYTES = 900
+EVENT_BYTES = 1150
 """What an event costs beside its text and frames: objects, two dictionaries, short strings (measured)."""
 
 TRIM = 256

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from tornado_chat.errors import LogUnavailable
@@ -342,7 +343,7 @@ class Room:
 
     def _flushed(self) -> None:
         """The flush is through: the next one, if something came meanwhile; blocked senders go on."""
-        now = self.hub.loop.time()
+        now = monotonic()
         observe = self.hub.metrics.delivery_seconds.observe
         for event in self.writing:
             if event.born:

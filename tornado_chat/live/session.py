@@ -9,6 +9,7 @@ that comes after it. A client with too much unfinished is not read until it has 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import time
@@ -69,7 +70,16 @@ FLUSH_SECONDS = 10.0
 class Context:
     """What all sessions of a server share."""
 
-    __slots__ = ("draining", "hub", "limits", "publisher", "settings", "welcome_limits")
+    __slots__ = (
+        "_hidden_keys",
+        "_hidden_prefix",
+        "draining",
+        "hub",
+        "limits",
+        "publisher",
+        "settings",
+        "welcome_limits",
+    )
 
     def __init__(self, hub: Hub, publisher: Publisher, limits: Limits, settings: Settings) -> None:
         self.hub = hub
@@ -83,6 +93,12 @@ class Context:
             "send_rate": settings.send_rate,
             "send_burst": settings.send_burst,
         }
+        self._hidden_keys = itertools.count()
+        self._hidden_prefix = f"\x01{time.time_ns():x}{secrets.token_hex(16)}-"
+
+    def hidden_key(self) -> str:
+        """A key for an event without an id, which no client knows or can guess; ascending, which is what indexes like."""
+        return f"{self._hidden_prefix}{next(self._hidden_keys):012x}"
 
 
 class Session:
@@ -257,7 +273,7 @@ class Session:
         return True
 
     def _entry(self, type: Any, command: Send | Edit | Delete | React | Read, **fields: Any) -> Entry:
-        key = command.id or "\x01" + secrets.token_urlsafe(16)  # hidden: no client can say U+0001 and guess the rest
+        key = command.id or self.context.hidden_key()
         return Entry(type, command.room, self.user, self.identity.name, key=key, id=command.id, **fields)
 
     def _send(self, command: Send) -> bool:

@@ -33,8 +33,10 @@ CREATE TABLE events (
     PRIMARY KEY (room, seq)
 ) WITHOUT ROWID;
 
--- An id names one event of its user in its room, for ever.
-CREATE UNIQUE INDEX keys ON events (room, user, key);
+-- An id names one event of its user in its room, for ever. The key comes first: where keys begin with the time, those
+-- of a batch stand side by side, whoever's they are, and the index costs one page instead of one for each event.
+-- Measured with 256 messages a batch, 10 rooms, 100 users: 128,000 a second instead of 79,000; random keys: the same.
+CREATE UNIQUE INDEX keys ON events (key, room, user);
 
 -- What a `deleted` has to erase.
 CREATE INDEX edits ON events (room, target) WHERE type = 'edited';

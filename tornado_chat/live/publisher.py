@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.live.room import PENDING_EVENTS
 from tornado_chat.log import Appended, Entry, event_of
-from tornado_chat.wire.events import Data
 
 if TYPE_CHECKING:
     from tornado_chat.live.hub import Hub
@@ -27,10 +27,6 @@ QUEUE_ENTRIES, QUEUE_CHARS = 8192, 16 * 1024 * 1024
 
 FAILING_POLL_SECONDS = 1.0
 """After a commit with an unknown outcome the heads are polled this often, until a commit succeeds."""
-
-
-def read_signal(entry: Entry, seq: int) -> Data:
-    return {"type": "read", "room": entry.room, "user": entry.user, "name": entry.name, "seq": seq}
 
 
 class Publisher:
@@ -79,63 +75,61 @@ class Publisher:
                 await self._work.wait()
             batch = [self.queue.popleft() for _ in range(min(BATCH_ENTRIES, len(self.queue)))]
             self.queued_chars -= sum(len(entry.text or "") for _, entry, _ in batch)
-            try:
-                await self._commit(batch)
-            except Exception:
-                logger.exception("commit failed entries=%d", len(batch))
-                self._fail(batch, "the server failed on it")
+            self._announce(batch, await self._commit([entry for _, entry, _ in batch]))
             if self.blocked and len(self.queue) <= QUEUE_ENTRIES // 2 and self.queued_chars <= QUEUE_CHARS // 2:
                 blocked, self.blocked = self.blocked, deque()
                 for session in blocked:
                     session.resume()
 
-    async def _commit(self, batch: list[tuple[Session, Entry, float]]) -> None:
+    async def _commit(self, entries: list[Entry]) -> Sequence[Appended | ChatError]:
+        """The outcomes of `entries`; all `unavailable` if the log did not answer."""
         metrics = self.hub.metrics
         started = monotonic()
         try:
-            outcomes = await self.hub.log.append([entry for _, entry, _ in batch])
-        except LogUnavailable as error:
-            logger.warning("log unavailable entries=%d reason=%s", len(batch), error)
+            outcomes = await self.hub.log.append(entries)
+        except Exception as error:
+            if isinstance(error, LogUnavailable):
+                logger.warning("log unavailable entries=%d reason=%s", len(entries), error)
+            else:
+                logger.exception("commit failed entries=%d", len(entries))
             self.failing = True
-            self._fail(batch, str(error))
-            return
+            unavailable = ChatError(
+                ErrorCode.UNAVAILABLE,
+                "the log did not answer: send it again with the same id, and it is there once at most",
+            )
+            return [unavailable] * len(entries)
         self.failing = False
         metrics.commit_seconds.observe(monotonic() - started)
-        metrics.batch_size.observe(len(batch))
-        self._announce(batch, outcomes)
+        metrics.batch_size.observe(len(entries))
+        return outcomes
 
-    def _announce(self, batch: list[tuple[Session, Entry, float]], outcomes: list[Appended | ChatError]) -> None:
+    def _announce(self, batch: list[tuple[Session, Entry, float]], outcomes: Sequence[Appended | ChatError]) -> None:
         """Deliver the new events to the rooms here, then answer the senders: one write for each."""
-        rooms, metrics = self.hub.rooms, self.hub.metrics
         answered: dict[Session, None] = {}
         for (session, entry, born), outcome in zip(batch, outcomes, strict=True):
-            room = rooms.get(entry.room)
-            if isinstance(outcome, Appended) and outcome.duplicate:
-                if room is not None and outcome.seq > room.head:
-                    room.mend(outcome.seq)  # committed, but never announced here
-            elif isinstance(outcome, Appended):
-                if entry.type == "read":
-                    if outcome.changed and room is not None:
-                        room.signal(read_signal(entry, outcome.seq))
-                else:
-                    metrics.events += 1
-                    if room is not None:
-                        event = event_of(entry, outcome.seq, outcome.ts)
-                        event.born = born
-                        room.deliver(event)
-            session.published(entry, outcome)
+            try:
+                if isinstance(outcome, Appended):
+                    self._deliver(entry, outcome, born)
+                session.published(entry, outcome)
+            except Exception:  # a fault in one entry must not keep the others' answers back
+                logger.exception("entry not announced room=%s", entry.room)
             answered[session] = None
         for session in answered:
             session.flush_replies()
 
-    def _fail(self, batch: list[tuple[Session, Entry, float]], reason: str) -> None:
-        error = ChatError(
-            ErrorCode.UNAVAILABLE,
-            f"the log did not answer ({reason}): send it again with the same id, to have it once at most",
-        )
-        answered: dict[Session, None] = {}
-        for session, entry, _ in batch:
-            session.published(entry, error)
-            answered[session] = None
-        for session in answered:
-            session.flush_replies()
+    def _deliver(self, entry: Entry, outcome: Appended, born: float) -> None:
+        room = self.hub.rooms.get(entry.room)
+        if entry.type == "read":
+            if outcome.changed and room is not None:
+                room.signal(
+                    {"type": "read", "room": entry.room, "user": entry.user, "name": entry.name, "seq": outcome.seq}
+                )
+        elif outcome.duplicate:
+            if room is not None and outcome.seq > room.head:
+                room.mend(outcome.seq)  # committed, but never announced here
+        else:
+            self.hub.metrics.events += 1
+            if room is not None:
+                event = event_of(entry, outcome.seq, outcome.ts)
+                event.born = born
+                room.deliver(event)

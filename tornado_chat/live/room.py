@@ -216,6 +216,8 @@ class Room:
                 while len(self.pending) >= PENDING_EVENTS:
                     await self.flush_begun()
                 page = await self.hub.log.read(self.name, self.head, max_events=MEND_EVENTS, max_bytes=MEND_BYTES)
+                if self.hub.rooms.get(self.name) is not self:
+                    return  # closed meanwhile: its ring must stay empty
                 if not page:
                     logger.error("log lost events room=%s head=%d known=%d", self.name, self.head, self.known)
                     self.known = self.head

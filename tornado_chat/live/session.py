@@ -97,7 +97,7 @@ class Context:
         self._hidden_prefix = f"\x01{time.time_ns():x}{secrets.token_hex(16)}-"
 
     def hidden_key(self) -> str:
-        """A key for an event without an id, which no client knows or can guess; ascending, which is what indexes like."""
+        """A key that no client knows or can guess; ascending, since that costs an index least."""
         return f"{self._hidden_prefix}{next(self._hidden_keys):012x}"
 
 

@@ -47,7 +47,7 @@ class Recorder:
         self.closed_reaction()
 
 
-def new_transport(*, high_water_mark: int = 1 << 20, close_timeout: float = TIMEOUT) -> Transport:
+def new_transport(*, high_water_mark: int = 1 << 20, close_timeout: float = 1000.0) -> Transport:
     return Transport(
         asyncio.get_running_loop(),
         max_frame_bytes=65536,

@@ -10,7 +10,7 @@ import struct
 import weakref
 
 import pytest
-from connections import Pair, Recorder, new_transport, until
+from connections import TIMEOUT, Pair, Recorder, new_transport, until
 from raw_websocket import Frame, client_frame
 
 from tornado_chat.errors import CloseCode
@@ -202,7 +202,7 @@ async def test_the_peer_closes() -> None:
         assert await pair.read_close() == (4000, "")
         assert pair.receiver.closed == [(4000, "bye")]
         pair.sock.close()
-        await pair.transport.wait_empty()
+        await until(lambda: not pair.transport.connections)
         assert pair.transport.closes == {4000: 1}
 
 
@@ -227,7 +227,7 @@ async def test_we_close() -> None:
         await pair.say(CLOSE, close_payload(1001))
         assert await pair.receive() == b""
         pair.sock.close()
-        await pair.transport.wait_empty()
+        await until(lambda: not pair.transport.connections)
         assert pair.receiver.messages == []
         assert pair.transport.closes == {1001: 1}
 
@@ -280,7 +280,9 @@ async def test_a_peer_that_does_not_answer_a_close_is_waited_for_in_vain_only_so
         if full:
             pair.stall()
         pair.connection.close(1001)
-        await pair.transport.wait_empty()
+        async with asyncio.timeout(TIMEOUT):
+            await pair.transport.wait_empty()
+        assert not pair.transport.connections
         assert pair.receiver.closed == [(1001, "")]
 
 
@@ -304,7 +306,7 @@ async def test_a_violation_fails_the_connection() -> None:
         assert pair.receiver.messages == [(TEXT, b"good")]
         assert pair.receiver.closed == [(CloseCode.PROTOCOL_ERROR, "reserved opcode 3")]
         pair.sock.close()
-        await pair.transport.wait_empty()
+        await until(lambda: not pair.transport.connections)
 
 
 async def test_end_without_a_close_frame() -> None:
@@ -335,7 +337,7 @@ async def test_reset_together_with_data_after_our_close(later: bool) -> None:
                 await asyncio.sleep(0.001)
         pair.sock.send(client_frame(TEXT, b"x"))
         pair.sock.close()  # with the close frame unread: the kernel sends a reset
-        await pair.transport.wait_empty()
+        await until(lambda: not pair.transport.connections)
         assert pair.receiver.closed == [(1000, "")]
 
 
@@ -432,7 +434,7 @@ async def test_an_exception_in_on_closed_leaves_nothing_behind() -> None:
         await pair.say(CLOSE)
         assert await pair.read() == Frame(CLOSE, b"")
         pair.sock.close()
-        await pair.transport.wait_empty()
+        await until(lambda: not pair.transport.connections)
 
 
 # Memory
@@ -458,7 +460,7 @@ async def test_the_receiver_is_let_go_when_the_close_begins() -> None:
         await until(lambda: reference() is None)
         assert len(transport.connections) == 1
         theirs.close()
-        await transport.wait_empty()
+        await until(lambda: not transport.connections)
     finally:
         gc.enable()
 
@@ -482,7 +484,7 @@ async def test_nothing_of_a_thousand_connections_is_left() -> None:
             elif number % 3 == 1:
                 pair.connection.close(1000)
             pair.sock.close()
-        await transport.wait_empty()
+        await until(lambda: not transport.connections)
     assert sum(transport.closes.values()) == 1000
     del pairs, pair
     await asyncio.sleep(0)  # the last calls of on_closed

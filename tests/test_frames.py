@@ -202,9 +202,18 @@ def test_fragments_count_together() -> None:
     half = b"x" * (MAX // 2)
     data = client_frame(TEXT, half, fin=False) + client_frame(CONTINUATION, half, fin=False)
     assert read_all([data]) == ([], None)
-    _, failure = read_all([data, client_frame(CONTINUATION, b"x")])
+    _, failure = read_all([data, client_frame(CONTINUATION, b"x")[:-1]])
     assert failure
     assert failure.code == CloseCode.MESSAGE_TOO_BIG
+
+
+@pytest.mark.parametrize("limit", [10, 125, 1000, 70000])
+def test_the_limit_of_a_whole_frame(limit: int) -> None:
+    reader = FrameReader(limit, False)
+    assert reader.feed(client_frame(TEXT, b"x" * limit)) == [(TEXT, b"x" * limit)]
+    assert reader.feed(client_frame(TEXT, b"x" * (limit + 1))) == []
+    assert reader.failure
+    assert reader.failure.code == CloseCode.MESSAGE_TOO_BIG
 
 
 @pytest.mark.parametrize("step", [100, MAX])

@@ -127,5 +127,5 @@ async def test_nothing_of_tornado_is_kept_alive() -> None:
             assert receiver.messages == [(TEXT, b"early"), (BINARY, b"late")]
             gc.collect()
             assert handlers[0]() is None
-        await transport.wait_empty()
+        await until(lambda: not transport.connections)
         await until(lambda: receiver.closed)

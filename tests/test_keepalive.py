@@ -94,6 +94,17 @@ async def test_a_socket_that_takes_little_is_not() -> None:
             assert not pair.connection.closing
 
 
+async def test_who_was_slow_is_pinged_before_it_is_given_up() -> None:
+    async with Pair(buffers=SMALL) as pair:
+        with keepalive(pair.transport, ping_interval=0.08, ping_timeout=0.08):
+            count = pair.stall()
+            await until(lambda: pair.connection.stuck > 20)  # sweeps; ping and answer together get 8
+            await pair.read_exactly(8192 * count)
+            assert await pair.read() == Frame(PING, b"")
+            await pair.say(PONG)
+            assert await pair.read() == Frame(PING, b"")
+
+
 async def test_a_ping_behind_what_the_kernel_still_sends_has_time() -> None:
     """The outbox is empty, but the peer reads what came before the ping only slowly."""
     async with Pair(buffers=SMALL) as pair:

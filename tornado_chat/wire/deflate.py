@@ -102,6 +102,6 @@ def _window_bits(parameters: list[str]) -> int | None:
 
 def _value(text: str) -> str | None:
     """A parameter's value: a token, or a quoted string whose content is one (RFC 6455 section 9.1)."""
-    if len(text) >= 2 and text[0] == text[-1] == '"':
+    if text[:1] == text[-1:] == '"':
         text = re.sub(r"\\(.)", r"\1", text[1:-1])
     return text if _TOKEN.fullmatch(text) else None

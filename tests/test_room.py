@@ -72,6 +72,9 @@ class MemoryLog:
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         raise NotImplementedError
 
+    async def probe(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 

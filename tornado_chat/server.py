@@ -26,7 +26,8 @@ from tornado_chat.live.keepalive import Keepalive
 from tornado_chat.live.limits import Limits
 from tornado_chat.live.publisher import FAILING_POLL_SECONDS, Publisher
 from tornado_chat.live.session import Context
-from tornado_chat.log.sqlite import SQLiteLog, open_sqlite
+from tornado_chat.log import Log
+from tornado_chat.log.sqlite import open_sqlite
 from tornado_chat.metrics import Metrics
 from tornado_chat.web.app import Front
 from tornado_chat.web.socket import Gate
@@ -61,7 +62,7 @@ RECONNECTS_A_SECOND = 4000
 class Server:
     """Everything that belongs to one server in this process; two can run side by side."""
 
-    def __init__(self, settings: Settings, secret: bytes, log: SQLiteLog) -> None:
+    def __init__(self, settings: Settings, secret: bytes, log: Log) -> None:
         loop = asyncio.get_running_loop()
         self.settings = settings
         self.loop = loop
@@ -244,9 +245,8 @@ class Server:
             connection.close(CloseCode.SERVICE_RESTART, f"retry_after_ms={wait}")
             if number % 256 == 255:
                 await asyncio.sleep(0)
-        deadline = self.loop.time() + CLOSE_SECONDS
-        while self.transport.connections and self.loop.time() < deadline:  # noqa: ASYNC110  # likewise
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.transport.wait_empty(), CLOSE_SECONDS)
         for connection in list(self.transport.connections):
             connection.abort(CloseCode.SERVICE_RESTART, "did not answer the close frame")
 

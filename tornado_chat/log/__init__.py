@@ -118,6 +118,8 @@ class Log(Protocol):
 
     epoch: str
     """The identity of this log; a restore from a backup gets a new one."""
+    reads: int
+    """Calls of `read` that went to the database."""
 
     async def append(self, batch: Sequence[Entry]) -> list[Appended | ChatError]:
         """Commit `batch` in one transaction, in its order; the outcomes stand in the same order.
@@ -148,6 +150,10 @@ class Log(Protocol):
 
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         """The last `limit` messages before `before`, ascending, as they are now, and whether older ones exist."""
+        ...
+
+    async def probe(self) -> None:
+        """A commit that changes nothing; LogUnavailable if there is none to be had."""
         ...
 
     async def close(self) -> None:

@@ -1,257 +1,32 @@
-"""What can go wrong with an SQLite log's file, disk and locks."""
+"""What can go wrong with an SQLite log's disk and locks, and what it costs."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from chat import eventually
 from entries import MIB, append, deleted, edited, everything, message, reacted, read_mark
+from sqlite_files import child, make, put, refusal, sizes
 
-from tornado_chat.errors import ConfigError, LogUnavailable
+from tornado_chat.errors import LogUnavailable
 from tornado_chat.log import Appended
 from tornado_chat.log import sqlite as sqlite_module
 from tornado_chat.log.sqlite import SQLiteLog, open_sqlite
-from tornado_chat.log.sqlite_file import migrations
 from tornado_chat.log.sqlite_reader import Reader
 from tornado_chat.log.sqlite_writer import Writer
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "chat.db"
-
-
-async def make(path: Path, events: int = 3) -> str:
-    """A log with some events in `path`; returns its epoch."""
-    log = await open_sqlite(str(path))
-    await append(log, *(message(f"text {number}") for number in range(events)))
-    await log.close()
-    return log.epoch
-
-
-async def refusal(path: Path) -> str:
-    """The one line with which `path` is refused."""
-    with pytest.raises(ConfigError) as caught:
-        await open_sqlite(str(path), timeout=0.5)
-    line = str(caught.value)
-    assert "\n" not in line
-    assert str(path) in line
-    return line
-
-
-def bytes_of(path: Path) -> bytes:
-    return path.read_bytes()
-
-
-def put(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-
-
-def sizes(path: Path) -> dict[str, int]:
-    return {file.name: file.stat().st_size for file in path.parent.iterdir()}
-
-
-# The file
-
-
-async def test_the_directory_is_made_and_the_file_is_private(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "chat.db"
-    log = await open_sqlite(str(path))
-    await append(log, message())
-    for file in path.parent.iterdir():
-        assert file.stat().st_mode & 0o777 == 0o600, file
-    await log.close()
-    assert sizes(path).keys() == {"chat.db"}
-
-
-async def test_a_relative_path_stays_what_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(path.parent)
-    log = await open_sqlite("chat.db")
-    monkeypatch.chdir("/")
-    await append(log, message())
-    await log.close()
-    assert sizes(path).keys() == {"chat.db"}
-
-
-async def test_settings_that_durability_and_erasure_need(path: Path) -> None:
-    log = await open_sqlite(str(path))
-    await log.close()
-    with closing(Writer(str(path), 1, 1)) as writer:
-        values = {name: writer.db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
-        assert values == {"journal_mode": "wal", "synchronous": 2}
-        assert writer.db.execute("PRAGMA secure_delete").fetchone() == (1,)
-
-
-@pytest.mark.parametrize("content", [b"x", b"hello, this is no database\n" * 1000, b"SQLite format 3\0", b"\0" * 8192])
-async def test_a_file_that_is_not_sqlite(path: Path, content: bytes) -> None:
-    put(path, content)
-    assert "not an SQLite file" in await refusal(path)
-    assert bytes_of(path) == content
-
-
-async def test_another_programs_file(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as db:
-        db.execute("CREATE TABLE notes (text)")
-    before = bytes_of(path)
-    assert "another program's" in await refusal(path)
-    assert bytes_of(path) == before
-    with closing(sqlite3.connect(path)) as db:
-        db.execute("DROP TABLE notes")
-        db.execute("PRAGMA application_id = 7")
-    assert "another program's" in await refusal(path)
-
-
-async def test_a_truncated_file(path: Path) -> None:
-    await make(path, events=500)
-    whole = bytes_of(path)
-    for length in (len(whole) // 2, len(whole) - 4096, 4096, 5000, 1000, 50):
-        put(path, whole[:length])
-        line = await refusal(path)
-        assert "truncated" in line or "damaged" in line, length
-    put(path, b"")
-    put(path.with_name("chat.db-wal"), b"what a crash left")
-    assert "chat.db-wal" in await refusal(path)
-
-
-async def test_a_file_of_a_newer_version(path: Path) -> None:
-    epoch = await make(path)
-    newest = len(migrations())
-    with closing(sqlite3.connect(path)) as db:
-        db.execute(f"PRAGMA user_version = {newest + 1}")
-    line = await refusal(path)
-    assert f"version {newest + 1}" in line
-    assert "install" in line
-    with closing(sqlite3.connect(path)) as db:
-        db.execute(f"PRAGMA user_version = {newest}")
-    log = await open_sqlite(str(path))
-    assert log.epoch == epoch
-    await log.close()
-
-
-async def test_places_where_no_file_can_be(tmp_path: Path) -> None:
-    assert "Is a directory" in await refusal(tmp_path)
-    (tmp_path / "file").write_text("")
-    assert "cannot be opened" in await refusal(tmp_path / "file" / "chat.db")
-    assert "cannot be opened" in await refusal(tmp_path / ("x" * 300) / "chat.db")
-
-
-OPEN = """
-import asyncio, sys
-from tornado_chat.errors import ConfigError
-from tornado_chat.log.sqlite import open_sqlite
-async def main():
-    try:
-        log = await open_sqlite(sys.argv[1])
-    except ConfigError as error:
-        sys.exit(str(error))
-    print(log.epoch)
-    await log.close()
-asyncio.run(main())
-"""
-
-
-def child(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", code, *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, **options)
-
-
-@contextmanager
-def not_root() -> Iterator[None]:
-    """Root may write everywhere; this is somebody else."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.fixture
-def shared() -> Iterator[Path]:
-    """A directory that other users can get to, which pytest's own are not."""
-    directory = Path(tempfile.mkdtemp(prefix="tornado-chat-test-"))
-    yield directory
-    directory.chmod(0o700)
-    shutil.rmtree(directory)
-
-
-async def test_a_directory_that_may_not_be_written(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = migrations()  # somebody else may not be allowed to read the package
-    monkeypatch.setattr("tornado_chat.log.sqlite_file.migrations", lambda: steps)
-    path = shared / "chat.db"
-    os.chmod(shared, 0o555)
-    with not_root():
-        assert "cannot be opened for writing: Permission denied" in await refusal(path)
-    os.chmod(shared, 0o700)
-    await make(path)
-    os.chmod(path, 0o666)
-    os.chmod(shared, 0o555)
-    with not_root():
-        line = await refusal(path)
-    assert "cannot be opened for writing" in line
-    assert "beside it" in line
-
-
-async def test_processes_that_make_the_file_together_agree(path: Path) -> None:
-    processes = [child(OPEN, str(path)) for _ in range(6)]
-    answers = [process.communicate(timeout=60) for process in processes]
-    assert [error for _, error in answers] == [""] * 6
-    assert len({epoch for epoch, _ in answers}) == 1
-
-
-async def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    epoch = await make(path)
-    steps = [*migrations(), "CREATE TABLE more (x);\nCREATE TABLE rooms (x)"]
-    monkeypatch.setattr("tornado_chat.log.sqlite_file.migrations", lambda: steps)
-    assert "rooms" in await refusal(path)
-    monkeypatch.undo()
-    log = await open_sqlite(str(path))
-    assert log.epoch == epoch
-    assert len(await everything(log)) == 3
-    await log.close()
-    with closing(sqlite3.connect(path)) as db:
-        assert not db.execute("SELECT * FROM sqlite_schema WHERE name = 'more'").fetchall()
-
-
-async def test_a_migration_is_applied_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    await make(path)
-    steps = [*migrations(), "CREATE TABLE more (x);\nINSERT INTO more VALUES (1)"]
-    monkeypatch.setattr("tornado_chat.log.sqlite_file.migrations", lambda: steps)
-    for _ in range(2):
-        log = await open_sqlite(str(path))
-        assert len(await everything(log)) == 3
-        await log.close()
-    with closing(sqlite3.connect(path)) as db:
-        assert db.execute("SELECT count(*) FROM more").fetchone() == (1,)
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
-
-
-async def test_a_new_epoch_is_kept(path: Path) -> None:
-    old = await make(path)
-    log = await open_sqlite(str(path))
-    new = await log.new_epoch()
-    assert new == log.epoch != old
-    await log.close()
-    log = await open_sqlite(str(path))
-    assert log.epoch == new
-    await log.close()
 
 
 # Locks
@@ -338,7 +113,7 @@ def small_disk(directory: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", directory], check=True)
 
 
-async def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "2m") as disk:
         log = await open_sqlite(str(disk / "chat.db"))
         await append(log, message("zero", key="zero"))
@@ -529,31 +304,43 @@ async def test_a_checkpoint_that_fails_is_tried_again(path: Path, monkeypatch: p
 # What it costs
 
 
-def test_history_costs_the_same_however_much_stands_between(path: Path) -> None:
-    """Counted in SQLite's own steps."""
-    writer = Writer(str(path), 1, 1)
+def steps_of(dbs: Iterable[sqlite3.Connection], action: Callable[[str], object], room: str) -> int:
+    """How many of SQLite's own steps `action` takes in `room`."""
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    for db in dbs:
+        db.set_progress_handler(step, 1)
+    action(room)
+    for db in dbs:
+        db.set_progress_handler(None, 0)
+    return steps
+
+
+def test_what_is_asked_of_a_room_costs_the_same_however_much_stands_there(path: Path) -> None:
+    writer, reader = Writer(str(path), 1, 1), Reader(str(path), 1)
     writer.append([message(room=room) for room in ("quiet", "busy") for _ in range(20)])
     for number in range(20):
         writer.append([reacted(5, on=bool(number % 2), room="busy") for _ in range(200)])
         writer.append([edited(6, f"edit {number}", room="busy") for _ in range(200)])
-    writer.append([message(room=room) for room in ("quiet", "busy") for _ in range(10)])
-    reader = Reader(str(path), 1)
-    steps = [0]
-
-    def step() -> int:
-        steps[0] += 1
-        return 0
-
-    reader.db.set_progress_handler(step, 1)
-    costs = {}
-    for room in ("quiet", "busy"):
-        steps[0] = 0
-        messages, more = reader.history(room, None, 29, MIB)
-        assert (len(messages), more) == (29, True)
-        costs[room] = steps[0]
-    assert costs["busy"] < costs["quiet"] * 1.2
-    reader.close()
+    writer.append([message(room=room) for room in ("quiet", "busy") for _ in range(20)])
+    actions: list[Callable[[str], object]] = [
+        lambda room: reader.history(room, None, 39, MIB),
+        lambda room: reader.read(room, 7, None, 10, MIB),
+        lambda room: reader.heads([room]),
+        lambda room: writer.append([edited(2, "new", room=room)]),
+        lambda room: writer.append([deleted(2, room=room)]),
+        lambda room: writer.append([reacted(3, room=room), message(room=room)]),
+    ]
+    for action in actions:
+        quiet, busy = (steps_of((writer.db, reader.db), action, room) for room in ("quiet", "busy"))
+        assert 0 < busy < quiet * 1.2
     writer.close()
+    reader.close()
 
 
 def test_a_batch_of_new_messages_is_one_statement(path: Path) -> None:

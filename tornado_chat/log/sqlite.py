@@ -1,4 +1,4 @@
-"""The log in one SQLite file: WAL, `synchronous=FULL`, one thread that writes, two that read.
+"""The log in one SQLite file: WAL, `synchronous=FULL`, a thread that writes, two that read, one for checkpoints.
 
 One process writes a file at a time; others may read it, and take a lock for a while.
 """
@@ -145,7 +145,7 @@ class SQLiteLog:
 
     def _check_files(self) -> None:
         """LogUnavailable if what was committed went into a file that nobody will find."""
-        # Called on the loop and not on the writer's thread, where each system call is one more wait for the GIL. 4 us.
+        # Called on the loop and not on the writer's thread, where each system call is one more wait for the GIL. 5 us.
         for path, identity in self._files:
             if _identity(path) != identity:
                 raise LogUnavailable(f"{path} was moved, deleted or replaced; put it back or restart the server")

@@ -127,11 +127,13 @@ class Reader(Connected):
                 if len(messages) == limit:
                     return messages[::-1], True
                 message = _message(room, row)
-                size += len(orjson.dumps(message)) + 20
+                size += len(orjson.dumps(message)) + len(',"reactions":{},')
                 reactions: dict[str, list[str]] = {}
                 while reaction is not None and reaction[0] == row[0]:
                     _, emoji, user = reaction
-                    cost = len(orjson.dumps(user)) + (1 if emoji in reactions else len(orjson.dumps(emoji)) + 5)
+                    cost = len(orjson.dumps(user)) + len(",")
+                    if emoji not in reactions:
+                        cost += len(orjson.dumps(emoji)) + len(":[],")
                     if size + cost > max_bytes:
                         break
                     size += cost

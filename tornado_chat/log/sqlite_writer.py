@@ -1,9 +1,9 @@
 """Writing to an SQLite log: numbering, duplicates, amendments. Blocking; the writer's thread calls it.
 
 Few, long statements: each `sqlite3_step` gives the GIL away and takes it back, and beside a busy event loop every
-taking may be a wait. A batch of new messages is one INSERT in autocommit mode. Measured with 256 messages a batch,
-a busy loop in the same process and two cores: 30 times the throughput of executemany() where the loop makes no
-system calls, the same where it does.
+taking may be a wait. So a batch of new messages is one INSERT in autocommit mode. Measured with the bare statements,
+256 messages a batch, one core: 205,000 a second, by executemany() 165,000, by json_each() 140,000; beside a busy event
+loop 114,000, 98,000 and 84,000.
 """
 
 from __future__ import annotations
@@ -74,6 +74,10 @@ ON CONFLICT (room, user) DO UPDATE SET seq = excluded.seq
 AMEND = """
 INSERT INTO amendments (room, target, text, edited) VALUES (?, ?, ?, ?)
 ON CONFLICT (room, target) DO UPDATE SET text = excluded.text, edited = excluded.edited
+"""
+# Without INDEXED BY, and without statistics of the tables, SQLite goes through the whole room.
+ERASE_EDITS = """
+UPDATE events INDEXED BY edits SET text = NULL WHERE room = ? AND target = ? AND type = 'edited'
 """
 
 
@@ -350,7 +354,7 @@ class Writer(Connected):
             execute(AMEND, (*target, entry.text, head.ts))
         elif entry.type == "deleted":
             execute("UPDATE events SET text = NULL, meta = NULL WHERE room = ? AND seq = ?", target)
-            execute("UPDATE events SET text = NULL WHERE room = ? AND target = ? AND type = 'edited'", target)
+            execute(ERASE_EDITS, target)
             execute("UPDATE amendments SET text = NULL WHERE room = ? AND target = ?", target)
             execute("DELETE FROM reactions WHERE room = ? AND target = ?", target)
             self.erased = True

@@ -178,7 +178,8 @@ export class Connection {
     const { token } = this.credentials;
     const response = await this.#ask("ws", token ? { Authorization: `Bearer ${token}` } : {});
     const body = await response?.json().catch(() => null); // it may be a proxy that answers
-    const ready = await this.#ask("readyz");
+    const reason = [401, 403, 429, 503].includes(response?.status);
+    const ready = response === null || reason ? null : await this.#ask("readyz");
     if (this.state !== waiting && this.state.name !== "connecting") return; // overtaken
     const status = response?.status ?? 0;
     const why = body?.error?.message;
@@ -190,7 +191,7 @@ export class Connection {
       const asked = Number(response.headers.get("Retry-After")) * 1_000 || delay;
       this.#drop();
       this.#wait(asked + backoff(this.#attempts), true, why);
-    } else if (status === 0 || status >= 500 || (ready?.status ?? 500) >= 500) {
+    } else if (status === 0 || status >= 500 || !ready || ready.status >= 500) {
       this.#refusals = 0; // the server is away, or on its way out: no verdict on who we are
       this.credentials.leftOut = null;
     } else {
@@ -212,6 +213,7 @@ export class Connection {
    */
   #suspect() {
     this.#refusals += 1;
+    if (this.state.name !== "waiting") return; // the next attempt is on its way: its outcome first
     const { credentials } = this;
     credentials.leftOut = null;
     const doubtful = [];
@@ -219,7 +221,7 @@ export class Connection {
     if (credentials.name) doubtful.push("name");
     const trial = (this.#refusals - 3) / 2; // the third attempt from now, the fifth ...
     if (trial >= 0 && doubtful.length) credentials.leftOut = doubtful[trial % doubtful.length] ?? null;
-    if (this.#refusals < 3 || this.state.name !== "waiting") return;
+    if (this.#refusals < 3) return;
     const why = "The server answers, but refuses the connection. If it lets in only whom it knows, sign in.";
     this.#become({ ...this.state, why, refused: true });
   }

@@ -37,7 +37,10 @@ export class MessageList {
     this.list.addEventListener("click", (event) => this.#clicked(event));
     this.list.addEventListener("keydown", (event) => this.#key(event));
     this.list.addEventListener("focusin", (event) => this.#equip(event.target.closest("li")));
-    this.list.addEventListener("pointerover", (event) => event.pointerType === "mouse" && this.#equip(event.target.closest("li")));
+    const hovers = matchMedia("(hover: hover)"); // a touch screen's made-up mouse does not count
+    this.list.addEventListener("pointerover", (event) => {
+      if (event.pointerType === "mouse" && hovers.matches) this.#equip(event.target.closest("li"));
+    });
     this.scroller.addEventListener("pointerleave", (event) => {
       if (event.pointerType === "mouse" && !this.#toolbar.contains(document.activeElement)) this.#equip(null);
     });
@@ -288,6 +291,7 @@ export class MessageList {
     }
     const mine = row.message.user === this.me.user;
     for (const button of this.#toolbar.querySelectorAll('[data-do="edit"], [data-do="delete"]')) button.hidden = !mine;
+    this.#toolbar.classList.toggle("low", node.offsetTop - this.scroller.scrollTop < 70); // no room above it
     node.append(this.#toolbar);
   }
 
@@ -314,6 +318,7 @@ export class MessageList {
       this.#picker(false);
       if (event.detail === 0) node.focus();
     }
+    if (button.dataset.do === "reply" || button.dataset.do === "edit") this.#equip(null);
     this.on.act(button.dataset.do, row.kind === "message" ? { ...row, seen: shown(row.message, this.room, this.me) } : row, button);
   }
 

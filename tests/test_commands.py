@@ -463,3 +463,8 @@ def test_what_is_no_user_id_and_no_name(value: object) -> None:
         check_user_id(value)
     with pytest.raises(ChatError, match=r"^name: must be a string of 1 to 64 printable characters; got "):
         check_name(value)
+
+
+@pytest.mark.parametrize("name", ["Ada", "👩‍💻", "\U0001fae9", "می‌خواهم"])
+def test_names_may_hold_joined_and_new_emoji(name: str) -> None:
+    assert check_name(name) == name

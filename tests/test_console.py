@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -66,7 +67,10 @@ def tailing(tmp_path: Path, url: str, *arguments: str) -> Iterator[Tail]:
     out, err = tmp_path / "tail.out", tmp_path / "tail.err"
     with out.open("wb") as stdout, err.open("wb") as stderr:
         command = (*TAIL, "lobby", "--url", url, *arguments)
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, cwd=ROOT)
+        buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, cwd=ROOT, env=buffered
+        )
     try:
         yield Tail(process, out, err)
         assert process.poll() is None, "it ended before it was told to"
@@ -263,11 +267,12 @@ def test_send_pipelines_standard_input_in_order(tmp_path: Path) -> None:
 
 def test_send_goes_on_over_kill_9_and_sends_each_line_once(tmp_path: Path) -> None:
     count = 2000
-    with Server(tmp_path, *UNLIMITED) as server, tailing(tmp_path, server.url, "--json") as tail:
+    with Server(tmp_path, *UNLIMITED) as server, tailing(tmp_path, server.url, "--json", "--last", "1") as tail:
         run(*SEND, "lobby", "first", "--url", server.url)
         tail.wait(1)
         command = (*SEND, "lobby", "--url", server.url)
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT) as send:
+        errors = (tmp_path / "send.err").open("wb")
+        with errors, subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors, cwd=ROOT) as send:
             assert send.stdin is not None
             for part in range(4):
                 lines = range(part * count // 4, (part + 1) * count // 4)

@@ -20,9 +20,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import math
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -31,6 +29,7 @@ from types import TracebackType
 
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.link import LONGEST_WAIT, Closed, Link, Refused, Token
+from tornado_chat.outbound import TRANSIENT, Outbound
 from tornado_chat.wire.codec import JSON, Codec
 from tornado_chat.wire.commands import parse
 from tornado_chat.wire.events import Data
@@ -42,7 +41,6 @@ log = logging.getLogger(__name__)
 EVENTS = frozenset({"message", "edited", "deleted", "reacted"})
 NOTES = frozenset({"synced", "behind", "typing", "read", "presence"})
 TEXT_CHARS = 1_000_000  # until `welcome` tells: no server takes more
-TRANSIENT = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE, ErrorCode.OVERLOADED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,62 +55,33 @@ class Ack:
     duplicate: bool
 
 
-class _Command:
-    """A call that waits for its answer."""
-
-    __slots__ = ("flown", "id", "number", "payload", "reply", "room")
-
-    def __init__(self, number: int, room: _Room, id: str, payload: bytes) -> None:
-        self.number = number
-        self.room = room
-        self.id = id
-        self.payload = payload
-        self.reply: asyncio.Future[Data] = asyncio.get_running_loop().create_future()
-        self.flown = False  # the server may have it
-
-
 class _Room:
-    """A room that is joined or has commands to be answered."""
+    """A room that is joined, or about to be."""
 
-    __slots__ = (
-        "cursor", "epoch", "failures", "flying", "hole", "join_id", "joining", "last", "live", "name", "timer",
-        "waiting", "wanted",
-    )  # fmt: skip
+    __slots__ = ("cursor", "epoch", "failures", "hole", "join_id", "joining", "last", "live", "name", "timer")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, after: int | None, last: int | None, epoch: str | None) -> None:
         self.name = name
-        self.wanted = False  # joined, or about to be
+        self.cursor = after  # the last seq held; None until `joined` tells
+        self.epoch = epoch  # of `cursor`
+        self.last = last
         self.live = False  # `joined` has come on this connection: events count from here on
-        self.cursor: int | None = None  # the last seq held; None until the first `joined` tells
-        self.epoch: str | None = None  # of `cursor`
-        self.last: int | None = None
         self.hole: int | None = None  # the cursor at which one was seen
         self.join_id = ""
-        self.joining: asyncio.Future[Data] | None = None  # the caller of join()
-        self.waiting: deque[_Command] = deque()  # by number
-        self.flying: dict[str, _Command] = {}
-        self.timer: asyncio.TimerHandle | None = None  # nothing is sent until it fires
+        self.joining: asyncio.Future[Data] = asyncio.get_running_loop().create_future()  # for the caller of join()
+        self.timer: asyncio.TimerHandle | None = None  # to ask again
         self.failures = 0
-
-    def recall(self, *commands: _Command) -> None:
-        """They fly no more and are to be sent again, each in its place."""
-        for command in commands:
-            del self.flying[command.id]
-        self.waiting = deque(sorted((*commands, *self.waiting), key=lambda command: command.number))
 
     def stop_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
-    def end_join(self, outcome: Data | Exception) -> bool:
-        """Answer the caller of join(); False if nobody waits for it."""
-        if self.joining is None or self.joining.done():
+    def refuse(self, error: Exception) -> bool:
+        """Tell the caller of join(); False if it has returned already."""
+        if self.joining.done():
             return False
-        if isinstance(outcome, Exception):
-            self.joining.set_exception(outcome)
-        else:
-            self.joining.set_result(outcome)
+        self.joining.set_exception(error)
         return True
 
 
@@ -121,7 +90,9 @@ class Client:
 
     `url` is the server's address (http, https, ws or wss), with or without `/ws`. `token` is a JWT, or a coroutine
     function that fetches one: it is called for the first connection and when a token is refused that was good before.
-    Without a token the client is a guest called `name`, and the same guest after reconnecting.
+    Without a token the client is a guest called `name`, and the same guest after reconnecting, unless the server was
+    away for so long (30 days) that it does not know the guest any more. When the client comes back as another user,
+    calls that the server may have heard raise ChatError (unauthorized).
 
     A call that is not answered within `timeout` seconds (None: no limit), reconnecting included, raises TimeoutError:
     whether a `send` was kept is then not known, and sending again with the same `id` is safe. So is cancelling a call.
@@ -166,9 +137,7 @@ class Client:
         self._max_events = max_events
         self._max_commands = max_commands
         self._rooms: dict[str, _Room] = {}
-        self._commands: dict[str, _Command] = {}
-        self._slots = asyncio.Semaphore(max_commands)
-        self._numbers = itertools.count(1)
+        self._outbound = Outbound(self._link, max_commands)
         self._inbox: deque[Data] = deque()
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
@@ -206,10 +175,10 @@ class Client:
         """Nothing will be answered any more: whoever waits, calls or iterates gets `failure`, the first one."""
         if self._failure is None:
             self._failure = failure
-        for command in list(self._commands.values()):
-            self._fail(command, self._failure)
-        for room in list(self._rooms.values()):
-            room.end_join(self._failure)
+        self._outbound.end(self._failure)
+        for room in self._rooms.values():
+            room.stop_timer()
+            room.refuse(self._failure)
         self._arrived.set()
 
     # What a user may say.
@@ -223,29 +192,24 @@ class Client:
         or `last`: a count; neither: from now on. The room stays joined until `leave`, over all reconnections.
         """
         self._check({"type": "join", "room": room, "after": after, "last": last})
-        found = self._room(room)
-        found.end_join(ChatError(ErrorCode.BAD_REQUEST, f"another join of {room} took the place of this one"))
-        found.wanted, found.cursor, found.last, found.epoch, found.hole = True, after, last, epoch, None
-        joining = found.joining = asyncio.get_running_loop().create_future()
-        if found.timer is None:
-            self._send_join(found)
+        found = _Room(room, after, last, epoch)
+        self._drop(room, ChatError(ErrorCode.BAD_REQUEST, f"another join of {room} took the place of this one"))
+        self._rooms[room] = found
+        self._send_join(found)
         try:
-            return await self._in_time(joining, f"join {room}")
-        except BaseException:
-            if found.joining is joining:
-                found.wanted = found.live = False
-                self._drop_if_idle(found)
+            return await self._in_time(found.joining, f"join {room}")
+        except (TimeoutError, asyncio.CancelledError):
+            if self._rooms.get(room) is found:
+                await self.leave(room)
             raise
 
     async def leave(self, room: str) -> None:
         """Leave `room`: nothing of it comes out of the iteration any more."""
-        found = self._rooms.get(room)
-        if found is not None and found.wanted:
-            found.wanted = found.live = False
+        if room in self._rooms:
+            self._drop(room, Closed(f"{room} was left"))
             self._link.write(self._codec.encode({"type": "leave", "room": room}))
             self._inbox = deque(event for event in self._inbox if event["room"] != room)
             self._taken.set()
-            self._drop_if_idle(found)
 
     async def send(
         self, room: str, text: str, *, reply_to: int | None = None, meta: Data | None = None, id: str | None = None
@@ -254,6 +218,7 @@ class Client:
         return _ack(await self._ask("send", room, id, text=text, reply_to=reply_to, meta=meta))
 
     async def edit(self, room: str, seq: int, text: str, *, id: str | None = None) -> Ack:
+        """ChatError: `forbidden` (another's message) or `not_found` (no message, or deleted); as for `delete`."""
         return _ack(await self._ask("edit", room, id, seq=seq, text=text))
 
     async def delete(self, room: str, seq: int, *, id: str | None = None) -> Ack:
@@ -306,32 +271,20 @@ class Client:
             self._inbox.append(item)
             self._arrived.set()
 
-    # Commands: each waits in its room, flies, and is answered.
+    # How it is asked.
 
     async def _ask(self, type: str, room: str, id: str | None, **fields: object) -> Data:
         id = uuid.uuid4().hex if id is None else id
         given = {key: value for key, value in fields.items() if value is not None}
         command = {"type": type, "room": room, **given, "id": id}
         self._check(command)
-        return await self._in_time(self._answer(room, id, self._codec.encode(command)), f"{type} {id} in {room}")
+        answer = self._outbound.ask(room, id, self._codec.encode(command))
+        return await self._in_time(answer, f"{type} {id} in {room}")
 
     def _check(self, command: Data) -> None:
         """ChatError for what the server would not take either, before anything waits for its answer."""
         self._check_open()
         parse(command, self.welcome["limits"]["text_chars"] if self.welcome else TEXT_CHARS)
-
-    async def _answer(self, room: str, id: str, payload: bytes) -> Data:
-        async with self._slots:
-            if id in self._commands:
-                raise ValueError(f"the id {id!r} waits for its answer already")
-            command = _Command(next(self._numbers), self._room(room), id, payload)
-            self._commands[id] = command
-            command.room.waiting.append(command)
-            self._pump(command.room)
-            try:
-                return await command.reply
-            finally:
-                self._forget(command)
 
     async def _in_time(self, answer: Awaitable[Data], what: str) -> Data:
         try:
@@ -346,65 +299,12 @@ class Client:
         if self._task is None:
             raise Closed("the client is not open: use it with `async with`")
 
-    def _room(self, name: str) -> _Room:
-        self._check_open()
-        room = self._rooms.get(name)
-        if room is None:
-            room = self._rooms[name] = _Room(name)
-        return room
-
-    def _drop_if_idle(self, room: _Room) -> None:
-        if not room.wanted and not room.waiting and not room.flying and self._rooms.get(room.name) is room:
+    def _drop(self, name: str, reason: Exception | None = None) -> None:
+        room = self._rooms.pop(name, None)
+        if room is not None:
             room.stop_timer()
-            del self._rooms[room.name]
-
-    def _pump(self, room: _Room) -> None:
-        """Send what may be sent now."""
-        if not self._link.is_open or room.timer is not None:
-            return
-        limits = self.welcome["limits"]
-        window = 1 if limits["send_rate"] else math.inf
-        while room.waiting and len(room.flying) < window:
-            command = room.waiting.popleft()
-            if command.reply.done():  # cancelled
-                continue
-            if len(command.payload) > limits["frame_bytes"]:
-                text = f"the frame has {len(command.payload):,} bytes; at most {limits['frame_bytes']:,} may be sent"
-                command.reply.set_exception(ChatError(ErrorCode.TOO_LARGE, text))
-                continue
-            room.flying[command.id] = command
-            command.flown = True
-            self._link.write(command.payload)
-
-    def _forget(self, command: _Command) -> None:
-        """It was answered, or nobody waits for its answer any more."""
-        room = command.room
-        if self._commands.pop(command.id, None) is not None:
-            if room.flying.pop(command.id, None) is None and command in room.waiting:
-                room.waiting.remove(command)
-            self._pump(room)
-            self._drop_if_idle(room)
-
-    def _fail(self, command: _Command, error: Exception) -> None:
-        if not command.reply.done():
-            command.reply.set_exception(error)
-        self._forget(command)
-
-    def _rest(self, room: _Room, delay: float | None) -> None:
-        """Send nothing of this room for a while, since the server could not take it."""
-        loop = asyncio.get_running_loop()
-        when = loop.time() + (self._link.pause(room.failures) if delay is None else min(delay, LONGEST_WAIT))
-        room.failures += 1
-        if room.timer is not None:
-            when = max(when, room.timer.when())
-        room.stop_timer()
-        room.timer = loop.call_at(when, self._resume, room)
-
-    def _resume(self, room: _Room) -> None:
-        room.timer = None
-        if room.wanted and not room.live:
-            self._send_join(room)
-        self._pump(room)
+            if reason is not None:
+                room.refuse(reason)
 
     def _send_join(self, room: _Room) -> None:
         room.live = False
@@ -416,21 +316,16 @@ class Client:
     # What the link tells.
 
     def on_welcome(self, welcome: Data) -> None:
-        before, self.welcome = self.welcome, welcome
-        if before and before["user"] != welcome["user"]:
-            text = f"now signed in as {welcome['user']}; whether the log has what {before['user']} sent is not known"
-            for command in self._commands.values():
-                # Another user's id names another event: sent again, it might stand there twice.
-                if command.flown and not command.reply.done():
-                    command.reply.set_exception(ChatError(ErrorCode.UNAUTHORIZED, text))
-        for room in list(self._rooms.values()):
-            self._resume(room)
+        self.welcome = welcome
+        for room in self._rooms.values():
+            self._send_join(room)
+        self._outbound.on_welcome(welcome)
 
     def on_lost(self) -> None:
         for room in self._rooms.values():
             room.live = False
             room.stop_timer()
-            room.recall(*room.flying.values())
+        self._outbound.on_lost()
 
     async def on_message(self, message: Data) -> None:
         kind = message["type"]
@@ -443,11 +338,8 @@ class Client:
             await self._on_joined(message)
         elif kind == "error":
             await self._on_error(message)
-        elif (command := self._commands.get(message.get("id", ""))) is not None:
-            command.room.failures = 0
-            if not command.reply.done():
-                command.reply.set_result(message)
-            self._forget(command)
+        else:
+            self._outbound.on_answer(message)
 
     def _is_next(self, room: _Room, seq: int) -> bool:
         """What is held already is dropped; a hole is asked for once more."""
@@ -465,7 +357,7 @@ class Client:
 
     async def _on_joined(self, message: Data) -> None:
         room = self._rooms.get(message["room"])
-        if room is None or not room.wanted or message.get("id") != room.join_id:
+        if room is None or message.get("id") != room.join_id:
             return
         room.failures = 0
         epoch, room.epoch = room.epoch, message["epoch"]
@@ -477,29 +369,29 @@ class Client:
             await self._deliver(room, {"type": "reset", "room": room.name, "epoch": room.epoch})
             return
         room.live = True
-        room.end_join(message)
+        if not room.joining.done():
+            room.joining.set_result(message)
 
     async def _on_error(self, message: Data) -> None:
         id = message.get("id", "")
         code = next((code for code in ErrorCode if code == message["code"]), ErrorCode.BAD_REQUEST)
         error = ChatError(code, message["message"], message.get("retry_after"))
-        command = self._commands.get(id)
-        room = next((room for room in self._rooms.values() if room.wanted and room.join_id == id != ""), None)
-        if command is not None and code in TRANSIENT and id in command.room.flying:
-            command.room.recall(command)
-            self._rest(command.room, error.retry_after)
-        elif command is not None:
-            self._fail(command, error)
-        elif room is not None and code in TRANSIENT:
-            self._rest(room, error.retry_after)
-        elif room is not None:
-            if not room.end_join(error):
+        room = next((room for room in self._rooms.values() if room.join_id == id), None)
+        if not id:
+            log.warning("refused code=%s reason=%s", code, error)
+        elif room is None:
+            self._outbound.on_error(id, error)
+        elif code in TRANSIENT:
+            delay = self._link.pause(room.failures) if error.retry_after is None else error.retry_after
+            room.failures += 1
+            room.stop_timer()
+            room.timer = asyncio.get_running_loop().call_later(min(delay, LONGEST_WAIT), self._send_join, room)
+        else:
+            if not room.refuse(error):
                 left = {"type": "left", "room": room.name, "code": code.value, "message": error.message}
                 await self._deliver(room, left)
-            room.wanted = False
-            self._drop_if_idle(room)
-        elif not id:  # else its caller gave up waiting
-            log.warning("refused code=%s reason=%s", code, error)
+            if self._rooms.get(room.name) is room:
+                self._drop(room.name)
 
 
 def _ack(reply: Data) -> Ack:

@@ -86,9 +86,9 @@ class _Sending:
                         number += 1
                         if text:
                             await self.slots.acquire()
-                            if not self.flying:
-                                self._await_progress()
                             self.flying.add(number)
+                            if len(self.flying) == 1:
+                                self._await_progress()
                             group.create_task(self._one(number, text))
                 except Exception as error:  # of `texts`: what was read before is sent all the same
                     unread = error
@@ -109,6 +109,7 @@ class _Sending:
             await self.chat.send(self.room, text)
         except ChatError as error:
             if error.code not in OWN_FAULT:
+                self.flying.remove(number)
                 raise _Stop(f"line {number}: {error.message}") from error
             _fail(f"{self.room}: line {number}: {error.message}")
             self.failed = True

@@ -139,7 +139,7 @@ class Link:
                 await self._converse(await self._connect())
             except Lost as error:
                 lost = error
-            if loop.time() - began > self._backoff[1]:
+            if loop.time() - began > self._longest_pause(failures):
                 failures = 0
             delay = self.pause(failures) if lost.wait is None else min(lost.wait, LONGEST_WAIT)
             failures += 1
@@ -149,8 +149,11 @@ class Link:
 
     def pause(self, failures: int) -> float:
         """Exponential back-off with full jitter, so that clients cut off together do not come back together."""
+        return random.uniform(0, self._longest_pause(failures))
+
+    def _longest_pause(self, failures: int) -> float:
         shortest, longest = self._backoff
-        return random.uniform(0, min(longest, shortest * 2 ** min(failures, 30)))
+        return min(longest, shortest * 2.0 ** min(failures, 30))
 
     async def _connect(self) -> WebSocketClientConnection:
         if self._token is None and self._fetch is not None:

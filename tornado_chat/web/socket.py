@@ -67,13 +67,17 @@ class Handshake(HTTPMessageDelegate):
         path, _, query = start_line.path.partition("?")
         arguments = Arguments(query)
         try:
-            upgrade = check(start_line.method, start_line.version, headers)
-            gate.check_origin(headers)
             address = client_address(
                 getattr(request.context, "remote_ip", UNIX_PEER),
                 headers.get("X-Forwarded-For"),
                 gate.settings.trusted_proxies,
             )
+            if "Upgrade" not in headers:
+                # A page, which cannot see why its WebSocket was refused, asks again by a plain GET.
+                gate.check_room_for_one_more(address)
+                gate.identify(headers, (), arguments)
+            upgrade = check(start_line.method, start_line.version, headers)
+            gate.check_origin(headers)
             gate.check_room_for_one_more(address)
             codec, subprotocol = choose_codec(upgrade.subprotocols)
             identity, token = gate.identify(headers, upgrade.subprotocols, arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from math import isfinite
 from typing import Annotated, Any, get_args
 
@@ -180,9 +181,14 @@ def check_name(value: object) -> str:
 
 
 def _check_printable(field: str, value: object) -> str:
-    if type(value) is str and 1 <= len(value) <= NAME_CHARS and value.isprintable():
+    if type(value) is str and 1 <= len(value) <= NAME_CHARS and all(map(_is_printable, value)):
         return value
     raise _bad(f"{field}: must be a string of 1 to {NAME_CHARS} printable characters; got {_kind(value)}")
+
+
+def _is_printable(char: str) -> bool:
+    """Also the joiners inside emoji, and characters newer than this Python's Unicode."""
+    return char.isprintable() or char in "\u200c\u200d" or unicodedata.category(char) == "Cn"
 
 
 def _is_sound(text: str) -> bool:

@@ -138,7 +138,8 @@ class Hub:
         finally:
             self._flush_due = bool(self._flushing)
             if self._flush_due:
-                self.loop.call_soon(self._flush_turn)
+                # Every other turn only: a message passes through three turns from its arrival to its delivery.
+                self.loop.call_soon(self.loop.call_soon, self._flush_turn)
 
     def feed_soon(self, member: Member, room: Room) -> None:
         """Let `member`, which is catching up, have its next chunk in a loop turn to come."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from tornado_chat.errors import ChatError, ErrorCode
@@ -35,6 +36,12 @@ class TokenBucket:
 
     def full(self, now: float) -> bool:
         return not self.rate or self.tokens + (now - self.filled) * self.rate >= self.burst
+
+
+def rate_limited(what: str, wait: float) -> ChatError:
+    """The refusal of something that may be tried again in `wait` seconds, rounded up: who waits so long is let in."""
+    retry_after = math.ceil(wait * 1000) / 1000
+    return ChatError(ErrorCode.RATE_LIMITED, f"{what}: try again in {retry_after:g} s", retry_after)
 
 
 class Account:
@@ -121,9 +128,7 @@ class Limits:
         now = self.time()
         wait = address.bucket.take(now) or self.joins.take(now)
         if wait:
-            raise ChatError(
-                ErrorCode.RATE_LIMITED, f"too many joins: try again in {wait:.1f} s", retry_after=round(wait, 3)
-            )
+            raise rate_limited("too many joins", wait)
 
     def sweep(self) -> None:
         self.users.sweep()

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
-from tornado_chat.live.room import PENDING_EVENTS
+from tornado_chat.live.room import PENDING_EVENTS, Room
 from tornado_chat.log import Appended, Entry, event_of
 
 if TYPE_CHECKING:
@@ -106,19 +106,24 @@ class Publisher:
     def _announce(self, batch: list[tuple[Session, Entry, float]], outcomes: Sequence[Appended | ChatError]) -> None:
         """Deliver the new events to the rooms here, then answer the senders: one write for each."""
         answered: dict[Session, None] = {}
+        rooms: dict[Room, None] = {}
         for (session, entry, born), outcome in zip(batch, outcomes, strict=True):
             try:
                 if isinstance(outcome, Appended):
-                    self._deliver(entry, outcome, born)
+                    room = self.hub.rooms.get(entry.room)
+                    if room is not None:
+                        rooms[room] = None
+                    self._deliver(room, entry, outcome, born)
                 session.published(entry, outcome)
             except Exception:  # a fault in one entry must not keep the others' answers back
                 logger.exception("entry not announced room=%s", entry.room)
             answered[session] = None
+        for room in rooms:
+            room.flush_now()
         for session in answered:
             session.flush_replies()
 
-    def _deliver(self, entry: Entry, outcome: Appended, born: float) -> None:
-        room = self.hub.rooms.get(entry.room)
+    def _deliver(self, room: Room | None, entry: Entry, outcome: Appended, born: float) -> None:
         if entry.type == "read":
             if outcome.changed and room is not None:
                 room.signal(

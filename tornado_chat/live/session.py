@@ -21,7 +21,7 @@ from tornado_chat.config import Settings
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode, LogUnavailable
 from tornado_chat.live.connection import Connection
 from tornado_chat.live.hub import Hub
-from tornado_chat.live.limits import Account, Limits, TokenBucket
+from tornado_chat.live.limits import Account, Limits, TokenBucket, rate_limited
 from tornado_chat.live.member import Member
 from tornado_chat.live.publisher import Publisher
 from tornado_chat.log import Appended, Entry
@@ -252,11 +252,7 @@ class Session:
         wait = self.account.bucket.take(self.context.limits.time())
         if wait:
             settings = self.context.settings
-            raise ChatError(
-                ErrorCode.RATE_LIMITED,
-                f"at most {settings.send_rate} a second, {settings.send_burst} at once: try again in {wait:.2f} s",
-                retry_after=round(wait, 3),
-            )
+            raise rate_limited(f"at most {settings.send_rate} a second, {settings.send_burst} at once", wait)
 
     # Publishing
 

@@ -89,7 +89,7 @@ def event_of(entry: Entry, seq: int, ts: int) -> Event:
         else:
             data["text"] = entry.text
     data["ts"] = ts
-    if entry.id is not None:
+    if entry.id is not None and entry.type == "message":
         data["id"] = entry.id
     if entry.reply_to is not None:
         data["reply_to"] = entry.reply_to

@@ -37,6 +37,14 @@ class Closed(Exception):
         self.reason = reason
 
 
+class Refused(Exception):
+    """The handshake was not answered with 101."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__(answer.decode("latin-1"))
+        self.answer = answer
+
+
 class Frames:
     """Takes bytes from a server and gives the objects in them, whatever the codec, deflated or not; no I/O."""
 
@@ -90,6 +98,22 @@ def handshake(port: int, path: str = "/ws", *headers: str) -> bytes:
     return "".join(line + "\r\n" for line in (*lines, "")).encode("latin-1")
 
 
+def reset(sock: socket.socket) -> None:
+    """Be gone at once: the kernel sends RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def get(port: int, path: str) -> bytes:
+    """The whole answer to one plain request."""
+    with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as sock:
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        said = b""
+        while more := sock.recv(1 << 18):
+            said += more
+    return said
+
+
 class RawChat:
     """One blocking connection; every read has a time limit. `welcome` has been read when it is made."""
 
@@ -106,10 +130,12 @@ class RawChat:
             data = b""
             while b"\r\n\r\n" not in data:
                 more = self.sock.recv(65536)
-                assert more, f"refused: {data!r}"
+                if not more:
+                    raise Refused(data)
                 data += more
-            self.head, _, rest = data.partition(b"\r\n\r\n")
-            assert self.head.startswith(b"HTTP/1.1 101 "), data
+            head, _, rest = data.partition(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 101 "):
+                raise Refused(data)
             self.frames = Frames()
             self.unread: deque[Any] = deque(self.frames.feed(rest))
             self.welcome = self.hear()
@@ -144,6 +170,15 @@ class RawChat:
             self.sock.sendall(client_frame(PONG, self.frames.pings.popleft(), key=UNMASKED))
         return objects
 
+    def read_to_close(self) -> tuple[list[Any], Closed]:
+        """All that comes before the end, and how it ended."""
+        objects: list[Any] = []
+        while True:
+            try:
+                objects += self.receive()
+            except Closed as closed:
+                return objects, closed
+
     def hear(self) -> Any:
         """The next object."""
         while not self.unread:
@@ -171,13 +206,15 @@ class RawChat:
         assert self.hear()["type"] == "synced"
         return joined
 
-    def answer_close(self, code: int = 1000) -> None:
-        self.sock.sendall(client_frame(CLOSE, code.to_bytes(2, "big")))
+    def answer_close(self) -> None:
+        """Answer the server's close frame, and hang up after it."""
+        self.sock.sendall(client_frame(CLOSE, b"\x03\xe8"))
+        while self.sock.recv(65536):
+            pass
+        self.sock.close()
 
     def reset(self) -> None:
-        """Be gone at once: the kernel sends RST."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.sock.close()
+        reset(self.sock)
 
 
 class AsyncChat:
@@ -205,10 +242,12 @@ class AsyncChat:
                 data = b""
                 while b"\r\n\r\n" not in data:
                     more = await loop.sock_recv(sock, 65536)
-                    assert more, f"refused: {data!r}"
+                    if not more:
+                        raise Refused(data)
                     data += more
             head, _, rest = data.partition(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 101 "), data
+            if not head.startswith(b"HTTP/1.1 101 "):
+                raise Refused(data)
             frames = Frames()
             chat = cls(sock, frames, frames.feed(rest))
             chat.welcome = await chat.hear()
@@ -252,6 +291,15 @@ class AsyncChat:
             await self.send(client_frame(PONG, self.frames.pings.popleft(), key=UNMASKED))
         return objects
 
+    async def read_to_close(self) -> tuple[list[Any], Closed]:
+        """All that comes before the end, and how it ended."""
+        objects: list[Any] = []
+        while True:
+            try:
+                objects += await self.receive()
+            except Closed as closed:
+                return objects, closed
+
     async def hear(self) -> Any:
         """The next object."""
         while not self.unread:
@@ -273,10 +321,13 @@ class AsyncChat:
             if got.get("id") == command["id"] and got["type"] != "message":
                 return got
 
-    async def answer_close(self, code: int = 1000) -> None:
-        await self.send(client_frame(CLOSE, code.to_bytes(2, "big")))
+    async def answer_close(self) -> None:
+        """Answer the server's close frame, and hang up after it."""
+        await self.send(client_frame(CLOSE, b"\x03\xe8"))
+        async with asyncio.timeout(TIMEOUT):
+            while await asyncio.get_running_loop().sock_recv(self.sock, 65536):
+                pass
+        self.sock.close()
 
     def reset(self) -> None:
-        """Be gone at once: the kernel sends RST."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.sock.close()
+        reset(self.sock)

@@ -22,7 +22,7 @@ from tornado_chat import auth
 from tornado_chat.auth import Identity, authenticate, load_secret, matches, mint, new_guest
 from tornado_chat.config import Settings
 from tornado_chat.errors import ChatError, ConfigError, ErrorCode
-from tornado_chat.wire.commands import check_name, check_user_id
+from tornado_chat.wire.commands import check_user_id
 
 SECRET = b"s" * 32
 

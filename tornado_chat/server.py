@@ -255,7 +255,7 @@ def _connections_allowed(wanted: int) -> int:
     """`max_connections`, but never more than the open-file limit leaves room for; that is raised as far as it goes."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    allowed = hard - RESERVED_FILES if hard != resource.RLIM_INFINITY else 0
+    allowed = hard - min(RESERVED_FILES, hard // 2) if hard != resource.RLIM_INFINITY else 0
     return min(wanted, allowed) if wanted and allowed else wanted or allowed
 
 

@@ -103,10 +103,12 @@ class CatchingUp:
         try:
             async with room.hub.page_reads:
                 before = room.ring.first if len(room.ring) else None
-                page = await room.hub.log.read(
-                    room.name, after, before=before, max_events=PAGE_EVENTS, max_bytes=PAGE_BYTES
-                )
-            if not page and room.ring.after(after, after + 1) is None:
+                held = before is not None and before <= after + 1  # another page was put there meanwhile
+                if not held:
+                    page = await room.hub.log.read(
+                        room.name, after, before=before, max_events=PAGE_EVENTS, max_bytes=PAGE_BYTES
+                    )
+            if not page and not held:
                 logger.error("log lost events room=%s after=%d before=%s", room.name, after, before)
                 await asyncio.sleep(RETRY_SECONDS)
         except LogUnavailable as error:

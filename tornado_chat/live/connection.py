@@ -267,7 +267,7 @@ class Connection:
             self._pauses |= why
 
     def _resume(self, why: int) -> None:
-        if self._pauses & why:
+        if self._pauses & why and not self.closing:
             self._pauses &= ~why
             if not self._pauses:
                 self._read_on()

@@ -71,6 +71,10 @@ class Keepalive:
             connection.close(CloseCode.TOKEN_EXPIRED, "token expired")
         elif connection.outbox_bytes:
             connection.stuck += 1
+            if connection.stuck == 1:
+                connection.still_taking()  # the kernel's queue hides for long that the peer takes something
+            elif connection.stuck > self._stuck_after and connection.still_taking():
+                connection.stuck = 0
             if connection.stuck > self._stuck_after:
                 connection.abort(CloseCode.WRITE_TIMEOUT, "write timeout")
             elif connection.idle >= self._ping_after:

@@ -29,6 +29,11 @@ FAILING_POLL_SECONDS = 1.0
 """After a commit with an unknown outcome the heads are polled this often, until a commit succeeds."""
 
 
+def _log_fault(what: str, whose: str) -> None:
+    """Inside an `except`: a fault in what belongs to one client or room ends there, the others wait for their acks."""
+    logger.exception("%s: a fault of the server of=%s", what, whose)
+
+
 class Publisher:
     """Takes entries in the order submitted; answers each to its session after the commit that holds it."""
 
@@ -79,7 +84,10 @@ class Publisher:
             if self.blocked and len(self.queue) <= QUEUE_ENTRIES // 2 and self.queued_chars <= QUEUE_CHARS // 2:
                 blocked, self.blocked = self.blocked, deque()
                 for session in blocked:
-                    session.resume()
+                    try:
+                        session.resume()
+                    except Exception:
+                        _log_fault("session not resumed", session.user)
 
     async def _commit(self, entries: list[Entry]) -> Sequence[Appended | ChatError]:
         """The outcomes of `entries`; all `unavailable` if the log did not answer."""
@@ -115,13 +123,19 @@ class Publisher:
                         rooms[room] = None
                     self._deliver(room, entry, outcome, born)
                 session.published(entry, outcome)
-            except Exception:  # a fault in one entry must not keep the others' answers back
-                logger.exception("entry not announced room=%s", entry.room)
+            except Exception:
+                _log_fault("entry not announced", entry.room)
             answered[session] = None
-        for room in rooms:
-            room.flush_now()
         for session in answered:
-            session.flush_replies()
+            try:
+                session.flush_replies()
+            except Exception:
+                _log_fault("replies not written", session.user)
+        for room in rooms:
+            try:
+                room.flush_now()
+            except Exception:
+                _log_fault("room not flushed", room.name)
 
     def _deliver(self, room: Room | None, entry: Entry, outcome: Appended, born: float) -> None:
         if entry.type == "read":

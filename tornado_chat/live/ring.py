@@ -80,6 +80,7 @@ class Ring:
             if event.cost:
                 event.cost += len(frame)
                 self.budget.bytes += len(frame)
+                self.budget.evict()
         return frame
 
     def drop_first(self) -> None:

@@ -308,15 +308,13 @@ class Room:
 
     def _take_pending(self) -> list[Event]:
         """The next events up to the hub's `batch_bytes` in the first encoding; all of them if nobody is live."""
-        encoding = next(iter(self.groups), None)
         taken = len(self.pending)
-        if encoding is not None:
-            size = 0
-            for number, event in enumerate(self.pending):
-                size += len(self.ring.frame(event, encoding))
-                if size > self.hub.batch_bytes and number:
-                    taken = number
-                    break
+        size = 0
+        for number, event in enumerate(self.pending if self.groups else ()):
+            size += max(len(self.ring.frame(event, encoding)) for encoding in self.groups)
+            if size > self.hub.batch_bytes and number:
+                taken = number
+                break
         events, self.pending = self.pending[:taken], self.pending[taken:]
         return events
 

@@ -355,8 +355,9 @@ class Session:
             if after is not None and after > target:
                 target = min(after, await hub.heads.get(name))
                 room.mend(target)
-            while room.flushed < target:
-                await asyncio.wait_for(room.flush_begun(), FLUSH_SECONDS)
+            async with asyncio.timeout(FLUSH_SECONDS):
+                while room.flushed < target:
+                    await room.flush_begun()
             head = room.flushed
             if after is None:
                 after = head - (command.last or 0)

@@ -32,7 +32,7 @@ class Front(HTTPServerConnectionDelegate):
         self.app = Application(
             [
                 (r"/()", PageHandler, {"path": str(STATIC), "default_filename": "index.html"}),
-                (r"/static/(.+)", PageHandler, {"path": str(STATIC)}),
+                (r"/static/([\w./-]+)", PageHandler, {"path": str(STATIC)}),
                 (r"/healthz", HealthHandler),
                 (r"/readyz", ReadyHandler, {"failing": failing}),
                 (r"/metrics", MetricsHandler, {"metrics": metrics}),

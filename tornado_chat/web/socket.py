@@ -19,7 +19,6 @@ from tornado.httputil import (
     ResponseStartLine,
     parse_cookie,
 )
-from tornado.iostream import StreamClosedError
 
 from tornado_chat.auth import GUEST_TTL, Identity, authenticate, mint, new_guest
 from tornado_chat.config import Network
@@ -63,6 +62,7 @@ class Handshake(HTTPMessageDelegate):
         self, start_line: RequestStartLine, headers: HTTPHeaders
     ) -> None:
         gate, request = self.gate, self.request
+        self.head = start_line.method == "HEAD"
         assert isinstance(request, HTTP1Connection)
         path, _, query = start_line.path.partition("?")
         arguments = Arguments(query)
@@ -95,7 +95,7 @@ class Handshake(HTTPMessageDelegate):
         answer = response(upgrade, subprotocol=subprotocol, extensions=extensions)
         try:
             sock, early = take_over(request.detach())
-        except StreamClosedError:
+        except OSError:  # it has gone meanwhile, or no file is left for the duplicate
             return
         account = gate.context.limits.addresses.enter(address)
         session = Session(gate.context, identity, account, codec, window_bits)
@@ -106,10 +106,11 @@ class Handshake(HTTPMessageDelegate):
         self.gate.context.hub.metrics.refusals[int(status)] += 1
         body = orjson.dumps({"error": {"code": code, "message": message}})
         headers = HTTPHeaders(extra)
+        headers["Connection"] = "close"
         headers["Content-Type"] = "application/json"
         headers["Content-Length"] = str(len(body))
         reason = HTTPStatus(status).phrase
-        self.request.write_headers(ResponseStartLine("HTTP/1.1", status, reason), headers, body)
+        self.request.write_headers(ResponseStartLine("HTTP/1.1", status, reason), headers, None if self.head else body)
         self.request.finish()
 
 
@@ -140,7 +141,10 @@ class Gate:
         if origin is None:
             return  # not a browser
         origin = origin.lower()
-        own = urlsplit(origin).netloc == headers.get("Host", "").lower()
+        try:
+            own = urlsplit(origin).netloc == headers.get("Host", "").lower()
+        except ValueError:
+            own = False
         if not own and origin not in self.settings.allowed_origins:
             raise ChatError(
                 ErrorCode.FORBIDDEN,
@@ -229,7 +233,8 @@ def client_address(peer: str, forwarded: str | None, trusted: tuple[Network, ...
             address = ipaddress.ip_address(hop)
         except ValueError:
             break
-        client = str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else hop
+        address = getattr(address, "ipv4_mapped", None) or address
+        client = str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
         if hop != UNIX_PEER and not any(address in network for network in trusted):
             break
     return client

@@ -44,6 +44,8 @@ def check(method: str, version: str, headers: Mapping[str, str]) -> Upgrade:
         raise HandshakeError(f"a WebSocket begins with GET, not {method}", status=405, headers={"Allow": "GET"})
     if version != "HTTP/1.1":
         raise HandshakeError(f"a WebSocket needs HTTP/1.1, not {version}")
+    if headers.get("Host", ",").count(","):
+        raise HandshakeError("the header Host should be there, once")
     if "websocket" not in _tokens(headers.get("Upgrade", "")):
         raise HandshakeError("this address speaks WebSocket: the header Upgrade should be websocket")
     if "upgrade" not in _tokens(headers.get("Connection", "")):

@@ -1,8 +1,9 @@
 // What was said and is not acknowledged yet, in order. Each tab has its own: two tabs never send for one another.
 
-/** 128 random bits; randomUUID would need https. */
+/** The time, so that the log keeps ids in order, and 64 random bits; randomUUID would need https. */
 export function newId() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const random = crypto.getRandomValues(new Uint8Array(8));
+  return Date.now().toString(16) + "-" + Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /**

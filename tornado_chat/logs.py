@@ -28,6 +28,8 @@ def configure(format: str, level: str, stream: TextIO | None = None) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
+    # Its warnings are about what strangers sent, who could fill a disk with them; handlers answer those in any case.
+    logging.getLogger("tornado.general").setLevel(logging.ERROR)
 
 
 class TextFormatter(logging.Formatter):

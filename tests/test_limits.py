@@ -71,20 +71,19 @@ def test_account_with_a_connection_is_kept() -> None:
 def test_connections_of_an_address_are_limited() -> None:
     limits = make_limits(Clock())
     for _ in range(3):
-        limits.check_connection("192.0.2.1")
+        limits.check_connection("192.0.2.1", 0)
         limits.addresses.enter("192.0.2.1")
     with pytest.raises(ChatError) as refused:
-        limits.check_connection("192.0.2.1")
+        limits.check_connection("192.0.2.1", 0)
     assert refused.value.code == "rate_limited"
     assert refused.value.retry_after
-    limits.check_connection("192.0.2.2")
+    limits.check_connection("192.0.2.2", 4)
 
 
 def test_connections_of_the_process_are_limited() -> None:
     limits = make_limits(Clock())
-    limits.connections = 5
     with pytest.raises(ChatError) as refused:
-        limits.check_connection("192.0.2.1")
+        limits.check_connection("192.0.2.1", 5)
     assert refused.value.code == "overloaded"
 
 

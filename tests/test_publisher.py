@@ -373,7 +373,7 @@ async def test_a_client_that_was_reset_in_the_middle_of_its_commits_harms_nobody
             assert (await chat.ask(type="ping", id="p"))["type"] == "pong"
             assert (await chat.ask(type="send", room="r", text="x", id=f"n {number}"))["type"] == "ack"
         assert not here.server.metrics.errors
-        await eventually(lambda: here.server.limits.connections == len(others))
+        await eventually(lambda: len(here.server.transport.connections) == len(others))
 
 
 async def test_a_stop_finishes_what_was_read_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def test_a_late_encoding_is_charged_too() -> None:
     event = ring.events[0]
     assert ring.frame(event, PLAIN) is ring.frame(event, PLAIN)
     assert budget.bytes == before + len(event.frames[PLAIN])
-    ring.clear()
+    ring.clear(1000)
     assert budget.bytes == 0
     assert not budget.order
 
@@ -91,7 +91,9 @@ def test_clearing_one_ring_leaves_the_other() -> None:
     fill(one, 1, 600)
     fill(other, 1, 5)
     held = budget.bytes
-    one.clear()
+    one.clear(500)
+    assert len(one) == 100
+    one.clear(500)
     assert 0 < budget.bytes < held
     assert seqs(other.after(0, 5)) == [1, 2, 3, 4, 5]
     assert len(budget.order) == 5

@@ -11,11 +11,13 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, LogUnavailable
-from tornado_chat.live.hub import Hub
+from tornado_chat.live.hub import PAGE_READS, Hub
 from tornado_chat.live.member import GONE, LIVE, Member
 from tornado_chat.live.room import PENDING_SIGNALS, SLICE, Room
 from tornado_chat.log import Appended, Entry
@@ -61,7 +63,7 @@ class MemoryLog:
         return page
 
     async def heads(self, rooms: Collection[str]) -> dict[str, int]:
-        return {"r": len(self.events)}
+        return dict.fromkeys(rooms, len(self.events))
 
     async def marks(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
         return {}
@@ -86,12 +88,14 @@ class Peer:
         self.hub = hub
         self.user = user
         self.encoding = PLAIN
+        self.identity = Identity(user, "name")
         self.connection = self
         self.closing = False
         self.written: list[Data] = []
         self.outbox_bytes = 0
         self.most = 0
         self.stalled = False
+        self.closed = False
         self.drain_wanted = False
         self.member: Member | None = None
         self.everybody: list[Peer] = []
@@ -109,6 +113,9 @@ class Peer:
         if self.stalled:
             self.outbox_bytes += len(data)
             self.most = max(self.most, self.outbox_bytes)
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = True
 
     def want_drained(self) -> None:
         self.drain_wanted = True
@@ -269,7 +276,7 @@ def test_every_member_gets_every_event_once_and_in_order(
                     peers[who].drain()
                 case "typing", who:
                     room.typing.pop(peers[who].user, None)
-                    room.set_typing(peers[who].user, "name", on=True)
+                    room.set_typing(peers[who], on=True)
                 case "slow log", delay:
                     log.delay = delay
                 case "turn", count:
@@ -296,6 +303,7 @@ def test_every_member_gets_every_event_once_and_in_order(
         assert not hub.budget.order
         assert hub.budget.bytes == 0
         assert not hub.tasks
+        assert hub.page_reads._value == PAGE_READS
 
     import tornado_chat.live.room as module
 
@@ -388,3 +396,61 @@ async def test_signals_beyond_the_bound_are_dropped_and_counted() -> None:
     await quiet(hub, [peer])
     assert sum(data["type"] == "typing" for data in peer.written) == PENDING_SIGNALS
     assert hub.metrics.signals_dropped == 5
+
+
+async def test_pages_held_for_members_are_bounded_over_all_rooms() -> None:
+    """1,000 rooms with one recovering member each: the memory of pages is that of PAGE_READS of them."""
+    log = MemoryLog()
+    for number in range(40):
+        log.add(f"old {number}")
+    hub = Hub(asyncio.get_running_loop(), log, Metrics(), high_water_mark=MARK, ring_bytes=2000)
+    rooms = [hub.open_room(f"r{number}") for number in range(200)]
+    for room in rooms:
+        room.holds += 1
+        await room.opened
+        room.head = room.flushed = 40
+    members = []
+    for room in rooms:
+        member = Member(Peer(hub, "u"), 0)  # type: ignore[arg-type]  # stands in for a Session
+        members.append(member)
+        room.enter(member)
+    most = 0
+    while any(member.state != LIVE for member in members):
+        most = max(most, len({id(member.page) for member in members if member.page}))
+        await asyncio.sleep(0)
+    assert 0 < most <= PAGE_READS
+    assert hub.page_reads._value == PAGE_READS
+
+
+async def test_the_page_of_a_member_that_left_is_not_read() -> None:
+    log = MemoryLog()
+    for number in range(40):
+        log.add(f"old {number}")
+    hub, _ = await start(log)
+    peer = Peer(hub, "u")
+    log.delay = 200
+    for after in range(30):
+        peer.join(after)
+        await turns(2)
+    peer.leave()
+    await quiet(hub, [peer])
+    assert log.reads <= PAGE_READS
+    assert hub.page_reads._value == PAGE_READS
+
+
+@pytest.mark.logs("flush failed, its members are cut off")
+async def test_a_fault_in_a_flush_cuts_the_members_off_and_the_room_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peer = Peer(hub, "u")
+    peer.join(None)
+    with monkeypatch.context() as broken:
+        broken.setattr(Room, "_write_slice", lambda self: 1 / 0)
+        room.deliver(log.add("lost on its way"))
+        await turns(3)
+    assert peer.closed
+    back = Peer(hub, "u")
+    back.join(0)
+    room.deliver(log.add("next"))
+    await quiet(hub, [back])
+    check(back.written, 2, here=True)

@@ -219,7 +219,10 @@ class Settings:
         "100", integer(0, 10**9), "events that a user may send at once, after a rest; 0: no limit", "N"
     )
     join_rate: int = setting(
-        "5000", integer(0, 10**9), "joins a second, for an address and for the process; 0: no limit", "N"
+        "5000",
+        integer(0, 10**9),
+        "joins a second for an address, and four times as many for the process; 0: no limit",
+        "N",
     )
     connections_per_address: int = setting(
         "20000", integer(0, 10**9), "connections open at once from one address; 0: no limit", "N"

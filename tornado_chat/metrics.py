@@ -61,6 +61,7 @@ class Metrics:
         "handshakes",
         "lag_seconds",
         "log_reads",
+        "messages_in",
         "refusals",
         "registry",
         "signals_dropped",
@@ -75,6 +76,7 @@ class Metrics:
         self.catch_ups = 0
         self.handshakes = 0
         self.bytes_in: Callable[[], int] = int
+        self.messages_in: Callable[[], int] = int
         self.log_reads: Callable[[], int] = int
         self.errors: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
@@ -95,6 +97,7 @@ class Metrics:
             ("events", "Events committed to the log.", self.events),
             ("deliveries", "Events written to members, each member counted.", self.deliveries),
             ("received_bytes", "Bytes read from WebSocket connections.", self.bytes_in()),
+            ("received_messages", "Messages read from WebSocket connections.", self.messages_in()),
             ("sent_bytes", "Bytes of room traffic handed to WebSocket connections.", self.bytes_out),
             ("frames_deferred", "Batches not written to a member because its outbox was full.", self.frames_deferred),
             ("signals_dropped", "Signals that a room dropped because too many waited.", self.signals_dropped),
@@ -118,7 +121,7 @@ class Metrics:
         yield self.commit_seconds.family(PREFIX + "commit_seconds", "Time of one commit to the log.")
         yield self.batch_size.family(PREFIX + "commit_batch_size", "Events in one commit.")
         yield self.delivery_seconds.family(
-            PREFIX + "delivery_seconds", "From the arrival of a command to its event's last write to a live member."
+            PREFIX + "delivery_seconds", "From an event's submission to the log to its last write to a live member."
         )
         yield self.lag_seconds.family(PREFIX + "event_loop_lag_seconds", "How late the event loop ran a timer.")
 

@@ -25,7 +25,7 @@ from tornado_chat.live.hub import POLL_SECONDS, Hub
 from tornado_chat.live.keepalive import Keepalive
 from tornado_chat.live.limits import Limits
 from tornado_chat.live.publisher import FAILING_POLL_SECONDS, Publisher
-from tornado_chat.live.session import Context
+from tornado_chat.live.session import Context, Session
 from tornado_chat.log import Log
 from tornado_chat.log.sqlite import open_sqlite
 from tornado_chat.metrics import Metrics
@@ -98,11 +98,13 @@ class Server:
             front, idle_connection_timeout=HTTP_IDLE_SECONDS, body_timeout=HTTP_IDLE_SECONDS, max_body_size=64 * 1024
         )
         self.listeners: list[socket.socket] = []
+        self.watching: asyncio.Task[None] | None = None
         self._register_gauges()
 
     def _register_gauges(self) -> None:
         metrics, hub = self.metrics, self.hub
         metrics.bytes_in = lambda: self.transport.bytes_in
+        metrics.messages_in = lambda: self.transport.messages_in
         metrics.closes = self.transport.closes
         metrics.log_reads = lambda: self.log.reads
         metrics.gauge("connections", "WebSocket connections open.", lambda: len(self.transport.connections))
@@ -134,6 +136,7 @@ class Server:
             "log": self.publisher.failing or not self.log_answers,
             "event_loop_lag": self.lag > LAG_LIMIT,
             "draining": self.draining,
+            "internal": self.publisher.ended or self.watching is None or self.watching.done(),
         }
         return [name for name, fails in checks.items() if fails]
 
@@ -155,7 +158,7 @@ class Server:
         for listener in self.listeners:
             self.loop.add_reader(listener, self._accept, listener)
         self.keepalive.start()
-        self.hub.spawn(self._watch())
+        self.watching = self.hub.spawn(self._watch())
         self._measure_lag(time.monotonic())
         return address
 
@@ -182,6 +185,7 @@ class Server:
     def _measure_lag(self, due: float) -> None:
         lag = max(0.0, time.monotonic() - due)
         self.metrics.lag_seconds.observe(lag)
+        self.hub.lapse_typing()
         self.lag = max(lag, self.lag * 0.9)  # a bad moment is remembered for some seconds
         if not self.draining:
             self.loop.call_later(LAG_PERIOD, self._measure_lag, time.monotonic() + LAG_PERIOD)
@@ -191,7 +195,6 @@ class Server:
         polled = 0.0
         while True:
             await asyncio.sleep(1.0)
-            self.hub.lapse_typing()
             self.limits.sweep()
             failing = self.publisher.failing or not self.log_answers
             if self.loop.time() - polled < (FAILING_POLL_SECONDS if failing else POLL_SECONDS):
@@ -205,6 +208,9 @@ class Server:
             except LogUnavailable as error:
                 if self.log_answers:
                     logger.warning("log does not answer reason=%s", error)
+                self.log_answers = False
+            except Exception:
+                logger.exception("log not polled")
                 self.log_answers = False
             else:
                 if not self.log_answers:
@@ -223,6 +229,7 @@ class Server:
                 os.unlink(self.settings.unix_socket)
         for connection in list(self.transport.connections):
             connection.pause_reading()
+        await self._finish_commands()
         await self.publisher.stop(DRAIN_SECONDS)
         await self._flush_rooms()
         await self._close_connections()
@@ -230,6 +237,13 @@ class Server:
         await self.hub.stop()
         await self.http.close_all_connections()
         await self.log.close()
+
+    async def _finish_commands(self) -> None:
+        deadline = self.loop.time() + DRAIN_SECONDS
+        sessions = [connection.receiver for connection in self.transport.connections]
+        busy = [session for session in sessions if isinstance(session, Session)]
+        while self.loop.time() < deadline and any(s.unfinished for s in busy):  # noqa: ASYNC110  # once in a life
+            await asyncio.sleep(0.005)
 
     async def _flush_rooms(self) -> None:
         deadline = self.loop.time() + DRAIN_SECONDS

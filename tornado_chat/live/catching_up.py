@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from tornado_chat.errors import LogUnavailable
-from tornado_chat.live.member import CATCHING, Member
+from tornado_chat.live.member import CATCHING, Member, Page
 from tornado_chat.live.ring import erase_if
 from tornado_chat.wire.codec import Encoding
 from tornado_chat.wire.events import Event
@@ -35,12 +35,13 @@ RETRY_SECONDS = 1.0
 class CatchingUp:
     """The members of one room that are behind; it exists while there are any."""
 
-    __slots__ = ("chunk", "erased", "members", "readers", "room")
+    __slots__ = ("chunk", "erased", "members", "pages", "readers", "room")
 
     def __init__(self, room: Room) -> None:
         self.room = room
         self.members: set[Member] = set()
         self.readers: dict[int, set[Member]] = {}  # who waits for the page after this seq
+        self.pages: set[Page] = set()  # those that members may hold
         self.erased: set[int] = set()  # targets that were erased while pages were on their way
         self.chunk: tuple[Encoding, int, bytes, list[Event]] | None = None  # the last one made, and its cursor
 
@@ -51,7 +52,7 @@ class CatchingUp:
             room.go_live(member)
             return
         if connection.outbox_bytes > room.hub.high_water_mark // 2:
-            member.page = None  # it may stand still for long: what it holds is read again then
+            member.drop_page()  # it may stand still for long: what it held is read again then
             connection.want_drained()
             return
         made = self._make_chunk(member)
@@ -61,6 +62,8 @@ class CatchingUp:
         data, events = made
         connection.write(data)
         member.cursor = events[-1].seq
+        if member.page is not None and not member.page.after(member.cursor, member.cursor + 1):
+            member.drop_page()
         room.hub.metrics.deliveries += len(events)
         room.hub.metrics.bytes_out += len(data)
         room.hub.feed_soon(member, room)
@@ -73,14 +76,14 @@ class CatchingUp:
         last = min(room.flushed, cursor + CHUNK_EVENTS)
         events = room.ring.after(cursor, last)
         if events is None:
-            events = [event for event in member.page or () if cursor < event.seq <= last]
-            if not events or events[0].seq != cursor + 1:
+            events = member.page.after(cursor, last) if member.page is not None else []
+            if not events:
                 return None
         frames: list[bytes] = []
         size = 0
         for event in events:
             frame = room.ring.frame(event, encoding)
-            size += len(frame)
+            size += max(len(frame), len(event.data.get("text", "")))  # deflating a long text takes its time
             if size > room.hub.batch_bytes and frames:
                 break
             frames.append(frame)
@@ -98,44 +101,61 @@ class CatchingUp:
 
     async def _read(self, after: int) -> None:
         """Fetch the page after `after`, up to where the ring begins, for all who wait for it."""
-        room = self.room
-        page: list[Event] = []
+        room, permits = self.room, self.room.hub.page_reads
+        await permits.acquire()
+        page = Page(permits)
         try:
-            async with room.hub.page_reads:
-                before = room.ring.first if len(room.ring) else None
-                held = before is not None and before <= after + 1  # another page was put there meanwhile
-                if not held:
-                    page = await room.hub.log.read(
-                        room.name, after, before=before, max_events=PAGE_EVENTS, max_bytes=PAGE_BYTES
-                    )
-            if not page and not held:
-                logger.error("log lost events room=%s after=%d before=%s", room.name, after, before)
-                await asyncio.sleep(RETRY_SECONDS)
-        except LogUnavailable as error:
-            logger.warning("page not read, trying again soon room=%s after=%d reason=%s", room.name, after, error)
-            await asyncio.sleep(RETRY_SECONDS)
+            if any(member.state == CATCHING for member in self.readers[after]):
+                page.events = await self._fetch(after)
         finally:
             waiting = self.readers.pop(after)
-        if room.catching is not self:
-            return  # nobody waits any more, and erasures were no longer noted here
+            if room.catching is self:  # else nobody waits any more, and erasures were no longer noted here
+                self._hand_out(page, waiting)
+            if not page.holders:
+                permits.release()
+
+    async def _fetch(self, after: int) -> list[Event]:
+        """The page after `after`; empty, after a pause, if the log did not give it."""
+        room = self.room
+        before = room.ring.first if len(room.ring) else None
+        if before is not None and before <= after + 1:
+            return []  # another page was put into the ring meanwhile
+        try:
+            page = await room.hub.log.read(
+                room.name, after, before=before, max_events=PAGE_EVENTS, max_bytes=PAGE_BYTES
+            )
+            if page:
+                return page
+            logger.error("log lost events room=%s after=%d before=%s", room.name, after, before)
+        except LogUnavailable as error:
+            logger.warning("page not read, trying again soon room=%s after=%d reason=%s", room.name, after, error)
+        except Exception:
+            logger.exception("page not read, trying again soon room=%s after=%d", room.name, after)
+        await asyncio.sleep(RETRY_SECONDS)
+        return []
+
+    def _hand_out(self, page: Page, waiting: set[Member]) -> None:
+        room = self.room
+        events = page.events = [event for event in page.events if event.seq <= room.head]
         for target in self.erased:
-            for event in page:
+            for event in events:
                 erase_if(event, target)
         if not self.readers:
             self.erased.clear()
-        page = [event for event in page if event.seq <= room.head]
-        if page and page[-1].seq + 1 == (room.ring.first if len(room.ring) else room.head + 1):
-            room.ring.prepend(page)
+        if events and events[-1].seq + 1 == (room.ring.first if len(room.ring) else room.head + 1):
+            room.ring.prepend(events)
         for member in waiting:
             if member.state == CATCHING:
-                member.page = page
+                if events:
+                    member.take_page(page)
                 room.hub.feed_soon(member, room)
+        self.pages = {held for held in (*self.pages, page) if held.holders}
 
     def erase(self, target: int) -> None:
         """A `deleted` was delivered: its texts leave the pages that are held or on their way."""
         self.chunk = None
         if self.readers:
             self.erased.add(target)
-        for page in {id(member.page): member.page for member in self.members if member.page}.values():
-            for event in page:
+        for page in self.pages:
+            for event in page.events:
                 erase_if(event, target)

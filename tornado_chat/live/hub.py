@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine
+from time import monotonic
 
-from tornado_chat.errors import LogUnavailable
+from tornado_chat.live.limits import TokenBucket
 from tornado_chat.live.lookup import Lookup
 from tornado_chat.live.member import CATCHING, Member
 from tornado_chat.live.ring import Budget
@@ -17,14 +18,20 @@ from tornado_chat.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-FEEDS = 16
-"""Chunks for members that catch up in one loop turn, over all rooms."""
+FEEDS, FEED_SECONDS = 16, 0.001
+"""Chunks for members that catch up in one loop turn, over all rooms, and about how long they may take together."""
 
 BATCH_BYTES = 64 * 1024
 """About this much of a room is written to one member at once, and never more than half the high-water mark."""
 
 PAGE_READS = 8
-"""Pages asked of the log at once, over all rooms: bounds the memory of pages on their way."""
+"""Pages of the log that are on their way or held for members, over all rooms: bounds their memory."""
+
+SIGNALS_A_SECOND = 200_000
+"""Deliveries of signals (typing, read) in all rooms together; further ones are dropped: they may be lost."""
+
+CLEARED = 1000
+"""Events of a closed room's ring that are let go in one loop turn."""
 
 POLL_SECONDS = 5.0
 """How often the log is asked for the heads of the rooms here: finds what was committed and never announced."""
@@ -50,6 +57,7 @@ class Hub:
         self.budget = Budget(ring_bytes)
         self.rooms: dict[str, Room] = {}
         self.typing: set[Room] = set()
+        self.signals = TokenBucket(SIGNALS_A_SECOND, SIGNALS_A_SECOND, monotonic())
         self.heads = Lookup(self, log.heads)
         self.marks = Lookup(self, log.marks)
         self.page_reads = asyncio.Semaphore(PAGE_READS)
@@ -91,7 +99,7 @@ class Hub:
     async def _open(self, room: Room) -> None:
         try:
             head = await self.heads.get(room.name)
-        except LogUnavailable as error:
+        except Exception as error:
             del self.rooms[room.name]
             room.opened.set_exception(error)
             room.opened.exception()  # whoever waits gets it; nobody may be left
@@ -104,18 +112,26 @@ class Hub:
         if room.opened.done() and self.rooms.get(room.name) is room:
             del self.rooms[room.name]
             self.typing.discard(room)
-            room.ring.clear()
+            room.ring.clear(CLEARED)
+            if len(room.ring):
+                self.spawn(self._clear(room))
+
+    async def _clear(self, room: Room) -> None:
+        while len(room.ring):
+            await asyncio.sleep(0)
+            room.ring.clear(CLEARED)
 
     async def poll(self) -> None:
         """Ask the log for the heads of all rooms here, and let those that lack something fetch it."""
-        heads = await self.log.heads([room.name for room in self.rooms.values() if room.head >= 0])
+        names = [room.name for room in self.rooms.values() if room.head >= 0]
+        heads = await self.log.heads(names or ["-"])  # no room, but a question: does the log answer?
         for name, head in heads.items():
             room = self.rooms.get(name)
             if room is not None and head > room.head:
                 room.mend(head)
 
     def lapse_typing(self) -> None:
-        now = self.loop.time()
+        now = monotonic()
         for room in list(self.typing):
             room.lapse_typing(now)
             if not room.typing:
@@ -152,8 +168,11 @@ class Hub:
             self.loop.call_soon(self._feed_turn)
 
     def _feed_turn(self) -> None:
+        until = monotonic() + FEED_SECONDS
         try:
             for _ in range(min(FEEDS, len(self._feeding))):
+                if monotonic() > until:
+                    break
                 member, room = self._feeding.popleft()
                 member.due = False
                 if member.state == CATCHING and room.catching is not None:

@@ -22,17 +22,17 @@ class TokenBucket:
         self.tokens = burst
         self.filled = now
 
-    def take(self, now: float) -> float:
-        """Take one token: 0.0 if there was one, else the seconds until there will be."""
+    def take(self, now: float, count: float = 1.0) -> float:
+        """Take `count` tokens: 0.0 if they were there, else the seconds until they will be."""
         if not self.rate:
             return 0.0
         tokens = min(self.burst, self.tokens + (now - self.filled) * self.rate)
         self.filled = now
-        if tokens >= 1.0:
-            self.tokens = tokens - 1.0
+        if tokens >= count:
+            self.tokens = tokens - count
             return 0.0
         self.tokens = tokens
-        return (1.0 - tokens) / self.rate
+        return (count - tokens) / self.rate
 
     def full(self, now: float) -> bool:
         return not self.rate or self.tokens + (now - self.filled) * self.rate >= self.burst
@@ -90,7 +90,7 @@ class Accounts:
 class Limits:
     """The limits of one server (settings `send_*`, `join_rate`, `connections_per_address`, `max_connections`)."""
 
-    __slots__ = ("addresses", "connections", "joins", "max_connections", "per_address", "time", "users")
+    __slots__ = ("addresses", "joins", "max_connections", "per_address", "time", "users")
 
     def __init__(
         self,
@@ -108,17 +108,16 @@ class Limits:
         self.joins = TokenBucket(join_rate * PROCESS_SHARE, join_rate * PROCESS_SHARE * 2, time())
         self.per_address = per_address
         self.max_connections = max_connections
-        self.connections = 0
 
-    def check_connection(self, address: str) -> None:
-        """Raise `rate_limited` (the address has too many) or `overloaded` (the process has)."""
+    def check_connection(self, address: str, sockets: int) -> None:
+        """Raise `rate_limited` (the address has too many) or `overloaded` (the process has: `sockets` are open)."""
         if self.per_address and self.addresses.connections(address) >= self.per_address:
             raise ChatError(
                 ErrorCode.RATE_LIMITED,
                 f"this address has {self.per_address} connections open, which is the limit: close one or come later",
                 retry_after=5,
             )
-        if self.max_connections and self.connections >= self.max_connections:
+        if self.max_connections and sockets >= self.max_connections:
             raise ChatError(
                 ErrorCode.OVERLOADED, "this server has as many connections as it takes: come later", retry_after=5
             )

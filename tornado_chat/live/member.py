@@ -1,7 +1,8 @@
-"""One session in one room, and its cursor."""
+"""One session in one room, its cursor, and the page of the log that it is fed from."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from tornado_chat.wire.events import Event
@@ -10,6 +11,24 @@ if TYPE_CHECKING:
     from tornado_chat.live.session import Session
 
 LIVE, CATCHING, GONE = 0, 1, 2
+
+
+class Page:
+    """Events from the log for members that are behind. It holds a permit until the last of them lets go of it."""
+
+    __slots__ = ("events", "holders", "permits")
+
+    def __init__(self, permits: asyncio.Semaphore) -> None:
+        self.permits = permits
+        self.holders = 0
+        self.events: list[Event] = []
+
+    def after(self, seq: int, last: int) -> list[Event]:
+        """The events seq+1 to `last`, as far as they are here; none if seq+1 is not."""
+        if not self.events or not self.events[0].seq <= seq + 1 <= self.events[-1].seq:
+            return []
+        start = seq + 1 - self.events[0].seq
+        return self.events[start : start + last - seq]
 
 
 class Member:
@@ -23,4 +42,16 @@ class Member:
         self.cursor = cursor
         self.state = CATCHING
         self.due = False  # it stands in the hub's queue for its next chunk
-        self.page: list[Event] | None = None  # events from the log that it shall be fed next
+        self.page: Page | None = None
+
+    def take_page(self, page: Page) -> None:
+        self.drop_page()
+        page.holders += 1
+        self.page = page
+
+    def drop_page(self) -> None:
+        page, self.page = self.page, None
+        if page is not None:
+            page.holders -= 1
+            if not page.holders:
+                page.permits.release()

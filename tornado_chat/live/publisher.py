@@ -31,7 +31,7 @@ FAILING_POLL_SECONDS = 1.0
 
 def _log_fault(what: str, whose: str) -> None:
     """Inside an `except`: a fault in what belongs to one client or room ends there, the others wait for their acks."""
-    logger.exception("%s: a fault of the server of=%s", what, whose)
+    logger.exception("commit not told to all fault=%s of=%s", what, whose)
 
 
 class Publisher:
@@ -62,6 +62,11 @@ class Publisher:
         self.queued_chars += len(entry.text or "")
         self.idle.clear()
         self._work.set()
+
+    @property
+    def ended(self) -> bool:
+        """Nothing is committed any more, by a fault or by `stop`."""
+        return self._task.done()
 
     async def stop(self, seconds: float) -> None:
         """Commit what was submitted, for at most `seconds`, then end."""

@@ -34,10 +34,11 @@ class Budget:
 class Ring:
     """The last events of one room, without holes: from `first` to the room's head."""
 
-    __slots__ = ("budget", "dropped", "events")
+    __slots__ = ("budget", "dropped", "edits", "events")
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
+        self.edits: dict[int, list[Event]] = {}  # by target: what a `deleted` has to erase with it
         self.events: list[Event] = []
         self.dropped = 0  # how many at the front of `events` are evicted and wait to be trimmed
 
@@ -69,6 +70,8 @@ class Ring:
         self.budget.evict()
 
     def _charge(self, event: Event) -> None:
+        if event.data["type"] == "edited":
+            self.edits.setdefault(event.data["target"], []).append(event)
         event.cost = EVENT_BYTES + len(event.data.get("text", "")) + sum(map(len, event.frames.values()))
         self.budget.bytes += event.cost
 
@@ -88,13 +91,19 @@ class Ring:
         del self.budget.order[event]
         self.budget.bytes -= event.cost
         event.cost = 0
+        if event.data["type"] == "edited":
+            edits = self.edits[event.data["target"]]
+            edits.remove(event)
+            if not edits:
+                del self.edits[event.data["target"]]
         self.dropped += 1
         if self.dropped >= TRIM or self.dropped == len(self.events):
             del self.events[: self.dropped]
             self.dropped = 0
 
-    def clear(self) -> None:
-        while self.events:
+    def clear(self, most: int) -> None:
+        """Drop up to `most` events."""
+        for _ in range(min(most, len(self))):
             self.drop_first()
 
     def after(self, seq: int, last: int) -> list[Event] | None:
@@ -106,8 +115,10 @@ class Ring:
 
     def erase(self, target: int) -> None:
         """Forget the texts of the message `target` and of its edits."""
-        for event in self.events[self.dropped :]:
-            erase_if(event, target)
+        if len(self) and self.first <= target:
+            self.events[target - self.first + self.dropped].erase()
+        for event in self.edits.get(target, ()):
+            event.erase()
 
 
 def erase_if(event: Event, target: int) -> None:

@@ -15,10 +15,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Iterator
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from tornado_chat.errors import LogUnavailable
+from tornado_chat.errors import CloseCode, LogUnavailable
 from tornado_chat.live.catching_up import CatchingUp
 from tornado_chat.live.member import CATCHING, GONE, LIVE, Member
 from tornado_chat.live.ring import Ring
@@ -51,15 +52,23 @@ MEND_EVENTS, MEND_BYTES = 512, 256 * 1024
 class Batch:
     """What one flush writes to the members of one encoding: a snapshot, so that the groups may change meanwhile."""
 
-    __slots__ = ("after", "data", "events", "members", "position", "without")
+    __slots__ = ("after", "data", "events", "frames", "members", "position", "signals", "users")
 
-    def __init__(self, members: list[Member], data: bytes, after: int, events: int, without: dict[str, bytes]) -> None:
+    def __init__(
+        self, members: list[Member], frames: list[bytes], after: int, signals: list[tuple[bytes, str | None]]
+    ) -> None:
         self.members = members
         self.position = 0
-        self.data = data
         self.after = after  # the seq before the batch: the cursor of whoever it does not fit
-        self.events = events
-        self.without = without  # by user: the batch without the signals that are not for that user
+        self.events = len(frames)
+        self.frames = frames
+        self.signals = signals  # with the user whom each is not for
+        self.users = {user for _, user in signals if user is not None}
+        self.data = b"".join(frames + [frame for frame, _ in signals])
+
+    def without(self, user: str) -> bytes:
+        """The batch without the signals that are not for `user`."""
+        return b"".join(self.frames + [frame for frame, not_for in self.signals if not_for != user])
 
 
 class Room:
@@ -83,6 +92,7 @@ class Room:
         "ring",
         "signals",
         "typing",
+        "users",
         "writing",
     )
 
@@ -106,7 +116,8 @@ class Room:
         self.due: asyncio.Handle | None = None  # the call that begins a flush
         self.next_flush: asyncio.Future[None] | None = None
         self.blocked: deque[Session] = deque()  # sessions that wait because too much is pending
-        self.typing: dict[str, tuple[str, float]] = {}  # by user: name, and when it lapses
+        self.typing: dict[str, tuple[Session, float]] = {}  # by user: on which device, and when it lapses
+        self.users: dict[str, int] = {}  # how many members each has here
 
     # Opening and closing
 
@@ -120,12 +131,12 @@ class Room:
         """How many members, live or catching up."""
         return sum(map(len, self.groups.values())) + (len(self.catching.members) if self.catching else 0)
 
-    def members(self) -> list[Member]:
-        """Everybody here, live or catching up."""
-        everybody = [member for group in self.groups.values() for member in group]
+    def members(self) -> Iterator[Member]:
+        """Everybody here, live or catching up; nobody may enter or leave meanwhile."""
+        for group in self.groups.values():
+            yield from group
         if self.catching:
-            everybody.extend(self.catching.members)
-        return everybody
+            yield from self.catching.members
 
     def release(self) -> None:
         """Give the room back to the hub if nobody needs it."""
@@ -136,6 +147,7 @@ class Room:
 
     def enter(self, member: Member) -> None:
         """`joined` has been written; live at once if nothing is missing, else by catching up."""
+        self.users[member.session.user] = self.users.get(member.session.user, 0) + 1
         if member.cursor == self.flushed:
             self.go_live(member)
         else:
@@ -148,7 +160,7 @@ class Room:
             if not self.catching.members:
                 self.catching = None
         member.state = LIVE
-        member.page = None
+        member.drop_page()
         self.groups.setdefault(member.session.encoding, {})[member] = None
         member.session.write({"type": "synced", "room": self.name, "seq": member.cursor})
 
@@ -156,10 +168,14 @@ class Room:
         """Nothing of this room is written to `member` any more, not even by a flush that runs."""
         self._remove(member)
         member.state = GONE
-        member.page = None
-        user = member.session.user
-        if user in self.typing:
-            self.set_typing(user, self.typing[user][0], on=False)
+        member.drop_page()
+        session = member.session
+        if self.users[session.user] > 1:
+            self.users[session.user] -= 1
+        else:
+            del self.users[session.user]
+        if session.user in self.typing and self.typing[session.user][0] is session:
+            self.set_typing(session, on=False)
         self.release()
 
     def _remove(self, member: Member) -> None:
@@ -234,29 +250,30 @@ class Room:
         """Tell the live members something that may be lost; `not_for` is the user who need not hear it."""
         if not self.groups:
             return
-        if len(self.signals) >= PENDING_SIGNALS:
+        if len(self.signals) >= PENDING_SIGNALS or self.hub.signals.take(monotonic(), self.size()):
             self.hub.metrics.signals_dropped += 1
             return
         self.signals.append((data, not_for))
         self._flush_soon()
 
-    def set_typing(self, user: str, name: str, *, on: bool) -> None:
-        """Note and tell that `user` types or stopped; a repetition within a second is not told again."""
-        now = self.hub.loop.time()
+    def set_typing(self, session: Session, *, on: bool) -> None:
+        """Note and tell that a user types or stopped; a repetition within a second is not told again."""
+        now = monotonic()
+        user, name = session.user, session.identity.name
         before = self.typing.get(user)
         if on:
             if before and before[1] - now > TYPING_SECONDS - 1.0:
                 return
-            self.typing[user] = name, now + TYPING_SECONDS
+            self.typing[user] = session, now + TYPING_SECONDS
             self.hub.typing.add(self)
         elif self.typing.pop(user, None) is None:
             return
         self.signal({"type": "typing", "room": self.name, "user": user, "name": name, "on": on}, user)
 
     def lapse_typing(self, now: float) -> None:
-        for user, (name, lapses) in list(self.typing.items()):
+        for session, lapses in list(self.typing.values()):
             if lapses <= now:
-                self.set_typing(user, name, on=False)
+                self.set_typing(session, on=False)
 
     # The flush
 
@@ -278,8 +295,25 @@ class Room:
         await asyncio.shield(self.next_flush)
 
     def _flush(self) -> None:
-        """Take what is pending, as one batch for each encoding, and write it: a small room at once."""
         self.due = None
+        try:
+            self._begin_flush()
+        except Exception:
+            self._fail()
+
+    def _fail(self) -> None:
+        """A fault in a flush: who was written what is not known, so everybody is to come back and say it."""
+        logger.exception("flush failed, its members are cut off room=%s", self.name)
+        self.batches.clear()
+        self.pending = []
+        self.writing = []
+        self.flushed = self.head
+        self.flushing = False
+        for member in list(self.members()):
+            member.connection.close(CloseCode.INTERNAL_ERROR, "the server failed on a room")
+
+    def _begin_flush(self) -> None:
+        """Take what is pending, as one batch for each encoding, and write it: a small room at once."""
         after = self.flushed
         events = self.writing = self._take_pending()
         if events:
@@ -288,13 +322,8 @@ class Room:
         total = 0
         for encoding, group in self.groups.items():
             frames = [self.ring.frame(event, encoding) for event in events]
-            without = {}
-            if signals:
-                told = [(encoding.frame(data), not_for) for data, not_for in signals]
-                for user in {not_for for _, not_for in told if not_for is not None}:
-                    without[user] = b"".join(frames + [frame for frame, not_for in told if not_for != user])
-                frames += [frame for frame, _ in told]
-            self.batches.append(Batch(list(group), b"".join(frames), after, len(events), without))
+            told = [(encoding.frame(data), not_for) for data, not_for in signals]
+            self.batches.append(Batch(list(group), frames, after, told))
             total += len(group)
         if self.next_flush is not None:
             self.next_flush.set_result(None)
@@ -320,17 +349,20 @@ class Room:
 
     def flush_slice(self) -> bool:
         """Write to the next SLICE members; False when the flush is done and nothing waits for another."""
-        self._write_slice()
-        if self.batches:
-            return True
-        self._flushed()
+        try:
+            self._write_slice()
+            if self.batches:
+                return True
+            self._flushed()
+        except Exception:
+            self._fail()
         return False
 
     def _write_slice(self) -> None:
         batch = self.batches[0]
         members = batch.members[batch.position : batch.position + SLICE]
         until = monotonic() + SLICE_SECONDS
-        data, without, events = batch.data, batch.without, batch.events
+        data, users, events = batch.data, batch.users, batch.events
         room_for = self.hub.high_water_mark - len(data)
         written = seen = 0
         for member in members:
@@ -344,7 +376,7 @@ class Room:
                 if events:
                     self._fall_behind(member, batch.after)
                 continue
-            own = without.get(member.session.user, data) if without else data
+            own = batch.without(member.session.user) if users and member.session.user in users else data
             if own:
                 connection.write(own)
                 written += 1

@@ -54,8 +54,11 @@ UNFINISHED = 64
 ROOMS = 1000
 """Rooms that one connection may be in."""
 
-FLOOD_RATE, FLOOD_BURST = 10.0, 200.0
+FLOOD_RATE, FLOOD_BURST = 10.0, 100.0
 """Refusals for their rate that a client may collect, a second and at once, before it is cut off with 1008."""
+
+UNHEARD_SECONDS, UNHEARD = 1.0, 1000
+"""In the first second the client may not have heard the first refusal yet: so many do not count."""
 
 HISTORY_BYTES = 1024 * 1024
 """The answer to one `history`, nearly."""
@@ -117,6 +120,7 @@ class Session:
         "replies",
         "task",
         "unanswered",
+        "unheard",
         "user",
     )
 
@@ -129,14 +133,14 @@ class Session:
         self.user = identity.user
         self.address = address
         self.account = context.limits.users.enter(identity.user)
-        context.limits.connections += 1
         self.encoding = encoding(codec, window_bits)
         self.members: dict[str, Member] = {}
         self.unanswered = 0  # entries on their way through the log
         self.held: list[Command] = []  # commands that wait for their turn
         self.task: asyncio.Task[None] | None = None  # the question that is being asked
         self.replies: list[bytes] = []  # of the commit that is being announced
-        self.flood: TokenBucket | None = None
+        self.flood: TokenBucket | None = None  # of refusals
+        self.unheard = 0
 
     def begin(
         self, connection: Connection, response: bytes, token: str | None, join: Join | None, early: bytes
@@ -182,11 +186,17 @@ class Session:
         else:
             self._take(command)
 
+    @property
+    def unfinished(self) -> bool:
+        """Something that was read is not answered yet."""
+        return bool(self.unanswered or self.held or self.task)
+
     def on_drained(self) -> None:
         for name, member in self.members.items():
             room = self.context.hub.rooms[name]
             if member.state:
                 self.context.hub.feed_soon(member, room)
+        self.resume()
 
     def on_closed(self, code: int, reason: str) -> None:
         hub = self.context.hub
@@ -198,7 +208,6 @@ class Session:
             self.task.cancel()
         self.account.connections -= 1
         self.address.connections -= 1
-        self.context.limits.connections -= 1
         logger.debug("closed user=%s code=%d reason=%s", self.user, code, reason)
 
     # Order and back-pressure
@@ -221,7 +230,13 @@ class Session:
 
     def resume(self) -> None:
         """Something that commands waited for has happened: go on with them, and read on."""
-        while self.held and not self.connection.closing and self._begin(self.held[0]):
+        connection = self.connection
+        while self.held and not connection.closing:
+            if connection.outbox_bytes > self.context.settings.high_water_mark:
+                connection.want_drained()  # answers fill an outbox like anything else
+                break
+            if not self._begin(self.held[0]):
+                break
             del self.held[0]
         if self.unanswered + len(self.held) <= UNFINISHED // 2 and not self.context.draining:
             self.connection.resume_reading()
@@ -236,12 +251,19 @@ class Session:
         if error.retry_after is not None:
             data["retry_after"] = error.retry_after
         self.write(data)
-        if error.code is ErrorCode.RATE_LIMITED:
-            now = self.context.limits.time()
-            if self.flood is None:
-                self.flood = TokenBucket(FLOOD_RATE, FLOOD_BURST, now)
-            if self.flood.take(now):
-                self.connection.close(CloseCode.POLICY_VIOLATION, "flooding although told to wait: see retry_after")
+        if error.code is ErrorCode.RATE_LIMITED and self._floods():
+            self.connection.close(CloseCode.POLICY_VIOLATION, "flooding although told to wait: see retry_after")
+
+    def _floods(self) -> bool:
+        """Whether this client goes on although it must have heard that it is to wait."""
+        now = self.context.limits.time()
+        if self.flood is None or (self.flood.full(now) and now - self.flood.filled > 2 * UNHEARD_SECONDS):
+            self.flood = TokenBucket(FLOOD_RATE, FLOOD_BURST, now + UNHEARD_SECONDS)
+            self.unheard = UNHEARD
+        if now < self.flood.filled and self.unheard:
+            self.unheard -= 1
+            return False
+        return self.flood.take(max(now, self.flood.filled)) > 0
 
     def _check_room(self, room: str) -> None:
         if not self.identity.may_enter(room):
@@ -390,6 +412,7 @@ class Session:
         if self.unanswered:
             return False
         self._check_room(command.room)
+        self._charge()
         self.task = self.context.hub.spawn(self._answer(self._recount, command))
         return True
 
@@ -397,7 +420,9 @@ class Session:
         messages, more = await self.context.hub.log.history(
             command.room, before=command.before, limit=command.limit, max_bytes=HISTORY_BYTES
         )
-        self._reply("history", command, messages=messages, more=more)
+        reply = self._addressed("history", command) | {"messages": messages, "more": more}
+        # Not deflated: a mebibyte takes 15 ms, for which everybody else would wait.
+        self.connection.write(encoding(self.encoding.codec, 0).frame(reply))
 
     def _presence(self, command: Presence) -> bool:
         if self.unanswered:
@@ -405,9 +430,13 @@ class Session:
         self._check_room(command.room)
         self._charge()
         room = self.context.hub.rooms.get(command.room)
-        names = {member.session.user: member.session.identity.name for member in room.members()} if room else {}
-        users = [{"user": user, "name": name} for user, name in list(names.items())[:PRESENT_USERS]]
-        self._reply("presence", command, count=len(names), users=users)
+        names: dict[str, str] = {}
+        for member in room.members() if room else ():
+            names.setdefault(member.session.user, member.session.identity.name)
+            if len(names) == PRESENT_USERS:
+                break
+        users = [{"user": user, "name": name} for user, name in names.items()]
+        self._reply("presence", command, count=len(room.users) if room else 0, users=users)
         return True
 
     # Signals and the rest
@@ -417,7 +446,7 @@ class Session:
         self._charge()
         room = self.context.hub.rooms.get(command.room)
         if room is not None:
-            room.set_typing(self.user, self.identity.name, on=command.on)
+            room.set_typing(self, on=command.on)
         return True
 
     def _ping(self, command: Ping) -> bool:
@@ -427,11 +456,12 @@ class Session:
         self.write(reply)
         return True
 
-    def _reply(self, type: str, command: Leave | History | Presence, **fields: Any) -> None:
-        reply: Data = {"type": type}
-        if command.id is not None:
-            reply["id"] = command.id
-        self.write(reply | {"room": command.room} | fields)
+    def _reply(self, type: str, command: Leave | Presence, **fields: Any) -> None:
+        self.write(self._addressed(type, command) | fields)
+
+    def _addressed(self, type: str, command: Leave | History | Presence) -> Data:
+        id = {} if command.id is None else {"id": command.id}
+        return {"type": type, **id, "room": command.room}
 
 
 _HANDLERS: dict[type[Command], Callable[[Session, Any], bool]] = {

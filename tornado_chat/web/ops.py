@@ -18,6 +18,8 @@ class HealthHandler(RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(b'{"status":"ok"}')
 
+    head = get
+
 
 class ReadyHandler(RequestHandler):
     """`/readyz`: 200, or 503 with the names of the failing checks."""
@@ -31,6 +33,8 @@ class ReadyHandler(RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")
         self.finish(orjson.dumps({"status": "unavailable" if failing else "ok", "failing": failing, "degraded": []}))
+
+    head = get
 
 
 class MetricsHandler(RequestHandler):

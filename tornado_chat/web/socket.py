@@ -154,7 +154,7 @@ class Gate:
     def check_room_for_one_more(self, address: str) -> None:
         if self.context.draining:
             raise ChatError(ErrorCode.OVERLOADED, "this server is stopping: come back in a moment", retry_after=1)
-        self.context.limits.check_connection(address)
+        self.context.limits.check_connection(address, len(self.transport.connections))
 
     def identify(
         self, headers: HTTPHeaders, subprotocols: tuple[str, ...], arguments: Arguments

@@ -22,7 +22,7 @@ class Event:
         self.seq = seq
         self.data = data
         self.frames: dict[Encoding, bytes] = {}
-        self.born = 0.0  # time.monotonic() when its command arrived; 0.0: not in this process
+        self.born = 0.0  # time.monotonic() when it was submitted to the log; 0.0: not in this process
         self.cost = 0  # bytes charged to the ring that holds it; 0: no ring does
 
     def frame(self, encoding: Encoding) -> bytes:

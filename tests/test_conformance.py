@@ -426,11 +426,11 @@ OFFERS = {  # offer: (answer, bits of the server's window)
     "permessage-deflate; client_max_window_bits=9": (NO_TAKEOVER, 15),
     "permessage-deflate; server_max_window_bits=9": (NO_TAKEOVER + "; server_max_window_bits=9", 9),
     "permessage-deflate; server_max_window_bits=15": (NO_TAKEOVER, 15),
-    'permessage-deflate; server_max_window_bits="10"': (NO_TAKEOVER + "; server_max_window_bits=10", 10),
+    'permessage-deflate; server_max_window_bits="10"': (NO_TAKEOVER + "; server_max_window_bits=9", 9),
     "permessage-deflate; server_max_window_bits=8, permessage-deflate": (NO_TAKEOVER, 15),
     "x-unknown, permessage-deflate; client_max_window_bits; server_max_window_bits=12": (
-        NO_TAKEOVER + "; server_max_window_bits=12",
-        12,
+        NO_TAKEOVER + "; server_max_window_bits=9",
+        9,
     ),
 }
 

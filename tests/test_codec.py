@@ -15,7 +15,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tornado_chat.errors import ChatError, ErrorCode
-from tornado_chat.wire.codec import CODECS, DEFLATE_FROM, JSON, MSGPACK, Codec, MapWithOtherKeys, encoding
+from tornado_chat.wire.codec import (
+    CODECS,
+    DEFLATE_FROM,
+    JSON,
+    MSGPACK,
+    ODD_MAPS_MAX,
+    Codec,
+    MapWithOtherKeys,
+    encoding,
+)
 from tornado_chat.wire.frames import BINARY, TEXT, frame
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -165,6 +174,8 @@ def test_numbers_that_json_does_not_have_name_their_field(constant: str) -> None
     assert refused(JSON, f'{{"type":"send","meta":{{"a":[{constant}]}}}}'.encode()).startswith("meta: ")
     assert refused(JSON, f'{{"type":"ping","\\ud800":{constant}}}'.encode()).startswith("\\ud800: ")
     assert refused(JSON, f"[{constant}]".encode()).startswith("message: ")
+    deep = nested(b'[{"a":', constant.encode(), b"}]", 400)
+    assert refused(JSON, b'{"type":"send","text":"\\ud800","meta":[1.5,{}],"more":' + deep + b"}").startswith("more: ")
 
 
 def test_an_integer_past_64_bits_stays_the_integer_that_was_sent() -> None:
@@ -227,6 +238,17 @@ def test_integer_keys_that_collide_are_never_hashed() -> None:
     # As a dict, 7,000 keys that are equal modulo 2**61 - 1 take 24 million comparisons.
     keys = b"".join(b"\xcf" + (n * (2**61 - 1)).to_bytes(8, "big") + b"\x00" for n in range(8))
     assert isinstance(MSGPACK.decode(b"\x88" + keys), MapWithOtherKeys)
+
+
+@pytest.mark.parametrize("odd", [b"\x81\x01\x01", b"\x81\xa1\xff\x01"], ids=["other key", "not UTF-8"])
+def test_odd_maps_are_bounded(odd: bytes) -> None:
+    def array(*maps: bytes) -> bytes:
+        return b"\xdc" + len(maps).to_bytes(2, "big") + b"".join(maps)
+
+    plain = [b"\x80"] * (ODD_MAPS_MAX - 1)
+    assert len(MSGPACK.decode(array(odd, *plain))) == ODD_MAPS_MAX  # type: ignore[arg-type]  # is a list
+    assert refused(MSGPACK, array(odd, b"\x80", *plain)).startswith("message: over 1,000 maps")
+    assert len(MSGPACK.decode(array(*[b"\x80"] * 20_000))) == 20_000  # type: ignore[arg-type]  # is a list
 
 
 @CODEC

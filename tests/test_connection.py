@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 import socket
 import struct
+import time
 import weakref
+import zlib
 
 import pytest
 from connections import TIMEOUT, Pair, Recorder, new_transport, until
@@ -15,7 +18,7 @@ from raw_websocket import Frame, client_frame
 
 from tornado_chat.errors import CloseCode
 from tornado_chat.live.connection import Connection
-from tornado_chat.wire.frames import BINARY, CLOSE, NO_STATUS, PING, PONG, TEXT, frame
+from tornado_chat.wire.frames import BINARY, CLOSE, NO_STATUS, PING, PONG, TEXT, FrameReader, frame
 
 SMALL = 16384  # buffers of the kernel, so that tests need not write megabytes to fill them
 
@@ -69,6 +72,73 @@ async def test_64_messages_in_one_turn_of_the_loop() -> None:
         assert at_turns
         assert at_turns[0] <= 64
         assert [payload for _, payload in pair.receiver.messages] == [b"%d" % i for i in range(200)]
+
+
+async def turns_of(pair: Pair, data: bytes, count: int) -> list[int]:
+    """How many messages had come after each turn of the loop, when `data`, read at once, holds `count` of them."""
+    pair.connection.start(data)
+    after = [0, len(pair.receiver.messages)]
+    async with asyncio.timeout(TIMEOUT):
+        while after[-1] < count:
+            await asyncio.sleep(0)
+            after.append(len(pair.receiver.messages))
+    return after
+
+
+def deflated_frame(size: int) -> bytes:
+    """A deflated message of `size` zeros."""
+    compressor = zlib.compressobj(wbits=-15)
+    return client_frame(BINARY, (compressor.compress(bytes(size)) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4], rsv=4)
+
+
+async def test_64_kib_inflated_in_one_turn_of_the_loop() -> None:
+    pair = Pair()
+    pair.connection._reader = FrameReader(65536, True)
+    async with pair:
+        after = await turns_of(pair, deflated_frame(65536) * 20, 20)
+        assert max(b - a for a, b in itertools.pairwise(after)) == 1
+        assert [len(payload) for _, payload in pair.receiver.messages] == [65536] * 20
+
+
+async def test_little_of_what_was_inflated_waits_for_the_end_of_a_pause() -> None:
+    pair = Pair()
+    pair.connection._reader = FrameReader(65536, True)
+    pair.connection.pause_reading()
+    pair.connection.start(deflated_frame(20_000) * 50)
+    async with pair:
+        assert pair.connection._waiting is not None
+        assert sum(len(payload) for _, payload in pair.connection._waiting) <= 65536 + 20_000
+        pair.connection.resume_reading()
+        await until(lambda: len(pair.receiver.messages) == 50)
+
+
+async def test_slow_messages_are_spread_over_turns_of_the_loop() -> None:
+    pair = Pair()
+    pair.receiver.reaction = lambda opcode, payload: time.sleep(0.001)
+    data = b"".join(client_frame(TEXT, b"%d" % i) for i in range(40)) + client_frame(PING)
+    async with pair:
+        after = await turns_of(pair, data, 40)
+        assert max(b - a for a, b in itertools.pairwise(after)) <= 5
+        assert await pair.read() == Frame(PONG, b"")
+        assert [payload for _, payload in pair.receiver.messages] == [b"%d" % i for i in range(40)]
+
+
+async def test_closing_does_not_read_ahead_of_what_it_can_handle() -> None:
+    async with Pair() as pair:
+        reader = pair.connection._reader
+        assert reader is not None
+        kept = [0]
+        pair.connection.close(1001)
+        sending = asyncio.create_task(pair.send(client_frame(TEXT) * 200_000 + client_frame(CLOSE)))
+
+        def finished() -> bool:
+            kept.append(len(reader._tail))
+            return pair.connection._reader is None
+
+        await until(finished)
+        assert max(kept) <= 2 * 65536
+        await sending
+        assert await pair.read_close() == (1001, "")
 
 
 async def test_pause_reading_stops_between_two_messages_of_one_read() -> None:
@@ -175,22 +245,41 @@ async def test_drained_by_call_soon_when_nothing_waits() -> None:
         assert pair.receiver.drained == 1
 
 
-@pytest.mark.parametrize("opcode", [TEXT, PING])
-async def test_who_does_not_read_is_not_read_from(opcode: int) -> None:
+async def test_who_does_not_read_is_not_read_from() -> None:
     """An echo to a peer that only sends: the outbox stays at its mark, and nothing is lost in the end."""
     mark = 32768
     async with Pair(new_transport(high_water_mark=mark), buffers=SMALL) as pair:
         pair.receiver.reaction = lambda opcode, payload: pair.connection.write(frame(opcode, payload))
         count, payload = 8000, bytes(100)
-        sending = asyncio.create_task(pair.send(client_frame(opcode, payload) * count))
+        sending = asyncio.create_task(pair.send(client_frame(TEXT, payload) * count))
         await until(lambda: pair.connection.reading_paused and not pair.connection._reading)
         assert mark < pair.connection.outbox_bytes <= mark + 102
         assert not sending.done()
-        answer = Frame(PONG if opcode == PING else TEXT, payload)
         for _ in range(count):
-            assert await pair.read() == answer
+            assert await pair.read() == Frame(TEXT, payload)
             assert pair.connection.outbox_bytes <= mark + 102
         await sending
+
+
+async def test_of_the_pongs_that_wait_only_the_newest_is_kept() -> None:
+    async with Pair(buffers=SMALL) as pair:
+        pair.receiver.reaction = lambda opcode, payload: pair.connection.write(frame(opcode, payload))
+        count = pair.stall()
+        await pair.send(b"".join(client_frame(PING, b"%04d" % i) for i in range(2000)) + client_frame(TEXT, b"between"))
+        await pair.send(b"".join(client_frame(PING, b"%04d" % i) for i in range(2000, 4000)))
+        await until(lambda: pair.transport.bytes_in == 4000 * 10 + 13 and not pair.connection._turn)
+        outbox = pair.connection._outbox or ()
+        assert [len(kept) for kept in outbox if len(kept) != 8192] == [6, 9, 6]
+        assert sum(map(len, outbox)) - pair.connection._offset == pair.connection.outbox_bytes
+        await pair.read_exactly(8192 * count)
+        assert [await pair.read() for _ in range(3)] == [
+            Frame(PONG, b"1999"),
+            Frame(TEXT, b"between"),
+            Frame(PONG, b"3999"),
+        ]
+        assert pair.connection.outbox_bytes == 0
+        await pair.send(client_frame(PING, b"a") + client_frame(PING, b"b"))
+        assert [await pair.read() for _ in range(2)] == [Frame(PONG, b"a"), Frame(PONG, b"b")]
 
 
 # Ends

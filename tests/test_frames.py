@@ -25,6 +25,8 @@ from tornado_chat.wire.frames import (
     close_frame,
     frame,
     parse_close,
+    unmask,
+    unmask_in_python,
 )
 
 MAX = 70000
@@ -187,6 +189,39 @@ def test_at_most_limit_messages_at_a_time() -> None:
     assert reader.more
     assert len(reader.feed(b"")) == 22
     assert not reader.more
+
+
+@pytest.mark.parametrize("part", [b"", b"x"])
+def test_at_most_512_fragments_at_a_time(part: bytes) -> None:
+    one = client_frame(CONTINUATION, part, fin=False)
+    data = client_frame(TEXT, fin=False) + one * 2000 + client_frame(CONTINUATION) + client_frame(PING)
+    reader = FrameReader(MAX, False)
+    assert reader.feed(data) == []
+    assert reader.more
+    assert len(data) - len(reader._tail) <= 512 * len(one)
+    assert read_all([data]) == ([(TEXT, part * 2000), (PING, b"")], None)
+
+
+def test_about_64_kib_inflated_at_a_time() -> None:
+    data = client_frame(TEXT, deflated(bytes(40_000)), rsv=4) * 20
+    reader = FrameReader(MAX, True)
+    assert len(reader.feed(data)) == 2
+    assert reader.more
+    assert len(reader.feed(b"")) == 2
+    assert read_all([data], deflate=True) == ([(TEXT, bytes(40_000))] * 20, None)
+    assert len(FrameReader(MAX, True).feed(client_frame(TEXT, deflated(b"short"), rsv=4) * 100)) == 64
+
+
+def test_no_more_when_the_bound_is_reached_by_the_last_frame() -> None:
+    reader = FrameReader(MAX, True)
+    assert len(reader.feed(client_frame(TEXT, deflated(bytes(MAX)), rsv=4))) == 1
+    assert not reader.more
+
+
+@given(st.binary(min_size=4, max_size=4), st.binary())
+def test_unmask_in_python_is_the_same(key: bytes, data: bytes) -> None:
+    assert unmask is not unmask_in_python
+    assert unmask_in_python(key, data) == unmask(key, data)
 
 
 def test_too_big_is_known_from_the_header() -> None:

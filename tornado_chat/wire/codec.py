@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import cache
+from math import isfinite
 from typing import Any
 
 import msgpack
@@ -14,6 +15,10 @@ import orjson
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.wire.deflate import deflate
 from tornado_chat.wire.frames import BINARY, TEXT, frame
+
+ODD_MAPS_MAX = 1000
+"""Maps in a MessagePack message that only the slow way reads, at 0.3 us each; a `meta` of 2,048 bytes has under 700."""
+_TOO_ODD = f"message: over {ODD_MAPS_MAX:,} maps, and a string that is not UTF-8 or a key that is not a string"
 
 DEFLATE_FROM = 256
 """Smaller payloads go plain. Deflate takes 22 % off a JSON event of this size, 15 % off a MessagePack one, in 5 us."""
@@ -114,10 +119,15 @@ def _decode_odd_json(payload: bytes, error: ValueError) -> object:
 
 
 def _is_finite(value: object) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except ValueError:
-        return False
+    parts = [value]
+    for part in parts:  # grows on the way
+        if isinstance(part, float):
+            if not isfinite(part):
+                return False
+        elif isinstance(part, list):
+            parts += part
+        elif isinstance(part, dict):
+            parts += part.values()
     return True
 
 
@@ -130,9 +140,18 @@ def _decode_msgpack(payload: bytes) -> object:
 
 def _decode_odd_msgpack(payload: bytes) -> object:
     """What holds strings that are not UTF-8 (as lone surrogates), or maps whose keys are not all strings."""
+    maps = 0
+
+    def count_map(pairs: list[tuple[object, object]]) -> object:
+        nonlocal maps
+        maps += 1
+        if maps > ODD_MAPS_MAX:
+            raise ChatError(ErrorCode.BAD_REQUEST, _TOO_ODD)
+        return _map_of_strings(pairs)
+
     try:
         return msgpack.unpackb(
-            payload, unicode_errors="surrogateescape", strict_map_key=False, object_pairs_hook=_map_of_strings
+            payload, unicode_errors="surrogateescape", strict_map_key=False, object_pairs_hook=count_map
         )
     except ValueError as error:
         raise _not("MessagePack", str(error) or "it is malformed, or nested more than 1,024 deep") from None

@@ -8,7 +8,7 @@ import zlib
 # What the sender cut off (RFC 7692 section 7.2.2), then an empty final block: only whole deflate data reaches its end.
 _TAIL = b"\x00\x00\xff\xff" + b"\x01\x00\x00\xff\xff"
 
-_MAX_STREAMS = 64  # a message may have final blocks inside; each costs a new zlib object
+_MAX_STREAMS = 8  # a message may have final blocks inside; each costs a new zlib object
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _QUOTED = r'"(?:\\.|[^"\\])*"?'  # also one that never ends, or finding that out would cost quadratic time
@@ -94,8 +94,8 @@ def _window_bits(parameters: list[str]) -> int | None:
             case "client_max_window_bits" if value is None or value in _WINDOW_BITS:
                 pass
             case "server_max_window_bits" if value in _WINDOW_BITS and value != "8":  # zlib has no raw window of 8 bits
-                # A smaller window than asked for is allowed (section 7.1.2.1): two sizes, or a room would have to encode
-                # an event in as many ways as its members think of.
+                # A smaller window than asked for is allowed (section 7.1.2.1): two sizes only, or a room would have to
+                # encode an event in as many ways as its members think of.
                 bits = 15 if value == "15" else 9
             case _:
                 return None

@@ -21,11 +21,12 @@ from tornado_chat.auth import load_secret
 from tornado_chat.config import Settings
 from tornado_chat.errors import CloseCode, ConfigError, LogUnavailable
 from tornado_chat.live.connection import Transport
+from tornado_chat.live.context import Context
 from tornado_chat.live.hub import POLL_SECONDS, Hub
 from tornado_chat.live.keepalive import Keepalive
 from tornado_chat.live.limits import Limits
 from tornado_chat.live.publisher import FAILING_POLL_SECONDS, Publisher
-from tornado_chat.live.session import Context, Session
+from tornado_chat.live.session import Session
 from tornado_chat.log import Log
 from tornado_chat.log.sqlite import open_sqlite
 from tornado_chat.metrics import Metrics

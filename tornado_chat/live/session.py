@@ -9,21 +9,17 @@ that comes after it. A client with too much unfinished is not read until it has 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import secrets
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from tornado_chat.auth import Identity
-from tornado_chat.config import Settings
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode, LogUnavailable
 from tornado_chat.live.connection import Connection
-from tornado_chat.live.hub import Hub
-from tornado_chat.live.limits import Account, Limits, TokenBucket, rate_limited
+from tornado_chat.live.context import Context
+from tornado_chat.live.limits import Account, TokenBucket, rate_limited
 from tornado_chat.live.member import Member
-from tornado_chat.live.publisher import Publisher
 from tornado_chat.log import Appended, Entry
 from tornado_chat.wire.codec import Codec, encoding
 from tornado_chat.wire.commands import (
@@ -68,40 +64,6 @@ PRESENT_USERS = 200
 
 FLUSH_SECONDS = 10.0
 """A join that waits longer than this for the room to have delivered what the log has is answered `unavailable`."""
-
-
-class Context:
-    """What all sessions of a server share."""
-
-    __slots__ = (
-        "_hidden_keys",
-        "_hidden_prefix",
-        "draining",
-        "hub",
-        "limits",
-        "publisher",
-        "settings",
-        "welcome_limits",
-    )
-
-    def __init__(self, hub: Hub, publisher: Publisher, limits: Limits, settings: Settings) -> None:
-        self.hub = hub
-        self.publisher = publisher
-        self.limits = limits
-        self.settings = settings
-        self.draining = False  # nothing more is read; what was read is finished
-        self.welcome_limits = {
-            "frame_bytes": settings.max_frame_bytes,
-            "text_chars": settings.text_chars,
-            "send_rate": settings.send_rate,
-            "send_burst": settings.send_burst,
-        }
-        self._hidden_keys = itertools.count()
-        self._hidden_prefix = f"\x01{time.time_ns():x}{secrets.token_hex(16)}-"
-
-    def hidden_key(self) -> str:
-        """A key that no client knows or can guess; ascending, since that costs an index least."""
-        return f"{self._hidden_prefix}{next(self._hidden_keys):012x}"
 
 
 class Session:

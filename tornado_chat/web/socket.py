@@ -24,7 +24,8 @@ from tornado_chat.auth import GUEST_TTL, Identity, authenticate, mint, new_guest
 from tornado_chat.config import Network
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.connection import Connection, Transport
-from tornado_chat.live.session import Context, Session
+from tornado_chat.live.context import Context
+from tornado_chat.live.session import Session
 from tornado_chat.web.handover import take_over
 from tornado_chat.wire.codec import CODECS, JSON, Codec
 from tornado_chat.wire.commands import Join, check_name, parse

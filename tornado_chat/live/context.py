@@ -1,0 +1,46 @@
+"""What all sessions of a server share."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+
+from tornado_chat.config import Settings
+from tornado_chat.live.hub import Hub
+from tornado_chat.live.limits import Limits
+from tornado_chat.live.publisher import Publisher
+
+
+class Context:
+    """Made once by the server, given to each session."""
+
+    __slots__ = (
+        "_hidden_keys",
+        "_hidden_prefix",
+        "draining",
+        "hub",
+        "limits",
+        "publisher",
+        "settings",
+        "welcome_limits",
+    )
+
+    def __init__(self, hub: Hub, publisher: Publisher, limits: Limits, settings: Settings) -> None:
+        self.hub = hub
+        self.publisher = publisher
+        self.limits = limits
+        self.settings = settings
+        self.draining = False  # nothing more is read; what was read is finished
+        self.welcome_limits = {
+            "frame_bytes": settings.max_frame_bytes,
+            "text_chars": settings.text_chars,
+            "send_rate": settings.send_rate,
+            "send_burst": settings.send_burst,
+        }
+        self._hidden_keys = itertools.count()
+        self._hidden_prefix = f"\x01{time.time_ns():x}{secrets.token_hex(16)}-"
+
+    def hidden_key(self) -> str:
+        """A key that no client knows or can guess; ascending, since that costs an index least."""
+        return f"{self._hidden_prefix}{next(self._hidden_keys):012x}"

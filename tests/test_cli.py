@@ -93,6 +93,7 @@ def refused(result: subprocess.CompletedProcess[str]) -> str:
         ("tail lobby --url ftp://localhost", "--url"),
         ("send lobby hello --url http://[::1", "--url"),
         ("send", "ROOM"),
+        ("send lobby ", "TEXT: is empty"),
         ("new-epoch --database sqlite:///none.db", "--database: there is no log at 'none.db'"),
         ("new-epoch --database mysql://me:hunter2@db/x", "--database: mysql is not supported"),
     ],

@@ -211,6 +211,8 @@ async def _one(text: str) -> AsyncIterator[str]:
         text.encode()
     except UnicodeEncodeError:
         raise ConfigError("TEXT: is not UTF-8") from None
+    if not text:
+        raise ConfigError("TEXT: is empty; give one character at least")
     yield text
 
 

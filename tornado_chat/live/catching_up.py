@@ -41,9 +41,10 @@ class CatchingUp:
         self.room = room
         self.members: set[Member] = set()
         self.readers: dict[int, set[Member]] = {}  # who waits for the page after this seq
-        self.pages: set[Page] = set()  # those that members may hold
+        self.pages: set[Page] = set()  # those that members hold
         self.erased: set[int] = set()  # targets that were erased while pages were on their way
-        self.chunk: tuple[Encoding, int, bytes, list[Event]] | None = None  # the last one made, and its cursor
+        # The last one made: for which encoding and cursor, its frames, its last seq, how many events.
+        self.chunk: tuple[Encoding, int, bytes, int, int] | None = None
 
     def feed(self, member: Member) -> None:
         """Write the next chunk to `member`, or ask the log for it, or let it go live."""
@@ -52,24 +53,24 @@ class CatchingUp:
             room.go_live(member)
             return
         if connection.outbox_bytes > room.hub.high_water_mark // 2:
-            member.drop_page()  # it may stand still for long: what it held is read again then
+            member.drop_page()  # it may stand still for long: what was kept for it is made again then
+            self.chunk = None
             connection.want_drained()
             return
         made = self._make_chunk(member)
         if made is None:
             self._ask(member)
             return
-        data, events = made
+        data, member.cursor, count = made
         connection.write(data)
-        member.cursor = events[-1].seq
         if member.page is not None and not member.page.after(member.cursor, member.cursor + 1):
             member.drop_page()
-        room.hub.metrics.deliveries += len(events)
+        room.hub.metrics.deliveries += count
         room.hub.metrics.bytes_out += len(data)
         room.hub.feed_soon(member, room)
 
-    def _make_chunk(self, member: Member) -> tuple[bytes, list[Event]] | None:
-        """The frames after the member's cursor and their events; None if only the log has them."""
+    def _make_chunk(self, member: Member) -> tuple[bytes, int, int] | None:
+        """The frames after the member's cursor, their last seq and number; None if only the log has them."""
         room, cursor, encoding = self.room, member.cursor, member.session.encoding
         if self.chunk is not None and self.chunk[0] is encoding and self.chunk[1] == cursor:
             return self.chunk[2:]
@@ -87,7 +88,7 @@ class CatchingUp:
             if size > room.hub.batch_bytes and frames:
                 break
             frames.append(frame)
-        made = b"".join(frames), events[: len(frames)]
+        made = b"".join(frames), cursor + len(frames), len(frames)
         self.chunk = encoding, cursor, *made
         return made
 
@@ -103,7 +104,7 @@ class CatchingUp:
         """Fetch the page after `after`, up to where the ring begins, for all who wait for it."""
         room, permits = self.room, self.room.hub.page_reads
         await permits.acquire()
-        page = Page(permits)
+        page = Page(permits, self.pages)
         try:
             if any(member.state == CATCHING for member in self.readers[after]):
                 page.events = await self._fetch(after)
@@ -149,7 +150,6 @@ class CatchingUp:
                 if events:
                     member.take_page(page)
                 room.hub.feed_soon(member, room)
-        self.pages = {held for held in (*self.pages, page) if held.holders}
 
     def erase(self, target: int) -> None:
         """A `deleted` was delivered: its texts leave the pages that are held or on their way."""

@@ -16,10 +16,11 @@ LIVE, CATCHING, GONE = 0, 1, 2
 class Page:
     """Events from the log for members that are behind. It holds a permit until the last of them lets go of it."""
 
-    __slots__ = ("events", "holders", "permits")
+    __slots__ = ("events", "held", "holders", "permits")
 
-    def __init__(self, permits: asyncio.Semaphore) -> None:
+    def __init__(self, permits: asyncio.Semaphore, held: set[Page]) -> None:
         self.permits = permits
+        self.held = held  # the room's pages; this one is among them while somebody holds it
         self.holders = 0
         self.events: list[Event] = []
 
@@ -47,6 +48,7 @@ class Member:
     def take_page(self, page: Page) -> None:
         self.drop_page()
         page.holders += 1
+        page.held.add(page)
         self.page = page
 
     def drop_page(self) -> None:
@@ -54,4 +56,5 @@ class Member:
         if page is not None:
             page.holders -= 1
             if not page.holders:
+                page.held.discard(page)
                 page.permits.release()

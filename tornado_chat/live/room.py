@@ -309,6 +309,8 @@ class Room:
         self.writing = []
         self.flushed = self.head
         self.flushing = False
+        self._flush_has_begun()
+        self._unblock()
         for member in list(self.members()):
             member.connection.close(CloseCode.INTERNAL_ERROR, "the server failed on a room")
 
@@ -325,9 +327,7 @@ class Room:
             told = [(encoding.frame(data), not_for) for data, not_for in signals]
             self.batches.append(Batch(list(group), frames, after, told))
             total += len(group)
-        if self.next_flush is not None:
-            self.next_flush.set_result(None)
-            self.next_flush = None
+        self._flush_has_begun()
         if total <= SLICE:
             while self.batches:
                 self._write_slice()
@@ -397,7 +397,15 @@ class Room:
         self.flushing = False
         if self.pending or self.signals:
             self._flush_soon()
-        if self.blocked and len(self.pending) <= PENDING_EVENTS // 2:
-            blocked, self.blocked = self.blocked, deque()
-            for session in blocked:
-                session.resume()
+        if len(self.pending) <= PENDING_EVENTS // 2:
+            self._unblock()
+
+    def _flush_has_begun(self) -> None:
+        if self.next_flush is not None:
+            self.next_flush.set_result(None)
+            self.next_flush = None
+
+    def _unblock(self) -> None:
+        blocked, self.blocked = self.blocked, deque()
+        for session in blocked:
+            session.resume()

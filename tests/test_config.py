@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ CASES: dict[str, tuple[str, Any, list[str]]] = {
     "host": ("localhost", "localhost", ["", "*", "[::1]", "a b", "http://x", "x" * 64]),
     "port": ("0", 0, ["", "x", "-1", "65536", "8080.0", "1_000", "٣", "9" * 5000, " 80"]),
     "unix_socket": ("/run/chat.sock", "/run/chat.sock", ["", "x" * 108, "a\nb"]),
+    "workers": ("3", 3, ["0", "-1", "x", "513"]),
     "database": (
         "sqlite:////var/chat.db",
         "sqlite:////var/chat.db",
@@ -28,7 +30,15 @@ CASES: dict[str, tuple[str, Any, list[str]]] = {
             "sqlite:///data/",
             "sqlite:///:memory:",
             "mysql://x/y",
+            "postgresql://db",
+            "postgresql:///chat",
+            "postgresql://db:x/chat",
         ],
+    ),
+    "redis": (
+        "redis://a:6379, rediss://u:p@b/1,redis+sentinel://c:1,d:2/chat,redis+cluster://e:3",
+        ("redis://a:6379", "rediss://u:p@b/1", "redis+sentinel://c:1,d:2/chat", "redis+cluster://e:3"),
+        ["localhost:6379", "http://a", "redis://", "redis://a:x", "redis+sentinel://c:1", "redis://a,b"],
     ),
     "secret_file": ("key", "key", ["", "a\nb"]),
     "guests": ("yes", True, ["", "2", "maybe"]),
@@ -225,8 +235,25 @@ def test_only_the_settings_asked_for() -> None:
     assert load({}, environ, ("database",)) == Settings(database="sqlite:///other.db")
 
 
-def test_the_password_of_a_refused_database_is_not_repeated() -> None:
-    assert "hunter2" not in refused({}, {"TORNADO_CHAT_DATABASE": "postgresql://me:hunter2@db/chat"})
+def test_the_password_of_a_refused_database_or_redis_is_not_repeated() -> None:
+    for url in ("postgresql://me:hunter2@db", "mysql://me:hunter2@db/chat", "postgresql://me:hunter2@db:x/chat"):
+        assert "hunter2" not in refused({}, {"TORNADO_CHAT_DATABASE": url})
+    for url in ("redis://me:hunter2@", "redis+sentinel://me:hunter2@db:1", "rdis://me:hunter2@db"):
+        assert "hunter2" not in refused({}, {"TORNADO_CHAT_REDIS": url})
+
+
+def test_one_worker_for_each_core() -> None:
+    assert load(flags("--workers", "auto"), {}).workers == len(os.sched_getaffinity(0))
+
+
+def test_several_redis_from_several_flags() -> None:
+    two = load(flags("--redis", "redis+sentinel://a:1,b:2/s", "--redis", "redis://c"), {}).redis
+    assert two == ("redis+sentinel://a:1,b:2/s", "redis://c")
+
+
+def test_each_of_several_workers_needs_its_own_unix_socket() -> None:
+    assert "{worker}" in refused(flags("--workers", "2", "--unix-socket", "chat.sock"), {})
+    assert load(flags("--workers", "2", "--unix-socket", "{worker}.sock"), {}).unix_socket == "{worker}.sock"
 
 
 def test_the_table_and_the_help_have_every_setting() -> None:

@@ -31,6 +31,10 @@ MAX_SECRET_BYTES = 4096
 MAX_TOKEN_CHARS = 8192
 """A longer token is refused unread; room for some hundred patterns of rooms."""
 
+MAX_JTI_CHARS = 256
+END_OF_TIME = 253402300800.0
+"""Unix seconds of the year 10000; what expires later never does."""
+
 _ALGORITHM = "HS256"
 _jws = jwt.PyJWS(algorithms=[_ALGORITHM])
 
@@ -137,6 +141,38 @@ def authenticate(secret: bytes, token: str, *, guests: bool) -> Identity:
     return Identity(user, name, device, claims.rooms, claims.exp, claims.jti, guest)
 
 
+class _Session(msgspec.Struct):
+    exp: float
+    jti: str | None = None
+
+
+def session_of(session: str) -> tuple[str, float | None]:
+    """The `jti` to be revoked and until when, in Unix seconds (None: for ever): a token's own, or `session` itself.
+
+    The signature is not looked at: whoever revokes has a token, not always the key. ConfigError says what is wrong.
+    """
+    jti, expires_at = session, None
+    if session.startswith("eyJ") and "." in session:  # as every JWT does: its header is a JSON object
+        try:
+            claims = msgspec.json.decode(_jws.decode(session, options={"verify_signature": False}), type=_Session)
+        except (jwt.PyJWTError, ValueError, RecursionError) as error:
+            raise ConfigError(f"TOKEN_OR_JTI: it looks like a token, but cannot be read: {error}") from None
+        if claims.jti is None:
+            raise ConfigError(
+                "TOKEN_OR_JTI: the token has no `jti`, by which it could be revoked; `tornado-chat token` mints tokens "
+                "with one, and a new key in --secret-file ends all tokens"
+            )
+        jti, expires_at = claims.jti, max(0.0, claims.exp) if claims.exp < END_OF_TIME else None
+    return check_jti(jti), expires_at
+
+
+def check_jti(jti: str) -> str:
+    """`jti` if it can be revoked; ConfigError if not."""
+    if not 1 <= len(jti) <= MAX_JTI_CHARS or not jti.isprintable():
+        raise ConfigError(f"jti: must be a string of 1 to {MAX_JTI_CHARS} printable characters")
+    return jti
+
+
 def _check_device(device: str) -> str:
     try:
         return check_name(device)
@@ -175,6 +211,11 @@ def load_secret(settings: Settings) -> bytes:
     """
     path, source = settings.secret_file, "--secret-file"
     if path is None:
+        if not settings.database.startswith("sqlite:"):
+            raise ConfigError(
+                "--secret-file: is needed with PostgreSQL: a file with a key of your own "
+                "(such as from: openssl rand -hex 32)"
+            )
         path, source = settings.database_path + ".secret", "--database"
         if not os.path.exists(path):
             _make_secret(path)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import ipaddress
+import os
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from tornado_chat.errors import ConfigError
 
@@ -93,12 +94,12 @@ def choice(*choices: str) -> Check:
     return check
 
 
-def listing(item: Check, right: str) -> Check:
-    """A tuple of items, written with commas between them, or as a TOML list; nothing at all is an empty one."""
+def listing(item: Check, right: str, separator: str = ",") -> Check:
+    """A tuple of items, written with commas (the regex `separator`) between them, or as a TOML list; perhaps empty."""
 
     def check(raw: object) -> tuple[Any, ...]:
         if isinstance(raw, str):
-            raw = [part.strip() for part in raw.split(",")] if raw.strip() else []
+            raw = [part.strip() for part in re.split(separator, raw)] if raw.strip() else []
         if not isinstance(raw, list | tuple):
             raise _wrong(raw, f"a list of {right}")
         return tuple(item(part) for part in raw)
@@ -129,19 +130,69 @@ def socket_path(raw: object) -> str:
 
 
 def database(raw: object) -> str:
-    right = "sqlite:///PATH (three slashes: relative; four: absolute), such as sqlite:///data/chat.db"
+    sqlite = "sqlite:///PATH (three slashes: relative; four: absolute), such as sqlite:///data/chat.db"
+    right = f"{sqlite}, or postgresql://USER:PASSWORD@HOST:PORT/NAME"
     if not isinstance(raw, str):
         raise _wrong(raw, right)
     scheme, colon, _ = raw.partition(":")
+    if scheme in ("postgresql", "postgres"):
+        parts = _server(raw, right)
+        if not parts.path.strip("/"):
+            raise ValueError(f"it names no database; give {right}")
+        return "postgresql" + raw.removeprefix(scheme)
     if colon and scheme != "sqlite" and re.fullmatch("[A-Za-z][A-Za-z0-9+.-]*", scheme):
         # The rest of such a URL may hold a password: it is not repeated.
-        raise ValueError(f"{scheme} is not supported: this version keeps its log in SQLite only; give {right}")
+        raise ValueError(f"{scheme} is not supported: the log is kept in SQLite or PostgreSQL; give {right}")
     file = raw.removeprefix("sqlite:///")
     if file == raw or not file.strip("/") or file.endswith("/") or not file.isprintable():
         raise _wrong(raw, right)
     if file == ":memory:" or file.startswith("file:") or "?" in file:
         raise ValueError(f"{_shown(raw)} is not a plain file, and the log must outlive the process; give {right}")
     return raw
+
+
+REDIS_SCHEMES = ("redis", "rediss", "redis+sentinel", "redis+cluster")
+
+
+def redis(raw: object) -> str:
+    right = (
+        "redis://HOST:PORT, rediss://USER:PASSWORD@HOST:PORT/DB, redis+sentinel://HOST:PORT,HOST:PORT/SERVICE "
+        "or redis+cluster://HOST:PORT"
+    )
+    if not isinstance(raw, str) or raw.partition("://")[0] not in REDIS_SCHEMES:
+        raise ValueError(f"it is not {right}")
+    scheme, _, rest = raw.partition("://")
+    login, at, rest = rest.rpartition("@")
+    hosts, slash, path = rest.partition("/")
+    servers = hosts.split(",")
+    if len(servers) > 1 and scheme not in ("redis+sentinel", "redis+cluster"):
+        raise ValueError(f"it names several servers; give {right}")
+    for server in servers:
+        _server(f"{scheme}://{server}", right)
+    if scheme == "redis+sentinel" and not path.partition("/")[0]:
+        raise ValueError("it names no service; give redis+sentinel://HOST:PORT,HOST:PORT/SERVICE")
+    return f"{scheme}://{login}{at}{hosts}{slash}{path}"
+
+
+def _server(url: str, right: str) -> SplitResult:
+    """The parts of `url`; ValueError, which repeats nothing of it since it may hold a password, if it has no host."""
+    try:
+        parts = urlsplit(url)
+        good = bool(parts.hostname) and parts.port != 0 and url.isprintable()
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError(f"it is not the address of a server; give {right}")
+    return parts
+
+
+def worker_count(raw: object) -> int:
+    if raw == "auto":
+        return len(os.sched_getaffinity(0))
+    try:
+        return int(integer(1, 512)(raw))
+    except ValueError:
+        raise _wrong(raw, "a whole number from 1 to 512, or auto (one for each core)") from None
 
 
 def origin(raw: object) -> str:
@@ -175,6 +226,14 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+class _Conflict(ConfigError):
+    """A setting that is wrong only together with others; `name` is its field."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 def setting(default: str | None, check: Check, help: str, metavar: str = "") -> Any:
     """A field of Settings; `default` stands as a user would write it."""
     value = None if default is None else check(default)
@@ -187,11 +246,25 @@ class Settings:
 
     host: str = setting("127.0.0.1", host, "address to listen on", "ADDRESS")
     port: int = setting("8080", integer(0, 65535), "port to listen on; 0: any free one", "PORT")
-    unix_socket: str | None = setting(None, socket_path, "Unix socket to listen on, and not on TCP", "PATH")
+    unix_socket: str | None = setting(
+        None,
+        socket_path,
+        "Unix socket to listen on, and not on TCP; {worker} in it stands for the worker's number, from 1",
+        "PATH",
+    )
+    workers: int = setting("1", worker_count, "processes that serve; auto: one for each core", "N")
     database: str = setting(
         "sqlite:///data/chat.db",
         database,
-        "where the log is kept; three slashes: a relative path; four: absolute",
+        "where the log is kept: SQLite (three slashes: a relative path; four: absolute) or "
+        "postgresql://USER:PASSWORD@HOST:PORT/NAME",
+        "URL",
+    )
+    redis: tuple[str, ...] = setting(
+        "",
+        listing(redis, "addresses of Redis", r",\s*(?=rediss?\b)"),  # one address may hold commas itself
+        "Redis that carries the news between processes (redis://, rediss://, redis+sentinel://, redis+cluster://); "
+        "repeatable: several share the rooms",
         "URL",
     )
     secret_file: str | None = setting(
@@ -255,10 +328,22 @@ class Settings:
     def __post_init__(self) -> None:
         # Here and not in load: no way of making Settings leaves a server open by a forgotten flag.
         if self.unix_socket is None and self.secret_file is None and not is_loopback(self.host):
-            raise ConfigError(
+            raise _Conflict(
+                "host",
                 f"{_shown(self.host)} is not loopback: listening there needs --secret-file, "
-                "a file with a key of your own (such as from: openssl rand -hex 32)"
+                "a file with a key of your own (such as from: openssl rand -hex 32)",
             )
+        if self.unix_socket is not None and self.workers > 1 and "{worker}" not in self.unix_socket:
+            raise _Conflict(
+                "unix_socket",
+                f"{_shown(self.unix_socket)} is one socket for {self.workers} workers: each needs its own; "
+                "put {worker} in its name, such as run/{worker}.sock",
+            )
+
+    @property
+    def alone(self) -> bool:
+        """No other process is meant to write the log."""
+        return self.workers == 1 and self.database.startswith("sqlite:")
 
     @property
     def database_path(self) -> str:
@@ -322,8 +407,8 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], names: Collection
             raise ConfigError(f"{source}: {error}") from None
     try:
         return Settings(**values)
-    except ConfigError as error:  # only a host can be wrong together with others, and the default one is not
-        raise ConfigError(f"{sources['host']}: {error}") from None
+    except _Conflict as conflict:
+        raise ConfigError(f"{sources.get(conflict.name, _flag(conflict.name))}: {conflict}") from None
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, str]:

@@ -2,8 +2,16 @@
 # Install the Debian packages that tests need, where that is allowed; say what is missing where it is not.
 set -eu
 
+has() {
+    command -v "$1" >/dev/null || ls /usr/lib/postgresql/*/bin/"$1" /usr/sbin/"$1" >/dev/null 2>&1
+}
+
 missing=
-command -v chromium >/dev/null || missing="$missing chromium"
+has chromium || missing="$missing chromium"
+has redis-server || missing="$missing redis-server"
+has initdb || missing="$missing postgresql"
+has nginx || missing="$missing nginx"
+has openssl || missing="$missing openssl"
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then

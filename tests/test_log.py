@@ -16,23 +16,35 @@ from tornado.ioloop import IOLoop
 
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.log import Appended, Entry, Log
+from tornado_chat.log.postgres import open_postgres
 from tornado_chat.log.sqlite import open_sqlite
 from tornado_chat.wire.events import Data
 
+pytest_plugins = ["postgres_servers"]
+
 Open = Callable[[], Awaitable[Log]]
 
-OPENERS: dict[str, Callable[[Path], Awaitable[Log]]] = {
-    "sqlite": lambda path: open_sqlite(str(path / "chat.db")),
+# How to open a log, and the fixture that says where.
+OPENERS: dict[str, tuple[Callable[[str], Awaitable[Log]], str]] = {
+    "sqlite": (open_sqlite, "sqlite_path"),
+    "postgresql": (open_postgres, "postgres_url"),
 }
 
 
+@pytest.fixture
+def sqlite_path(tmp_path: Path) -> str:
+    return str(tmp_path / "chat.db")
+
+
 @pytest.fixture(params=OPENERS)
-def open_log(request: pytest.FixtureRequest, io_loop: IOLoop, tmp_path: Path) -> Iterator[Open]:
+def open_log(request: pytest.FixtureRequest, io_loop: IOLoop) -> Iterator[Open]:
     """Opens one and the same log, as often as it is called; closes what the test left open."""
+    opener, where = OPENERS[request.param]
+    database: str = request.getfixturevalue(where)
     logs: list[Log] = []
 
     async def opened() -> Log:
-        log = await OPENERS[request.param](tmp_path)
+        log = await opener(database)
         logs.append(log)
         return log
 
@@ -492,6 +504,80 @@ async def test_a_poisoned_batch_in_a_new_room(log: Log) -> None:
     assert await log.heads(["a", "b"]) == {"a": 1, "b": 1}
 
 
+async def revoked(log: Log, after: int = 0) -> list[tuple[str, float | None]]:
+    found = await log.revocations(after)
+    ids = [revocation.id for revocation in found]
+    assert ids == sorted(set(ids))
+    assert all(id > after for id in ids)
+    return [(revocation.jti, revocation.expires_at) for revocation in found]
+
+
+async def test_revocations_come_in_their_order_and_stay(log: Log, open_log: Open) -> None:
+    assert await revoked(log) == []
+    later = int(time.time()) + 1000.0
+    await log.revoke("a", None)
+    await log.revoke("b", later)
+    first = (await log.revocations(0))[0].id
+    assert await revoked(log, first) == [("b", later)]
+    assert await revoked(await open_log()) == [("a", None), ("b", later)]
+    last = (await log.revocations(0))[-1].id
+    assert await revoked(log, last) == []
+    await log.revoke("\u00e9 '\\ \U0001f600", None)
+    assert await revoked(log, last) == [("\u00e9 '\\ \U0001f600", None)]
+
+
+async def test_a_revocation_that_has_expired_is_gone(log: Log) -> None:
+    now = time.time()
+    await log.revoke("old", now - 1)
+    assert await revoked(log) == []
+    await log.revoke("short", now + 0.3)
+    await asyncio.sleep(now + 0.31 - time.time())  # it is time itself that is waited for
+    assert await revoked(log) == []
+    await log.revoke("new", None)
+    assert await revoked(log) == [("new", None)]
+
+
+async def test_revoking_again_shortens_nothing_and_is_told_again(log: Log) -> None:
+    sooner, later = int(time.time()) + 1000.0, int(time.time()) + 2000.0
+    for expires_at in (later, sooner, later):
+        await log.revoke("a", expires_at)
+        assert await revoked(log) == [("a", later)]
+    last = (await log.revocations(0))[0].id
+    await log.revoke("a", None)
+    assert await revoked(log, last) == [("a", None)]
+    await log.revoke("a", sooner)
+    assert await revoked(log) == [("a", None)]
+
+
+async def test_whoever_follows_the_revocations_misses_none(log: Log, open_log: Open) -> None:
+    """However they are committed beside each other: none gets an id below one that was seen before it."""
+    writers = [await open_log() for _ in range(3)]
+    wanted = {f"{number}-{count}" for number in range(3) for count in range(20)}
+
+    async def write(number: int) -> None:
+        for count in range(20):
+            await writers[number].revoke(f"{number}-{count}", None)
+
+    writing = asyncio.gather(*(write(number) for number in range(3)))
+    seen: list[str] = []
+    last = 0
+    while len(seen) < len(wanted):
+        ended = writing.done()
+        found = await log.revocations(last)
+        seen += [revocation.jti for revocation in found]
+        last = found[-1].id if found else last
+        assert found or not ended, wanted - set(seen)
+    await writing
+    assert sorted(seen) == sorted(wanted)
+
+
+async def test_a_new_epoch_stays(log: Log, open_log: Open) -> None:
+    old = log.epoch
+    new = await log.new_epoch()
+    assert new == log.epoch != old
+    assert (await open_log()).epoch == new
+
+
 async def test_a_closed_log_says_so(open_log: Open) -> None:
     log = await open_log()
     await append(log, message())
@@ -503,6 +589,9 @@ async def test_a_closed_log_says_so(open_log: Open) -> None:
         log.heads(["lobby"]),
         log.marks([("lobby", "alice")]),
         log.history("lobby", before=None, limit=1, max_bytes=MIB),
+        log.revoke("a", None),
+        log.revocations(0),
+        log.new_epoch(),
     ):
         with pytest.raises(LogUnavailable, match="closed"):
             await asked

@@ -11,11 +11,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from entries import append, everything, message
+from entries import append, message
 from sqlite_files import bytes_of, child, make, put, refusal, sizes
 
+from tornado_chat.log import schema
 from tornado_chat.log.sqlite import open_sqlite
-from tornado_chat.log.sqlite_file import migrations
 from tornado_chat.log.sqlite_writer import Writer
 
 
@@ -83,21 +83,6 @@ async def test_a_truncated_file(path: Path) -> None:
     assert "chat.db-wal" in await refusal(path)
 
 
-async def test_a_file_of_a_newer_version(path: Path) -> None:
-    epoch = await make(path)
-    newest = len(migrations())
-    with closing(sqlite3.connect(path)) as db:
-        db.execute(f"PRAGMA user_version = {newest + 1}")
-    line = await refusal(path)
-    assert f"version {newest + 1}" in line
-    assert "install" in line
-    with closing(sqlite3.connect(path)) as db:
-        db.execute(f"PRAGMA user_version = {newest}")
-    log = await open_sqlite(str(path))
-    assert log.epoch == epoch
-    await log.close()
-
-
 async def test_places_where_no_file_can_be(tmp_path: Path) -> None:
     assert "Is a directory" in await refusal(tmp_path)
     (tmp_path / "file").write_text("")
@@ -143,8 +128,8 @@ def shared() -> Iterator[Path]:
 
 
 async def test_a_directory_that_may_not_be_written(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = migrations()  # somebody else may not be allowed to read the package
-    monkeypatch.setattr("tornado_chat.log.sqlite_file.migrations", lambda: steps)
+    steps = schema.revisions("sqlite")  # somebody else may not be allowed to read the package
+    monkeypatch.setattr(schema, "revisions", lambda _: steps)
     path = shared / "chat.db"
     os.chmod(shared, 0o555)
     with not_root():
@@ -164,33 +149,6 @@ async def test_processes_that_make_the_file_together_agree(path: Path) -> None:
     answers = [process.communicate(timeout=60) for process in processes]
     assert [error for _, error in answers] == [""] * 6
     assert len({epoch for epoch, _ in answers}) == 1
-
-
-async def test_a_migration_that_fails_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    epoch = await make(path)
-    steps = [*migrations(), "CREATE TABLE more (x);\nCREATE TABLE rooms (x)"]
-    monkeypatch.setattr("tornado_chat.log.sqlite_file.migrations", lambda: steps)
-    assert "rooms" in await refusal(path)
-    monkeypatch.undo()
-    log = await open_sqlite(str(path))
-    assert log.epoch == epoch
-    assert len(await everything(log)) == 3
-    await log.close()
-    with closing(sqlite3.connect(path)) as db:
-        assert not db.execute("SELECT * FROM sqlite_schema WHERE name = 'more'").fetchall()
-
-
-async def test_a_migration_is_applied_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    await make(path)
-    steps = [*migrations(), "CREATE TABLE more (x);\nINSERT INTO more VALUES (1)"]
-    monkeypatch.setattr("tornado_chat.log.sqlite_file.migrations", lambda: steps)
-    for _ in range(2):
-        log = await open_sqlite(str(path))
-        assert len(await everything(log)) == 3
-        await log.close()
-    with closing(sqlite3.connect(path)) as db:
-        assert db.execute("SELECT count(*) FROM more").fetchone() == (1,)
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
 
 
 async def test_a_new_epoch_is_kept(path: Path) -> None:

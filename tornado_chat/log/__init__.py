@@ -113,6 +113,17 @@ class Appended:
         self.changed = changed
 
 
+class Revocation:
+    """A session that may not come in any more; `expires_at` in Unix seconds (None: for ever), `id` ascends."""
+
+    __slots__ = ("expires_at", "id", "jti")
+
+    def __init__(self, id: int, jti: str, expires_at: float | None) -> None:
+        self.id = id
+        self.jti = jti
+        self.expires_at = expires_at
+
+
 class Log(Protocol):
     """Every method raises LogUnavailable when the database cannot answer, and waits for a limited time only."""
 
@@ -150,6 +161,21 @@ class Log(Protocol):
 
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         """The last `limit` messages before `before`, ascending, as they are now, and whether older ones exist."""
+        ...
+
+    async def revoke(self, jti: str, expires_at: float | None) -> None:
+        """Keep `jti` out until `expires_at`, Unix seconds (None: for ever); again is no mistake, and shortens nothing.
+
+        Revocations that have expired are deleted meanwhile.
+        """
+        ...
+
+    async def revocations(self, after: int) -> list[Revocation]:
+        """Those with id > `after` that have not expired, in ascending id; one that was made later has a greater id."""
+        ...
+
+    async def new_epoch(self) -> str:
+        """Give the log a new identity, as after a restore from a backup: clients then start over."""
         ...
 
     async def probe(self) -> None:

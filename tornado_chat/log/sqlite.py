@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 from tornado_chat.errors import ChatError, ConfigError, LogUnavailable
-from tornado_chat.log import Appended, Entry
+from tornado_chat.log import Appended, Entry, Revocation
 from tornado_chat.log.sqlite_checkpointer import Checkpointer
 from tornado_chat.log.sqlite_reader import Reader
 from tornado_chat.log.sqlite_writer import Writer
@@ -36,10 +36,10 @@ async def open_sqlite(
     *,
     timeout: float = 10.0,  # noqa: ASYNC109 - it bounds every later wait, not this call
 ) -> SQLiteLog:
-    """Open the log in the file `path`, made if there is none, and bring its schema up to date.
+    """Open the log in the file `path`, made if there is none.
 
     `timeout` in seconds bounds every wait, for another process's lock too. ConfigError, in one line, if the file
-    is truncated, foreign, too new or not to be written.
+    is truncated, foreign, too old, too new or not to be written.
     """
     log = SQLiteLog(path, timeout)
     await log.start()
@@ -122,13 +122,22 @@ class SQLiteLog:
         """As `Log.history` says; the encoded messages together have `max_bytes` at most, or there is one only."""
         return await self._readers.call(Reader.history, room, before, limit, max_bytes)
 
+    async def revoke(self, jti: str, expires_at: float | None) -> None:
+        """As `Log.revoke` says."""
+        await self._writer.call(Writer.revoke, jti, expires_at)
+        self._check_files()
+
+    async def revocations(self, after: int) -> list[Revocation]:
+        """As `Log.revocations` says."""
+        return await self._readers.call(Reader.revocations, after)
+
     async def probe(self) -> None:
         """Find out whether a commit would succeed, by one that changes nothing; LogUnavailable if it would not."""
         await self._writer.call(Writer.probe)
         self._check_files()
 
     async def new_epoch(self) -> str:
-        """Give the log a new identity, as after a restore from a backup: clients then start over."""
+        """As `Log.new_epoch` says."""
         self.epoch = await self._writer.call(Writer.new_epoch)
         return self.epoch
 

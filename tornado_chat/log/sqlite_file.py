@@ -1,30 +1,26 @@
-"""The file of an SQLite log: open it, know it for ours, bring its schema up to date."""
+"""The file of an SQLite log: open it, know it for ours, make it if there is none."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib import resources
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from tornado_chat.errors import ConfigError
+from tornado_chat.log import schema
 
 APPLICATION_ID = 0x54436861  # "TCha", in the header of the file: `file` and SQLite's own tools show it
 JOURNAL_LIMIT = 64 << 20  # bytes; what a burst made of the write-ahead log is given back down to this
 
+T = TypeVar("T")
+
 MAGIC = b"SQLite format 3\0"
 NOT_SQLITE = "not an SQLite file, or its beginning is damaged; name another file or restore a backup"
-
-
-def migrations() -> list[str]:
-    """The SQL that leads from each schema version to the next; the first makes version 1."""
-    folder = resources.files("tornado_chat.log") / "migrations" / "sqlite"
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
-    return [file.read_text("utf-8") for file in files]
 
 
 def connect(path: str, busy_timeout: float) -> sqlite3.Connection:
@@ -53,7 +49,12 @@ class Connected:
 
 
 def prepare(path: str, timeout: float) -> None:
-    """Make the file if there is none, check it, migrate it.
+    """Make the file if there is none, check it; ConfigError, in one line, if it cannot be this server's log."""
+    opened(path, timeout, partial(_prepare, path))
+
+
+def opened(path: str, timeout: float, action: Callable[[sqlite3.Connection], T]) -> T:
+    """The result of `action` on the file at `path`, an empty one if there is none; again while others are in the way.
 
     ConfigError, in one line, if the file cannot be this server's log.
     """
@@ -75,7 +76,7 @@ def prepare(path: str, timeout: float) -> None:
         try:
             db = connect(path, timeout)
             try:
-                return _migrate(db, path)
+                return action(db)
             finally:
                 db.close()
         except sqlite3.Error as error:
@@ -105,23 +106,68 @@ def _explain(error: sqlite3.Error) -> str:
             return f"cannot be used: {error}"
 
 
-def _migrate(db: sqlite3.Connection, path: str) -> None:
-    steps = migrations()
-    with _transaction(db, "BEGIN"):
-        _check_ours(db, path, len(steps))
+def _prepare(path: str, db: sqlite3.Connection) -> None:
+    with transaction(db, "BEGIN"):
+        _check(db, path)
     db.execute("PRAGMA journal_mode = WAL")
-    with _transaction(db, "BEGIN IMMEDIATE"):
+    with transaction(db, "BEGIN IMMEDIATE"):
         # Again, now that no other process can be at it.
-        for step in steps[_check_ours(db, path, len(steps)) :]:
-            for statement in step.split(";\n"):
-                db.execute(statement)
-        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {len(steps)}")
-        db.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (new_epoch(),))
+        if _check(db, path) is None:
+            create(db)
+
+
+def _check(db: sqlite3.Connection, path: str) -> str | None:
+    """The file's revision, None for an empty file; ConfigError if it is another than this package's newest."""
+    revision = revision_of(db, path)
+    if revision is not None:
+        schema.check_revision(revision, schema.revisions("sqlite"), path, f"sqlite:///{path}")
+    return revision
+
+
+def create(db: sqlite3.Connection) -> None:
+    """Make all the tables in an empty file, inside the caller's transaction."""
+    steps = schema.revisions("sqlite")
+    for step in steps.values():
+        for statement in statements(step):
+            db.execute(statement)
+    stamp(db, max(steps))
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    db.execute("INSERT INTO meta VALUES ('epoch', ?)", (schema.new_epoch(),))
+
+
+def stamp(db: sqlite3.Connection, revision: str) -> None:
+    """Make the table in which Alembic looks up the revision, in a file without it."""
+    db.execute(schema.VERSION_TABLE)
+    db.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+
+
+def statements(script: str) -> list[str]:
+    return script.split(";\n")
+
+
+def revision_of(db: sqlite3.Connection, path: str) -> str | None:
+    """The file's revision, None for an empty file; ConfigError if it is not ours."""
+    application_id: int = db.execute("PRAGMA application_id").fetchone()[0]
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    empty: bool = db.execute("SELECT count(*) = 0 FROM sqlite_schema").fetchone()[0]
+    if application_id != APPLICATION_ID and not (empty and application_id == 0 and version == 0):
+        raise ConfigError(f"database {path}: another program's SQLite file; name a file that does not exist yet")
+    if empty:
+        return None
+    if not is_stamped(db):
+        return f"{version:04}"  # of the version before Alembic, which counted there
+    revision: str | None = db.execute("SELECT max(version_num) FROM alembic_version").fetchone()[0]
+    return revision or "none"
+
+
+def is_stamped(db: sqlite3.Connection) -> bool:
+    """Whether Alembic's table is there: the version before it had only SQLite's `user_version`."""
+    found = db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'alembic_version'").fetchone()
+    return found is not None
 
 
 @contextmanager
-def _transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
+def transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
     db.execute(begin)
     try:
         yield
@@ -130,22 +176,3 @@ def _transaction(db: sqlite3.Connection, begin: str) -> Iterator[None]:
         with suppress(sqlite3.Error):  # the first error is the one to tell
             db.execute("ROLLBACK")
         raise
-
-
-def new_epoch() -> str:
-    return secrets.token_hex(8)
-
-
-def _check_ours(db: sqlite3.Connection, path: str, newest: int) -> int:
-    """The file's schema version, 0 for an empty file; ConfigError if it is not ours or too new."""
-    application_id: int = db.execute("PRAGMA application_id").fetchone()[0]
-    version: int = db.execute("PRAGMA user_version").fetchone()[0]
-    empty: bool = db.execute("SELECT count(*) = 0 FROM sqlite_schema").fetchone()[0]
-    if application_id != APPLICATION_ID and not (empty and application_id == 0 and version == 0):
-        raise ConfigError(f"database {path}: another program's SQLite file; name a file that does not exist yet")
-    if version > newest:
-        raise ConfigError(
-            f"database {path}: schema version {version}, but this tornado_chat knows {newest} at most; "
-            "install the version that wrote it"
-        )
-    return version

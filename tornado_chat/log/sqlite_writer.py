@@ -17,7 +17,9 @@ import orjson
 
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.log import Appended, Entry
-from tornado_chat.log.sqlite_file import Connected, new_epoch, prepare
+from tornado_chat.log.rows import refusal
+from tornado_chat.log.schema import new_epoch
+from tornado_chat.log.sqlite_file import Connected, prepare, transaction
 
 Outcome = Appended | ChatError
 Name = tuple[str, str, str]  # room, user, key
@@ -79,6 +81,11 @@ ON CONFLICT (room, target) DO UPDATE SET text = excluded.text, edited = excluded
 ERASE_EDITS = """
 UPDATE events INDEXED BY edits SET text = NULL WHERE room = ? AND target = ? AND type = 'edited'
 """
+# What expired is of no use any more, nor is what the new one goes beyond.
+FORGET = "DELETE FROM revocations WHERE expires_at <= ? OR (jti = ? AND (? IS NULL OR expires_at <= ?))"
+REVOKE = """
+INSERT INTO revocations (jti, expires_at) SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM revocations WHERE jti = ?)
+"""
 
 
 class Head:
@@ -94,7 +101,7 @@ class Head:
 
 
 class Writer(Connected):
-    """The one connection that writes; makes and migrates the file first.
+    """The one connection that writes; makes the file first if there is none.
 
     `_heads` caches where the rooms stand as of the last commit. It is never trusted with a number: the primary key
     refuses one that is taken, and then the batch is done again with what the file says.
@@ -138,6 +145,15 @@ class Writer(Connected):
         except sqlite3.Error as error:
             raise LogUnavailable(f"SQLite: {error}") from error
         return epoch
+
+    def revoke(self, jti: str, expires_at: float | None) -> None:
+        """As `Log.revoke` says."""
+        try:
+            with transaction(self.db, "BEGIN IMMEDIATE"):
+                self.db.execute(FORGET, (time.time(), jti, expires_at, expires_at))
+                self.db.execute(REVOKE, (jti, expires_at, jti))
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"SQLite: {error}") from error
 
     def probe(self) -> None:
         """A commit that changes nothing; LogUnavailable if there is none to be had."""
@@ -331,20 +347,7 @@ class Writer(Connected):
         if head is not None:
             query = "SELECT type, user, text IS NULL FROM events WHERE room = ? AND seq = ?"
             row = self.db.execute(query, (head.id, target)).fetchone()
-        if row is None or row[0] != "message":
-            what = "no event" if row is None else f"not a message but `{row[0]}`"
-            return ChatError(
-                ErrorCode.NOT_FOUND, f"seq {target} of room {room} is {what}; `seq` must be that of a message"
-            )
-        if entry.type != "reacted" and row[1] != entry.user:
-            return ChatError(
-                ErrorCode.FORBIDDEN, f"message {target} of room {room} is another user's; one's own can be changed only"
-            )
-        if row[2]:
-            return ChatError(
-                ErrorCode.NOT_FOUND, f"message {target} of room {room} was deleted; it cannot be changed any more"
-            )
-        return None
+        return refusal(entry, row)
 
     def _amend(self, entry: Entry, head: Head) -> None:
         """Bring the present state of the target up to date with `entry`."""

@@ -1,0 +1,128 @@
+"""The log in a PostgreSQL database, which any number of processes share: one connection that writes, some that read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+
+from tornado_chat.errors import ChatError, ConfigError, ErrorCode, LogUnavailable
+from tornado_chat.log import Appended, Entry, Revocation, postgres_reader, postgres_writer, schema
+from tornado_chat.log.postgres_pool import DATA_ERRORS, Pool, first_line
+from tornado_chat.log.postgres_schema import Connection, prepare
+from tornado_chat.wire.events import Data, Event
+
+READERS = 4
+WAITING_WRITES = 64  # calls; the publisher has one batch under way at a time
+WAITING_READS = 10_000  # calls; each is small, and a reconnect storm asks for many at once
+
+OLD_EPOCH = "SELECT value FROM meta WHERE name = 'epoch'"
+NEW_EPOCH = "UPDATE meta SET value = $1 WHERE name = 'epoch'"
+PROBE = "UPDATE meta SET value = value WHERE name = 'epoch'"
+
+
+async def open_postgres(
+    database: str,
+    *,
+    timeout: float = 10.0,  # noqa: ASYNC109 - it bounds every later wait, not this call
+) -> PostgresLog:
+    """Open the log in the database at the URL `database`; its tables are made if there are none.
+
+    `timeout` in seconds bounds every wait. ConfigError, in one line without the password, if it cannot be reached,
+    is another program's, too old or too new.
+    """
+    log = PostgresLog(database, timeout)
+    try:
+        await log.start()
+    except BaseException:
+        await log.close()
+        raise
+    return log
+
+
+class PostgresLog:
+    """`Log` over one database. Made by `open_postgres`."""
+
+    def __init__(self, database: str, timeout: float) -> None:
+        self.epoch = ""
+        self.reads = 0  # calls of `read` that went to the database
+        self._database = database
+        # One, so that batches are committed in the order in which they came.
+        self._writer = Pool("writer", database, size=1, limit=WAITING_WRITES, timeout=timeout)
+        self._readers = Pool("readers", database, size=READERS, limit=WAITING_READS, timeout=timeout)
+
+    async def start(self) -> None:
+        try:
+            self.epoch = await self._writer.call(self._prepare)
+        except LogUnavailable as error:
+            raise ConfigError(f"database cannot be used: {error}") from None
+        except ValueError:  # asyncpg's, which may repeat the password
+            right = "postgresql://USER:PASSWORD@HOST:PORT/NAME, where what is no letter or digit is written as %XX"
+            raise ConfigError(f"database: not a URL that can be used; give {right}") from None
+
+    async def append(self, batch: Sequence[Entry]) -> list[Appended | ChatError]:
+        """As `Log.append` says; a batch with an entry that is refused for its data takes more than one commit."""
+        if not batch:
+            return []
+        try:
+            return await self._writer.call(lambda db: postgres_writer.append(db, batch))
+        except DATA_ERRORS as error:
+            if len(batch) == 1:
+                return [ChatError(ErrorCode.BAD_REQUEST, f"{batch[0].type} cannot be stored: {first_line(error)}")]
+            middle = len(batch) // 2
+            return await self.append(batch[:middle]) + await self.append(batch[middle:])
+
+    async def read(
+        self, room: str, after: int, *, before: int | None = None, max_events: int, max_bytes: int
+    ) -> list[Event]:
+        """As `Log.read` says."""
+        self.reads += 1
+        return await self._readers.call(lambda db: postgres_reader.read(db, room, after, before, max_events, max_bytes))
+
+    async def heads(self, rooms: Collection[str]) -> dict[str, int]:
+        """As `Log.heads` says."""
+        return await self._readers.call(lambda db: postgres_reader.heads(db, rooms)) if rooms else {}
+
+    async def marks(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """As `Log.marks` says."""
+        return await self._readers.call(lambda db: postgres_reader.marks(db, wanted)) if wanted else {}
+
+    async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
+        """As `Log.history` says; the encoded messages together have `max_bytes` at most, or there is one only."""
+        return await self._readers.call(lambda db: postgres_reader.history(db, room, before, limit, max_bytes))
+
+    async def revoke(self, jti: str, expires_at: float | None) -> None:
+        """As `Log.revoke` says."""
+        await self._writer.call(
+            lambda db: db.execute("SELECT revoke_session($1, $2, $3)", time.time(), jti, expires_at)
+        )
+
+    async def revocations(self, after: int) -> list[Revocation]:
+        """As `Log.revocations` says."""
+        return await self._readers.call(lambda db: postgres_reader.revocations(db, after))
+
+    async def probe(self) -> None:
+        """As `Log.probe` says."""
+        await self._writer.call(lambda db: db.execute(PROBE))
+
+    async def new_epoch(self) -> str:
+        """As `Log.new_epoch` says."""
+        epoch = schema.new_epoch()
+        await self._writer.call(lambda db: db.execute(NEW_EPOCH, epoch))
+        self.epoch = epoch
+        return epoch
+
+    async def close(self) -> None:
+        """As `Log.close` says."""
+        await self._writer.close()
+        await self._readers.close()
+
+    async def _prepare(self, db: Connection) -> str:
+        encoding = db.get_settings().server_encoding
+        if encoding != "UTF8":
+            raise ConfigError(
+                f"database {schema.shown(self._database)}: its encoding is {encoding}, which cannot hold all texts; "
+                "make it with ENCODING 'UTF8'"
+            )
+        await prepare(db, self._database)
+        epoch: str = await db.fetchval(OLD_EPOCH)
+        return epoch

@@ -1,0 +1,103 @@
+"""Reading from a PostgreSQL log. Each query sees what was committed when it began."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import Any
+
+from tornado_chat.log import Revocation, rows
+from tornado_chat.log.postgres_schema import Connection
+from tornado_chat.wire.events import Data, Event
+
+# LATERAL with a LIMIT says in which order the tables are joined: left to itself PostgreSQL may plan, while they are
+# empty, to go through the whole of one.
+READ = """
+SELECT seq, type, "user", name, key, hidden, text, reply_to, meta, target, emoji, "on", ts
+FROM events WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq > $2 AND seq < $3
+ORDER BY seq LIMIT $4
+"""
+HEADS = """
+SELECT r.name, last.seq
+FROM rooms AS r CROSS JOIN LATERAL (SELECT seq FROM events WHERE room = r.id ORDER BY seq DESC LIMIT 1) AS last
+WHERE r.name = ANY ($1)
+"""
+MARKS = """
+SELECT wanted.room, wanted."user", m.seq
+FROM unnest($1::text[], $2::text[]) AS wanted (room, "user")
+CROSS JOIN LATERAL (SELECT id FROM rooms WHERE name = wanted.room LIMIT 1) AS r
+CROSS JOIN LATERAL (SELECT seq FROM marks WHERE room = r.id AND "user" = wanted."user" LIMIT 1) AS m
+"""
+# The messages before $2, newest first; from one to the next in one step, whatever stands between them.
+MESSAGES = """
+WITH RECURSIVE page (seq, place) AS (
+    SELECT (
+        SELECT coalesce(last_message, seq) FROM events WHERE room = $1 AND seq < $2 ORDER BY seq DESC LIMIT 1
+    ), 1
+    UNION ALL
+    SELECT (
+        SELECT coalesce(last_message, seq) FROM events WHERE room = $1 AND seq = page.seq - 1
+    ), place + 1 FROM page WHERE page.seq > 1 AND place < $3
+)
+SELECT e.seq, e."user", e.name, e.key, e.hidden, e.text, e.reply_to, e.meta, e.ts, a.text, a.edited
+FROM page
+CROSS JOIN LATERAL (SELECT * FROM events WHERE room = $1 AND seq = page.seq LIMIT 1) AS e
+LEFT JOIN LATERAL (SELECT * FROM amendments WHERE room = $1 AND target = page.seq LIMIT 1) AS a ON true
+ORDER BY page.place
+"""
+REACTIONS = """
+SELECT target, emoji, "user" FROM reactions
+WHERE room = $1 AND (target, emoji, "user") < ($2, $3, $4) AND target >= $5
+ORDER BY target DESC, emoji DESC, "user" DESC LIMIT $6
+"""
+REVOCATIONS = """
+SELECT id, jti, expires_at FROM revocations WHERE id > $1 AND (expires_at IS NULL OR expires_at > $2) ORDER BY id
+"""
+
+
+async def read(
+    db: Connection, room: str, after: int, before: int | None, max_events: int, max_bytes: int
+) -> list[Event]:
+    """As `Log.read` says."""
+    steps = rows.read(room, after, before, max_events, max_bytes)
+    found: Any = None
+    try:
+        while True:
+            found = await db.fetch(READ, room, *steps.send(found))
+    except StopIteration as end:
+        events: list[Event] = end.value
+        return events
+
+
+async def heads(db: Connection, rooms: Collection[str]) -> dict[str, int]:
+    """As `Log.heads` says."""
+    found = dict.fromkeys(rooms, 0)
+    found.update((name, head) for name, head in await db.fetch(HEADS, list(found)))
+    return found
+
+
+async def marks(db: Connection, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """As `Log.marks` says."""
+    found = await db.fetch(MARKS, [room for room, _ in wanted], [user for _, user in wanted])
+    return {(room, user): seq for room, user, seq in found}
+
+
+async def history(db: Connection, room: str, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
+    """As `Log.history` says."""
+    id = await db.fetchval("SELECT id FROM rooms WHERE name = $1", room)
+    if id is None:
+        return [], False
+    steps = rows.history(room, before, limit, max_bytes)
+    found: Any = None
+    try:
+        while True:
+            kind, bounds = steps.send(found)
+            found = await db.fetch(MESSAGES if kind == "messages" else REACTIONS, id, *bounds)
+    except StopIteration as end:
+        page: tuple[list[Data], bool] = end.value
+        return page
+
+
+async def revocations(db: Connection, after: int) -> list[Revocation]:
+    """As `Log.revocations` says."""
+    return [Revocation(*row) for row in await db.fetch(REVOCATIONS, after, time.time())]

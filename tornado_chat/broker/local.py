@@ -1,0 +1,40 @@
+"""No Redis: what other processes are told is nothing, and what they committed is found by polling the heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tornado_chat.broker import Change, Receiver, Records
+from tornado_chat.wire.events import Data, Event
+
+
+class LocalBroker:
+    """`Broker` of a process that is alone, or whose siblings share a log with it and nothing else."""
+
+    def __init__(self, *, alone: bool) -> None:
+        """`alone`: no other process writes the log."""
+        self.available = alone
+        self.carries = False
+
+    def counts(self) -> dict[str, int]:
+        return {}
+
+    async def start(self, receiver: Receiver) -> None: ...
+
+    async def subscribe(self, room: str) -> None: ...
+
+    def unsubscribe(self, room: str) -> None: ...
+
+    def publish_events(self, room: str, events: Sequence[Event]) -> None: ...
+
+    def publish_signal(self, room: str, data: Data, not_for: str | None) -> None: ...
+
+    def publish_presence(self, room: str, change: Change) -> None: ...
+
+    async def presence(self, rooms: Mapping[str, Mapping[str, int]]) -> dict[str, Records]:
+        return {}
+
+    async def renew_presence(self, worker: str, rooms: Mapping[str, int]) -> list[str]:
+        return []
+
+    async def close(self) -> None: ...

@@ -1,0 +1,139 @@
+"""The records of presence in Redis: for each room and process the users there, which lapse unless they are renewed.
+
+For a room there is a set of the processes that have users in it, and for each of those a hash from user id to name;
+its field "" is the record's version. Both lie on the room's own server, in a cluster in the room's slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from redis.exceptions import RedisError
+
+from tornado_chat.broker import Change, Records
+from tornado_chat.broker.redis_link import channel_of
+
+logger = logging.getLogger(__name__)
+
+LAPSE_SECONDS = 20
+"""How long a record lasts that nobody renews."""
+
+CHANGES = 10_000
+"""Records that are being written; further changes are left to the next renewal, which writes them whole."""
+
+# KEYS: the record, the room's processes. ARGV: process, seconds, version, the one before (0: all anew), how many users
+# have left, those, then ids and names of those who joined. 1 if it was written, 0 if the record was not as expected.
+WRITE = b"""
+local record, processes = KEYS[1], KEYS[2]
+if ARGV[4] == '0' then
+    redis.call('DEL', record)
+elseif redis.call('HGET', record, '') ~= ARGV[4] then
+    return 0
+end
+local joined = 6 + ARGV[5]
+for i = 6, joined - 1 do redis.call('HDEL', record, ARGV[i]) end
+if ARGV[4] == '0' and not ARGV[joined] then
+    redis.call('SREM', processes, ARGV[1])
+    return 1
+end
+for i = joined, #ARGV, 2 do redis.call('HSET', record, ARGV[i], ARGV[i + 1]) end
+redis.call('HSET', record, '', ARGV[3])
+redis.call('EXPIRE', record, ARGV[2])
+redis.call('SADD', processes, ARGV[1])
+redis.call('EXPIRE', processes, ARGV[2] * 2)
+return 1
+"""
+
+
+class Command(Protocol):
+    async def __call__(self, room: str, *arguments: str | bytes | int) -> Any:
+        """The reply of the room's server; RedisError or TimeoutError if there is none."""
+
+
+class RedisPresence:
+    """The records, written and read by `command`."""
+
+    def __init__(self, command: Command) -> None:
+        self._command = command
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def write(self, room: str, change: Change) -> None:
+        """Begin to bring the record up to date; one that fails is found by `renew`."""
+        if len(self._writing) < CHANGES:
+            task = asyncio.get_running_loop().create_task(self._write(room, change))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+
+    async def _write(self, room: str, change: Change) -> None:
+        users = [part for user in change.joined.items() for part in user]
+        head = (change.worker, LAPSE_SECONDS, change.version, change.after, len(change.left))
+        keys = (_record(room, change.worker), _processes(room))
+        await self._reply(room, "EVAL", WRITE, 2, *keys, *head, *change.left, *users)
+
+    async def read(self, rooms: Mapping[str, Mapping[str, int]]) -> dict[str, Records]:
+        """As `Broker.presence` says."""
+        found = await asyncio.gather(*(self._read(room, known) for room, known in rooms.items()))
+        return {room: records for room, records in zip(rooms, found, strict=True) if records is not None}
+
+    async def _read(self, room: str, known: Mapping[str, int]) -> Records | None:
+        members = await self._reply(room, "SMEMBERS", _processes(room))
+        if members is None:
+            return None
+        records: Records = {}
+        for member in members:
+            worker = member.decode()
+            version = await self._reply(room, "HGET", _record(room, worker), "")
+            if version is not None and int(version) == known.get(worker):
+                records[worker] = int(version), None
+            elif version is not None:
+                pairs = _pairs(await self._reply(room, "HGETALL", _record(room, worker)))
+                version = pairs.pop("", None)
+                if version is not None:
+                    records[worker] = int(version), pairs
+        return records
+
+    async def renew(self, worker: str, rooms: Mapping[str, int]) -> list[str]:
+        """As `Broker.renew_presence` says."""
+        good = await asyncio.gather(*(self._renew(worker, room, version) for room, version in rooms.items()))
+        return [room for room, is_good in zip(rooms, good, strict=True) if not is_good]
+
+    async def _renew(self, worker: str, room: str, version: int) -> bool:
+        record, processes = _record(room, worker), _processes(room)
+        commands: Iterable[tuple[str | int, ...]] = (
+            ("EXPIRE", record, LAPSE_SECONDS),
+            ("EXPIRE", processes, LAPSE_SECONDS * 2),
+            ("HGET", record, ""),
+        )
+        *_, found = await asyncio.gather(*(self._reply(room, *command) for command in commands))
+        return found is not None and int(found) == version
+
+    async def _reply(self, room: str, *arguments: str | bytes | int) -> Any:
+        """The reply, or None if there is none: the next renewal finds what is wrong then."""
+        try:
+            return await self._command(room, *arguments)
+        except (RedisError, OSError) as error:  # TimeoutError is one
+            logger.debug("presence not exchanged room=%s reason=%s", room, error)
+            return None
+
+    async def close(self) -> None:
+        """Wait for what is being written."""
+        await asyncio.gather(*self._writing)
+
+
+def _record(room: str, worker: str) -> str:
+    return f"{_processes(room)}:{worker}"
+
+
+def _processes(room: str) -> str:
+    # What stands in braces is hashed: in a cluster the slot of the room's channel, and so the same link.
+    return f"{{{channel_of(0, room).decode()}}}:presence"
+
+
+def _pairs(reply: Any) -> dict[str, str]:
+    """HGETALL's answer: a map by RESP 3, a flat list by RESP 2."""
+    if isinstance(reply, list):
+        reply = dict(zip(reply[::2], reply[1::2], strict=True))
+    return {key.decode(): value.decode() for key, value in (reply or {}).items()}

@@ -7,15 +7,18 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgpack
+from raw_chat import is_presence_signal
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
+from tornado_chat.broker.opening import open_broker
 from tornado_chat.config import Settings
-from tornado_chat.log.sqlite import open_sqlite
+from tornado_chat.log.opening import open_log
 from tornado_chat.server import Server
 
 SECRET = b"a secret of tests, 32 bytes long"
@@ -29,6 +32,7 @@ class Client:
         self.socket = socket
         self.codec = codec
         self.closed = False
+        self.presence: list[Any] = []
         self.asked = itertools.count()
         self.welcome: Any = None
         self.joined: Any = None
@@ -40,14 +44,17 @@ class Client:
             await self.socket.write_message(json.dumps(command))
 
     async def receive(self) -> Any:
-        """The next object; None when the connection has closed."""
-        if self.closed:
-            return None  # Tornado's client says so only once
-        message = await asyncio.wait_for(self.socket.read_message(), SECONDS)
-        if message is None:
-            self.closed = True
-            return None
-        return msgpack.unpackb(message) if isinstance(message, bytes) else json.loads(message)
+        """The next object but for signals of presence, which go to `presence`; None when the connection has closed."""
+        while not self.closed:  # Tornado's client says so only once
+            message = await asyncio.wait_for(self.socket.read_message(), SECONDS)
+            if message is None:
+                self.closed = True
+                return None
+            obj = msgpack.unpackb(message) if isinstance(message, bytes) else json.loads(message)
+            if not is_presence_signal(obj):
+                return obj
+            self.presence.append(obj)
+        return None
 
     async def until(self, type: str, **fields: Any) -> Any:
         """Read on to an object of this type with these fields."""
@@ -119,12 +126,17 @@ class Running:
 
 
 @asynccontextmanager
-async def running(path: Path, **settings: Any) -> AsyncIterator[Running]:
-    """Start a server on a log in `path`; it must be empty again at the end."""
+async def running(path: Path, *, siblings: int = 0, **settings: Any) -> AsyncIterator[Running]:
+    """Start a server, on a log in `path` unless told otherwise; it must be empty again at the end.
+
+    `siblings` others use the same log.
+    """
     settings.setdefault("guests", True)
     settings.setdefault("send_rate", 0)
-    log = await open_sqlite(str(path / "chat.db"))
-    server = Server(Settings(port=0, **settings), SECRET, log)
+    settings.setdefault("database", f"sqlite:///{path / 'chat.db'}")
+    made = Settings(port=0, **settings)
+    server = Server(made, SECRET, await open_log(made.database), open_broker(replace(made, workers=1 + siblings)))
+    await server.open()
     here = Running(server, server.start())
     try:
         yield here

@@ -45,12 +45,17 @@ class Refused(Exception):
         self.answer = answer
 
 
+def is_presence_signal(obj: Any) -> bool:
+    return isinstance(obj, dict) and obj.get("type") == "presence" and "users" not in obj
+
+
 class Frames:
     """Takes bytes from a server and gives the objects in them, whatever the codec, deflated or not; no I/O."""
 
     def __init__(self) -> None:
         self.rest = b""
         self.pings: deque[bytes] = deque()
+        self.presence: list[Any] = []  # its signals, apart: they come when their second is over, whatever is tested
         self.closed: Closed | None = None
 
     def feed(self, data: bytes) -> list[Any]:
@@ -73,10 +78,9 @@ class Frames:
             if data[at] & 0x40:
                 payload = zlib.decompressobj(-15).decompress(payload + b"\0\0\xff\xff")
             at = start + size
-            if opcode == TEXT:
-                objects.append(json.loads(payload))
-            elif opcode == BINARY:
-                objects.append(msgpack.unpackb(payload))
+            if opcode in (TEXT, BINARY):
+                obj = json.loads(payload) if opcode == TEXT else msgpack.unpackb(payload)
+                (self.presence if is_presence_signal(obj) else objects).append(obj)
             elif opcode == PING:
                 self.pings.append(payload)
             elif opcode == CLOSE:

@@ -166,3 +166,16 @@ def test_configure() -> None:
     first, second = stream.getvalue().splitlines()
     assert json.loads(first)["user"] == "bob"
     assert second.endswith("Z error chat.test yes")
+
+
+def test_the_worker_is_a_fact_of_each_line() -> None:
+    stream = io.StringIO()
+    for format in ("text", "json"):
+        logs.configure(format, "info", stream, worker=3)
+        logging.getLogger("chat.test").info("started port=%d", 80)
+        logging.getLogger("chat.test").info("another has ended worker=%d", 7)
+    first, second, third, fourth = stream.getvalue().splitlines()
+    assert first.endswith("started port=80 worker=3")
+    assert second.endswith("ended worker=7"), "a line about another worker"
+    assert json.loads(third)["worker"] == 3
+    assert json.loads(fourth)["worker"] == 7

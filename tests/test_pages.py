@@ -104,6 +104,15 @@ FAMILIES = {
     "commit_batch_size": "histogram",
     "delivery_seconds": "histogram",
     "event_loop_lag_seconds": "histogram",
+    "broker_messages": "counter",
+    "holes": "counter",
+    "degraded": "gauge",
+    "failing": "gauge",
+    "worker_connections": "gauge",
+    "worker_events": "counter",
+    "worker_deliveries": "counter",
+    "worker_start_time_seconds": "gauge",
+    "worker_restarts": "counter",
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,6 +16,7 @@ from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.live import publisher as publisher_module
 from tornado_chat.live import room as room_module
 from tornado_chat.live import session as session_module
+from tornado_chat.live.hub import Hub
 from tornado_chat.log import Appended, Entry
 
 Batch = Sequence[Entry]
@@ -217,13 +217,15 @@ async def test_a_commit_whose_answer_was_lost_is_delivered_and_answered_as_a_dup
         await eventually(lambda: not here.server.failing())
 
 
+async def no_poll(hub: Hub) -> None: ...
+
+
 @pytest.mark.logs("log unavailable entries=1 reason=no answer in time")
 async def test_the_next_event_brings_the_one_whose_answer_was_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the poll comes to it, and in order."""
-    monkeypatch.setattr("tornado_chat.server.FAILING_POLL_SECONDS", math.inf)
-    monkeypatch.setattr("tornado_chat.server.POLL_SECONDS", math.inf)
+    monkeypatch.setattr(Hub, "poll", no_poll)
     async with running(tmp_path) as here, AsyncExitStack() as stack:
         gate = Gate(here, monkeypatch)
         member = await stack.enter_async_context(await AsyncChat.connect(port(here), "/ws/r"))
@@ -240,8 +242,7 @@ async def test_the_next_event_brings_the_one_whose_answer_was_lost(
 
 @pytest.mark.logs("log unavailable entries=1 reason=no answer in time")
 async def test_a_resend_brings_the_one_whose_answer_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tornado_chat.server.FAILING_POLL_SECONDS", math.inf)
-    monkeypatch.setattr("tornado_chat.server.POLL_SECONDS", math.inf)
+    monkeypatch.setattr(Hub, "poll", no_poll)
     async with running(tmp_path) as here, AsyncExitStack() as stack:
         gate = Gate(here, monkeypatch)
         member = await stack.enter_async_context(await AsyncChat.connect(port(here), "/ws/r"))

@@ -12,15 +12,17 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
+from chat import eventually
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tornado_chat.auth import Identity
+from tornado_chat.broker.local import LocalBroker
 from tornado_chat.errors import ChatError, LogUnavailable
 from tornado_chat.live.hub import PAGE_READS, Hub
 from tornado_chat.live.member import GONE, LIVE, Member
-from tornado_chat.live.room import PENDING_SIGNALS, SLICE, Room
-from tornado_chat.log import Appended, Entry
+from tornado_chat.live.room import EARLY_EVENTS, PENDING_SIGNALS, SLICE, Room
+from tornado_chat.log import Appended, Entry, Revocation
 from tornado_chat.metrics import Metrics
 from tornado_chat.wire.codec import JSON, encoding
 from tornado_chat.wire.events import Data, Event
@@ -79,6 +81,15 @@ class MemoryLog:
 
     async def close(self) -> None:
         pass
+
+    async def revoke(self, jti: str, expires_at: float | None) -> None:
+        raise NotImplementedError
+
+    async def revocations(self, after: int) -> list[Revocation]:
+        return []
+
+    async def new_epoch(self) -> str:
+        raise NotImplementedError
 
 
 class Peer:
@@ -202,13 +213,18 @@ async def quiet(hub: Hub, peers: list[Peer]) -> None:
             peer.drain()
         await asyncio.sleep(0)
         room = hub.rooms.get("r")
-        if room is None or not (room.pending or room.flushing or room.catching or hub.tasks):
+        if room is None or not (room.pending or room.flushing or room.catching or room.hole or hub.tasks):
             return
     raise AssertionError("it never came to rest")
 
 
+def made_hub(log: MemoryLog, ring_bytes: int) -> Hub:
+    loop, broker = asyncio.get_running_loop(), LocalBroker(alone=True)
+    return Hub(loop, log, broker, "here", Metrics(), high_water_mark=MARK, ring_bytes=ring_bytes)
+
+
 async def start(log: MemoryLog, *, ring_bytes: int = 10**6) -> tuple[Hub, Room]:
-    hub = Hub(asyncio.get_running_loop(), log, Metrics(), high_water_mark=MARK, ring_bytes=ring_bytes)
+    hub = made_hub(log, ring_bytes)
     room = hub.open_room("r")
     room.holds += 1
     await room.opened
@@ -221,6 +237,8 @@ operations = st.lists(
         st.tuples(st.just("send"), st.integers(1, 20)),
         st.tuples(st.just("burst"), st.integers(10, 40)),
         st.tuples(st.just("unannounced"), st.just(1)),
+        st.tuples(st.just("overtaken"), st.integers(2, 5), st.booleans()),
+        st.tuples(st.just("doubled"), st.integers(0, 9)),
         st.tuples(st.just("delete"), st.integers(0, 9)),
         st.tuples(st.just("join"), who, st.one_of(st.none(), st.integers(0, 100))),
         st.tuples(st.just("leave"), who),
@@ -261,6 +279,14 @@ def test_every_member_gets_every_event_once_and_in_order(
                         await turns(1)
                 case "unannounced", _:
                     log.add("only in the log")
+                case "overtaken", count, waits:
+                    for event in reversed([log.add("x" * 300) for _ in range(count)]):
+                        room.deliver(event)
+                        await turns(3 if waits else 0)
+                case "doubled", back:
+                    if back < len(log.events):
+                        data = log.events[len(log.events) - back - 1]
+                        room.deliver(Event(data["seq"], dict(data)))
                 case "delete", back:
                     target = len(log.events) - back
                     if target > 0 and log.events[target - 1]["type"] == "message" and target not in erased:
@@ -307,11 +333,12 @@ def test_every_member_gets_every_event_once_and_in_order(
 
     import tornado_chat.live.room as module
 
-    original, module.SLICE = module.SLICE, slice_size
+    original = module.SLICE, module.HOLE_SECONDS, module.EARLY_EVENTS
+    module.SLICE, module.HOLE_SECONDS, module.EARLY_EVENTS = slice_size, 0, 3
     try:
         asyncio.run(run())
     finally:
-        module.SLICE = original
+        module.SLICE, module.HOLE_SECONDS, module.EARLY_EVENTS = original
 
 
 async def test_members_at_one_cursor_share_one_query_and_one_chunk() -> None:
@@ -373,7 +400,15 @@ async def test_nothing_follows_left_in_the_middle_of_a_flush() -> None:
         check(peer.written, 1, here=True)
 
 
-async def test_a_hole_is_filled_from_the_log_at_once() -> None:
+async def filled(hub: Hub, peer: Peer, head: int) -> None:
+    """Wait until `peer` was written all up to `head`, and see that it was in order and once."""
+    room = hub.rooms["r"]
+    await eventually(lambda: room.flushed == head and room.hole is None)
+    await quiet(hub, [peer])
+    check(peer.written, head, here=True)
+
+
+async def test_a_hole_is_filled_from_the_log_soon() -> None:
     log = MemoryLog()
     hub, room = await start(log)
     peer = Peer(hub, "u")
@@ -382,8 +417,63 @@ async def test_a_hole_is_filled_from_the_log_at_once() -> None:
     log.add("never announced")
     log.add("neither")
     room.deliver(log.add("four"))
-    await quiet(hub, [peer])
-    check(peer.written, 4, here=True)
+    await filled(hub, peer, 4)
+    assert not room.early
+
+
+async def test_what_was_overtaken_has_a_moment_to_come_by_itself() -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peer = Peer(hub, "u")
+    peer.join(None)
+    first, *others = [log.add(f"{number}") for number in range(5)]
+    for event in others:
+        room.deliver(event)
+    await turns(5)
+    assert [data for data in peer.written if data["type"] == "message"] == []
+    room.deliver(first)
+    await filled(hub, peer, 5)
+    assert log.reads == 0, "the log was asked for what came by itself"
+    assert not room.early
+
+
+async def test_events_that_wait_for_a_hole_are_bounded() -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peer = Peer(hub, "u")
+    peer.join(None)
+    log.add("never announced")
+    for number in range(EARLY_EVENTS + 50):
+        room.deliver(log.add(f"{number}"))
+        assert len(room.early) <= EARLY_EVENTS
+    await filled(hub, peer, EARLY_EVENTS + 51)
+    assert not room.early
+
+
+async def test_a_room_that_closes_expects_nothing_more() -> None:
+    log = MemoryLog()
+    _, room = await start(log)
+    log.add("never announced")
+    room.deliver(log.add("two"))
+    room.holds -= 1
+    room.release()
+    assert not room.early
+    assert room.hole is None
+    await turns(5)
+    assert log.reads == 0
+
+
+async def test_what_comes_before_the_head_is_known_waits_for_it() -> None:
+    log = MemoryLog()
+    hub = made_hub(log, 10**6)
+    room = hub.open_room("r")
+    room.holds += 1
+    old, new = log.add("committed before the head was asked for"), Event(2, {"type": "message", "room": "r", "seq": 2})
+    hub.on_events("r", [new.data])
+    hub.on_events("r", [old.data])
+    await room.opened
+    log.events.append(new.data)
+    assert (room.head, room.early) == (2, {})
 
 
 async def test_signals_beyond_the_bound_are_dropped_and_counted() -> None:
@@ -403,7 +493,7 @@ async def test_pages_held_for_members_are_bounded_over_all_rooms() -> None:
     log = MemoryLog()
     for number in range(40):
         log.add(f"old {number}")
-    hub = Hub(asyncio.get_running_loop(), log, Metrics(), high_water_mark=MARK, ring_bytes=2000)
+    hub = made_hub(log, 2000)
     rooms = [hub.open_room(f"r{number}") for number in range(200)]
     for room in rooms:
         room.holds += 1
@@ -458,3 +548,15 @@ async def test_a_fault_in_a_flush_cuts_the_members_off_and_the_room_goes_on(monk
     room.deliver(log.add("next"))
     await quiet(hub, [back])
     check(back.written, 2, here=True)
+
+
+async def test_news_that_come_faster_than_the_flush_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tornado_chat.live.hub.PENDING_EVENTS", 10)
+    log = MemoryLog()
+    hub, room = await start(log)
+    peer = Peer(hub, "u")
+    peer.join(None)
+    for number in range(100):  # in one turn of the loop: nothing is flushed meanwhile
+        hub.on_events("r", [log.add(f"{number}").data])
+    assert len(room.pending) == 10
+    await filled(hub, peer, 100)

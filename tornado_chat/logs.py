@@ -16,14 +16,18 @@ from typing import Any, TextIO
 import orjson
 
 _FACT = re.compile(r" (\w+)=(%[.0-9]*[a-z])")
+_Fact = tuple[str, str, Any]
 _TOKEN = re.compile(r"(token=)[^&\s\"'\\]+|eyJ[\w-]+\.[\w-]*\.[\w-]*")
 """A token in a query, and anything that looks like a JWT: a second line of defence, for nobody should log one."""
 
 
-def configure(format: str, level: str, stream: TextIO | None = None) -> None:
-    """Log to `stream` (standard error) from now on; `format` and `level` are those of Settings."""
+def configure(format: str, level: str, stream: TextIO | None = None, *, worker: int | None = None) -> None:
+    """Log to `stream` (standard error) from now on; `format` and `level` are those of Settings.
+
+    `worker`: the number of this process among several, a fact of each line.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JSONFormatter() if format == "json" else TextFormatter())
+    handler.setFormatter(JSONFormatter(worker) if format == "json" else TextFormatter(worker))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
@@ -32,11 +36,23 @@ def configure(format: str, level: str, stream: TextIO | None = None) -> None:
     logging.getLogger("tornado.general").setLevel(logging.ERROR)
 
 
-class TextFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def _parts(self, record: logging.LogRecord) -> tuple[str, list[_Fact]]:
+        message, facts = _parts(record)
+        if self._worker is not None and all(key != "worker" for key, _, _ in facts):
+            facts.append(("worker", "%d", self._worker))
+        return message, facts
+
+
+class TextFormatter(_Formatter):
     """`time level logger message key=value ...`; a traceback follows, indented: no input can forge a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message, facts = _parts(record)
+        message, facts = self._parts(record)
         words = [_time(record), record.levelname.lower(), record.name, _escaped(message)]
         words += [f"{key}={_word(conversion % value)}" for key, conversion, value in facts]
         lines = [" ".join(words)]
@@ -44,11 +60,11 @@ class TextFormatter(logging.Formatter):
         return _scrubbed("\n".join(lines))
 
 
-class JSONFormatter(logging.Formatter):
+class JSONFormatter(_Formatter):
     """One object a line: `time`, `level`, `logger`, `message`, then the facts; a traceback is the field `traceback`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message, facts = _parts(record)
+        message, facts = self._parts(record)
         line: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname.lower(),
@@ -66,7 +82,7 @@ class JSONFormatter(logging.Formatter):
         return _scrubbed(encoded.decode())
 
 
-def _parts(record: logging.LogRecord) -> tuple[str, list[tuple[str, str, Any]]]:
+def _parts(record: logging.LogRecord) -> tuple[str, list[_Fact]]:
     """The message without its facts, and each fact's key, conversion and value."""
     found = _FACT.findall(record.msg) if isinstance(record.msg, str) else []
     if not found or not isinstance(record.args, tuple) or not len(found) == len(record.args) == record.msg.count("%"):

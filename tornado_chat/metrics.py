@@ -1,14 +1,20 @@
 """What Prometheus may ask: plain integers while the server runs, families only when somebody scrapes.
 
-Hot code adds to the attributes of a `Metrics`; `Metrics.collect` turns them into families, so that a message costs
+Hot code adds to the attributes of a `Metrics`; `Metrics.families` turns them into families, so that a message costs
 an integer addition and a scrape pays for the rest. One `Metrics` belongs to one server: two can run in one process.
+
+Several workers are scraped as one: each reports its `counts` and `levels` to the parent, whoever is scraped asks the
+parent for all of them, and shows the sums.
 """
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from itertools import accumulate
+from typing import TypedDict
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -17,6 +23,7 @@ LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5,
 BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 PREFIX = "tornado_chat_"
+HISTOGRAM = "histogram"
 
 
 class Histogram:
@@ -33,13 +40,63 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
-    def family(self, name: str, help: str) -> HistogramMetricFamily:
-        """The Prometheus form: cumulative counts, the last bucket without a bound."""
-        buckets, total = [], 0
-        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
-            total += count
-            buckets.append((bound, float(total)))
-        return HistogramMetricFamily(name, help, buckets=buckets, sum_value=self.sum)
+    def samples(self) -> dict[str, float]:
+        """The count of each bucket by its upper bound, not cumulated, and the sum of what was observed."""
+        bounds = (*map(str, self.bounds), "+Inf")
+        return {**dict(zip(bounds, self.counts, strict=True)), "sum": self.sum}
+
+
+Counts = dict[str, dict[str, float]]
+"""What only grows: family -> sample -> value. A sample is the label's value ("": the family has no label), or as
+`Histogram.samples` names it."""
+
+Levels = dict[str, float]
+"""What comes and goes: gauge -> value."""
+
+
+class WorkerReport(TypedDict):
+    """One worker, as its parent knows it: `counts` with those of the processes that had this place before."""
+
+    worker: int
+    started: float
+    """Unix seconds, of the process that has the place now."""
+    restarts: int
+    counts: Counts
+    levels: Levels
+
+
+def add(total: Counts, counts: Counts) -> None:
+    """Add `counts` to `total`."""
+    for family, samples in counts.items():
+        sums = total.setdefault(family, {})
+        for sample, value in samples.items():
+            sums[sample] = sums.get(sample, 0) + value
+
+
+class Family:
+    """A family of what only grows, with its present samples; `label`: the name of its label, "histogram", or ""."""
+
+    __slots__ = ("help", "label", "name", "samples")
+
+    def __init__(self, name: str, help: str, samples: dict[str, float], label: str = "") -> None:
+        self.name = name
+        self.help = help
+        self.samples = samples
+        self.label = label
+
+    def metric(self, samples: dict[str, float]) -> Metric:
+        """The Prometheus form of `samples`, be they ours or sums."""
+        if self.label == HISTOGRAM:
+            buckets = [(bound, samples.get(bound, 0.0)) for bound in self.samples if bound != "sum"]
+            counts = accumulate(count for _, count in buckets)
+            cumulated = [(bound, float(count)) for (bound, _), count in zip(buckets, counts, strict=True)]
+            return HistogramMetricFamily(PREFIX + self.name, self.help, buckets=cumulated, sum_value=samples["sum"])
+        if not self.label:
+            return CounterMetricFamily(PREFIX + self.name, self.help, value=samples[""])
+        family = CounterMetricFamily(PREFIX + self.name, self.help, labels=[self.label])
+        for value, times in samples.items():
+            family.add_metric([value], times)
+        return family
 
 
 class Metrics:
@@ -47,6 +104,7 @@ class Metrics:
 
     __slots__ = (
         "batch_size",
+        "broker",
         "bytes_in",
         "bytes_out",
         "catch_ups",
@@ -59,12 +117,14 @@ class Metrics:
         "frames_deferred",
         "gauges",
         "handshakes",
+        "holes",
         "lag_seconds",
         "log_reads",
         "messages_in",
         "refusals",
-        "registry",
+        "scrape",
         "signals_dropped",
+        "started",
     )
 
     def __init__(self) -> None:
@@ -75,9 +135,11 @@ class Metrics:
         self.signals_dropped = 0
         self.catch_ups = 0
         self.handshakes = 0
+        self.holes = 0
         self.bytes_in: Callable[[], int] = int
         self.messages_in: Callable[[], int] = int
         self.log_reads: Callable[[], int] = int
+        self.broker: Callable[[], dict[str, int]] = dict
         self.errors: Counter[str] = Counter()
         self.closes: Counter[int] = Counter()
         self.refusals: Counter[int] = Counter()
@@ -86,13 +148,14 @@ class Metrics:
         self.lag_seconds = Histogram(LATENCY_BUCKETS)
         self.batch_size = Histogram(BATCH_BUCKETS)
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(self)
+        self.started = time.time()
+        self.scrape: Callable[[], Coroutine[object, object, list[WorkerReport]]] = self._alone
 
     def gauge(self, name: str, help: str, value: Callable[[], float]) -> None:
+        """A gauge; the sum over all workers is what is shown."""
         self.gauges[name] = help, value
 
-    def collect(self) -> Iterator[Metric]:
+    def families(self) -> Iterator[Family]:
         for name, help, value in (
             ("events", "Events committed to the log.", self.events),
             ("deliveries", "Events written to members, each member counted.", self.deliveries),
@@ -104,27 +167,96 @@ class Metrics:
             ("catch_ups", "Times that a member fell behind or joined behind the head.", self.catch_ups),
             ("handshakes", "WebSocket handshakes accepted.", self.handshakes),
             ("log_reads", "Pages of events read from the log.", self.log_reads()),
+            ("holes", "Times that a room fetched from the log what it was not told of.", self.holes),
         ):
-            yield CounterMetricFamily(PREFIX + name, help, value=value)
-        labelled: tuple[tuple[str, str, str, Counter[str] | Counter[int]], ...] = (
+            yield Family(name, help, {"": value})
+        labelled: tuple[tuple[str, str, str, Mapping[str, int] | Mapping[int, int]], ...] = (
+            ("broker_messages", "Messages between processes, by what became of them.", "outcome", self.broker()),
             ("errors", "Errors sent to clients, by code.", "code", self.errors),
             ("closes", "Connections ended, by close code.", "code", self.closes),
             ("refusals", "Handshakes refused, by HTTP status.", "status", self.refusals),
         )
         for name, help, label, counts in labelled:
-            family = CounterMetricFamily(PREFIX + name, help, labels=[label])
-            for key, times in counts.items():
-                family.add_metric([str(key)], times)
-            yield family
-        for name, (help, gauge) in self.gauges.items():
-            yield GaugeMetricFamily(PREFIX + name, help, value=gauge())
-        yield self.commit_seconds.family(PREFIX + "commit_seconds", "Time of one commit to the log.")
-        yield self.batch_size.family(PREFIX + "commit_batch_size", "Events in one commit.")
-        yield self.delivery_seconds.family(
-            PREFIX + "delivery_seconds", "From an event's submission to the log to its last write to a live member."
-        )
-        yield self.lag_seconds.family(PREFIX + "event_loop_lag_seconds", "How late the event loop ran a timer.")
+            # str(): a member of a StrEnum is not what JSON gives back.
+            yield Family(name, help, {str(key): times for key, times in counts.items()}, label)
+        for name, help, histogram in (
+            ("commit_seconds", "Time of one commit to the log.", self.commit_seconds),
+            ("commit_batch_size", "Events in one commit.", self.batch_size),
+            (
+                "delivery_seconds",
+                "From an event's submission to the log to its last write to a live member.",
+                self.delivery_seconds,
+            ),
+            ("event_loop_lag_seconds", "How late the event loop ran a timer.", self.lag_seconds),
+        ):
+            yield Family(name, help, histogram.samples(), HISTOGRAM)
 
-    def text(self) -> bytes:
-        """The exposition format, for `/metrics`."""
-        return generate_latest(self.registry)
+    def counts(self) -> Counts:
+        return {family.name: family.samples for family in self.families()}
+
+    def levels(self) -> Levels:
+        return {name: value() for name, (_, value) in self.gauges.items()}
+
+    async def _alone(self) -> list[WorkerReport]:
+        return [WorkerReport(worker=1, started=self.started, restarts=0, counts=self.counts(), levels=self.levels())]
+
+    async def text(self) -> bytes:
+        """The exposition format, for `/metrics`: of all workers. TimeoutError if the parent does not answer."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Exposition(self, await self.scrape()))
+        return generate_latest(registry)
+
+
+class _Exposition:
+    """What one scrape shows, as prometheus_client asks for it."""
+
+    def __init__(self, metrics: Metrics, workers: list[WorkerReport]) -> None:
+        self.metrics = metrics
+        self.workers = workers
+
+    def collect(self) -> Iterator[Metric]:
+        total: Counts = {}
+        for worker in self.workers:
+            add(total, worker["counts"])
+        for family in self.metrics.families():
+            # A worker that was not heard of yet has no counts, nor has one of an older version all of these.
+            yield family.metric(total.get(family.name) or dict.fromkeys(family.samples, 0.0))
+        for name, (help, _) in self.metrics.gauges.items():
+            yield GaugeMetricFamily(PREFIX + name, help, value=sum(w["levels"].get(name, 0.0) for w in self.workers))
+        yield self._by_worker(
+            GaugeMetricFamily,
+            "connections",
+            "WebSocket connections open.",
+            (w["levels"].get("connections", 0.0) for w in self.workers),
+        )
+        for name, help in (
+            ("events", "Events committed to the log."),
+            ("deliveries", "Events written to members, each member counted."),
+        ):
+            yield self._by_worker(
+                CounterMetricFamily, name, help, (w["counts"].get(name, {}).get("", 0.0) for w in self.workers)
+            )
+        yield self._by_worker(
+            GaugeMetricFamily,
+            "start_time_seconds",
+            "When the process started, in Unix seconds.",
+            (w["started"] for w in self.workers),
+        )
+        yield self._by_worker(
+            CounterMetricFamily,
+            "restarts",
+            "Times that the worker was started again after it had ended.",
+            (w["restarts"] for w in self.workers),
+        )
+
+    def _by_worker(
+        self,
+        kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+        name: str,
+        help: str,
+        values: Iterable[float],
+    ) -> Metric:
+        family = kind(f"{PREFIX}worker_{name}", help, labels=["worker"])
+        for worker, value in zip(self.workers, values, strict=True):
+            family.add_metric([str(worker["worker"])], value)
+        return family

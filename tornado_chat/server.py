@@ -4,40 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
+import itertools
 import logging
 import os
 import resource
+import secrets
 import signal
-import socket
+import sys
 import time
 
 from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream
-from tornado.netutil import bind_sockets, bind_unix_socket
 
+from tornado_chat import listeners
 from tornado_chat.auth import load_secret
+from tornado_chat.broker import Broker
+from tornado_chat.broker.opening import open_broker
 from tornado_chat.config import Settings
-from tornado_chat.errors import CloseCode, ConfigError, LogUnavailable
+from tornado_chat.control import RECONNECTS_A_SECOND, Channel, Parent, Place, spread
+from tornado_chat.errors import CloseCode, LogUnavailable
+from tornado_chat.listeners import Listeners
 from tornado_chat.live.connection import Transport
 from tornado_chat.live.context import Context
 from tornado_chat.live.hub import POLL_SECONDS, Hub
 from tornado_chat.live.keepalive import Keepalive
 from tornado_chat.live.limits import Limits
-from tornado_chat.live.publisher import FAILING_POLL_SECONDS, Publisher
+from tornado_chat.live.publisher import Publisher
+from tornado_chat.live.revocations import POLL_SECONDS as REVOCATIONS_POLL_SECONDS
 from tornado_chat.live.session import Session
 from tornado_chat.log import Log
-from tornado_chat.log.sqlite import open_sqlite
+from tornado_chat.log.opening import open_log
 from tornado_chat.metrics import Metrics
+from tornado_chat.systemd import Systemd
+from tornado_chat.web.acceptor import WAIT_SECONDS, Acceptor
 from tornado_chat.web.app import Front
 from tornado_chat.web.socket import Gate
 
 logger = logging.getLogger(__name__)
-
-BACKLOG = 4096
-ACCEPTS = 16
-"""Connections accepted in one loop turn: their handshakes take some 3 ms, for which everybody else waits."""
 
 RESERVED_FILES = 256
 """Of the open files allowed, those kept for the log, for plain HTTP and for what libraries open."""
@@ -53,24 +56,37 @@ LAG_PERIOD = 0.25
 LAG_LIMIT = 1.0
 """A loop that ran a timer later than this (seconds) is not ready."""
 
-DRAIN_SECONDS, CLOSE_SECONDS = 10.0, 5.0
-"""On a stop: for the commits under way, and for the clients to answer the close frame."""
+HANDSHAKE_SECONDS = 0.2
+"""From the last handshake that a worker begins to its drain."""
 
-RECONNECTS_A_SECOND = 4000
-"""`retry_after_ms` spreads the clients of a stopping server over so much time that this many come back a second."""
+DRAIN_SECONDS, CLOSE_SECONDS = 15.0, 5.0
+"""On a stop: for the commits under way and their delivery, and for the clients to answer the close frame."""
+
+RETRY_MS = 250
+"""The least `retry_after_ms`."""
+
+LEAVE_SECONDS = 28
+"""A process that stops is gone after this, whatever stands still."""
 
 
 class Server:
     """Everything that belongs to one server in this process; two can run side by side."""
 
-    def __init__(self, settings: Settings, secret: bytes, log: Log) -> None:
+    def __init__(self, settings: Settings, secret: bytes, log: Log, broker: Broker) -> None:
         loop = asyncio.get_running_loop()
         self.settings = settings
         self.loop = loop
         self.log = log
         self.metrics = Metrics()
+        self.uid = secrets.token_hex(8)
         self.hub = Hub(
-            loop, log, self.metrics, high_water_mark=settings.high_water_mark, ring_bytes=settings.ring_bytes
+            loop,
+            log,
+            broker,
+            self.uid,
+            self.metrics,
+            high_water_mark=settings.high_water_mark,
+            ring_bytes=settings.ring_bytes,
         )
         self.publisher = Publisher(self.hub)
         self.limits = Limits(
@@ -94,21 +110,26 @@ class Server:
         self.log_answers = True
         self.lag = 0.0
         self.context = Context(self.hub, self.publisher, self.limits, settings)
-        front = Front(Gate(self.context, self.transport, secret), self.metrics, self.failing)
+        front = Front(Gate(self.context, self.transport, secret), self.metrics, self.failing, self.degraded)
         self.http = HTTPServer(
             front, idle_connection_timeout=HTTP_IDLE_SECONDS, body_timeout=HTTP_IDLE_SECONDS, max_body_size=64 * 1024
         )
-        self.listeners: list[socket.socket] = []
-        self.watching: asyncio.Task[None] | None = None
+        self.acceptor = Acceptor(loop, self.http, self.metrics, self._free)
+        self.listeners: Listeners = []
+        self.listens_alone = True
+        self.watching: list[asyncio.Task[None]] = []
         self._register_gauges()
 
     def _register_gauges(self) -> None:
         metrics, hub = self.metrics, self.hub
         metrics.bytes_in = lambda: self.transport.bytes_in
         metrics.messages_in = lambda: self.transport.messages_in
+        metrics.broker = hub.broker.counts
         metrics.closes = self.transport.closes
         metrics.log_reads = lambda: self.log.reads
         metrics.gauge("connections", "WebSocket connections open.", lambda: len(self.transport.connections))
+        metrics.gauge("failing", "Checks of /readyz that fail.", lambda: len(self.failing()))
+        metrics.gauge("degraded", "1 for a worker whose broker is away.", lambda: len(self.degraded()))
         metrics.gauge("rooms", "Rooms with members here.", lambda: len(hub.rooms))
         metrics.gauge(
             "members",
@@ -131,76 +152,74 @@ class Server:
         )
         metrics.gauge("publish_queue", "Entries waiting for a commit.", lambda: len(self.publisher.queue))
 
+    def _free(self) -> int:
+        """Connections that may still be opened."""
+        allowed = self.limits.max_connections
+        return allowed - len(self.transport.connections) if allowed else sys.maxsize
+
     def failing(self) -> list[str]:
         """The checks that keep this process from being ready."""
         checks = {
             "log": self.publisher.failing or not self.log_answers,
             "event_loop_lag": self.lag > LAG_LIMIT,
             "draining": self.draining,
-            "internal": self.publisher.ended or self.watching is None or self.watching.done(),
+            "internal": not self.context.draining
+            and (self.publisher.ended or not self.watching or any(task.done() for task in self.watching)),
         }
         return [name for name, fails in checks.items() if fails]
 
-    def start(self) -> str:
-        """Listen; the address, as `http://HOST:PORT` or `http://unix:PATH`."""
-        settings = self.settings
-        try:
-            if settings.unix_socket is not None:
-                # Any local user may connect, as on loopback: nginx's workers are not this user.
-                self.listeners = [bind_unix_socket(settings.unix_socket, mode=0o666, backlog=BACKLOG)]
-                address = f"http://unix:{settings.unix_socket}"
-            else:
-                self.listeners = bind_sockets(settings.port, settings.host, backlog=BACKLOG)
-                host, port = self.listeners[0].getsockname()[:2]
-                address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        except OSError as error:
-            where = settings.unix_socket or f"{settings.host}:{settings.port}"
-            raise ConfigError(f"cannot listen on {where}: {error.strerror}; give another address or port") from None
+    def degraded(self) -> list[str]:
+        """What is away although the process is ready: without the broker the heads are polled."""
+        return ["broker"] if self.settings.redis and not self.hub.broker.available else []
+
+    async def open(self) -> None:
+        """Learn what must be known before the first client comes: who may not come in, and what others publish."""
+        await self.context.revocations.poll()
+        await self.hub.broker.start(self.hub)
+
+    def start(self, inherited: Listeners | None = None) -> str:
+        """Accept connections on the sockets that were inherited, or on some made now; listeners.address of them."""
+        self.listens_alone = inherited is None
+        self.listeners = listeners.listen(self.settings)[0] if inherited is None else inherited
         for listener in self.listeners:
-            self.loop.add_reader(listener, self._accept, listener)
+            listener.setblocking(False)
+        self.acceptor.start(self.listeners)
         self.keepalive.start()
-        self.watching = self.hub.spawn(self._watch())
+        watched = (self._watch(), self._watch_revocations(), self.hub.presence.run())
+        self.watching = [self.hub.spawn(work) for work in watched]
         self._measure_lag(time.monotonic())
-        return address
-
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(ACCEPTS):
-            try:
-                sock, address = listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    raise
-                # The listener stays readable: without a pause the loop would do nothing else.
-                logger.error("cannot accept for a second reason=%s", error.strerror)
-                self.loop.remove_reader(listener)
-                self.loop.call_later(1.0, self._accept_again, listener)
-                return
-            self.http.handle_stream(IOStream(sock), address)
-
-    def _accept_again(self, listener: socket.socket) -> None:
-        if listener in self.listeners:
-            self.loop.add_reader(listener, self._accept, listener)
+        return listeners.address(self.listeners)
 
     def _measure_lag(self, due: float) -> None:
         lag = max(0.0, time.monotonic() - due)
         self.metrics.lag_seconds.observe(lag)
         self.hub.lapse_typing()
         self.lag = max(lag, self.lag * 0.9)  # a bad moment is remembered for some seconds
-        if not self.draining:
+        if not self.context.draining:
             self.loop.call_later(LAG_PERIOD, self._measure_lag, time.monotonic() + LAG_PERIOD)
 
-    async def _watch(self) -> None:
-        """Once a second: what lapses, what may be forgotten; and the heads, which also tells if the log answers."""
-        polled = 0.0
+    async def _watch_revocations(self) -> None:
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(REVOCATIONS_POLL_SECONDS)
+            try:
+                await self.context.revocations.poll()
+            except LogUnavailable as error:
+                logger.debug("revocations not read reason=%s", error)  # `_watch` has told already
+            except Exception:
+                logger.exception("revocations not read")
+
+    async def _watch(self) -> None:
+        """Once a second: what may be forgotten; and in time the heads, which also tells if the log answers."""
+        for second in itertools.count():
+            wanted = self.hub.poll_wanted
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wanted.wait(), 1.0)
             self.limits.sweep()
-            failing = self.publisher.failing or not self.log_answers
-            if self.loop.time() - polled < (FAILING_POLL_SECONDS if failing else POLL_SECONDS):
+            self.context.revocations.sweep()
+            often = self.publisher.failing or not self.log_answers or not self.hub.broker.available
+            if not (often or wanted.is_set() or second % POLL_SECONDS == 0):
                 continue
-            polled = self.loop.time()
+            wanted.clear()
             try:
                 if self.publisher.failing:
                     await self.log.probe()
@@ -218,45 +237,66 @@ class Server:
                     logger.info("log answers again")
                 self.log_answers = True
 
-    async def stop(self) -> None:
-        """Finish what was taken on, tell every client when to come back, leave nothing open."""
-        self.draining = self.context.draining = True
-        for listener in self.listeners:
-            self.loop.remove_reader(listener)
-            listener.close()
-        self.listeners = []
-        if self.settings.unix_socket is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.settings.unix_socket)
+    def on_worker_died(self, uid: str) -> None:
+        """Another worker has ended: what it committed may not have been announced."""
+        self.hub.poll_wanted.set()
+        self.hub.presence.on_died(uid)
+
+    def pause(self) -> None:
+        """Accept no more connections; those that are open go on until `stop`."""
+        self.draining = True
+        self.acceptor.pause()
+        paused, self.listeners = self.listeners, []
+        for listener in paused:
+            if not self.listens_alone:
+                listener.close()  # the parent holds it, with whoever waits in its queue
+        if self.listens_alone:
+            listeners.close([paused])
+
+    async def finish_handshakes(self) -> None:
+        """After `pause`: let those in who were accepted, rather than to answer them that we are stopping."""
+        deadline = self.loop.time() + WAIT_SECONDS
+        while self.acceptor.waiting and self.loop.time() < deadline:  # noqa: ASYNC110  # once in a life
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(HANDSHAKE_SECONDS)
+
+    async def stop(self, reconnects: float = RECONNECTS_A_SECOND) -> None:
+        """Finish what was taken on, tell every client when to come back, leave nothing open.
+
+        `reconnects`: clients that may come back in a second.
+        """
+        self.pause()
+        self.context.draining = True
+        self.acceptor.close()
+        deadline = self.loop.time() + DRAIN_SECONDS
         for connection in list(self.transport.connections):
             connection.pause_reading()
-        await self._finish_commands()
-        await self.publisher.stop(DRAIN_SECONDS)
-        await self._flush_rooms()
-        await self._close_connections()
+        await self._finish_commands(deadline)
+        await self.publisher.stop(max(1.0, deadline - self.loop.time()))
+        await self._flush_rooms(deadline)
+        await self._close_connections(reconnects)
         self.keepalive.stop()
         await self.hub.stop()
         await self.http.close_all_connections()
+        await self.hub.broker.close()
         await self.log.close()
 
-    async def _finish_commands(self) -> None:
-        deadline = self.loop.time() + DRAIN_SECONDS
+    async def _finish_commands(self, deadline: float) -> None:
         sessions = [connection.receiver for connection in self.transport.connections]
         busy = [session for session in sessions if isinstance(session, Session)]
         while self.loop.time() < deadline and any(s.unfinished for s in busy):  # noqa: ASYNC110  # once in a life
             await asyncio.sleep(0.005)
 
-    async def _flush_rooms(self) -> None:
-        deadline = self.loop.time() + DRAIN_SECONDS
+    async def _flush_rooms(self, deadline: float) -> None:
         rooms = self.hub.rooms
         while self.loop.time() < deadline and any(r.pending or r.batches for r in rooms.values()):  # noqa: ASYNC110  # once in a life
             await asyncio.sleep(0.001)
 
-    async def _close_connections(self) -> None:
+    async def _close_connections(self, reconnects: float) -> None:
         connections = list(self.transport.connections)
-        window = max(1000, len(connections) * 1000 // RECONNECTS_A_SECOND)
+        milliseconds = 1000 * spread(len(connections), reconnects)
         for number, connection in enumerate(connections):
-            wait = 250 + window * number // len(connections)
+            wait = RETRY_MS + int(milliseconds * number / len(connections))
             connection.close(CloseCode.SERVICE_RESTART, f"retry_after_ms={wait}")
             if number % 256 == 255:
                 await asyncio.sleep(0)
@@ -274,24 +314,63 @@ def _connections_allowed(wanted: int) -> int:
     return min(wanted, allowed) if wanted and allowed else wanted or allowed
 
 
-async def serve(settings: Settings) -> None:
-    """Run one server until SIGTERM or SIGINT; prints `listening on http://...` once it does."""
-    stopped = asyncio.Event()
+async def serve(settings: Settings, place: Place | None = None) -> None:
+    """Run one server: the worker that has `place`, or else one on its own, which prints `listening on http://...`."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
+    told = asyncio.Event()
+    # Of a worker only SIGTERM: what a terminal sends goes to the parent, too, and is its to obey.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if place is None else (signal.SIGTERM,):
+        loop.add_signal_handler(number, told.set)
     secret = load_secret(settings)
-    log = await open_sqlite(settings.database_path)
+    log = await open_log(settings.database)
     try:
-        server = Server(settings, secret, log)
-        address = server.start()
+        server = Server(settings, secret, log, open_broker(settings))
+        await server.open()
+        address = server.start(None if place is None else place.listeners)
     except BaseException:
         await log.close()
         raise
     gc.freeze()  # what stands now stays: the collector need not look at it again
     gc.set_threshold(*GC_THRESHOLDS)
-    print(f"listening on {address}", flush=True)
-    await stopped.wait()
-    logger.info("stopping connections=%d", len(server.transport.connections))
+    if place is None:
+        print(f"listening on {address}", flush=True)
+        await _run_alone(server, told)
+    else:
+        await _run_in_place(server, told, place)
+
+
+async def _run_alone(server: Server, told: asyncio.Event) -> None:
+    systemd = Systemd(os.environ, os.getpid())
+    systemd.ready("serving")
+    server.hub.spawn(_feed_watchdog(systemd))
+    await told.wait()
+    systemd.stopping()
+    _leave_in_time(server)
     await server.stop()
     logger.info("stopped")
+
+
+async def _feed_watchdog(systemd: Systemd) -> None:
+    while systemd.watchdog is not None:
+        systemd.alive()
+        await asyncio.sleep(systemd.watchdog)
+
+
+async def _run_in_place(server: Server, told: asyncio.Event, place: Place) -> None:
+    parent = Parent(await Channel.open(place.socket), server, server.settings.workers)
+    server.loop.add_signal_handler(signal.SIGTERM, parent.leave)
+    if told.is_set():
+        parent.leave()
+    reconnects = await parent.leaving
+    _leave_in_time(server)
+    server.pause()
+    await server.finish_handshakes()
+    await server.stop(reconnects)
+    await parent.close()
+    logger.info("stopped")
+
+
+def _leave_in_time(server: Server) -> None:
+    """The kernel ends the process after LEAVE_SECONDS, even if the loop does not turn any more."""
+    signal.alarm(LEAVE_SECONDS)
+    logger.info("stopping connections=%d", len(server.transport.connections))

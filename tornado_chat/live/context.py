@@ -10,6 +10,7 @@ from tornado_chat.config import Settings
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.limits import Limits
 from tornado_chat.live.publisher import Publisher
+from tornado_chat.live.revocations import Revocations
 
 
 class Context:
@@ -22,6 +23,7 @@ class Context:
         "hub",
         "limits",
         "publisher",
+        "revocations",
         "settings",
         "welcome_limits",
     )
@@ -30,6 +32,7 @@ class Context:
         self.hub = hub
         self.publisher = publisher
         self.limits = limits
+        self.revocations = Revocations(hub.log)
         self.settings = settings
         self.draining = False  # nothing more is read; what was read is finished
         self.welcome_limits = {

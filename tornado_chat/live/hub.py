@@ -8,13 +8,16 @@ from collections import deque
 from collections.abc import Coroutine
 from time import monotonic
 
+from tornado_chat.broker import Broker, Change
 from tornado_chat.live.limits import TokenBucket
 from tornado_chat.live.lookup import Lookup
 from tornado_chat.live.member import CATCHING, Member
+from tornado_chat.live.presence import Presence
 from tornado_chat.live.ring import Budget
-from tornado_chat.live.room import Room
+from tornado_chat.live.room import PENDING_EVENTS, Room
 from tornado_chat.log import Log
 from tornado_chat.metrics import Metrics
+from tornado_chat.wire.events import Data, Event
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +36,9 @@ SIGNALS_A_SECOND = 200_000
 CLEARED = 1000
 """Events of a closed room's ring that are let go in one loop turn."""
 
-POLL_SECONDS = 5.0
-"""How often the log is asked for the heads of the rooms here: finds what was committed and never announced."""
+POLL_SECONDS = 5
+"""How often the log is asked for the heads of the rooms here: finds what was committed and never announced. Each second
+while the broker is away, and after a commit with an unknown outcome."""
 
 
 class Hub:
@@ -44,13 +48,17 @@ class Hub:
         self,
         loop: asyncio.AbstractEventLoop,
         log: Log,
+        broker: Broker,
+        uid: str,
         metrics: Metrics,
         *,
         high_water_mark: int,
         ring_bytes: int,
     ) -> None:
+        """`uid` names this process to the others."""
         self.loop = loop
         self.log = log
+        self.broker = broker
         self.metrics = metrics
         self.high_water_mark = high_water_mark
         self.batch_bytes = min(BATCH_BYTES, high_water_mark // 2)
@@ -58,10 +66,12 @@ class Hub:
         self.rooms: dict[str, Room] = {}
         self.typing: set[Room] = set()
         self.signals = TokenBucket(SIGNALS_A_SECOND, SIGNALS_A_SECOND, monotonic())
+        self.presence = Presence(self, uid)
         self.heads = Lookup(self, log.heads)
         self.marks = Lookup(self, log.marks)
         self.page_reads = asyncio.Semaphore(PAGE_READS)
         self.tasks: set[asyncio.Task[None]] = set()
+        self.poll_wanted = asyncio.Event()  # the heads are to be asked for now, not at the next turn
         self._flushing: deque[Room] = deque()
         self._flush_due = False
         self._feeding: deque[tuple[Member, Room]] = deque()
@@ -98,19 +108,26 @@ class Hub:
 
     async def _open(self, room: Room) -> None:
         try:
+            await self.broker.subscribe(room.name)  # before the head: what comes after it is heard
             head = await self.heads.get(room.name)
         except Exception as error:
             del self.rooms[room.name]
+            room.shut()
+            self.broker.unsubscribe(room.name)
             room.opened.set_exception(error)
             room.opened.exception()  # whoever waits gets it; nobody may be left
         else:
             room.open(head)
+            self.presence.ask(room)
             room.release()
 
     def close_room(self, room: Room) -> None:
         """Forget a room without members; called by the room itself."""
         if room.opened.done() and self.rooms.get(room.name) is room:
             del self.rooms[room.name]
+            self.presence.close_room(room)
+            self.broker.unsubscribe(room.name)
+            room.shut()
             self.typing.discard(room)
             room.ring.clear(CLEARED)
             if len(room.ring):
@@ -128,7 +145,44 @@ class Hub:
         for name, head in heads.items():
             room = self.rooms.get(name)
             if room is not None and head > room.head:
-                room.mend(head)
+                room.expect(head)
+
+    # Receiver: what the broker tells
+
+    def on_events(self, room: str, events: list[Data]) -> None:
+        found = self.rooms.get(room)
+        if found is None:
+            return
+        if len(found.pending) >= PENDING_EVENTS:
+            found.mend(events[-1]["seq"])  # its sender cannot be stopped: fetched when the room has flushed
+            return
+        for data in events:
+            seq = data["seq"]
+            if seq > found.head:
+                found.deliver(Event(seq, data))
+
+    def on_head(self, room: str, seq: int) -> None:
+        found = self.rooms.get(room)
+        if found is not None:
+            found.mend(seq)
+
+    def on_signal(self, room: str, data: Data, not_for: str | None) -> None:
+        found = self.rooms.get(room)
+        if found is not None:
+            found.signal(data, not_for)
+
+    def on_presence(self, room: str, change: Change) -> None:
+        found = self.rooms.get(room)
+        if found is not None:
+            self.presence.on_change(found, change)
+
+    def on_link(self) -> None:
+        self.poll_wanted.set()
+
+    def signal(self, room: str, data: Data, not_for: str | None = None) -> None:
+        """Tell the live members of `room`, in all processes, something that may be lost."""
+        self.on_signal(room, data, not_for)
+        self.broker.publish_signal(room, data, not_for)
 
     def lapse_typing(self) -> None:
         now = monotonic()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.live.room import PENDING_EVENTS, Room
 from tornado_chat.log import Appended, Entry, event_of
+from tornado_chat.wire.events import Data, Event
 
 if TYPE_CHECKING:
     from tornado_chat.live.hub import Hub
@@ -24,9 +25,6 @@ BATCH_ENTRIES = 1024
 
 QUEUE_ENTRIES, QUEUE_CHARS = 8192, 16 * 1024 * 1024
 """While this much waits for a commit, connections that want to publish are not read."""
-
-FAILING_POLL_SECONDS = 1.0
-"""After a commit with an unknown outcome the heads are polled this often, until a commit succeeds."""
 
 
 def _log_fault(what: str, whose: str) -> None:
@@ -120,17 +118,20 @@ class Publisher:
         """Deliver the new events to the rooms here, then answer the senders: one write for each."""
         answered: dict[Session, None] = {}
         rooms: dict[Room, None] = {}
+        news: dict[str, list[Event]] = {}
         for (session, entry, born), outcome in zip(batch, outcomes, strict=True):
             try:
                 if isinstance(outcome, Appended):
                     room = self.hub.rooms.get(entry.room)
                     if room is not None:
                         rooms[room] = None
-                    self._deliver(room, entry, outcome, born)
+                    self._deliver(room, entry, outcome, born, news)
                 session.published(entry, outcome)
             except Exception:
                 _log_fault("entry not announced", entry.room)
             answered[session] = None
+        for name, events in news.items():
+            self.hub.broker.publish_events(name, events)
         for session in answered:
             try:
                 session.flush_replies()
@@ -142,18 +143,21 @@ class Publisher:
             except Exception:
                 _log_fault("room not flushed", room.name)
 
-    def _deliver(self, room: Room | None, entry: Entry, outcome: Appended, born: float) -> None:
+    def _deliver(
+        self, room: Room | None, entry: Entry, outcome: Appended, born: float, news: dict[str, list[Event]]
+    ) -> None:
+        """Deliver to the room here, and add to the news for the other processes."""
         if entry.type == "read":
-            if outcome.changed and room is not None:
-                room.signal(
-                    {"type": "read", "room": entry.room, "user": entry.user, "name": entry.name, "seq": outcome.seq}
-                )
+            if outcome.changed:
+                mark: Data = {"type": "read", "room": entry.room, "user": entry.user, "name": entry.name}
+                self.hub.signal(entry.room, mark | {"seq": outcome.seq})
         elif outcome.duplicate:
             if room is not None and outcome.seq > room.head:
                 room.mend(outcome.seq)  # committed, but never announced here
         else:
             self.hub.metrics.events += 1
+            event = event_of(entry, outcome.seq, outcome.ts)
+            event.born = born
+            news.setdefault(entry.room, []).append(event)
             if room is not None:
-                event = event_of(entry, outcome.seq, outcome.ts)
-                event.born = born
                 room.deliver(event)

@@ -6,7 +6,8 @@ What is true of a room whenever the loop runs something else:
    up to `flushed`, or is about to be by the flush that runs.
 2. A member is live (in `groups`), catching up (in `catching`; `cursor` is the last seq that it was written), or gone
    (in neither, and nothing of this room is written to it any more).
-3. A member becomes live only when its cursor is `flushed`, and is then not in the snapshot of a flush that already
+3. `early` holds events beyond head+1, which came before those that they follow; none at or below `head`.
+4. A member becomes live only when its cursor is `flushed`, and is then not in the snapshot of a flush that already
    runs: a batch comes to it neither twice nor never.
 """
 
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 from tornado_chat.errors import CloseCode, LogUnavailable
 from tornado_chat.live.catching_up import CatchingUp
 from tornado_chat.live.member import CATCHING, GONE, LIVE, Member
+from tornado_chat.live.presence import RoomPresence
 from tornado_chat.live.ring import Ring
 from tornado_chat.wire.codec import Encoding
 from tornado_chat.wire.events import Data, Event
@@ -47,6 +49,13 @@ TYPING_SECONDS = 6.0
 
 MEND_EVENTS, MEND_BYTES = 512, 256 * 1024
 """One page of a hole that is filled from the log."""
+
+HOLE_SECONDS = 0.05
+"""How long a room waits for news that others have overtaken (two processes commit, then publish) before it asks the
+log. Between processes of one machine the news take about 1 ms."""
+
+EARLY_EVENTS = 1024
+"""Events that wait for those before them; further ones are fetched from the log with the hole."""
 
 
 class Batch:
@@ -77,11 +86,13 @@ class Room:
         "blocked",
         "catching",
         "due",
+        "early",
         "flushed",
         "flushing",
         "groups",
         "head",
         "holds",
+        "hole",
         "hub",
         "known",
         "mending",
@@ -89,6 +100,7 @@ class Room:
         "next_flush",
         "opened",
         "pending",
+        "presence",
         "ring",
         "signals",
         "typing",
@@ -104,6 +116,8 @@ class Room:
         self.flushed = -1
         self.known = 0  # the last event that the log is known to hold: beyond head means that some are missing here
         self.mending = False
+        self.early: dict[int, Event] = {}  # by seq
+        self.hole: asyncio.TimerHandle | None = None  # to ask the log for what did not come
         self.holds = 0  # joins under way, for which the room stays open
         self.ring = Ring(hub.budget)
         self.groups: dict[Encoding, dict[Member, None]] = {}
@@ -118,14 +132,24 @@ class Room:
         self.blocked: deque[Session] = deque()  # sessions that wait because too much is pending
         self.typing: dict[str, tuple[Session, float]] = {}  # by user: on which device, and when it lapses
         self.users: dict[str, int] = {}  # how many members each has here
+        self.presence = RoomPresence()
 
     # Opening and closing
 
     def open(self, head: int) -> None:
-        """The log has told the head; what was committed since then and came here first is fetched."""
+        """The log has told the head; what was committed since then may have come here first."""
         self.head = self.flushed = head
         self.opened.set_result(None)
-        self.mend(self.known)
+        self.early = {seq: event for seq, event in self.early.items() if seq > head}
+        self._deliver_early()
+        self.expect(self.known)
+
+    def shut(self) -> None:
+        """It is forgotten: nothing is expected any more."""
+        self.early.clear()
+        if self.hole is not None:
+            self.hole.cancel()
+            self.hole = None
 
     def size(self) -> int:
         """How many members, live or catching up."""
@@ -147,7 +171,10 @@ class Room:
 
     def enter(self, member: Member) -> None:
         """`joined` has been written; live at once if nothing is missing, else by catching up."""
-        self.users[member.session.user] = self.users.get(member.session.user, 0) + 1
+        user = member.session.user
+        self.users[user] = self.users.get(user, 0) + 1
+        if self.users[user] == 1:
+            self.hub.presence.enter(self, user, member.session.identity.name)
         if member.cursor == self.flushed:
             self.go_live(member)
         else:
@@ -174,6 +201,7 @@ class Room:
             self.users[session.user] -= 1
         else:
             del self.users[session.user]
+            self.hub.presence.leave(self, session.user)
         if session.user in self.typing and self.typing[session.user][0] is session:
             self.set_typing(session, on=False)
         self.release()
@@ -210,9 +238,23 @@ class Room:
         """Take a committed event, in order and once: what was seen is dropped, a hole is filled from the log."""
         if event.seq != self.head + 1:
             if event.seq > self.head:
-                self.mend(event.seq)
+                if len(self.early) < EARLY_EVENTS:
+                    self.early[event.seq] = event
+                self.expect(event.seq)
             return
+        self._deliver(event)
+        if self.early:
+            self._deliver_early()
+
+    def _deliver_early(self) -> None:
+        """What waited for what has come now."""
+        while (event := self.early.pop(self.head + 1, None)) is not None:
+            self._deliver(event)
+
+    def _deliver(self, event: Event) -> None:
         self.head = event.seq
+        if self.early:
+            self.early.pop(event.seq, None)  # it came twice
         self.ring.append(event)
         if event.data["type"] == "deleted":
             self.ring.erase(event.data["target"])
@@ -221,11 +263,25 @@ class Room:
         self.pending.append(event)
         self._flush_soon()
 
+    def expect(self, known: int) -> None:
+        """The log holds events up to `known`: those that are missing here have a moment to come by themselves."""
+        self.known = max(self.known, known)
+        if self.head >= 0 and self.known > self.head and self.hole is None and not self.mending:
+            self.hole = self.hub.loop.call_later(HOLE_SECONDS, self._look_at_hole, self.head)
+
+    def _look_at_hole(self, head: int) -> None:
+        self.hole = None
+        if self.head == head:
+            self.mend(self.known)
+        else:
+            self.expect(self.known)  # it moves: what is missing now is another hole
+
     def mend(self, known: int) -> None:
         """The log holds events up to `known`: fetch those that never came."""
         self.known = max(self.known, known)
         if self.head >= 0 and self.known > self.head and not self.mending:
             self.mending = True
+            self.hub.metrics.holes += 1
             self.hub.spawn(self._mend())
 
     async def _mend(self) -> None:
@@ -268,7 +324,7 @@ class Room:
             self.hub.typing.add(self)
         elif self.typing.pop(user, None) is None:
             return
-        self.signal({"type": "typing", "room": self.name, "user": user, "name": name, "on": on}, user)
+        self.hub.signal(self.name, {"type": "typing", "room": self.name, "user": user, "name": name, "on": on}, user)
 
     def lapse_typing(self, now: float) -> None:
         for session, lapses in list(self.typing.values()):

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from itertools import islice
 from typing import Any, TypeVar
 
 from tornado_chat.auth import Identity
@@ -20,6 +21,7 @@ from tornado_chat.live.connection import Connection
 from tornado_chat.live.context import Context
 from tornado_chat.live.limits import Account, TokenBucket, rate_limited
 from tornado_chat.live.member import Member
+from tornado_chat.live.presence import RoomPresence
 from tornado_chat.log import Appended, Entry
 from tornado_chat.wire.codec import Codec, encoding
 from tornado_chat.wire.commands import (
@@ -42,7 +44,7 @@ from tornado_chat.wire.events import Data
 
 logger = logging.getLogger(__name__)
 
-C = TypeVar("C", Join, History)
+C = TypeVar("C", Join, History, Presence)
 
 UNFINISHED = 64
 """Commands of one client that are not answered yet; it is read again when there are half as many."""
@@ -110,6 +112,7 @@ class Session:
         """Answer the handshake, say `welcome` (with a guest's `token`), join what the address asked for, read."""
         self.connection = connection
         connection.expires_at = self.identity.expires_at
+        self.context.revocations.enter(self)
         welcome: Data = {
             "type": "welcome",
             "user": self.user,
@@ -168,6 +171,7 @@ class Session:
         self.held = []
         if self.task is not None:
             self.task.cancel()
+        self.context.revocations.leave(self)
         self.account.connections -= 1
         self.address.connections -= 1
         logger.debug("closed user=%s code=%d reason=%s", self.user, code, reason)
@@ -392,14 +396,18 @@ class Session:
         self._check_room(command.room)
         self._charge()
         room = self.context.hub.rooms.get(command.room)
-        names: dict[str, str] = {}
-        for member in room.members() if room else ():
-            names.setdefault(member.session.user, member.session.identity.name)
-            if len(names) == PRESENT_USERS:
-                break
-        users = [{"user": user, "name": name} for user, name in names.items()]
-        self._reply("presence", command, count=len(room.users) if room else 0, users=users)
+        if room is not None:
+            self._tell_presence(command, room.presence)
+        else:
+            self.task = self.context.hub.spawn(self._answer(self._look_up_presence, command))
         return True
+
+    async def _look_up_presence(self, command: Presence) -> None:
+        self._tell_presence(command, await self.context.hub.presence.look_up(command.room))
+
+    def _tell_presence(self, command: Presence, presence: RoomPresence) -> None:
+        users = [{"user": user, "name": name} for user, name in islice(presence.users(), PRESENT_USERS)]
+        self._reply("presence", command, count=presence.count(), users=users)
 
     # Signals and the rest
 

@@ -26,15 +26,17 @@ logger = logging.getLogger(__name__)
 class Front(HTTPServerConnectionDelegate):
     """Where all requests come in."""
 
-    def __init__(self, gate: Gate, metrics: Metrics, failing: Callable[[], list[str]]) -> None:
-        """`failing` names the checks of `/readyz` that fail."""
+    def __init__(
+        self, gate: Gate, metrics: Metrics, failing: Callable[[], list[str]], degraded: Callable[[], list[str]]
+    ) -> None:
+        """`failing` names the checks of `/readyz` that fail, `degraded` what is away without harm."""
         self.gate = gate
         self.app = Application(
             [
                 (r"/()", PageHandler, {"path": str(STATIC), "default_filename": "index.html"}),
                 (r"/static/([\w./-]+)", PageHandler, {"path": str(STATIC)}),
                 (r"/healthz", HealthHandler),
-                (r"/readyz", ReadyHandler, {"failing": failing}),
+                (r"/readyz", ReadyHandler, {"failing": failing, "degraded": degraded}),
                 (r"/metrics", MetricsHandler, {"metrics": metrics}),
             ],
             log_function=_log_request,

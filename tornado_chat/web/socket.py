@@ -165,6 +165,7 @@ class Gate:
         name = arguments.get("name")
         if credential is not None:
             identity = authenticate(self.secret, credential, guests=self.settings.guests)
+            self.context.revocations.check(identity.jti)
             if identity.guest and name:
                 identity = dataclasses.replace(identity, name=check_name(name))
         elif self.settings.guests:

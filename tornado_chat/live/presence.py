@@ -1,0 +1,302 @@
+"""Who is in a room, over all processes and devices.
+
+Each process tells the others, by the broker, which users came to it and left it; the broker keeps the same record for
+whoever opens the room later, and lets it lapse when a process does not renew it. Without a broker each process knows
+its own users. Members get one signal a second at most for a room.
+
+What is true of a `RoomPresence` whenever the loop runs something else: `elsewhere` holds what each other process was
+last heard to have; `came` and `went` are what the members here were not told yet, and no user is in both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from tornado_chat.broker import Change, Records
+from tornado_chat.wire.events import Data
+
+if TYPE_CHECKING:
+    from tornado_chat.live.hub import Hub
+    from tornado_chat.live.room import Room
+
+logger = logging.getLogger(__name__)
+
+SIGNAL_SECONDS = 1.0
+"""Changes of so long a time are told as one, to members and to other processes."""
+
+NAMED = 50
+"""In a room with more users a signal tells their number only."""
+
+RENEW_SECONDS, LAPSE_SECONDS = 5.0, 20.0
+"""How often a process renews its records and looks at those of the others; and how long one lasts that nobody renews:
+after the kill of a whole machine the rooms elsewhere are right again within the sum of both."""
+
+SLICE = 64
+"""Rooms that are looked at in one loop turn."""
+
+
+class Elsewhere:
+    """What one other process has in a room."""
+
+    __slots__ = ("seen", "users", "version")
+
+    def __init__(self, version: int, users: dict[str, str], seen: float) -> None:
+        self.version = version
+        self.users = users  # names by user id
+        self.seen = seen  # the loop's time of the last sign of it
+
+
+class RoomPresence:
+    """The users of one room that is open here."""
+
+    __slots__ = ("arrived", "came", "departed", "elsewhere", "names", "version", "went")
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}  # of the users here, by id
+        self.elsewhere: dict[str, Elsewhere] = {}  # by the uid of their process
+        self.came: dict[str, str] = {}
+        self.went: dict[str, str] = {}
+        self.arrived: dict[str, str] = {}  # what the other processes were not told yet
+        self.departed: set[str] = set()
+        self.version = 0  # of what they were told; 0: nothing yet
+
+    def is_elsewhere(self, user: str) -> bool:
+        return any(user in other.users for other in self.elsewhere.values())
+
+    def users(self) -> Iterator[tuple[str, str]]:
+        """(id, name) of everybody, each once; whoever is here first."""
+        yield from self.names.items()
+        if self.elsewhere:
+            seen = set(self.names)
+            for other in self.elsewhere.values():
+                for user, name in other.users.items():
+                    if user not in seen:
+                        seen.add(user)
+                        yield user, name
+
+    def count(self) -> int:
+        if not self.elsewhere:
+            return len(self.names)
+        return len(set(self.names).union(*(other.users for other in self.elsewhere.values())))
+
+    def note(self, came: Iterable[tuple[str, str]], went: Iterable[tuple[str, str]]) -> None:
+        """For the members: who came back within a second never went."""
+        for user, name in came:
+            if self.went.pop(user, None) is None:
+                self.came[user] = name
+        for user, name in went:
+            if self.came.pop(user, None) is None:
+                self.went[user] = name
+
+
+class Presence:
+    """The presence of all rooms here."""
+
+    def __init__(self, hub: Hub, uid: str) -> None:
+        self.hub = hub
+        self.uid = uid
+        self._changed: dict[Room, None] = {}  # rooms with something to tell
+        self._to_ask: dict[Room, None] = {}  # rooms whose records are to be read
+        self._asking = False
+        self._dead: dict[str, float] = {}  # processes known to have died, and when: their records may outlive them
+
+    # Here
+
+    def enter(self, room: Room, user: str, name: str) -> None:
+        """The first of the user's connections here has joined."""
+        here = room.presence
+        here.names[user] = name
+        here.arrived[user] = name
+        here.departed.discard(user)
+        if not here.is_elsewhere(user):
+            here.note([(user, name)], ())
+        self._changed[room] = None
+
+    def leave(self, room: Room, user: str) -> None:
+        """The last of the user's connections here has left."""
+        here = room.presence
+        name = here.names.pop(user)
+        here.arrived.pop(user, None)
+        here.departed.add(user)
+        if not here.is_elsewhere(user):
+            here.note((), [(user, name)])
+        self._changed[room] = None
+
+    def close_room(self, room: Room) -> None:
+        """Nobody is here any more: the others are told at once."""
+        self._changed.pop(room, None)
+        here = room.presence
+        if here.version:
+            self.hub.broker.publish_presence(room.name, Change(self.uid, _version(), 0, {}, ()))
+            here.version = 0
+
+    # Elsewhere
+
+    def on_change(self, room: Room, change: Change) -> None:
+        """Another process tells what changed there."""
+        here = room.presence
+        known = here.elsewhere.get(change.worker)
+        if change.worker in self._dead or (known is not None and change.version <= known.version):
+            return
+        now = self.hub.loop.time()
+        if not change.after:
+            self._replace(room, change.worker, Elsewhere(change.version, dict(change.joined), now))
+        elif known is not None and change.after == known.version:
+            users = {user: name for user, name in known.users.items() if user not in change.left} | change.joined
+            self._replace(room, change.worker, Elsewhere(change.version, users, now))
+        else:
+            self.ask(room)  # something of it was not heard
+
+    def _replace(self, room: Room, worker: str, new: Elsewhere | None) -> None:
+        here = room.presence
+        old = here.elsewhere.pop(worker, None)
+        before = old.users if old else {}
+        after = new.users if new else {}
+        came = [(user, name) for user, name in after.items() if user not in before]
+        went = [(user, name) for user, name in before.items() if user not in after]
+        came = [(user, name) for user, name in came if user not in here.names and not here.is_elsewhere(user)]
+        went = [(user, name) for user, name in went if user not in here.names and not here.is_elsewhere(user)]
+        if new is not None and new.users:
+            here.elsewhere[worker] = new
+        if came or went:
+            here.note(came, went)
+            self._changed[room] = None
+
+    def ask(self, room: Room) -> None:
+        """Read the broker's records of the others in `room`; soon, and together with those of other rooms."""
+        if self.hub.broker.carries:
+            self._to_ask[room] = None
+            if not self._asking:
+                self._asking = True
+                self.hub.spawn(self._ask())
+
+    async def _ask(self) -> None:
+        try:
+            while self._to_ask:
+                rooms = [self._to_ask.popitem()[0] for _ in range(min(SLICE, len(self._to_ask)))]
+                known = {
+                    room.name: {worker: other.version for worker, other in room.presence.elsewhere.items()}
+                    for room in rooms
+                }
+                found = await self.hub.broker.presence(known)
+                for room in rooms:
+                    if room.name in found and self.hub.rooms.get(room.name) is room:
+                        self._compare(room, found[room.name], known[room.name])
+        finally:
+            self._asking = False
+
+    def _compare(self, room: Room, found: Records, known: dict[str, int]) -> None:
+        here = room.presence
+        now = self.hub.loop.time()
+        for worker, (version, users) in found.items():
+            other = here.elsewhere.get(worker)
+            if worker == self.uid or worker in self._dead:
+                continue
+            if other is not None and other.version >= version:
+                other.seen = now
+            elif users is not None:
+                self._replace(room, worker, Elsewhere(version, users, now))
+        for worker in [worker for worker in known if worker not in found]:
+            if worker in here.elsewhere and here.elsewhere[worker].version == known[worker]:  # no news meanwhile
+                self._replace(room, worker, None)
+
+    def on_died(self, uid: str) -> None:
+        """A process is known to have ended: its users are not here any more, whatever its records say."""
+        self._dead[uid] = self.hub.loop.time()
+        for room in self.hub.rooms.values():
+            if uid in room.presence.elsewhere:
+                self._replace(room, uid, None)
+                self.hub.broker.publish_presence(room.name, Change(uid, _version(), 0, {}, ()))  # for other machines
+
+    async def look_up(self, name: str) -> RoomPresence:
+        """Who is in a room that is not open here, by the broker's records; nobody if it does not tell."""
+        found = RoomPresence()
+        records = await self.hub.broker.presence({name: {}})
+        for worker, (version, users) in records.get(name, {}).items():
+            if users and worker not in self._dead:
+                found.elsewhere[worker] = Elsewhere(version, users, 0.0)
+        return found
+
+    # In time
+
+    async def run(self) -> None:
+        """Tell what changed each second; renew and compare the records in time."""
+        loop = self.hub.loop
+        renewed = loop.time()
+        while True:
+            await asyncio.sleep(SIGNAL_SECONDS)
+            try:
+                await self._tell()
+                if loop.time() - renewed >= RENEW_SECONDS:
+                    renewed = loop.time()
+                    await self._renew()
+            except Exception:
+                logger.exception("presence not told")
+
+    async def _tell(self) -> None:
+        changed, self._changed = self._changed, {}
+        for number, room in enumerate(changed):
+            if number % SLICE == SLICE - 1:
+                await asyncio.sleep(0)
+            if self.hub.rooms.get(room.name) is room:
+                self._tell_processes(room)
+                self._tell_members(room)
+
+    def _tell_processes(self, room: Room) -> None:
+        here = room.presence
+        if not (here.arrived or here.departed):
+            return
+        version = here.version + 1 if here.version else _version()
+        joined, left = (here.arrived, tuple(here.departed)) if here.version else (dict(here.names), ())
+        self.hub.broker.publish_presence(room.name, Change(self.uid, version, here.version, joined, left))
+        here.version = version
+        here.arrived, here.departed = {}, set()
+
+    def _tell_members(self, room: Room) -> None:
+        here = room.presence
+        if not (here.came or here.went):
+            return
+        came, here.came = here.came, {}
+        went, here.went = here.went, {}
+        count = here.count()
+        data: Data = {"type": "presence", "room": room.name}
+        if count <= NAMED:
+            data["joined"] = [{"user": user, "name": name} for user, name in came.items()]
+            data["left"] = [{"user": user, "name": name} for user, name in went.items()]
+        room.signal(data | {"count": count})
+
+    async def _renew(self) -> None:
+        if not self.hub.broker.carries:
+            return
+        now = self.hub.loop.time()
+        self._dead = {uid: died for uid, died in self._dead.items() if now - died < 2 * LAPSE_SECONDS}
+        rooms = [room for room in self.hub.rooms.values() if room.presence.names or room.presence.elsewhere]
+        for start in range(0, len(rooms), SLICE):
+            part = [room for room in rooms[start : start + SLICE] if self.hub.rooms.get(room.name) is room]
+            told = {room.name: room.presence.version for room in part if room.presence.version}
+            for name in await self.hub.broker.renew_presence(self.uid, told):
+                self._tell_anew(name)
+            for room in part:
+                for worker, other in list(room.presence.elsewhere.items()):
+                    if now - other.seen > RENEW_SECONDS + LAPSE_SECONDS:
+                        self._replace(room, worker, None)
+                self.ask(room)
+            await asyncio.sleep(0)
+
+    def _tell_anew(self, name: str) -> None:
+        """The broker has lost this process's record of a room: it gets the whole again."""
+        room = self.hub.rooms.get(name)
+        if room is not None and room.presence.names:
+            here = room.presence
+            here.version = 0
+            here.arrived, here.departed = dict(here.names), set()
+            self._changed[room] = None
+
+
+def _version() -> int:
+    """Greater than all that this process has used before: microseconds, which no room changes as often as."""
+    return time.time_ns() // 1000

@@ -1,0 +1,61 @@
+"""Sessions that were revoked: whoever names one in a token is refused, and whoever is connected by one is cut off."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from tornado_chat.errors import ChatError, CloseCode, ErrorCode
+from tornado_chat.log import Log
+
+if TYPE_CHECKING:
+    from tornado_chat.live.session import Session
+
+POLL_SECONDS = 0.4
+"""How often the log is asked for new ones: no connection of a revoked session may live for a second."""
+
+
+class Revocations:
+    """What the log has told so far, and the sessions here by their `jti`.
+
+    The log alone tells of them, by being asked often: a broker may be away, and this must not wait for it.
+    """
+
+    __slots__ = ("_expires", "_last", "_log", "_sessions")
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._last = 0
+        self._expires: dict[str, float | None] = {}  # by jti, in Unix seconds; None: never
+        self._sessions: dict[str, set[Session]] = {}
+
+    async def poll(self) -> None:
+        """Take note of the new ones and cut off their connections; LogUnavailable if the log does not tell."""
+        for revocation in await self._log.revocations(self._last):
+            self._last = revocation.id
+            self._expires[revocation.jti] = revocation.expires_at
+            for session in tuple(self._sessions.get(revocation.jti, ())):
+                session.connection.close(CloseCode.SESSION_REVOKED, "this session was revoked: sign in again")
+
+    def check(self, jti: str | None) -> None:
+        """Raise `unauthorized` if the session was revoked."""
+        if jti in self._expires:
+            raise ChatError(ErrorCode.UNAUTHORIZED, "the token does not check: its session was revoked; sign in again")
+
+    def enter(self, session: Session) -> None:
+        if session.identity.jti is not None:
+            self._sessions.setdefault(session.identity.jti, set()).add(session)
+
+    def leave(self, session: Session) -> None:
+        jti = session.identity.jti
+        if jti is not None and jti in self._sessions:
+            self._sessions[jti].discard(session)
+            if not self._sessions[jti]:
+                del self._sessions[jti]
+
+    def sweep(self) -> None:
+        """Forget those whose tokens have expired by now: they are refused for that."""
+        now = time.time()
+        for jti, expires in list(self._expires.items()):
+            if expires is not None and expires < now:
+                del self._expires[jti]

@@ -1,0 +1,159 @@
+"""Accepting connections, and letting in no more handshakes than the loop has time for.
+
+Handshakes are begun in the order of arrival, some in each loop turn, so that those who are here already are not made
+to wait. When the one at the front has waited for too long, newcomers are answered 503 at once, without being read:
+they come back later, and whoever stands in the queue still gets in before giving up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import random
+import socket
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import orjson
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream
+
+from tornado_chat.errors import ErrorCode
+from tornado_chat.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+ACCEPTS = 256
+"""Connections accepted in one loop turn: about 2 ms."""
+
+HANDSHAKES = 16
+"""Handshakes begun in one loop turn: they take some 3 ms, for which everybody else waits."""
+
+WAIT_SECONDS = 2.0
+"""While somebody has waited so long for a handshake, newcomers are turned away: clients give up after some 10 s, and
+about 5,000 handshakes are done in a second."""
+
+RETRY_SECONDS = 2, 10
+"""`Retry-After` is one of these or between them, so that those turned away do not all come back at once."""
+
+LINGERING, LINGER_SECONDS = 1024, 1.0
+"""So many that were turned away are left open so long: closing a socket whose request is still on its way would make
+the kernel take the answer back (RST)."""
+
+
+def _refusal(retry_after: int) -> bytes:
+    body = orjson.dumps(
+        {
+            "error": {
+                "code": ErrorCode.OVERLOADED,
+                "message": f"too many are connecting at this moment: try again in {retry_after} s",
+            }
+        }
+    )
+    lines = (
+        "HTTP/1.1 503 Service Unavailable",
+        "Connection: close",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        f"Retry-After: {retry_after}",
+    )
+    return "".join(line + "\r\n" for line in (*lines, "")).encode() + body
+
+
+class Acceptor:
+    """Accepts from `listeners` once started, until `pause`."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, http: HTTPServer, metrics: Metrics, free: Callable[[], int]
+    ) -> None:
+        """`free()`: how many connections more the process may have; some can be asked for plain HTTP even at 0."""
+        self.loop = loop
+        self.http = http
+        self.metrics = metrics
+        self.free = free
+        self.listeners: list[socket.socket] = []
+        self.waiting: deque[tuple[socket.socket, Any, float]] = deque()  # with the peer's address, and since when
+        self._lingering: set[socket.socket] = set()
+        self._refusals = [_refusal(seconds) for seconds in range(RETRY_SECONDS[0], RETRY_SECONDS[1] + 1)]
+        self._turn_due = False
+
+    def start(self, listeners: list[socket.socket]) -> None:
+        self.listeners = listeners
+        for listener in listeners:
+            self.loop.add_reader(listener, self._accept, listener)
+
+    def pause(self) -> None:
+        """Accept no more; what waits in the kernel's queue stays there for whoever has the same socket."""
+        for listener in self.listeners:
+            self.loop.remove_reader(listener)
+        self.listeners = []
+
+    def close(self) -> None:
+        """Accept no more, and let the HTTP server answer all who were accepted."""
+        self.pause()
+        while self.waiting:
+            self._begin()
+        for sock in self._lingering:
+            sock.close()
+        self._lingering.clear()
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPTS):
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    raise
+                # The listener stays readable: without a pause the loop would do nothing else.
+                logger.error("cannot accept for a second reason=%s", error.strerror)
+                self.loop.remove_reader(listener)
+                self.loop.call_later(1.0, self._accept_again, listener)
+                return
+            now = monotonic()
+            waiting = len(self.waiting)
+            if waiting and (now - self.waiting[0][2] > WAIT_SECONDS or waiting >= max(self.free(), HANDSHAKES)):
+                self._turn_away(sock)
+                continue
+            self.waiting.append((sock, address, now))
+            if not self._turn_due:
+                self._turn_due = True
+                self.loop.call_soon(self._turn)
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener in self.listeners:
+            self.loop.add_reader(listener, self._accept, listener)
+
+    def _turn(self) -> None:
+        """Begin the next handshakes; the rest in turns to come."""
+        for _ in range(min(HANDSHAKES, len(self.waiting))):
+            self._begin()
+        self._turn_due = bool(self.waiting)
+        if self._turn_due:
+            self.loop.call_soon(self._turn)
+
+    def _begin(self) -> None:
+        sock, address, _ = self.waiting.popleft()
+        self.http.handle_stream(IOStream(sock), address)
+
+    def _turn_away(self, sock: socket.socket) -> None:
+        self.metrics.refusals[503] += 1
+        try:
+            sock.setblocking(False)
+            sock.send(random.choice(self._refusals))
+            sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it has gone already
+        if len(self._lingering) >= LINGERING:
+            sock.close()
+            return
+        self._lingering.add(sock)
+        self.loop.call_later(LINGER_SECONDS, self._let_go, sock)
+
+    def _let_go(self, sock: socket.socket) -> None:
+        self._lingering.discard(sock)
+        sock.close()

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tornado_chat.verify.redis_server import RedisServer, free_port
+from tornado_chat.verify.ports import free_port
+from tornado_chat.verify.redis_server import RedisServer
 
 TIMEOUT = 20.0
 SERVICE = "chat"

@@ -5,11 +5,9 @@ from __future__ import annotations
 import glob
 import os
 import pwd
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -17,14 +15,13 @@ from types import TracebackType
 from typing import Literal
 
 from tornado_chat.errors import ConfigError
+from tornado_chat.verify.ports import free_port
 
 USER = "chat"
 UNPRIVILEGED = "postgres"  # who runs it when we are root: PostgreSQL refuses to be run by root
 INSTALLED = "/usr/lib/postgresql/*/bin"  # where Debian keeps the server's programs, outside of PATH
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 60.0
-# Below the ports that outgoing connections take, which one may hold while the server is stopped.
-PORTS = range(20_000, 32_000)
 
 
 class PostgresServer:
@@ -82,6 +79,7 @@ class PostgresServer:
                 user=self._user,
                 group=self._user,
                 extra_groups=None if self._user is None else [],
+                process_group=0,  # a Ctrl-C in a terminal is not for it
             )
         deadline = time.monotonic() + START_TIMEOUT
         while not self._is_ready(process.pid):
@@ -155,7 +153,7 @@ class PostgresServer:
                 os.chown(path, owner.pw_uid, owner.pw_gid)
         command = [self._program("initdb"), "-D", str(self._data), "--no-sync", "--encoding=UTF8", "--locale=C"]
         self._run([*command, "--auth=scram-sha-256", f"--username={USER}", f"--pwfile={password}"])
-        self.port = _free_port()
+        self.port = free_port()
 
     def _administer(self, program: str, *arguments: str) -> None:
         where = ["--host=127.0.0.1", f"--port={self.port}", f"--username={USER}", "--no-password"]
@@ -210,17 +208,6 @@ def _environment() -> dict[str, str]:
     """Ours, without what would speak of another server or another language."""
     ours = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "LC_", "LANG"))}
     return ours | {"LC_ALL": "C"}
-
-
-def _free_port() -> int:
-    while True:
-        port = random.choice(PORTS)
-        with socket.socket() as attempt:
-            try:
-                attempt.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
 
 
 def _children(pid: int) -> list[int]:

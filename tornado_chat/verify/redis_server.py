@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import random
 import shutil
 import signal
 import socket
@@ -13,11 +12,10 @@ from pathlib import Path
 from types import TracebackType
 
 from tornado_chat.errors import ConfigError
+from tornado_chat.verify.ports import free_port
 
 START_TIMEOUT = 10.0
 STOP_TIMEOUT = 10.0
-# Below the ports that outgoing connections take, which one may hold while the server is stopped.
-PORTS = range(20_000, 32_000)
 
 
 class RedisServer:
@@ -54,7 +52,12 @@ class RedisServer:
         self.directory.mkdir(parents=True, exist_ok=True)
         with self.output.open("ab") as output:
             process = self._process = subprocess.Popen(
-                self._command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.directory
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self.directory,
+                process_group=0,  # a Ctrl-C in a terminal is not for it
             )
         deadline = time.monotonic() + START_TIMEOUT
         while not self._answers():
@@ -114,18 +117,6 @@ class RedisServer:
 
     def _last_words(self) -> str:
         return " | ".join(self.output.read_text(errors="replace").splitlines()[-3:]) or "nothing"
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on just now."""
-    while True:
-        port = random.choice(PORTS)
-        with socket.socket() as attempt:
-            try:
-                attempt.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
 
 
 def _program() -> str:

@@ -1,0 +1,247 @@
+"""The harm: what is done to clients and to the installation while everything must hold."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tornado_chat.verify.checks import Finding
+
+if TYPE_CHECKING:
+    from tornado_chat.verify.client import Client
+    from tornado_chat.verify.crowd import Crowd
+    from tornado_chat.verify.installation import Installation
+    from tornado_chat.verify.ledger import Ledger
+
+CLIENT, WORKERS, REDIS, POSTGRESQL = "any server", "its own server", "its own Redis", "its own PostgreSQL"
+
+CLIENT_SECONDS = 15.0
+"""Each client suffers each of the clients' faults about so often."""
+LONGEST_REWIND = 500
+RESENDS = 5
+LONGEST_STOP = 12.0
+"""Of a reader, in seconds: well below the server's `write_timeout`."""
+
+
+class Scene:
+    """Whom the harm is done to. `longest` is how long one may last, in seconds; `ending` is set when it must end."""
+
+    def __init__(
+        self,
+        crowd: Crowd,
+        installation: Installation | None,
+        dice: random.Random,
+        longest: float,
+        ending: asyncio.Event,
+    ) -> None:
+        self.crowd = crowd
+        self.ledger: Ledger = crowd.ledger
+        self.dice = dice
+        self.ending = ending
+        self._installation = installation
+        self.longest = longest
+
+    @property
+    def installation(self) -> Installation:
+        assert self._installation is not None, "this fault needs an installation of our own"
+        return self._installation
+
+    def client(self) -> Client:
+        return self.dice.choice(self.crowd.clients)
+
+    async def a_while(self) -> float:
+        """As long as a harm lasts; how long that was."""
+        seconds = self.dice.uniform(self.longest / 5, self.longest)
+        await self.pause(seconds)
+        return seconds
+
+    async def pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.ending.wait()
+        except TimeoutError:
+            return
+
+
+# To clients. Each is done to one of them, at once.
+
+
+async def stop_reader(scene: Scene) -> None:
+    scene.client().stop_reading(scene.dice.uniform(1.0, min(LONGEST_STOP, 4 * scene.longest)))
+
+
+async def cut(scene: Scene) -> None:
+    client = scene.client()
+    half = scene.dice.random() < 0.7
+    client.cut(scene.crowd.command(client) if half and client.connected else None, scene.dice.random())
+
+
+async def resend(scene: Scene) -> None:
+    for _ in range(RESENDS):
+        client = scene.client()
+        sent = scene.crowd.old(client)
+        if sent is not None:
+            device = scene.crowd.sibling(client) if scene.dice.random() < 0.5 else client
+            if sent.room in device.rooms:
+                device.repeat(sent)
+
+
+async def reconnect(scene: Scene) -> None:
+    scene.client().go_away(scene.dice.choice((0.1, 0.5, 3.0)))
+
+
+async def join_again(scene: Scene) -> None:
+    client = scene.client()
+    client.join_again(scene.dice.choice(list(client.rooms)), scene.dice.randrange(LONGEST_REWIND))
+
+
+# To the installation. Each returns when the damage is mended.
+
+
+async def kill_worker(scene: Scene) -> None:
+    pid = scene.dice.choice(scene.installation.workers())
+    scene.ledger.note(f"kill -9 of worker {pid}")
+    await _while_cut(scene, scene.installation.kill_worker(pid), f"worker {pid} was killed, and not replaced in time")
+
+
+async def roll(scene: Scene) -> None:
+    scene.ledger.note("roll of the workers")
+    await _while_cut(scene, scene.installation.roll(), "the workers were not rolled in time")
+
+
+async def _while_cut(scene: Scene, harm: Awaitable[bool], late: str) -> None:
+    scene.ledger.begin_harm()
+    try:
+        if not await harm:
+            scene.ledger.report(Finding("stuck", late))
+    finally:
+        scene.ledger.end_harm()
+
+
+async def restart_redis(scene: Scene) -> None:
+    redis = scene.installation.redis
+    assert redis is not None
+    scene.ledger.note("Redis stopped")
+    await asyncio.to_thread(redis.stop)
+    try:
+        await scene.a_while()
+    finally:
+        await asyncio.to_thread(redis.start)
+        scene.ledger.note("Redis started")
+
+
+async def cut_redis(scene: Scene) -> None:
+    assert scene.installation.proxy is not None
+    scene.ledger.note("connections to Redis cut")
+    scene.installation.proxy.cut()
+
+
+async def drop_redis(scene: Scene) -> None:
+    proxy, part = scene.installation.proxy, scene.dice.choice((0.1, 0.5, 1.0))
+    assert proxy is not None
+    proxy.drop(part)
+    try:
+        seconds = await scene.a_while()
+    finally:
+        proxy.drop(0)
+    scene.ledger.note(f"{part:.0%} of Redis's messages were dropped, for {seconds:.1f} s")
+
+
+async def delay_redis(scene: Scene) -> None:
+    proxy, delay = scene.installation.proxy, scene.dice.choice((0.05, 0.3, 1.0))
+    assert proxy is not None
+    proxy.delay(delay)
+    try:
+        seconds = await scene.a_while()
+    finally:
+        proxy.delay(0)
+    scene.ledger.note(f"Redis's messages were late by {delay:g} s, for {seconds:.1f} s")
+
+
+async def stall_redis(scene: Scene) -> None:
+    proxy = scene.installation.proxy
+    assert proxy is not None
+    proxy.stall()
+    try:
+        seconds = await scene.a_while()
+    finally:
+        proxy.flow()
+    scene.ledger.note(f"connections to Redis were open, but deaf, for {seconds:.1f} s")
+
+
+async def restart_postgresql(scene: Scene) -> None:
+    postgres = scene.installation.postgres
+    assert postgres is not None
+    hard = scene.dice.random() < 0.5
+    scene.ledger.note(f"PostgreSQL stopped{' at once' if hard else ''}")
+    await asyncio.to_thread(postgres.stop, "immediate" if hard else "fast")
+    try:
+        await scene.pause(scene.dice.uniform(0.0, 2.0))
+    finally:
+        await asyncio.to_thread(postgres.start)
+        scene.ledger.note("PostgreSQL started")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`needs` says what must be ours for it."""
+
+    harm: Callable[[Scene], Awaitable[None]]
+    needs: str
+    help: str
+
+
+FAULTS = {
+    "slow-readers": Fault(stop_reader, CLIENT, "clients that read nothing for some seconds"),
+    "cuts": Fault(cut, CLIENT, "connections cut, also in the middle of a frame"),
+    "resends": Fault(resend, CLIENT, "ids sent again, also long after, and from another device"),
+    "reconnects": Fault(reconnect, CLIENT, "clients that go away in good order and come back"),
+    "joins": Fault(join_again, CLIENT, "rooms joined again from an older seq on"),
+    "kill-worker": Fault(kill_worker, WORKERS, "kill -9 of a worker"),
+    "roll": Fault(roll, WORKERS, "SIGHUP: all workers replaced (one alone: stopped and started)"),
+    "redis-restart": Fault(restart_redis, REDIS, "Redis stopped for some seconds"),
+    "redis-cut": Fault(cut_redis, REDIS, "connections to Redis cut"),
+    "redis-drop": Fault(drop_redis, REDIS, "messages of Redis dropped"),
+    "redis-delay": Fault(delay_redis, REDIS, "messages of Redis delayed"),
+    "redis-stall": Fault(stall_redis, REDIS, "connections to Redis that stay open and carry nothing"),
+    "postgresql-restart": Fault(restart_postgresql, POSTGRESQL, "PostgreSQL stopped and started"),
+}
+
+
+def harms(scene: Scene, names: Collection[str], pause: float) -> list[Coroutine[None, None, None]]:
+    """What is to run side by side until `scene.ending`.
+
+    Clients are harmed all the time; workers, Redis and PostgreSQL at once, each by one thing after another with
+    `pause` seconds between.
+    """
+    running = [_harm_clients(scene, name) for name in names if FAULTS[name].needs == CLIENT]
+    for needs in (WORKERS, REDIS, POSTGRESQL):
+        some = [name for name in names if FAULTS[name].needs == needs]
+        if some:
+            running.append(_harm_installation(scene, some, pause))
+    return running
+
+
+async def _harm_clients(scene: Scene, name: str) -> None:
+    every = CLIENT_SECONDS / len(scene.crowd.clients)
+    while not scene.ending.is_set():
+        await scene.pause(scene.dice.uniform(0, 2 * every))
+        await _do(scene, name)
+
+
+async def _harm_installation(scene: Scene, names: list[str], pause: float) -> None:
+    while True:
+        for name in scene.dice.sample(names, len(names)):
+            await scene.pause(pause)
+            if scene.ending.is_set():
+                return
+            await _do(scene, name)
+
+
+async def _do(scene: Scene, name: str) -> None:
+    if not scene.ending.is_set():
+        scene.ledger.faults[name] += 1
+        await FAULTS[name].harm(scene)

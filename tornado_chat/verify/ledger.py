@@ -1,0 +1,110 @@
+"""What a run has found and counted: shared by all its clients and faults, and what the report is made of."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from tornado_chat.verify.checks import Finding, Record, Violation
+
+VIOLATIONS_KEPT = 1000
+HISTORY_KEPT = 1000
+RESERVE_SECONDS = 15.0
+"""How long after a fault of the installation a broken connection is put down to it."""
+
+
+class Times:
+    """Durations, counted by the millisecond."""
+
+    __slots__ = ("_counts", "longest")
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self.longest = 0.0
+
+    def add(self, seconds: float) -> None:
+        self._counts[min(int(seconds * 1000), 600_000)] += 1
+        if seconds > self.longest:
+            self.longest = seconds
+
+    def quantile(self, part: float) -> float:
+        """In seconds; 0.0 if nothing was counted."""
+        left = part * self._counts.total()
+        for milliseconds in sorted(self._counts):
+            left -= self._counts[milliseconds]
+            if left <= 0:
+                return milliseconds / 1000
+        return 0.0
+
+    def summary(self) -> dict[str, float]:
+        """In milliseconds."""
+        return {
+            "p50": self.quantile(0.5) * 1000,
+            "p99": self.quantile(0.99) * 1000,
+            "max": round(self.longest * 1000, 1),
+        }
+
+
+class Ledger:
+    """`record` a room's events, `report` what is wrong, count the rest."""
+
+    def __init__(self, rooms: Sequence[str]) -> None:
+        self.began = time.monotonic()
+        self.records = {name: Record(name) for name in rooms}
+        self.epoch: str | None = None
+        self.violations: list[Violation] = []
+        self.violation_count = 0
+        self.counts: Counter[str] = Counter()
+        """Of: sent, acked, resent, duplicates, delivered, behind, connects, refused ..."""
+        self.closes: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.history: list[str] = []
+        """The harm that was done to the installation, and when."""
+        self.late = Times()
+        """From the first client that heard of an event to each member that was not catching up."""
+        self.latest = ("", 0, "")
+        """The room, the seq and the client of the longest of them."""
+        self.answer = Times()
+        """From a command's (last) way out to its ack."""
+        self._harmed_until = 0.0
+        self._harms = 0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def report(self, finding: Finding, *, room: str = "", seq: int = 0, client: str = "") -> None:
+        self.violation_count += 1
+        if len(self.violations) < VIOLATIONS_KEPT:
+            seconds = round(self.seconds, 2)
+            self.violations.append(Violation(finding.kind, room, finding.seq or seq, client, finding.text, seconds))
+
+    def note(self, line: str) -> None:
+        if len(self.history) < HISTORY_KEPT:
+            self.history.append(f"{self.seconds:.1f} s: {line}")
+
+    def take_late(self, seconds: float, room: str, seq: int, client: str) -> None:
+        if seconds > self.late.longest:
+            self.latest = room, seq, client
+        self.late.add(seconds)
+
+    def take_epoch(self, epoch: str, client: str) -> None:
+        if self.epoch is None:
+            self.epoch = epoch
+        elif self.epoch != epoch:
+            self.report(Finding("epoch", f"{epoch}, which was {self.epoch}"), client=client)
+            self.epoch = epoch
+
+    def begin_harm(self) -> None:
+        """From now on broken connections are expected."""
+        self._harms += 1
+
+    def end_harm(self) -> None:
+        self._harms -= 1
+        self._harmed_until = time.monotonic() + RESERVE_SECONDS
+
+    @property
+    def harmed(self) -> bool:
+        return self._harms > 0 or time.monotonic() < self._harmed_until

@@ -1,0 +1,133 @@
+"""One run: start what is to be verified, talk and do harm, let it settle, judge, clean up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from tornado_chat.verify import report
+from tornado_chat.verify.checks import Finding
+from tornado_chat.verify.crowd import Crowd, NotStarted, Plan
+from tornado_chat.verify.faults import Scene, harms
+from tornado_chat.verify.installation import Installation
+from tornado_chat.verify.ledger import Ledger
+from tornado_chat.verify.options import Options
+from tornado_chat.verify.websocket import Address
+
+LONGEST_HARM = 8.0
+"""Seconds that a fault of the installation lasts, and that pass between two; a tenth of a short run."""
+
+
+async def verify(options: Options) -> int:
+    """The exit code: 0 if every promise held, 1 if not or if nothing could be verified. Ctrl-C ends it early."""
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    running: asyncio.Task[int] | None = None
+
+    def stop() -> None:
+        if ending.is_set() and running is not None:
+            running.cancel()  # the second time: no report, only cleaning up, which nothing interrupts
+        ending.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        async with _installation(options) as installation:
+            running = asyncio.create_task(_run(options, installation, ending))
+            return await running
+    except NotStarted as error:
+        print(f"tornado-chat: error: {error}", file=sys.stderr)
+        return 1
+    except asyncio.CancelledError:
+        return 130
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def _installation(options: Options) -> AsyncIterator[Installation | None]:
+    """Started, and gone in the end; None if a running one is driven."""
+    if options.url is not None:
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        if options.directory is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tornado-chat-verify-")))
+        else:
+            directory = Path(options.directory)
+            directory.mkdir(parents=True, exist_ok=True)
+        installation = Installation(
+            directory, workers=options.workers, postgresql=options.database == "postgresql", redis=options.redis
+        )
+        try:
+            await installation.start()
+            yield installation
+        finally:
+            await installation.stop()
+
+
+async def _run(options: Options, installation: Installation | None, ending: asyncio.Event) -> int:
+    dice = random.Random(options.seed)
+    run = f"{random.getrandbits(40):010x}"  # not of the seed: rooms of a run are new
+    ledger = Ledger([f"verify-{run}-{number + 1}" for number in range(options.rooms)])
+    url = installation.url if installation is not None else options.url
+    assert url is not None
+    crowd = Crowd(
+        Address.of(url),
+        Plan(options.clients, options.rooms, options.rate),
+        ledger,
+        dice,
+        secret=installation.secret if installation is not None else options.secret,
+        token=options.token,
+    )
+    title = str(installation or url)
+    out = sys.stderr if options.json else sys.stdout
+    print(f"verify {title}, seed {options.seed}, faults: {', '.join(options.faults) or 'none'}", file=out, flush=True)
+    try:
+        await crowd.start()
+        show = asyncio.create_task(report.watch(title, crowd, out))
+        try:
+            await _load(options, Scene(crowd, installation, dice, _harm_seconds(options), ending))
+            await crowd.settle(options.patience)
+        finally:
+            show.cancel()
+            await asyncio.wait([show])
+        if not show.cancelled():
+            show.result()  # the output could not be written
+    finally:
+        await crowd.stop()
+    if options.max_late is not None and ledger.late.longest > options.max_late:
+        room, seq, client = ledger.latest
+        finding = Finding("late", f"came {ledger.late.longest:.3f} s after the first client heard of it")
+        ledger.report(finding, room=room, seq=seq, client=client)
+    about = {"installation": title, "seed": options.seed, "clients": options.clients, "rooms": options.rooms}
+    result = report.result(ledger, about, installation.trouble() if installation is not None else [])
+    print(json.dumps(result) if options.json else report.text(ledger, result))
+    return 0 if result["ok"] else 1
+
+
+def _harm_seconds(options: Options) -> float:
+    return max(1.0, min(LONGEST_HARM, options.seconds / 10))
+
+
+async def _load(options: Options, scene: Scene) -> None:
+    """Talk and harm for the time that was asked for, or until `scene.ending`."""
+    talked = asyncio.Event()
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(scene.crowd.talk(talked))
+            for harm in harms(scene, options.faults, _harm_seconds(options) / 2):
+                group.create_task(harm)
+            await scene.pause(options.seconds)
+            scene.ending.set()
+            talked.set()
+    except ExceptionGroup as group_of:
+        raise group_of.exceptions[0] from None

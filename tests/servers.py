@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,9 +32,18 @@ class Server:
 
     At the end its output must hold no traceback and no line of WARNING or worse, but for those that match one of
     `expected` (regular expressions). `url` is `http://127.0.0.1:PORT`; the port stays the same over restarts.
+    `program`: what Python runs instead of the package; `environment`: variables besides ours. The process is the first
+    of a group of its own; its workers, if it has any, are in there too, and are gone at the end.
     """
 
-    def __init__(self, tmp_path: Path, *flags: str, expected: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tmp_path: Path,
+        *flags: str,
+        expected: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "tornado_chat"),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.url = ""
         self.port = 0
         self.database = tmp_path / "chat.db"
@@ -46,6 +55,8 @@ class Server:
         self._secret_file = tmp_path / "secret"
         self._secret_file.write_bytes(self.secret)
         self._flags = flags
+        self._program = program
+        self._environment = environment or {}
 
     def __enter__(self) -> Server:
         try:
@@ -65,7 +76,7 @@ class Server:
     def launch(self) -> None:
         """Start the process, and do not wait until it listens."""
         assert self.process is None, "it runs already"
-        command = [sys.executable, "-m", "tornado_chat", "serve", "--port", str(self.port)]
+        command = [sys.executable, *self._program, "serve", "--port", str(self.port)]
         command += ["--database", f"sqlite:///{self.database}", "--secret-file", str(self._secret_file), *self._flags]
         with self.output.open("ab") as output, self.errors.open("ab") as errors:
             self._offset = output.tell()
@@ -75,7 +86,11 @@ class Server:
                 stdout=output,
                 stderr=errors,
                 cwd=Path(__file__).parent.parent,
-                env={key: value for key, value in os.environ.items() if not key.startswith("TORNADO_CHAT_")},
+                env={
+                    **{key: value for key, value in os.environ.items() if not key.startswith("TORNADO_CHAT_")},
+                    **self._environment,
+                },
+                process_group=0,
             )
 
     def is_listening(self) -> bool:
@@ -120,13 +135,26 @@ class Server:
         self.kill()
         self.start()
 
+    def workers(self) -> list[int]:
+        """The process ids of its workers, oldest first; none when it has ended."""
+        assert self.process is not None
+        try:
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        except FileNotFoundError:
+            return []
+        return [int(pid) for pid in children.split()]
+
     def _end(self, number: signal.Signals) -> int | None:
-        process, self.process = self.process, None
+        process = self.process
         if process is None:
             return None
+        workers = self.workers()
+        self.process = None
         process.send_signal(number)
         try:
-            return process.wait(STOP_TIMEOUT)
+            code = process.wait(STOP_TIMEOUT)
+            _wait_for_the_end(workers)
+            return code
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -148,3 +176,18 @@ class Server:
             if _TROUBLE.search(line) and not any(re.search(pattern, line) for pattern in self.expected)
         ]
         assert not trouble, "\n".join(["the server had trouble:", *trouble, "in:", self.said()])
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; not if it only waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _wait_for_the_end(pids: list[int]) -> None:
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while any(is_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, f"workers left behind: {pids}"
+        time.sleep(0.01)

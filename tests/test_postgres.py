@@ -478,10 +478,10 @@ async def test_a_wrong_password_is_not_repeated(own_postgres: PostgresServer) ->
         with pytest.raises(LogUnavailable) as failed:
             await log.probe()
         assert password not in str(failed.value)
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(LogUnavailable) as failed:  # it may be back in a moment: no setting is wrong
         await open_postgres(database)
-    assert password not in str(raised.value)
-    assert "\n" not in str(raised.value)
+    assert password not in str(failed.value)
+    assert "\n" not in str(failed.value)
     with pytest.raises(ConfigError, match="written as %XX") as raised:
         await open_postgres("postgresql://chat:half/of@127.0.0.1:1/chat")
     assert "half" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""The command `tornado-chat`: serve, token, tail, send, new-epoch.
+"""The command `tornado-chat`: serve, token, revoke, tail, send, verify, migrate, copy-log, new-epoch.
 
 Exit codes: 0; 1 for a failure; 2 for wrong usage or a wrong setting; 130 after Ctrl-C. Errors are one line on stderr.
 """
@@ -9,13 +9,18 @@ import argparse
 import asyncio
 import importlib.metadata
 import os
+import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
-from tornado_chat import auth, config, logs
+from tornado_chat import auth, config, log_commands, logs
 from tornado_chat.errors import ChatError, ConfigError, LogUnavailable
+from tornado_chat.verify import options as verify_options
+
+if TYPE_CHECKING:
+    from tornado_chat.control import Place
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 MAX_LINE_BYTES = 1 << 20
@@ -103,7 +108,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATTERN",
         help="rooms it may enter, * for any characters; repeatable, or with commas (default: all)",
     )
+    token.add_argument(
+        "--jti", metavar="ID", help="name of the session, by which it can be revoked (default: one made up at random)"
+    )
     config.add_flags(token, ("database", "secret_file"))
+
+    revoke = command(
+        "revoke",
+        log_commands.revoke,
+        "keep a session out from now on; its connections are closed, and its token is refused",
+        "A token is revoked until it expires, a bare jti for ever. Where the process list is not to show the token, "
+        "give its jti.",
+    )
+    revoke.add_argument("session", metavar="TOKEN_OR_JTI", help="a token, or the jti in it")
+    config.add_flags(revoke, ("database",))
 
     tail = command("tail", _tail, "print a room's messages as they come; reconnects and misses nothing")
     _add_client_flags(tail)
@@ -116,9 +134,35 @@ def _parser() -> argparse.ArgumentParser:
         "text", nargs="?", metavar="TEXT", help="one message (default: each line of standard input that is not empty)"
     )
 
+    verify = command(
+        "verify",
+        _verify,
+        "drive an installation with many clients, do it harm, and check that every promise holds",
+        verify_options.EPILOG,
+    )
+    verify_options.add_flags(verify)
+
+    migrate = command(
+        "migrate",
+        log_commands.migrate,
+        "bring a database to the schema of this version, or make it; without loss, all or nothing",
+        "Stop the servers first, and make a backup: there is no way back.",
+    )
+    config.add_flags(migrate, ("database",))
+
+    copy = command(
+        "copy-log",
+        log_commands.copy_log,
+        "copy a whole log into another database, exactly; for moving from SQLite to PostgreSQL",
+        "Stop the servers first. Killed at any moment it can be run again, and goes on. At the end both are compared, "
+        "room by room: the exit code is 1 if they differ. Until then no server starts on TO.",
+    )
+    for name, what in (("FROM", "the log that there is"), ("TO", "an empty database, or a copy that was interrupted")):
+        copy.add_argument(name.lower(), metavar=name, help=f"{what}: sqlite:///PATH or postgresql://...")
+
     epoch = command(
         "new-epoch",
-        _new_epoch,
+        log_commands.new_epoch,
         "give the log a new identity, so that clients start over; for after a restore from a backup",
         "Stop the server first.",
     )
@@ -150,13 +194,41 @@ def _last(raw: str) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from tornado_chat.control import Place
+
+    place = Place.inherited(os.environ)
+    if place is not None:
+        return _serve_as_worker(args, place)
     settings = config.load(vars(args), os.environ)
+    logs.configure(settings.log_format, settings.log_level)
+    if settings.workers > 1:
+        from tornado_chat.supervisor import supervise
+
+        auth.load_secret(settings)  # if it must be made, then once
+        return supervise(settings, sys.argv[1:])
     import uvloop
 
     from tornado_chat.server import serve
 
-    logs.configure(settings.log_format, settings.log_level)
     uvloop.run(serve(settings))
+    return 0
+
+
+def _serve_as_worker(args: argparse.Namespace, place: Place) -> int:
+    import uvloop
+
+    from tornado_chat.server import serve
+
+    try:
+        # How many there are is the parent's to say, whatever a changed file says now.
+        settings = config.load({**vars(args), "workers": place.workers}, os.environ)
+        logs.configure(settings.log_format, settings.log_level, worker=place.number)
+        uvloop.run(serve(settings, place))
+    except (ChatError, ConfigError, LogUnavailable, OSError) as error:
+        code = 2 if isinstance(error, ConfigError) else 1
+        if not place.fail(error, code):  # else the parent tells: one line for all workers, not one for each
+            raise
+        return code
     return 0
 
 
@@ -176,9 +248,17 @@ def _token(args: argparse.Namespace) -> int:
                 "--rooms: a pattern is empty; give such as 'team-*' (quoted, or the shell replaces the *)"
             )
     logs.configure(settings.log_format, settings.log_level)
+    jti = secrets.token_urlsafe(16) if args.jti is None else auth.check_jti(args.jti)
+    if settings.secret_file is None and settings.database.startswith("sqlite:"):
+        # A key that is made here would be no server's.
+        path = settings.database_path
+        if not os.path.exists(path) and not os.path.exists(path + ".secret"):
+            raise ConfigError(
+                f"--database: there is no log at {path!r}; give the one that the server uses, or its --secret-file"
+            )
     secret = auth.load_secret(settings)
     try:
-        print(auth.mint(secret, args.user, name=args.name, device=args.device, rooms=rooms, ttl=ttl))
+        print(auth.mint(secret, args.user, name=args.name, device=args.device, rooms=rooms, ttl=ttl, jti=jti))
     except ChatError as error:
         raise ConfigError(error.message) from None
     return 0
@@ -256,23 +336,14 @@ async def _read(descriptor: int) -> bytes:
     return os.read(descriptor, 65536)
 
 
-def _new_epoch(args: argparse.Namespace) -> int:
-    settings = config.load(vars(args), os.environ, ("database",))
-    path = settings.database_path
-    if not os.path.exists(path):
-        raise ConfigError(f"--database: there is no log at {path!r}; give the one that the server uses")
-    print(asyncio.run(_make_epoch(path)))
-    return 0
+def _verify(args: argparse.Namespace) -> int:
+    options = verify_options.load(args, _url)
+    import uvloop
 
+    from tornado_chat.verify.run import verify
 
-async def _make_epoch(path: str) -> str:
-    from tornado_chat.log.sqlite import open_sqlite
-
-    log = await open_sqlite(path)
-    try:
-        return await log.new_epoch()
-    finally:
-        await log.close()
+    logs.configure("text", "warning")
+    return uvloop.run(verify(options))
 
 
 def _room(room: str) -> str:

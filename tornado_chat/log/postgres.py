@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 
+import asyncpg
+
 from tornado_chat.errors import ChatError, ConfigError, ErrorCode, LogUnavailable
 from tornado_chat.log import Appended, Entry, Revocation, postgres_reader, postgres_writer, schema
 from tornado_chat.log.postgres_pool import DATA_ERRORS, Pool, first_line
@@ -14,6 +16,13 @@ from tornado_chat.wire.events import Data, Event
 READERS = 4
 WAITING_WRITES = 64  # calls; the publisher has one batch under way at a time
 WAITING_READS = 10_000  # calls; each is small, and a reconnect storm asks for many at once
+
+SETTINGS_ERRORS = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+)
+"""What no second attempt mends: the user, the password, the name of the database or a right is wrong."""
 
 OLD_EPOCH = "SELECT value FROM meta WHERE name = 'epoch'"
 NEW_EPOCH = "UPDATE meta SET value = $1 WHERE name = 'epoch'"
@@ -27,8 +36,8 @@ async def open_postgres(
 ) -> PostgresLog:
     """Open the log in the database at the URL `database`; its tables are made if there are none.
 
-    `timeout` in seconds bounds every wait. ConfigError, in one line without the password, if it cannot be reached,
-    is another program's, too old or too new.
+    `timeout` in seconds bounds every wait. LogUnavailable if it does not answer, ConfigError if it does not let us in,
+    is another program's, too old or too new; in one line, without the password.
     """
     log = PostgresLog(database, timeout)
     try:
@@ -54,7 +63,9 @@ class PostgresLog:
         try:
             self.epoch = await self._writer.call(self._prepare)
         except LogUnavailable as error:
-            raise ConfigError(f"database cannot be used: {error}") from None
+            if isinstance(error.__cause__, SETTINGS_ERRORS):
+                raise ConfigError(f"database cannot be used: {error}") from None
+            raise LogUnavailable(f"database cannot be used: {error}") from None
         except ValueError:  # asyncpg's, which may repeat the password
             right = "postgresql://USER:PASSWORD@HOST:PORT/NAME, where what is no letter or digit is written as %XX"
             raise ConfigError(f"database: not a URL that can be used; give {right}") from None

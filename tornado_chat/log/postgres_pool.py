@@ -130,7 +130,9 @@ class Pool:
         if isinstance(error, TimeoutError | asyncpg.QueryCanceledError):
             return LogUnavailable(f"{self._where}: no answer within {self._timeout:g} s")
         if isinstance(error, FAILURES) and not isinstance(error, DATA_ERRORS):
-            return LogUnavailable(f"{self._where}: {first_line(error)}")
+            unavailable = LogUnavailable(f"{self._where}: {first_line(error)}")
+            unavailable.__cause__ = error
+            return unavailable
         return error
 
 

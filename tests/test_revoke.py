@@ -1,0 +1,97 @@
+"""`tornado-chat revoke`: what it takes, what it keeps, what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import jwt
+import pytest
+from databases import sql
+from sqlite_files import ROOT
+
+from tornado_chat.auth import mint
+from tornado_chat.log import Log
+from tornado_chat.log.opening import open_log
+
+pytest_plugins = ["database_fixtures", "postgres_servers"]
+
+TIMEOUT = 30.0
+KEY = b"k" * 32
+
+
+@pytest.fixture
+def made(database: str) -> str:
+    """The URL of a log that is empty."""
+    asyncio.run(closed(database))
+    return database
+
+
+async def closed(database: str) -> None:
+    log: Log = await open_log(database)
+    await log.close()
+
+
+def revoke(session: str, database: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tornado_chat", "revoke", session, "--database", database],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+
+
+def kept(database: str) -> list[tuple[str, float | None]]:
+    return [
+        (jti, expires_at) for jti, expires_at in sql(database, "SELECT jti, expires_at FROM revocations ORDER BY id")
+    ]
+
+
+def test_a_token_is_revoked_until_it_expires(made: str) -> None:
+    token = mint(KEY, "alice", ttl=1000, jti="phone")
+    exp = jwt.decode(token, options={"verify_signature": False})["exp"]
+    result = revoke(token, made)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"revoked 'phone' until it expires, {time.strftime('%F %T', time.gmtime(exp))} UTC\n"
+    assert kept(made) == [("phone", exp)]
+
+
+@pytest.mark.parametrize("session", ["phone", "a.b.c", "\u00e9'\\", "eyJ-but-no-token"])
+def test_a_bare_jti_is_revoked_for_ever(made: str, session: str) -> None:
+    result = revoke(session, made)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"revoked {session!r} for ever\n"
+    assert kept(made) == [(session, None)]
+
+
+def test_what_expired_is_deleted_with_the_next(made: str) -> None:
+    revoke(mint(KEY, "alice", ttl=-10, jti="old"), made)
+    assert [jti for jti, _ in kept(made)] == ["old"]
+    revoke("new", made)
+    assert kept(made) == [("new", None)]
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: mint(KEY, "alice", ttl=100), "the token has no `jti`"),
+        (lambda: mint(KEY, "alice", ttl=100, jti="a\n"), "printable"),
+        (lambda: jwt.encode({"jti": 7, "exp": 1}, KEY), "cannot be read"),
+        (lambda: jwt.encode({"jti": "a"}, KEY), "cannot be read"),
+        (lambda: mint(KEY, "alice", ttl=100, jti="a")[:60], "cannot be read"),
+        (lambda: mint(KEY, "alice", ttl=100, jti="a") + ".", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_revoked(made: str, make: Callable[[], str], why: str) -> None:
+    result = revoke(make(), made)
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert why in line
+    assert "eyJ" not in line, "a token is never shown"
+    assert kept(made) == []

@@ -9,11 +9,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.bench import Bench, Size
 from bench.report import Results, machine, table
-from bench.scenarios import SCENARIOS, Bench, Size
+from bench.scenarios import SCENARIOS
 from bench.servers import BenchError, find_tools
 
-QUICK = Size(seconds=1.0, warm=0.3, slow_events=2_000)
+QUICK = Size(seconds=1.0, warm=0.3, slow_events=2_000, huge=10_000, four=4_000)
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
@@ -28,9 +29,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
     parser.add_argument("--python-load", action="store_true", help="generate the load in Python although there is a cc")
-    parser.add_argument(
-        "--directory", type=Path, help="for the SQLite files, on a real disk (default: the temporary one)"
-    )
+    parser.add_argument("--directory", type=Path, help="for the databases, on a real disk (default: the temporary one)")
     chosen = parser.parse_args(argv)
     unknown = [name for name in chosen.scenarios if name not in SCENARIOS]
     if unknown:
@@ -54,6 +53,12 @@ def run(bench: Bench, names: list[str], rounds: int) -> tuple[Results, bool]:
     for name in names:
         scenario = SCENARIOS[name]
         bench.scenario = name
+        for service in scenario.needs:
+            if service in bench.tools.missing:
+                bench.note(f"{name}: left out: {bench.tools.missing[service]}")
+                print(bench.notes[-1], file=sys.stderr)
+        if bench.tools.missing.keys() & set(scenario.needs):
+            continue
         dialects = dict(scenario.dialects(bench.tools))
         for number in range(rounds):
             for server, dialect in list(dialects.items()):
@@ -90,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         kind = filesystem(Path(directory))
         if kind in ("tmpfs", "ramfs"):
             bench.notes.append(
-                f"The SQLite files were on {kind}, which commits for nothing: give a --directory on a disk."
+                f"The databases were on {kind}, which commits for nothing: give a --directory on a disk."
             )
         if not load_cores:
             bench.notes.append("Only one core: the load runs beside the server, so only the CPU figures mean anything.")

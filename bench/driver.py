@@ -7,12 +7,16 @@ import os
 import selectors
 import subprocess
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from bench.servers import HERE, BenchError, Server, cpu_seconds
+from bench.processes import cpu_seconds
+from bench.servers import HERE, BenchError, Server
 
 ANSWER_SECONDS = 20.0
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,9 @@ class Stats:
     """Counts since the process began, and the latencies since the answer before this one.
 
     `outstanding` is the sum, over the connections, of messages that were sent to its room by this process and have not
-    come to it; `least` the smallest number of messages that any connection has. Latencies: (microseconds, count).
+    come to it; `least` the smallest number of messages that any connection has. `cuts` are the times that the server
+    ended a connection which came back, `most_cuts` those of the connection that has most, `refused` the handshakes
+    that were to come later. Latencies: (microseconds, count).
     """
 
     time: float
@@ -32,6 +38,9 @@ class Stats:
     pings: int
     outstanding: int
     least: int
+    cuts: int
+    most_cuts: int
+    refused: int
     latency: list[tuple[int, int]]
 
 
@@ -87,18 +96,19 @@ class Load:
         path: str = "",
         ready: str | None = None,
         timeout: float = 60,
+        to: Sequence[str] = (),
         **fields: int,
     ) -> float:
         """Open `count` connections, spread over `rooms`, and wait until all are ready; the seconds it took.
 
         A second call brings back those that were cut. More fields: `inflight` (handshakes at a time), `deflate`,
-        `rcvbuf` (bytes), `first` (number of the first client). `path` and `ready` stand for the dialect's.
+        `rcvbuf` (bytes), `first` (number of the first client), `returns` (1: those that the server ends come back).
+        `path` and `ready` stand for the dialect's, `to` for all of the server's addresses.
         """
         answer = self.ask(
             "connect",
             timeout + 5,
-            host="127.0.0.1",
-            port=server.port,
+            to=",".join(to or server.addresses),
             count=count,
             rooms=rooms,
             path=path or server.dialect.path,
@@ -109,7 +119,10 @@ class Load:
         return float(str(answer["seconds"]))
 
     def publish(self, server: Server, *, message: str = "", text: int = 128, **fields: float) -> None:
-        """Let each room's publisher send: `window` messages in flight, or `rate` a second from all; `count` each."""
+        """Let each room's publisher send: `window` messages in flight, or `rate` a second from all; `count` each.
+
+        A message is in flight until the last `witnesses` members of the room (1: the publisher) have it.
+        """
         self.ask("publish", message=message or server.dialect.message, text=text, **fields)
 
     def stats(self) -> Stats:
@@ -128,15 +141,24 @@ class Load:
     def drain(self, seconds: float = 30, *, least: int | None = None) -> Stats:
         """Wait until everything has come to everybody, or `least` messages to each; BenchError unless exactly once."""
         deadline = time.monotonic() + seconds
+        latency: list[tuple[int, int]] = []
         while True:
             stats = self.stats()
             check(stats)
+            latency += stats.latency
             if stats.outstanding == 0 if least is None else stats.least >= least:
-                return stats
+                return replace(stats, latency=latency)
             if time.monotonic() > deadline:
                 missing = f"{stats.outstanding} deliveries" if least is None else f"{least - stats.least} messages"
                 raise BenchError(f"{missing} did not come within {seconds:.0f} s")
             time.sleep(0.01)
+
+
+def together(work: Iterable[Callable[[], T]]) -> list[T]:
+    """Do all of it at the same time: commands to several load processes."""
+    jobs = list(work)
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        return list(threads.map(lambda job: job(), jobs))
 
 
 def check(stats: Stats) -> None:

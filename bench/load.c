@@ -7,6 +7,9 @@
  * Every message carries a marker, `~` number `.` microseconds (12 and 16 digits), and every room has one publisher in
  * this process (its member that connected last): so each delivery on each connection is checked to be the next number,
  * and gives a latency. A frame without a marker (welcome, ack ...) counts for nothing.
+ *
+ * With `returns` a connection that the server ends comes back, after the `retry_after_ms` or `Retry-After` that it was
+ * told, else after up to a second; a publisher then sends again, with the same numbers, what it has not seen.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -22,6 +25,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,28 +33,39 @@
 #define IP_BIND_ADDRESS_NO_PORT 24
 #endif
 enum { MARKER = 30, BUCKETS = 4096, EVENTS = 1024, BUFFER = 1 << 18, ADDRESS_SHARE = 20000, LINE = 1 << 16 };
+enum { MOST_ADDRESSES = 16 };
 enum { STDIN = -1, TIMER = -2 };
-enum state { CLOSED, CONNECTING, UPGRADING, JOINING, READY };
+enum state { CLOSED, CONNECTING, UPGRADING, JOINING, READY, CLOSING };
 
 struct conn {
     int fd;
     enum state state;
+    int cuts;              /* times that the server ended it */
+    double again;          /* when it comes back; 0: it does not */
     int64_t next;          /* the number of the message that it should see next */
     char *tail, *out;      /* bytes of an unfinished frame; bytes that the socket did not take */
     size_t tail_len, out_len;
 };
 
 static struct {
-    char path[512], ready[128], message[8192], host[64];
-    int port, count, rooms, first, source, inflight, rcvbuf, deflate, text;
+    char path[1024], ready[128], message[8192];
+    int count, rooms, first, source, inflight, rcvbuf, deflate, returns, text;
 } cfg;
+static struct address {                     /* of a server: the members of a room go to them in turns, so do the rooms */
+    union { struct sockaddr any; struct sockaddr_in ip; struct sockaddr_un file; } name;
+    socklen_t size;
+    char host[64];
+} addresses[MOST_ADDRESSES];
+static int address_count;
 static struct conn *conns;
 static int64_t *sent;                       /* messages sent to each room */
-static int epoll_fd, timer_fd, begun, pending, ready_count;   /* pending: handshakes under way */
+static int epoll_fd, timer_fd, begun, ready_count;
+static int witnesses = 1;
+static int pending, waiting;                /* handshakes under way; connections that will come back */
 static bool connecting, reading = true, publishing;
-static double connect_start, deadline;
+static double connect_start, deadline, next_look;
 static char failure[512];
-static int64_t window, limit, total_sent, delivered, bytes_in, lost, doubled, closed, pings, histogram[BUCKETS];
+static int64_t window, limit, total_sent, delivered, bytes_in, lost, doubled, cuts, refused, pings, histogram[BUCKETS];
 static double rate, open_loop_start;
 static char buffer[BUFFER + LINE];
 
@@ -87,7 +102,28 @@ static void shut(struct conn *c) {
     c->tail = c->out = NULL;
     c->tail_len = c->out_len = 0;
     if (c->state == READY) ready_count--;
+    else if (c->state != CLOSING) pending--;
     c->state = CLOSED;
+}
+
+static struct address *address_of(struct conn *c) {
+    int64_t i = c - conns;
+    return &addresses[(i / cfg.rooms + i % cfg.rooms) % address_count];
+}
+
+static bool is_publisher(struct conn *c) { return c - conns >= cfg.count - cfg.rooms; }
+
+static int64_t *sent_to_its_room(struct conn *c) { return &sent[(cfg.first + (c - conns)) % cfg.rooms]; }
+
+static double some_time(void) { return rand() / (double)RAND_MAX; }
+
+/* The server ended the connection or refused it. `after`: when to come back, in seconds; < 0: it did not say. */
+static void ended(struct conn *c, double after) {
+    if (c->state >= JOINING && c->state != CLOSING) c->cuts++, cuts++;
+    else if (c->state < JOINING) refused++;
+    if (c->state != CLOSING) c->again = now() + (after < 0 ? some_time() : after);
+    shut(c);
+    waiting++;
 }
 
 static void keep(char **to, size_t *len, const char *data, size_t n) {
@@ -141,37 +177,62 @@ static size_t expand(char *to, const char *from, int index, int64_t number, cons
     return to - start;
 }
 
-/* One message of the publisher `c` to its room, appended at `to`; `when` is what latency is measured from. */
-static size_t compose(char *to, struct conn *c, double when) {
+/* Message `number` of the publisher `c` to its room, appended at `to`; `when` is what latency is measured from. */
+static size_t compose(char *to, struct conn *c, int64_t number, double when) {
     char payload[LINE], marker[MARKER + 16];
-    int index = cfg.first + (int)(c - conns);
-    int64_t number = sent[index % cfg.rooms]++;
-    total_sent++;
     snprintf(marker, sizeof marker, "~%012lld.%016lld", (long long)number, (long long)(when * 1e6));
-    return masked(to, 1, payload, expand(payload, cfg.message, index, number, marker));
+    return masked(to, 1, payload, expand(payload, cfg.message, cfg.first + (int)(c - conns), number, marker));
+}
+
+/* The smallest `next` of the witnesses: the publisher and those of its room that connected just before it. */
+static int64_t seen_by_all(struct conn *c) {
+    int64_t least = c->next;
+    for (int i = 1; i < witnesses && c - conns >= (int64_t)i * cfg.rooms; i++)
+        if (c[-i * cfg.rooms].next < least) least = c[-i * cfg.rooms].next;
+    return least;
 }
 
 /* Closed loop: keep `window` messages of this publisher in flight. */
 static void refill(struct conn *c) {
     static char out[LINE * 2];
-    int64_t *count = &sent[(cfg.first + (c - conns)) % cfg.rooms];
+    int64_t *count = sent_to_its_room(c), seen = seen_by_all(c);
     size_t n = 0;
     double when = now();
-    while (*count - c->next < window && (!limit || *count < limit)) {
-        n += compose(out + n, c, when);
+    while (c->state == READY && *count - seen < window && (!limit || *count < limit)) {
+        n += compose(out + n, c, (*count)++, when);
+        total_sent++;
         if (n > LINE) { transmit(c, out, n); n = 0; }
     }
     if (n) transmit(c, out, n);
+}
+
+/* A member saw something new: if its room's publisher waits for it, that may go on. */
+static void refill_room_of(struct conn *c) {
+    int64_t i = c - conns;
+    if (i < cfg.count - (int64_t)witnesses * cfg.rooms) return;
+    while (i < cfg.count - cfg.rooms) i += cfg.rooms;
+    refill(&conns[i]);
+}
+
+/* A publisher is back: what it has not seen may have been lost on the way to the log. */
+static void send_again(struct conn *c) {
+    static char out[LINE];
+    int64_t place = c - conns - (cfg.count - cfg.rooms), count = *sent_to_its_room(c);
+    for (int64_t number = c->next; number < count; number++)
+        transmit(c, out, compose(out, c, number, rate ? open_loop_start + (number * cfg.rooms + place) / rate : now()));
+    if (publishing && window) refill(c);
 }
 
 static void publish_due(void) {
     double when = now();
     static char out[LINE * 2];
     while (publishing && open_loop_start + total_sent / rate <= when) {
-        if (limit && total_sent == limit * cfg.rooms) publishing = false;
+        if (limit && total_sent == limit * cfg.rooms) { publishing = false; break; }
         struct conn *c = &conns[cfg.count - cfg.rooms + total_sent % cfg.rooms];
-        if (c->state != READY) { fail("a publisher is not connected"); return; }
-        if (publishing) transmit(c, out, compose(out, c, open_loop_start + total_sent / rate));
+        if (c->state != READY && !cfg.returns) { fail("a publisher is not connected"); return; }
+        int64_t number = (*sent_to_its_room(c))++;
+        if (c->state == READY) transmit(c, out, compose(out, c, number, open_loop_start + total_sent / rate));
+        total_sent++;
     }
     double next = open_loop_start + total_sent / rate;
     struct itimerspec at = {.it_value = {(time_t)next, (long)((next - (time_t)next) * 1e9) + 1}};
@@ -180,16 +241,19 @@ static void publish_due(void) {
 
 static void begin_connect(struct conn *c) {
     int index = cfg.first + (int)(c - conns), one = 1;
-    struct sockaddr_in local = {.sin_family = AF_INET}, remote = {.sin_family = AF_INET, .sin_port = htons(cfg.port)};
-    local.sin_addr.s_addr = htonl(0x7f000000u + cfg.source + index / ADDRESS_SHARE);
-    inet_pton(AF_INET, cfg.host, &remote.sin_addr);
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    struct address *to = address_of(c);
+    int family = to->name.any.sa_family;
+    c->fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0);
     if (c->fd < 0) { fail("socket: %s", strerror(errno)); return; }
-    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     if (cfg.rcvbuf) setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &cfg.rcvbuf, sizeof cfg.rcvbuf);
-    if (bind(c->fd, (void *)&local, sizeof local) < 0) fail("bind: %s", strerror(errno));
-    if (connect(c->fd, (void *)&remote, sizeof remote) < 0 && errno != EINPROGRESS) fail("connect: %s", strerror(errno));
+    if (family == AF_INET) {
+        struct sockaddr_in local = {.sin_family = AF_INET};
+        local.sin_addr.s_addr = htonl(0x7f000000u + cfg.source + index / ADDRESS_SHARE);
+        setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
+        setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        if (bind(c->fd, (void *)&local, sizeof local) < 0) fail("bind: %s", strerror(errno));
+    }
+    if (connect(c->fd, &to->name.any, to->size) < 0 && errno != EINPROGRESS) fail("connect: %s", strerror(errno));
     c->state = CONNECTING;
     pending++;
     watch(c, EPOLL_CTL_ADD);
@@ -207,20 +271,35 @@ static void became_ready(struct conn *c) {
     ready_count++;
     pending--;
     if (!reading) watch(c, EPOLL_CTL_MOD);
+    if (cfg.returns && is_publisher(c)) send_again(c);
     begin_more();
 }
 
+/* Bring back those whose time has come. */
+static void look_for_returns(void) {
+    double when = now();
+    if (when < next_look) return;
+    next_look = when + 0.01;
+    for (int i = 0; i < cfg.count && waiting && pending < cfg.inflight && !failure[0]; i++)
+        if (conns[i].state == CLOSED && conns[i].again && conns[i].again <= when) {
+            conns[i].again = 0;
+            waiting--;
+            begin_connect(&conns[i]);
+        }
+}
+
 static void request(struct conn *c) {
-    char path[1024], text[2048];
+    char path[2048], text[4096];
     int error = 0;
     socklen_t size = sizeof error;
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    if (error && cfg.returns) { ended(c, -1); return; }
     if (error) { fail("connect: %s", strerror(error)); return; }
-    expand(path, cfg.path, cfg.first + (int)(c - conns), 0, "");
+    expand(path, cfg.path, cfg.first + (int)(c - conns), c->next, "");
     int n = snprintf(text, sizeof text,
-                     "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                     "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                      "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
-                     path, cfg.host, cfg.port,
+                     path, address_of(c)->host,
                      cfg.deflate ? "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" : "");
     c->state = UPGRADING;
     watch(c, EPOLL_CTL_MOD);
@@ -250,6 +329,19 @@ static void on_frame(struct conn *c, int opcode, bool deflated, const char *payl
     }
     if (opcode == 8) {
         int code = n < 2 ? 1005 : (unsigned char)payload[0] << 8 | (unsigned char)payload[1];
+        if (cfg.returns && (code == 1012 || code == 1013)) {
+            char reason[126] = "", answer[140];
+            memcpy(reason, payload + 2, n - 2 < 125 ? n - 2 : 125);
+            const char *wait = strstr(reason, "retry_after_ms=");
+            double after = wait ? atof(wait + 15) / 1000 : some_time();
+            transmit(c, answer, masked(answer, 8, payload, 2));
+            c->cuts++, cuts++;
+            c->again = now() + after;
+            if (c->state == READY) ready_count--;
+            else pending--;
+            c->state = CLOSING;             /* until the server closes the socket */
+            return;
+        }
         fail("the server closed connection %d with %d %.*s", (int)(c - conns), code, n < 2 ? 0 : (int)n - 2, payload + 2);
         return;
     }
@@ -275,8 +367,8 @@ static void on_readable(struct conn *c) {
     ssize_t got = recv(c->fd, buffer + had, room < BUFFER ? room : BUFFER, 0);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (got <= 0) {
+        if (cfg.returns) { ended(c, -1); return; }
         fail("the server cut connection %d%s%.200s", (int)(c - conns), got < 0 ? ": " : "", got < 0 ? strerror(errno) : "");
-        closed++;
         shut(c);
         return;
     }
@@ -286,6 +378,11 @@ static void on_readable(struct conn *c) {
     c->tail_len = 0;
     if (c->state == UPGRADING) {
         const char *blank = memmem(at, end - at, "\r\n\r\n", 4);
+        if (blank && cfg.returns && !strncmp(at, "HTTP/1.1 503", 12)) {
+            const char *wait = memmem(at, blank - at, "\r\nRetry-After:", 14);
+            ended(c, wait ? atof(wait + 14) : -1);
+            return;
+        }
         if (blank && strncmp(at, "HTTP/1.1 101", 12)) {
             fail("the handshake was answered with %.*s", (int)(end - at < 300 ? end - at : 300), at);
             return;
@@ -297,7 +394,7 @@ static void on_readable(struct conn *c) {
             else became_ready(c);
         }
     }
-    while (c->state >= JOINING && end - at >= 2) {
+    while ((c->state == JOINING || c->state == READY) && end - at >= 2) {
         const unsigned char *head = (const unsigned char *)at;
         size_t n = head[1] & 127, start = 2;
         if (n == 126) {
@@ -313,11 +410,11 @@ static void on_readable(struct conn *c) {
         on_frame(c, head[0] & 15, head[0] & 64, at + start, n, us);
         at += start + n;
     }
-    if (at < end) {
+    if (at < end && c->state != CLOSING) {
         if (end - at > LINE) fail("a frame longer than %d bytes", LINE);
         else keep(&c->tail, &c->tail_len, at, end - at);
     } else if (c->tail) { free(c->tail); c->tail = NULL; }
-    if (publishing && window && c->next > before && c - conns >= cfg.count - cfg.rooms) refill(c);
+    if (publishing && window && c->next > before) refill_room_of(c);
 }
 
 static void on_writable(struct conn *c) {
@@ -337,16 +434,39 @@ static const char *field(char *line, const char *key, const char *otherwise) {
 #define TEXT(key) snprintf(cfg.key, sizeof cfg.key, "%s", field(line, #key, ""))
 #define NUMBER(key, otherwise) atof(field(line, key, otherwise))
 
+/* Where to connect to: HOST:PORT, or the path of a Unix socket; several with commas between them. */
+static void read_addresses(const char *list) {
+    for (address_count = 0; *list && address_count < MOST_ADDRESSES; address_count++) {
+        struct address *a = &addresses[address_count];
+        int n = (int)strcspn(list, ",");
+        memset(a, 0, sizeof *a);
+        if (*list == '/') {
+            a->name.file.sun_family = AF_UNIX, a->size = sizeof a->name.file;
+            snprintf(a->name.file.sun_path, sizeof a->name.file.sun_path, "%.*s", n, list);
+            strcpy(a->host, "localhost");
+        } else {
+            a->name.ip.sin_family = AF_INET, a->size = sizeof a->name.ip;
+            snprintf(a->host, sizeof a->host, "%.*s", n, list);
+            char host[64], *colon;
+            strcpy(host, a->host);
+            if ((colon = strchr(host, ':'))) *colon = 0, a->name.ip.sin_port = htons(atoi(colon + 1));
+            inet_pton(AF_INET, host, &a->name.ip.sin_addr);
+        }
+        list += n + (list[n] == ',');
+    }
+}
+
 static void start_connect(char *line) {
-    TEXT(path), TEXT(ready), TEXT(host);
-    cfg.port = NUMBER("port", "0"), cfg.inflight = NUMBER("inflight", "100"), cfg.rcvbuf = NUMBER("rcvbuf", "0");
+    TEXT(path), TEXT(ready);
+    read_addresses(field(line, "to", ""));
+    cfg.returns = NUMBER("returns", "0"), cfg.inflight = NUMBER("inflight", "100"), cfg.rcvbuf = NUMBER("rcvbuf", "0");
     cfg.deflate = NUMBER("deflate", "0"), cfg.source = NUMBER("source", "2"), cfg.first = NUMBER("first", "0");
     if (!conns) {                           /* a later `connect` brings back those that were cut, with their numbers */
         cfg.count = NUMBER("count", "1"), cfg.rooms = NUMBER("rooms", "1");
         conns = calloc(cfg.count, sizeof *conns);
         sent = calloc(cfg.rooms, sizeof *sent);
     }
-    begun = pending = 0;
+    begun = pending = waiting = 0;
     connecting = true, connect_start = now(), deadline = connect_start + NUMBER("timeout", "60");
     begin_more();
 }
@@ -367,10 +487,13 @@ static void print_stats(void) {
         if (conns[i].next < least) least = conns[i].next;
     }
     if (failure[0]) { printf("{\"error\":\"%s\"}\n", failure); return; }
+    int most_cuts = 0;
+    for (int i = 0; i < cfg.count; i++)
+        if (conns[i].cuts > most_cuts) most_cuts = conns[i].cuts;
     printf("{\"time\":%.6f,\"sent\":%lld,\"delivered\":%lld,\"bytes\":%lld,\"lost\":%lld,\"doubled\":%lld,\"pings\":%lld,"
-           "\"outstanding\":%lld,\"least\":%lld,\"latency\":[",
+           "\"outstanding\":%lld,\"least\":%lld,\"cuts\":%lld,\"most_cuts\":%d,\"refused\":%lld,\"latency\":[",
            now(), (long long)total_sent, (long long)delivered, (long long)bytes_in, (long long)lost, (long long)doubled,
-           (long long)pings, (long long)outstanding, (long long)least);
+           (long long)pings, (long long)outstanding, (long long)least, (long long)cuts, most_cuts, (long long)refused);
     const char *comma = "";
     for (int i = 0; i < BUCKETS; i++) {
         if (!histogram[i]) continue;
@@ -387,7 +510,7 @@ static void command(char *line) {           /* its fields end with NUL each, and
     if (!strcmp(line, "stats")) { print_stats(); return; }
     if (!strcmp(line, "publish")) {
         TEXT(message);
-        window = NUMBER("window", "0"), rate = NUMBER("rate", "0"), limit = NUMBER("count", "0");
+        witnesses = NUMBER("witnesses", "1"), window = NUMBER("window", "0"), rate = NUMBER("rate", "0"), limit = NUMBER("count", "0");
         cfg.text = NUMBER("text", "128");
         publishing = true;
         if (rate) open_loop_start = now() - total_sent / rate, publish_due();
@@ -399,7 +522,7 @@ static void command(char *line) {           /* its fields end with NUL each, and
         for (int i = 0; i < cfg.count; i++)
             if (conns[i].state == READY) watch(&conns[i], EPOLL_CTL_MOD);
     } else if (!strcmp(line, "cut"))
-        for (int i = 0; i < cfg.count; i++) shut(&conns[i]);
+        for (int i = waiting = 0; i < cfg.count; i++) shut(&conns[i]), conns[i].again = 0;
     else { printf("{\"error\":\"unknown command %.100s\"}\n", line); return; }
     printf("{}\n");
 }
@@ -432,7 +555,7 @@ int main(void) {
     event.data.u64 = (uint64_t)TIMER;
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer_fd, &event);
     for (;;) {
-        int n = epoll_wait(epoll_fd, events, EVENTS, connecting ? 100 : -1);
+        int n = epoll_wait(epoll_fd, events, EVENTS, connecting ? 100 : waiting ? 10 : -1);
         for (int i = 0; i < n; i++) {
             int64_t index = (int64_t)events[i].data.u64;
             if (index == STDIN) { on_stdin(); continue; }
@@ -448,6 +571,7 @@ int main(void) {
                 if (events[i].events & ~(uint32_t)EPOLLOUT) on_readable(c);
             }
         }
+        if (waiting) look_for_returns();
         if (connecting) end_connect();
     }
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import re
 import select
 import socket
@@ -21,6 +22,7 @@ from typing import Any
 
 MARKER = re.compile(rb"~(\d{12})\.(\d{16})")
 MARKER_BYTES = 30
+CLOSE_FRAME = re.compile(rb"\x88[\x02-\x7d]([\x03\x04\x0f][\x00-\xff][ -~]*)\Z", re.DOTALL)
 ADDRESS_SHARE = 20_000  # connections from one address: it has 28,000 ports
 KEY = b"\x37\xfa\x21\x3d"
 BIND_ADDRESS_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24)  # linux/in.h
@@ -35,13 +37,16 @@ def masked(opcode: int, payload: bytes) -> bytes:
 
 
 class Client:
-    __slots__ = ("index", "next", "out", "publishes", "room", "sock", "state", "tail")
+    __slots__ = ("address", "again", "cuts", "index", "next", "out", "place", "room", "sock", "state", "tail")
 
-    def __init__(self, index: int, room: int, publishes: bool) -> None:
+    def __init__(self, index: int, place: int, room: int) -> None:
         self.index = index
+        self.place = place  # in Generator.clients
         self.room = room
-        self.publishes = publishes
+        self.address = ""
         self.next = 0  # the number of the message that it should see next
+        self.cuts = 0  # times that the server ended it
+        self.again = 0.0  # when it comes back; 0: it does not
         self.state = "closed"
         self.tail = b""
         self.out = b""
@@ -56,23 +61,27 @@ class Generator:
         self.view = memoryview(self.buffer)
         self.clients: list[Client] = []
         self.by_fd: dict[int, Client] = {}
+        self.returning: set[Client] = set()
         self.waiting: list[Client] = []  # to be connected
         self.pending = self.ready = 0
         self.connecting: tuple[float, float] | None = None  # when it began and when it fails
         self.options: dict[str, str] = {}
         self.publish: dict[str, str] = {}
-        self.publishers: list[Client] = []
         self.sent: list[int] = []
         self.window = self.limit = 0
+        self.witnesses = 1
         self.rate = self.began = 0.0
         self.reading = True
+        self.returns = False
+        self.addresses: list[str] = []
         self.failure = ""
         self.latency: Counter[int] = Counter()
         self.total = self.delivered = self.bytes = self.lost = self.doubled = self.pings = 0
+        self.cuts = self.refused = 0
 
     def run(self) -> None:
         while True:
-            timeout = 0.1 if self.connecting else -1.0
+            timeout = 0.1 if self.connecting else 0.02 if self.returning else -1.0
             if self.rate:
                 timeout = max(0.0, self.began + self.total / self.rate - time.monotonic())
             for fd, events in self.poll.poll(timeout, 1024):
@@ -92,6 +101,8 @@ class Generator:
                     self.on_readable(client)
             if self.rate:
                 self.publish_due()
+            if self.returning:
+                self.look_for_returns()
             if self.connecting:
                 self.end_connect(*self.connecting)
 
@@ -117,9 +128,12 @@ class Generator:
         self.options = fields
         if not self.clients:  # a later `connect` brings back those that were cut, with their numbers
             count, rooms, first = int(fields["count"]), int(fields["rooms"]), int(fields.get("first", 0))
-            self.clients = [Client(first + i, (first + i) % rooms, i >= count - rooms) for i in range(count)]
-            self.publishers = self.clients[count - rooms :]
+            self.clients = [Client(first + i, i, (first + i) % rooms) for i in range(count)]
             self.sent = [0] * rooms
+        self.returns = fields.get("returns") == "1"
+        self.addresses = fields["to"].split(",")
+        for client in self.clients:  # the members of a room go to the addresses in turns, and so do the rooms
+            client.address = self.addresses[sum(divmod(client.place, len(self.sent))) % len(self.addresses)]
         self.waiting = [client for client in reversed(self.clients) if client.state == "closed"]
         self.pending = 0
         began = time.monotonic()
@@ -140,10 +154,11 @@ class Generator:
     def start_publish(self, fields: dict[str, str]) -> None:
         self.publish = fields
         self.window, self.limit = int(fields.get("window", 0)), int(fields.get("count", 0))
+        self.witnesses = int(fields.get("witnesses", 1))
         self.rate = float(fields.get("rate", 0))
         self.began = time.monotonic() - (self.total / self.rate if self.rate else 0)
         if self.window:
-            for client in self.publishers:
+            for client in self.publishers():
                 self.refill(client)
         self.say({})
 
@@ -165,6 +180,7 @@ class Generator:
         self.say({})
 
     def cut(self, _: dict[str, str]) -> None:
+        self.returning.clear()
         for client in self.clients:
             self.shut(client)
         self.say({})
@@ -174,7 +190,9 @@ class Generator:
             self.say({"error": self.failure})
             return
         behind = [self.sent[client.room] - client.next for client in self.clients]
-        counts = {key: getattr(self, key) for key in ("delivered", "bytes", "lost", "doubled", "pings")}
+        keys = ("delivered", "bytes", "lost", "doubled", "pings", "cuts", "refused")
+        counts = {key: getattr(self, key) for key in keys}
+        counts["most_cuts"] = max(client.cuts for client in self.clients)
         counts |= {"outstanding": sum(n for n in behind if n > 0), "least": min(client.next for client in self.clients)}
         self.say({"time": time.monotonic(), "sent": self.total, **counts, "latency": sorted(self.latency.items())})
         self.latency.clear()
@@ -183,31 +201,76 @@ class Generator:
 
     def begin_more(self) -> None:
         while self.waiting and not self.failure and self.pending < int(self.options.get("inflight", 100)):
-            client = self.waiting.pop()
+            self.begin(self.waiting.pop())
+
+    def begin(self, client: Client) -> None:
+        where: Any = client.address
+        if where.startswith("/"):
+            sock = client.sock = socket.socket(socket.AF_UNIX)
+        else:
             sock = client.sock = socket.socket()
-            sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.IPPROTO_IP, BIND_ADDRESS_NO_PORT, 1)
-            if int(self.options.get("rcvbuf", 0)):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, int(self.options["rcvbuf"]))
             sock.bind((f"127.0.0.{int(self.options.get('source', 2)) + client.index // ADDRESS_SHARE}", 0))
-            code = sock.connect_ex((self.options["host"], int(self.options["port"])))
-            if code != errno.EINPROGRESS:
-                self.failure = f"connect: {os.strerror(code)}"
-            client.state, client.tail, client.out = "connecting", b"", b""
-            self.pending += 1
-            self.by_fd[sock.fileno()] = client
-            self.poll.register(sock, select.EPOLLOUT)
+            host, _, port = where.partition(":")
+            where = host, int(port)
+        sock.setblocking(False)
+        if int(self.options.get("rcvbuf", 0)):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, int(self.options["rcvbuf"]))
+        code = sock.connect_ex(where)
+        if code not in (0, errno.EINPROGRESS):
+            self.failure = f"connect: {os.strerror(code)}"
+        client.state, client.tail, client.out = "connecting", b"", b""
+        self.pending += 1
+        self.by_fd[sock.fileno()] = client
+        self.poll.register(sock, select.EPOLLOUT)
+
+    def look_for_returns(self) -> None:
+        """Bring back those whose time has come."""
+        now, inflight = time.monotonic(), int(self.options.get("inflight", 100))
+        for client in [client for client in self.returning if client.again <= now][: max(0, inflight - self.pending)]:
+            self.returning.remove(client)
+            self.begin(client)
+
+    def ended(self, client: Client, after: float | None) -> None:
+        """The server ended the connection or refused it; `after`: when to come back, seconds, if it said so."""
+        if client.state in ("joining", "ready"):
+            client.cuts += 1
+            self.cuts += 1
+        elif client.state != "closing":
+            self.refused += 1
+        if client.state != "closing":
+            client.again = time.monotonic() + (random.random() if after is None else after)
+        self.shut(client)
+        self.returning.add(client)
+
+    def on_close_frame(self, client: Client, body: bytes) -> None:
+        code, reason = int.from_bytes(body[:2], "big"), body[2:].decode("ascii", "replace")
+        if not (self.returns and code in (1012, 1013)):
+            self.failure = self.failure or f"the server closed connection {client.index} with {code} {reason}"
+            return
+        self.transmit(client, masked(8, body[:2]))
+        client.cuts += 1
+        self.cuts += 1
+        _, said, wait = reason.partition("retry_after_ms=")
+        client.again = time.monotonic() + (int(wait) / 1000 if said else random.random())
+        self.left(client)
+        client.state = "closing"  # until the server closes the socket
 
     def request(self, client: Client) -> None:
         code = client.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code and self.returns:
+            self.ended(client, None)
+            return
         if code:
             self.failure = f"connect: {os.strerror(code)}"
             return
         path = self.options["path"].replace("{room}", str(client.room)).replace("{index}", str(client.index))
+        path = path.replace("{number}", str(client.next))
+        host = "localhost" if client.address.startswith("/") else client.address
         # fmt: off
         lines = [
-            f"GET {path} HTTP/1.1", f"Host: {self.options['host']}:{self.options['port']}", "Upgrade: websocket",
+            f"GET {path} HTTP/1.1", f"Host: {host}", "Upgrade: websocket",
             "Connection: Upgrade", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13",
         ]
         # fmt: on
@@ -225,12 +288,20 @@ class Generator:
         client.state = "ready"
         self.ready += 1
         self.pending -= 1
+        if self.returns and client.place >= len(self.clients) - len(self.sent):
+            self.send_again(client)
         self.begin_more()
+
+    def left(self, client: Client) -> None:
+        if client.state == "ready":
+            self.ready -= 1
+        elif client.state != "closing":
+            self.pending -= 1
 
     def shut(self, client: Client) -> None:
         if client.state == "closed":
             return
-        self.ready -= client.state == "ready"
+        self.left(client)
         client.state = "closed"
         del self.by_fd[client.sock.fileno()]
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # RST: no TIME_WAIT
@@ -265,9 +336,14 @@ class Generator:
             got, why = 0, f": {error.strerror}"
         else:
             why = ""
+        if not got and self.returns:
+            self.ended(client, None)
+            return
         if not got:
             self.failure = self.failure or f"the server cut connection {client.index}{why}"
             self.shut(client)
+            return
+        if client.state == "closing":
             return
         data = client.tail + self.view[:got]
         self.bytes += got
@@ -276,13 +352,14 @@ class Generator:
         elif data[0] == 0x89 and 2 + data[1] <= len(data):  # a ping: comes alone, to who was silent
             self.pings += 1
             self.transmit(client, masked(10, data[2 : 2 + data[1]]))
-        elif data[0] == 0x88:
-            self.failure = self.failure or f"the server closed connection {client.index} with {data[2:]!r}"
         found = MARKER.findall(data)
         if found:
             self.count(client, [int(number) for number, _ in found], [int(sent) for _, sent in found])
         elif b'"type":"error"' in data:
             self.failure = self.failure or data.decode("ascii", "replace")
+        close = CLOSE_FRAME.search(data)  # the last of all; before it may be others
+        if close and client.state in ("joining", "ready"):
+            self.on_close_frame(client, close[1])
         if client.state == "ready":
             last = data.rfind(b"~", max(0, len(data) - MARKER_BYTES + 1))
             client.tail = data[last:] if last >= 0 else b""  # a marker may be cut in two; the frames are not looked at
@@ -290,6 +367,10 @@ class Generator:
     def handshake(self, client: Client, data: bytes) -> bytes:
         if client.state == "upgrading":
             head, blank, rest = data.partition(b"\r\n\r\n")
+            if blank and self.returns and head.startswith(b"HTTP/1.1 503"):
+                wait = re.search(rb"\r\nRetry-After: *(\d+)", head)
+                self.ended(client, float(wait[1]) if wait else None)
+                return b""
             if blank and not head.startswith(b"HTTP/1.1 101"):
                 self.failure = self.failure or f"the handshake was answered with {data[:300].decode('latin-1')}"
             if blank and int(self.options.get("deflate", 0)) and b"permessage-deflate" not in head:
@@ -319,37 +400,67 @@ class Generator:
                 else:
                     self.lost += number - client.next
                     client.next = number + 1
-        if self.window and client.publishes:
-            self.refill(client)
+        if self.window:
+            self.refill_room_of(client)
 
     # Publishing
 
-    def compose(self, client: Client, when: float) -> bytes:
-        number = self.sent[client.room]
-        self.sent[client.room] += 1
-        self.total += 1
+    def publishers(self) -> list[Client]:
+        return self.clients[len(self.clients) - len(self.sent) :]
+
+    def compose(self, client: Client, number: int, when: float) -> bytes:
         marker = f"~{number:012d}.{int(when * 1_000_000):016d}"
         payload = self.publish["message"].replace("{room}", str(client.room)).replace("{index}", str(client.index))
         payload = payload.replace("{number}", str(number)).replace("{marker}", marker)
         return masked(1, payload.replace("{text}", marker.ljust(int(self.publish["text"]), "x")).encode())
 
+    def seen_by_all(self, client: Client) -> int:
+        """The smallest `next` of the witnesses: the publisher and those of its room that connected just before it."""
+        places = range(client.place, -1, -len(self.sent))[: self.witnesses]
+        return min(self.clients[place].next for place in places)
+
     def refill(self, client: Client) -> None:
         """Closed loop: keep `window` messages of this publisher in flight."""
-        now, frames = time.monotonic(), []
-        while self.sent[client.room] - client.next < self.window:
+        now, frames, seen = time.monotonic(), [], self.seen_by_all(client)
+        while client.state == "ready" and self.sent[client.room] - seen < self.window:
             if self.limit and self.sent[client.room] >= self.limit:
                 break
-            frames.append(self.compose(client, now))
+            frames.append(self.compose(client, self.sent[client.room], now))
+            self.sent[client.room] += 1
+            self.total += 1
         if frames:
             self.transmit(client, b"".join(frames))
 
+    def refill_room_of(self, client: Client) -> None:
+        """A member saw something new: if its room's publisher waits for it, that may go on."""
+        rooms, count = len(self.sent), len(self.clients)
+        if client.place >= count - rooms * self.witnesses:
+            self.refill(self.clients[client.place + (count - 1 - client.place) // rooms * rooms])
+
+    def send_again(self, client: Client) -> None:
+        """A publisher is back: what it has not seen may have been lost on the way to the log."""
+        place = client.place - (len(self.clients) - len(self.sent))
+        for number in range(client.next, self.sent[client.room]):
+            due = self.began + (number * len(self.sent) + place) / self.rate if self.rate else time.monotonic()
+            self.transmit(client, self.compose(client, number, due))
+        if self.window:
+            self.refill(client)
+
     def publish_due(self) -> None:
+        publishers = self.publishers()
         while self.rate and self.began + self.total / self.rate <= time.monotonic():
             if self.limit and self.total >= self.limit * len(self.sent):
                 self.rate = 0.0
                 return
-            client = self.publishers[self.total % len(self.publishers)]
-            self.transmit(client, self.compose(client, self.began + self.total / self.rate))
+            client = publishers[self.total % len(publishers)]
+            number, due = self.sent[client.room], self.began + self.total / self.rate
+            self.sent[client.room] += 1
+            self.total += 1
+            if client.state == "ready":
+                self.transmit(client, self.compose(client, number, due))
+            elif not self.returns:
+                self.failure = self.failure or "a publisher is not connected"
+                return
 
 
 if __name__ == "__main__":

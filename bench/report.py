@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 
-from bench.scenarios import HIGH_WATER_MARK, MIB, Bench
+from bench.bench import MIB, Bench
+from bench.scenarios import HIGH_WATER_MARK
 
 SERVERS = {"ours": "tornado_chat", "fastapi": "FastAPI + uvicorn", "tornado": "stock Tornado", "bare": "bare C"}
 
@@ -76,6 +77,11 @@ ROWS = (
     Row("ack", "p99_ms", "p99 from `send` to `ack`, ms", 1, (most(20),)),
     Row("ack", "p50_ms", "p50, ms", 1),
     Row("ack", "cpu_us", "the server's CPU for one, µs", 1),
+    Row("ack-postgres", "delivered", "the same on PostgreSQL: a second", 0, (least(10_000),)),
+    Row("ack-postgres", "p99_ms", "p99 from `send` to `ack`, ms", 1),
+    Row("ack-postgres", "p50_ms", "p50, ms", 1),
+    Row("ack-postgres", "cpu_us", "the server's CPU for one, µs", 1),
+    Row("ack-postgres", "postgres_cpu_us", "PostgreSQL's own CPU for one, µs", 1),
     Row(
         "latency",
         "p50_ms",
@@ -107,6 +113,56 @@ ROWS = (
     ),
     Row("storm", "log_reads", "log queries for that", 0, (most(1),)),
     Row("storm", "cpu_seconds", "the server's CPU for that, s", 1),
+    *(
+        Row(scenario, f"{way}_{figure}", f"{where}, {load}: {what}", digits, targets)
+        for scenario, where in (("workers", "1,000 members of a room"), ("workers-unix", "through Unix sockets"))
+        for way, load in (("busy", "window 4"), ("steady", "100 messages a second"))
+        for figure, what, digits, targets in (
+            ("one", "deliveries for each CPU second of one worker", 0, ()),
+            ("two", "500 + 500 on two workers", 0, ()),
+            ("ratio", "the two workers' CPU for a delivery, in that of the one", 2, (most(1.25),)),
+            ("redis_cpu_us", "Redis's own CPU for one, not counted, µs", 3, ()),
+        )
+    ),
+    *(
+        Row("ack-workers", f"{log}_{workers}_{figure}", f"send, commit, ack on {name}, {count}: {what}", 0)
+        for log, name in (("sqlite", "SQLite"), ("postgres", "PostgreSQL"))
+        for workers, count in ((1, "one worker"), (2, "two workers"))
+        for figure, what in (("for_cpu", "for each CPU second"), ("a_second", "a second"))
+    ),
+    Row(
+        "between-workers",
+        "over_p50_ms",
+        "to a member on another worker: p50 above the same worker's, ms",
+        2,
+        (most(2),),
+    ),
+    Row("between-workers", "p50_ms", "p50, ms", 2),
+    Row("between-workers", "p99_ms", "p99, ms", 2),
+    Row("between-workers", "same_p50_ms", "to a member on the same worker: p50, ms", 2),
+    Row("between-workers", "same_p99_ms", "p99, ms", 2),
+    Row("crowd", "per_second", "50,000 connections on four workers, none refused: opened and joined a second", 0),
+    Row("crowd", "kib", "memory for each, KiB", 1, (most(4),)),
+    Row("crowd", "last_ms", "a message a second to all: from sending until the last has it, ms", 0),
+    Row("crowd", "worst_ms", "of the slowest message, ms", 0),
+    Row("crowd", "p50_ms", "p50 of all deliveries, ms", 0),
+    Row("crowd", "p99_ms", "p99, ms", 0),
+    Row("crowd", "cpu_us", "the server's CPU for one delivery, µs", 2),
+    Row("crowd", "load_ms", "the load's own CPU for a message to all, which is a part of those times, ms", 0),
+    *(
+        row
+        for scenario, what in (
+            ("restart", "one of four workers with 5,000 connections each is restarted"),
+            ("kill", "one of them is killed"),
+            ("roll", "all four are replaced (SIGHUP)"),
+        )
+        for row in (
+            Row(scenario, "most_cuts", f"{what}: reconnects of the client that has most", 0, (most(1),)),
+            Row(scenario, "cut", "clients that were cut off", 0),
+            Row(scenario, "seconds", "until all are back and have everything, s", 1),
+            Row(scenario, "refused", "handshakes told to come later", 0),
+        )
+    ),
 )
 
 Results = dict[tuple[str, str, str], list[float]]

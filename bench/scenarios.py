@@ -3,102 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 
-from bench.driver import Load, check, percentile
-from bench.servers import OURS_ECHO, BenchError, Dialect, Server, Tools, busy_seconds, ours, peers
+from bench import installations
+from bench.bench import KIB, LOAD_SHARE, MIB, Bench, Figures
+from bench.servers import OURS_ECHO, BenchError, Dialect, Tools, apart, on_one_port, ours, peers
 
-Figures = dict[str, float]
-KIB, MIB = 1024, 1024 * 1024
 HIGH_WATER_MARK = 64 * KIB  # bytes; of the slow readers' server
-LOAD_SHARE = 0.9  # of its cores; from here on the load may have been the bottleneck
-OTHERS = 0.15  # of a core; from here on the machine was not quiet
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How large the runs are; `--quick` and the tests have smaller ones."""
-
-    seconds: float = 5.0  # of each measurement
-    warm: float = 1.0  # before it
-    small: int = 1_000  # members
-    large: int = 10_000
-    senders: int = 100
-    rooms: int = 1_000
-    rate: float = 2_000.0  # messages a second of the open loop over all rooms
-    slow_events: int = 10_000  # of 1,000 characters, to each of the slow readers
-    missed: int = 100  # events, by each client of the storm
-
-
-@dataclass(slots=True)
-class Bench:
-    """Where and with what the scenarios run. `notes` are the lines under the table."""
-
-    tools: Tools
-    directory: Path
-    server_core: int
-    load_cores: list[int]
-    size: Size
-    loads: int = 1
-    notes: list[str] = field(default_factory=list)
-    scenario: str = ""
-
-    @contextmanager
-    def server(self, dialect: Dialect) -> Iterator[Server]:
-        with (
-            TemporaryDirectory(dir=self.directory) as directory,
-            Server(dialect, Path(directory), self.server_core) as server,
-        ):
-            yield server
-
-    def load(self, number: int = 0) -> Load:
-        return Load(self.tools.load, self.load_cores[number % len(self.load_cores)])
-
-    def measure(self, server: Server, *loads: Load, seconds: float = 0, others_expected: bool = False) -> Figures:
-        """Figures of a stretch of time in which `loads` are busy, after a warm-up; latencies in ms.
-
-        Per second: `delivered` and `sent`; `cpu_us` for each delivery; `load_share`: of their cores, used by the loads.
-        """
-        time.sleep(self.size.warm)
-        cores = [self.server_core, *self.load_cores]
-        before, busy = [load.stats() for load in loads], busy_seconds(cores)
-        server_cpu, load_cpu = server.cpu(), sum(load.cpu() for load in loads)
-        time.sleep(seconds or self.size.seconds)
-        after, busy = [load.stats() for load in loads], busy_seconds(cores) - busy
-        server_cpu, load_cpu = server.cpu() - server_cpu, sum(load.cpu() for load in loads) - load_cpu
-        for stats in after:
-            check(stats)
-        elapsed = after[0].time - before[0].time
-        delivered = sum(stats.delivered for stats in after) - sum(stats.delivered for stats in before)
-        if not delivered:
-            raise BenchError("nothing was delivered")
-        latency = [pair for stats in after for pair in stats.latency]
-        share = load_cpu / elapsed / min(len(loads), len(self.load_cores))
-        others = (busy - server_cpu - load_cpu) / elapsed
-        if not others_expected and others > OTHERS:
-            self.note(f"{self.scenario}, the machine: others used {others:.0%} of a core; rates suffer.")
-        if share >= LOAD_SHARE:
-            self.note(
-                f"{self.scenario}, {server.dialect.name}: the load used {share:.0%} of its core, so it may be the "
-                "bottleneck: the server may do more a second; its CPU figures hold."
-            )
-        return {
-            "delivered": delivered / elapsed,
-            "sent": (sum(stats.sent for stats in after) - sum(stats.sent for stats in before)) / elapsed,
-            "cpu_us": server_cpu / delivered * 1e6,
-            "load_share": share,
-            "p50_ms": percentile(latency, 0.50),
-            "p99_ms": percentile(latency, 0.99),
-        }
-
-    def note(self, line: str) -> None:
-        head = line.split(":")[0]
-        if not any(note.startswith(head + ":") for note in self.notes):  # once, not once a round
-            self.notes.append(line)
 
 
 def fan_out(bench: Bench, dialect: Dialect, members: int, window: int) -> Figures:
@@ -137,6 +50,20 @@ def ack(bench: Bench, dialect: Dialect) -> Figures:
     return closed_loop(bench, dialect, path="/ws?name=client-{index}", message=message, ready='"welcome"')
 
 
+def ack_workers(bench: Bench) -> Figures:
+    """The same on one worker and on two, with either log."""
+    figures: Figures = {}
+    for log, needs in (("sqlite", ()), ("postgres", ("postgres",))):
+        if bench.tools.missing.keys() & set(needs):
+            bench.note(f"ack-workers: without PostgreSQL: {bench.tools.missing['postgres']}")
+        else:
+            for workers in (1, 2):
+                found = ack(bench, apart(workers, *needs))
+                figures[f"{log}_{workers}_a_second"] = found["delivered"]
+                figures[f"{log}_{workers}_for_cpu"] = 1e6 / found["cpu_us"]
+    return figures
+
+
 def connects(bench: Bench, dialect: Dialect) -> Figures:
     """Handshakes a second, 100 under way at a time; until the 101, of ours until `welcome`, and until `synced` too."""
     count = bench.size.large
@@ -146,7 +73,7 @@ def connects(bench: Bench, dialect: Dialect) -> Figures:
         ways = {"": ("/ws?name=client-{index}", '"welcome"'), "joined_": (dialect.path, dialect.ready)}
     for way, (path, ready) in ways.items():
         with bench.server(dialect) as server, bench.load() as load:
-            warm(server, bench)
+            bench.warm_up(server)
             cpu, load_cpu = server.cpu(), load.cpu()
             seconds = load.connect(server, count, path=path, ready=ready, timeout=120)
             figures[way + "per_second"] = count / seconds
@@ -154,14 +81,6 @@ def connects(bench: Bench, dialect: Dialect) -> Figures:
             if load.cpu() - load_cpu > LOAD_SHARE * seconds:
                 bench.note(f"connects, {dialect.name}: the load was the bottleneck.")
     return figures
-
-
-def warm(server: Server, bench: Bench, count: int = 100) -> None:
-    """Let the server do its first connections, imports and caches before something is measured."""
-    with bench.load() as load:
-        load.connect(server, count)
-        load.ask("cut")
-    time.sleep(0.5)  # the server notices; nothing can be asked that tells when
 
 
 def memory(bench: Bench, dialect: Dialect) -> Figures:
@@ -173,7 +92,7 @@ def memory(bench: Bench, dialect: Dialect) -> Figures:
         ways |= {"many_rooms": (bench.size.rooms, 0), "deflate": (1, 1)}
     for way, (rooms, deflate) in ways.items():
         with bench.server(dialect) as server, bench.load() as load:
-            warm(server, bench)
+            bench.warm_up(server)
             before = server.resident()
             load.connect(server, count, rooms=rooms, deflate=deflate, timeout=120)
             time.sleep(1)  # what the handshakes left behind is given back
@@ -271,8 +190,11 @@ def storm(bench: Bench, dialect: Dialect) -> Figures:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
+    """`run` measures one of the servers that `dialects` names. Without the services that it `needs` it is left out."""
+
     run: Callable[[Bench, Dialect], Figures]
     dialects: Callable[[Tools], Mapping[str, Dialect]]
+    needs: tuple[str, ...] = ()
 
 
 def against(*names: str) -> Callable[[Tools], Mapping[str, Dialect]]:
@@ -284,19 +206,32 @@ def echoes(tools: Tools) -> Mapping[str, Dialect]:
     return {"ours": OURS_ECHO, **peers("/echo", tools)}
 
 
-def alone(*flags: str) -> Callable[[Tools], Mapping[str, Dialect]]:
-    return lambda _: {"ours": ours(*flags)}
+def alone(run: Callable[[Bench, Dialect], Figures], dialect: Dialect) -> Scenario:
+    """Of our server only."""
+    return Scenario(run, lambda _: {"ours": dialect}, dialect.needs)
 
+
+SLOW_READERS = ours("--high-water-mark", str(HIGH_WATER_MARK), "--write-timeout", "600")
+FOUR = on_one_port(4)
 
 SCENARIOS = {
     "fan-out": Scenario(lambda b, d: fan_out(b, d, b.size.small, 4), against("fastapi", "tornado", "bare")),
     "fan-out-large": Scenario(lambda b, d: fan_out(b, d, b.size.large, 2), against("fastapi", "tornado", "bare")),
     "echo": Scenario(closed_loop, echoes),
-    "ack": Scenario(ack, alone()),
-    "latency": Scenario(latency, alone()),
-    "fairness": Scenario(fairness, alone()),
+    "ack": alone(ack, ours()),
+    "ack-postgres": alone(ack, ours(needs=("postgres",))),
+    "latency": alone(latency, ours()),
+    "fairness": alone(fairness, ours()),
     "memory": Scenario(memory, against("fastapi", "tornado")),
-    "slow-readers": Scenario(slow_readers, alone("--high-water-mark", str(HIGH_WATER_MARK), "--write-timeout", "600")),
+    "slow-readers": alone(slow_readers, SLOW_READERS),
     "connects": Scenario(connects, against("fastapi", "tornado", "bare")),
-    "storm": Scenario(storm, alone()),
+    "storm": alone(storm, ours()),
+    "workers": alone(lambda b, d: installations.fan_out(b, ours(), d), on_one_port(2)),
+    "workers-unix": alone(lambda b, d: installations.fan_out(b, apart(1), d), apart(2)),
+    "ack-workers": alone(lambda b, _: ack_workers(b), apart(2)),
+    "between-workers": alone(installations.between, apart(2)),
+    "crowd": alone(installations.crowd, FOUR),
+    "restart": alone(installations.restart, FOUR),
+    "kill": alone(installations.kill, FOUR),
+    "roll": alone(installations.roll, FOUR),
 }

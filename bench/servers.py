@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,14 +11,17 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from bench import processes, services
+from bench.services import Service
 
 HERE = Path(__file__).parent
 VENV = HERE / ".venv"
-TICKS = os.sysconf("SC_CLK_TCK")
 START_SECONDS = 30.0
+SECRET = "the key of the servers under test"
 
 
 class BenchError(Exception):
@@ -28,9 +32,11 @@ class BenchError(Exception):
 class Dialect:
     """How one server is started and spoken to.
 
-    `command` is its argument vector, `{port}` and `{directory}` filled in. `path` and `message` are templates of the
-    load generator (`{room}`, `{index}`, `{number}`, `{marker}`, `{text}`). A client is ready when a frame contains
-    `ready`; if that is empty, with the 101.
+    `command` is its argument vector, `{port}`, `{directory}` (its own; `secret` in it holds SECRET) and the URLs of the
+    services that it `needs`, as `{redis}`, filled in. `path` and `message` are templates of the load generator
+    (`{room}`, `{index}`, `{number}`, `{marker}`, `{text}`). A client is ready when a frame contains `ready`; if that is
+    empty, with the 101. `addresses`, filled in likewise, are where it listens: HOST:PORT or the path of a Unix socket.
+    One that `announces` prints `listening on` when it is ready: a parent has its port before its workers are.
     """
 
     name: str
@@ -38,22 +44,44 @@ class Dialect:
     path: str
     ready: str = ""
     message: str = "{text}"
+    needs: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ("127.0.0.1:{port}",)
+    announces: bool = False
 
 
-def ours(*flags: str, path: str = "/ws/room-{room}?name=client-{index}", ready: str = '"synced"') -> Dialect:
+def ours(*flags: str, needs: tuple[str, ...] = (), addresses: tuple[str, ...] = ("127.0.0.1:{port}",)) -> Dialect:
     """This project's server with everything on: sessions, numbers, commit before delivery, metrics.
 
-    Rate limits are lifted, since all clients come from a few addresses. `flags` are more of its command line.
+    Rate limits are lifted, since all clients come from a few addresses. `flags` are more of its command line. The log
+    is in PostgreSQL if it `needs` that, else in SQLite.
     """
+    database = "{postgres}" if "postgres" in needs else "sqlite:///{directory}/chat.db"
     # fmt: off
     command = (
         sys.executable, "-m", "tornado_chat", "serve", "--host", "127.0.0.1", "--port", "{port}",
-        "--database", "sqlite:///{directory}/chat.db", "--guests", "--send-rate", "0", "--join-rate", "0",
-        "--connections-per-address", "0", "--max-connections", "0", *flags,
+        "--database", database, "--secret-file", "{directory}/secret", "--guests", "--send-rate", "0",
+        "--join-rate", "0", "--connections-per-address", "0", "--max-connections", "0",
+        *(("--redis", "{redis}") if "redis" in needs else ()), *flags,
     )
     # fmt: on
+    path = "/ws/room-{room}?name=client-{index}"
     message = '{"type":"send","room":"room-{room}","text":"{text}","id":"{number}"}'
-    return Dialect("ours", command, path, ready, message)
+    return Dialect("ours", command, path, '"synced"', message, needs, addresses, announces=True)
+
+
+def apart(workers: int, *needs: str) -> Dialect:
+    """Ours with so many workers, each on a Unix socket of its own, so that a client can choose its worker.
+
+    One worker has no Redis, as nobody would give it one.
+    """
+    sockets = tuple(f"{{directory}}/{number}.sock" for number in range(1, workers + 1))
+    flags = ("--workers", str(workers), "--unix-socket", "{directory}/{worker}.sock")
+    return ours(*flags, needs=needs if workers == 1 else ("redis", *needs), addresses=sockets)
+
+
+def on_one_port(workers: int) -> Dialect:
+    """Ours with so many workers, among which the kernel shares out the connections."""
+    return ours("--workers", str(workers), needs=("redis",))
 
 
 OURS_ECHO = Dialect("ours", (sys.executable, "-m", "bench.echo_server", "--port", "{port}"), "/echo")
@@ -72,12 +100,16 @@ def peers(path: str, tools: Tools) -> dict[str, Dialect]:
 
 @dataclass(slots=True)
 class Tools:
-    """What is at hand on this machine; `notes` tells the user what is not. Paths; None where there is none."""
+    """What is at hand on this machine; `notes` tells the user what is not. Paths; None where there is none.
+
+    `missing`: of the services that cannot run here, why.
+    """
 
     load: tuple[str, ...]
     bare: str | None
     fastapi_python: str | None
     notes: list[str]
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 def find_tools(directory: Path, *, compiler: bool = True, make_venv: bool = True) -> Tools:
@@ -116,23 +148,8 @@ def find_tools(directory: Path, *, compiler: bool = True, make_venv: bool = True
                 break
         else:
             (VENV / "made").touch()
-    return Tools(load, programs["peers/bare"], str(python) if (VENV / "made").exists() else None, notes)
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process with all its threads, seconds (proc(5), `stat` fields 14 and 15)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def busy_seconds(cores: Sequence[int]) -> float:
-    """What all processes, and the host's other guests (steal), used of these cores since boot (proc(5), `stat`)."""
-    total = 0
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *fields = line.split()
-        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cores:
-            total += sum(map(int, fields[:3])) + sum(map(int, fields[5:8]))  # all but idle, iowait and guests
-    return total / TICKS
+    fastapi_python = str(python) if (VENV / "made").exists() else None
+    return Tools(load, programs["peers/bare"], fastapi_python, notes, services.missing())
 
 
 def free_port() -> int:
@@ -141,20 +158,45 @@ def free_port() -> int:
         return port
 
 
-class Server:
-    """A running server, alone on `core`; `with` stops it."""
+def fill(template: str, fields: Mapping[str, str]) -> str:
+    for name, value in fields.items():
+        template = template.replace(name, value)
+    return template
 
-    def __init__(self, dialect: Dialect, directory: Path, core: int) -> None:
+
+def wait_until_gone(pids: Sequence[int], seconds: float) -> None:
+    """Wait until each of these processes has ended. BenchError if one has not after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while any(processes.is_alive(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            raise BenchError(f"a process did not end in {seconds:.0f} s")
+        time.sleep(0.01)
+
+
+class Server:
+    """A running server with all its processes, alone on `core`; `with` stops it.
+
+    `services` are those that it needs, by name; they run, and are not its own.
+    """
+
+    def __init__(
+        self, dialect: Dialect, directory: Path, core: int, services: Mapping[str, Service] | None = None
+    ) -> None:
         self.dialect = dialect
         self.port = free_port()
+        self._services = services or {}
         self._output = directory / "output.txt"
-        command = [part.replace("{port}", str(self.port)) for part in dialect.command]
-        command = [part.replace("{directory}", str(directory)) for part in command]
+        (directory / "secret").write_text(SECRET)
+        fields = {"{port}": str(self.port), "{directory}": str(directory)}
+        fields |= {f"{{{name}}}": service.url for name, service in self._services.items()}
+        command = [fill(part, fields) for part in dialect.command]
+        self.addresses = [fill(address, fields) for address in dialect.addresses]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=HERE.parent
             )
-        os.sched_setaffinity(self._process.pid, {core})  # before it has threads; they inherit it
+        self.pid = self._process.pid
+        os.sched_setaffinity(self.pid, {core})  # before it has threads and children; they inherit it
         try:
             self._wait_until_it_listens()
         except BaseException:
@@ -163,18 +205,21 @@ class Server:
 
     def _wait_until_it_listens(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            except OSError:
-                if self._process.poll() is not None:
-                    raise BenchError(f"the server ended with {self._process.returncode}: {self.last_words()}") from None
-                if time.monotonic() > deadline:
-                    raise BenchError(
-                        f"the server did not listen in {START_SECONDS:.0f} s: {self.last_words()}"
-                    ) from None
-                time.sleep(0.02)
+        while not self._listens():
+            if self._process.poll() is not None:
+                raise BenchError(f"the server ended with {self._process.returncode}: {self.last_words()}")
+            if time.monotonic() > deadline:
+                raise BenchError(f"the server did not listen in {START_SECONDS:.0f} s: {self.last_words()}")
+            time.sleep(0.02)
+
+    def _listens(self) -> bool:
+        if self.dialect.announces:
+            return b"\nlistening on " in b"\n" + self._output.read_bytes()
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def __enter__(self) -> Server:
         return self
@@ -185,39 +230,48 @@ class Server:
     def stop(self) -> None:
         """Kill it: what it would do in a quiet stop is no part of a figure."""
         if self._process.poll() is None:
+            self._process.send_signal(signal.SIGSTOP)  # a parent starts no other worker now
+        workers = self.workers()
+        if self._process.poll() is None:
             self._process.send_signal(signal.SIGKILL)
         self._process.wait(10)
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        wait_until_gone(workers, 10)
+
+    def workers(self) -> list[int]:
+        """The processes that it has started, if it is a parent of workers."""
+        return processes.children(self.pid)
 
     def last_words(self) -> str:
         """The end of what it printed, in one line."""
         return " | ".join(self._output.read_text(errors="replace").strip().splitlines()[-3:])[-500:] or "(no output)"
 
     def cpu(self) -> float:
-        """CPU seconds so far."""
-        try:
-            return cpu_seconds(self._process.pid)
-        except OSError:
-            raise BenchError(f"the server died: {self.last_words()}") from None
+        """CPU seconds so far, of all its processes."""
+        return self._measure(processes.cpu_seconds)
 
-    def _status(self, key: str) -> int:
-        try:
-            for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
-                if line.startswith(key + ":"):
-                    return int(line.split()[1]) * 1024
-        except OSError:
-            pass
-        raise BenchError(f"the server died: {self.last_words()}")
+    def services_cpu(self) -> dict[str, float]:
+        """CPU seconds so far of the services that it needs, by name."""
+        return {name: service.cpu() for name, service in self._services.items()}
 
     def resident(self) -> int:
-        """Resident memory, bytes."""
-        return self._status("VmRSS")
+        """Resident memory of all its processes, bytes."""
+        return int(self._measure(processes.resident))
 
     def peak(self) -> int:
         """The highest resident memory since `forget_peak`, bytes."""
-        return self._status("VmHWM")
+        return int(self._measure(processes.peak))
 
     def forget_peak(self) -> None:
-        Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")  # proc(5): resets VmHWM
+        processes.forget_peak(self.pid)
+
+    def _measure(self, measure: Callable[[int], float]) -> float:
+        try:
+            return measure(self.pid)
+        except OSError:
+            raise BenchError(f"the server died: {self.last_words()}") from None
 
     def counter(self, name: str) -> float | None:
         """The sum of a Prometheus metric's samples at /metrics; None if the server has no such metric."""

@@ -7,35 +7,42 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from shutil import which
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from bench.__main__ import arguments, filesystem
+from bench.__main__ import arguments, filesystem, run
+from bench.bench import Bench, Size
 from bench.driver import percentile
+from bench.processes import is_alive
 from bench.report import ROWS, Target, table
-from bench.scenarios import SCENARIOS, Bench, Size, closed_loop, fan_out
-from bench.servers import VENV, BenchError, Dialect, Server, find_tools
+from bench.scenarios import SCENARIOS, closed_loop, fan_out
+from bench.servers import VENV, BenchError, Dialect, Server, find_tools, on_one_port
 
 TINY = Size(
-    seconds=0.2, warm=0.1, small=20, large=20, senders=5, rooms=4, rate=100, slow_events=300, missed=10
+    seconds=0.2, warm=0.1, settle=0.1, small=20, large=20, senders=5, rooms=4, rate=100, slow_events=300, missed=10,
+    huge=30, four=40,
 )  # fmt: skip
 needs_cc = pytest.mark.skipif(which("cc") is None, reason="no C compiler (cc) on this machine")
 GENERATORS = [pytest.param("c", marks=needs_cc), "python"]
 
 
 @pytest.fixture(scope="module")
-def benches(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bench]:
+def benches() -> Iterator[dict[str, Bench]]:
     """A bench for each load generator, by its language."""
     cores = sorted(os.sched_getaffinity(0))
     made = {}
-    for language in ("c", "python") if which("cc") else ("python",):
-        directory = tmp_path_factory.mktemp(language)
-        tools = find_tools(directory, compiler=language == "c", make_venv=False)
-        made[language] = Bench(tools, directory, cores[0], cores[1:] or cores, TINY)
-    return made
+    with ExitStack() as stack:
+        for language in ("c", "python") if which("cc") else ("python",):
+            # Not under pytest's own temporary folder, which nobody but us may enter: PostgreSQL's user must.
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="bench-")))
+            tools = find_tools(directory, compiler=language == "c", make_venv=False)
+            made[language] = Bench(tools, directory, cores[0], cores[1:] or cores, TINY)
+        yield made
 
 
 @contextmanager
@@ -53,6 +60,9 @@ def broken(tmp_path: Path, on_message: str) -> Iterator[Dialect]:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_each_scenario_measures_our_server(benches: dict[str, Bench], language: str, name: str) -> None:
     bench, scenario = benches[language], SCENARIOS[name]
+    for service in scenario.needs:
+        if service in bench.tools.missing:
+            pytest.skip(bench.tools.missing[service])
     figures = scenario.run(bench, scenario.dialects(bench.tools)["ours"])
     wanted = {row.figure for row in ROWS if row.scenario == name}
     assert wanted <= set(figures)
@@ -179,6 +189,68 @@ def test_cut_clients_come_back_with_their_numbers(benches: dict[str, Bench], lan
         other.publish(server, window=1, count=7)
         with pytest.raises(BenchError, match=r"^.*\b([3-9]|1[0-5]) deliveries lost, 0 doubled"):
             load.drain(least=7)
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+def test_a_publisher_that_was_cut_off_comes_back_when_told_and_sends_again(
+    benches: dict[str, Bench], language: str, tmp_path: Path
+) -> None:
+    """The server drops the third message with the connection; what follows is what the load says."""
+    body = """
+if message.startswith('~000000000002') and not hasattr(type(self), 'told'):
+    type(self).told = True
+    self.close(1012, 'retry_after_ms=400')
+else:
+    for member in self.members:
+        member.write_message(message)"""
+    bench = benches[language]
+    with broken(tmp_path, body) as dialect, bench.server(dialect) as server, bench.load() as load:
+        load.connect(server, 1, returns=1)
+        began = time.monotonic()
+        load.publish(server, window=2, count=6)
+        stats = load.drain(least=6)
+        assert time.monotonic() - began >= 0.4
+        assert (stats.cuts, stats.most_cuts, stats.delivered) == (1, 1, 6)
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+def test_the_closed_loop_waits_for_all_witnesses(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+    """The member beside the publisher gets nothing, so the first window stays open for ever."""
+    body = """
+for i, member in enumerate(self.members):
+    if i != 3:
+        member.write_message(message)"""
+    bench = benches[language]
+    with broken(tmp_path, body) as dialect, bench.server(dialect) as server, bench.load() as load:
+        load.connect(server, 5, inflight=1)  # in the order of the server's list
+        load.publish(server, window=2, witnesses=2, count=10)
+        deadline = time.monotonic() + 20
+        while (stats := load.stats()).delivered < 8:
+            assert time.monotonic() < deadline
+        assert stats.sent == 2
+        load.publish(server, window=2, count=10)
+        while (stats := load.stats()).delivered < 40:
+            assert time.monotonic() < deadline
+        assert stats.sent == 10
+
+
+def test_a_stopped_installation_leaves_no_worker(benches: dict[str, Bench]) -> None:
+    bench = benches["python"]
+    if "redis" in bench.tools.missing:
+        pytest.skip(bench.tools.missing["redis"])
+    with bench.server(on_one_port(2)) as server:
+        parent, workers = server.pid, server.workers()
+        assert len(workers) == 2
+        assert server.resident() > 2 * 10_000_000  # both, and the parent
+        server.stop()
+        assert not any(map(is_alive, (parent, *workers)))
+
+
+def test_without_its_service_a_scenario_is_left_out_and_the_table_says_so(benches: dict[str, Bench]) -> None:
+    tools = replace(benches["python"].tools, missing={"redis": "Redis is not installed"})
+    bench = replace(benches["python"], tools=tools, notes=[])
+    assert run(bench, ["workers"], 1) == ({}, True)
+    assert bench.notes == ["workers: left out: Redis is not installed"]
 
 
 @pytest.mark.parametrize("language", GENERATORS)

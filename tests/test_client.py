@@ -486,7 +486,7 @@ async def test_an_expired_token_is_fetched_anew(tmp_path: Path) -> None:
         async with Client(server.url, token=server.token("alice", ttl=1.0)) as chat:
             await chat.join("lobby")
             assert [item["type"] for item in await take(chat, 1, frozenset({"synced"}))] == ["synced"]
-            assert (await fails_with(anext(chat), Refused)).code == 4001
+            assert (await fails_with(take(chat, 1), Refused)).code == 4001
 
 
 async def test_what_another_user_sent_is_not_sent_again(tmp_path: Path) -> None:

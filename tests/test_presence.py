@@ -87,6 +87,31 @@ async def test_a_big_room_is_told_numbers_only(tmp_path: Path, monkeypatch: pyte
         await told(alice, left=names("carol"), count=2)
 
 
+async def test_a_crowd_is_told_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "NAMED", 1)
+    monkeypatch.setattr(presence, "CROWD", 2)
+    monkeypatch.setattr(presence, "CROWD_SECONDS", 1.0)
+    async with running(tmp_path) as here:
+        alice = await here.join("r", path("alice"))
+        for user in ("bob", "carol", "dora"):
+            await here.join("r", path(user))
+        await told(alice, count=4)
+        members = here.server.hub.rooms["r"].presence
+        before = members.told
+        await here.join("r", path("eve"))
+        await told(alice, count=5)
+        assert members.told - before >= 1.0
+
+
+async def test_those_who_died_are_not_remembered_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "RENEW_SECONDS", 0.2)
+    monkeypatch.setattr(presence, "LAPSE_SECONDS", 0.1)
+    async with running(tmp_path) as here:
+        for number in range(100):
+            here.server.on_worker_died(f"worker {number}")
+        await eventually(lambda: not here.server.hub.presence._dead)
+
+
 async def test_presence_of_a_room_that_nobody_is_in(tmp_path: Path) -> None:
     async with running(tmp_path) as here:
         alice = await here.connect(path("alice"))

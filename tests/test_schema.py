@@ -204,7 +204,7 @@ def test_how_a_database_is_shown(database: str, shown: str) -> None:
 @pytest.mark.parametrize("command", ["serve", "migrate", "new-epoch", "revoke x"])
 def test_a_server_that_is_not_there(command: str, tmp_path: Path) -> None:
     result = cli(command, "postgresql://me:hunter2@127.0.0.1:1/chat", tmp_path)
-    assert result.returncode == 2
+    assert result.returncode == 1, "no setting is wrong: it may be there in a moment"
     (line,) = result.stderr.splitlines()
     assert line.startswith("tornado-chat: error: database")
     assert "postgresql://me@127.0.0.1:1/chat: " in line

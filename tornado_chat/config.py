@@ -151,7 +151,8 @@ def database(raw: object) -> str:
     return raw
 
 
-REDIS_SCHEMES = ("redis", "rediss", "redis+sentinel", "redis+cluster")
+REDIS_SCHEME = r"rediss?(?:\+sentinel|\+cluster)?://"
+"""`rediss`: with TLS."""
 
 
 def redis(raw: object) -> str:
@@ -159,18 +160,23 @@ def redis(raw: object) -> str:
         "redis://HOST:PORT, rediss://USER:PASSWORD@HOST:PORT/DB, redis+sentinel://HOST:PORT,HOST:PORT/SERVICE "
         "or redis+cluster://HOST:PORT"
     )
-    if not isinstance(raw, str) or raw.partition("://")[0] not in REDIS_SCHEMES:
+    if not isinstance(raw, str) or not re.match(REDIS_SCHEME, raw):
         raise ValueError(f"it is not {right}")
     scheme, _, rest = raw.partition("://")
     login, at, rest = rest.rpartition("@")
     hosts, slash, path = rest.partition("/")
     servers = hosts.split(",")
-    if len(servers) > 1 and scheme not in ("redis+sentinel", "redis+cluster"):
+    if len(servers) > 1 and "+" not in scheme:
         raise ValueError(f"it names several servers; give {right}")
     for server in servers:
         _server(f"{scheme}://{server}", right)
-    if scheme == "redis+sentinel" and not path.partition("/")[0]:
-        raise ValueError("it names no service; give redis+sentinel://HOST:PORT,HOST:PORT/SERVICE")
+    number = path.partition("?")[0]
+    if scheme.endswith("+sentinel"):
+        service, _, number = number.partition("/")
+        if not service:
+            raise ValueError("it names no service; give redis+sentinel://HOST:PORT,HOST:PORT/SERVICE")
+    if number and not number.isdecimal():
+        raise ValueError(f"{_shown(number)} is not the number of a database; give {right}")
     return f"{scheme}://{login}{at}{hosts}{slash}{path}"
 
 
@@ -262,7 +268,7 @@ class Settings:
     )
     redis: tuple[str, ...] = setting(
         "",
-        listing(redis, "addresses of Redis", r",\s*(?=rediss?\b)"),  # one address may hold commas itself
+        listing(redis, "addresses of Redis", rf",\s*(?={REDIS_SCHEME})"),  # one address may hold commas itself
         "Redis that carries the news between processes (redis://, rediss://, redis+sentinel://, redis+cluster://); "
         "repeatable: several share the rooms",
         "URL",

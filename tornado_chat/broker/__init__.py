@@ -11,6 +11,9 @@ from typing import Protocol
 
 from tornado_chat.wire.events import Data, Event
 
+LAPSE_SECONDS = 20
+"""How long a record of presence lasts that nobody renews."""
+
 
 class Change:
     """What changed in a room's presence in the process `worker`: its version `after` became `version`.

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from redis.exceptions import RedisError
 
-from tornado_chat.broker import Change, Records
+from tornado_chat.broker import LAPSE_SECONDS, Change, Records
 from tornado_chat.broker.redis_link import channel_of
 
 logger = logging.getLogger(__name__)
-
-LAPSE_SECONDS = 20
-"""How long a record lasts that nobody renews."""
 
 CHANGES = 10_000
 """Records that are being written; further changes are left to the next renewal, which writes them whole."""
@@ -48,6 +46,10 @@ return 1
 """
 
 
+# KEYS: the record, the room's processes. ARGV: process. Who has no record any more is not looked for again.
+FORGET = b"if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('SREM', KEYS[2], ARGV[1]) end"
+
+
 class Command(Protocol):
     async def __call__(self, room: str, *arguments: str | bytes | int) -> Any:
         """The reply of the room's server; RedisError or TimeoutError if there is none."""
@@ -71,7 +73,8 @@ class RedisPresence:
         users = [part for user in change.joined.items() for part in user]
         head = (change.worker, LAPSE_SECONDS, change.version, change.after, len(change.left))
         keys = (_record(room, change.worker), _processes(room))
-        await self._reply(room, "EVAL", WRITE, 2, *keys, *head, *change.left, *users)
+        with _unanswered(room):
+            await self._command(room, "EVAL", WRITE, 2, *keys, *head, *change.left, *users)
 
     async def read(self, rooms: Mapping[str, Mapping[str, int]]) -> dict[str, Records]:
         """As `Broker.presence` says."""
@@ -79,21 +82,27 @@ class RedisPresence:
         return {room: records for room, records in zip(rooms, found, strict=True) if records is not None}
 
     async def _read(self, room: str, known: Mapping[str, int]) -> Records | None:
-        members = await self._reply(room, "SMEMBERS", _processes(room))
-        if members is None:
-            return None
-        records: Records = {}
-        for member in members:
-            worker = member.decode()
-            version = await self._reply(room, "HGET", _record(room, worker), "")
-            if version is not None and int(version) == known.get(worker):
-                records[worker] = int(version), None
-            elif version is not None:
-                pairs = _pairs(await self._reply(room, "HGETALL", _record(room, worker)))
-                version = pairs.pop("", None)
-                if version is not None:
-                    records[worker] = int(version), pairs
-        return records
+        """None if Redis did not answer all that was asked: what is not known is not nobody."""
+        with _unanswered(room):
+            members = await self._command(room, "SMEMBERS", _processes(room))
+            workers = [member.decode() for member in members]
+            found = await asyncio.gather(*(self._read_one(room, worker, known.get(worker)) for worker in workers))
+            return {worker: record for worker, record in zip(workers, found, strict=True) if record is not None}
+        return None
+
+    async def _read_one(self, room: str, worker: str, known: int | None) -> tuple[int, dict[str, str] | None] | None:
+        """One process's version and users; None if its record has lapsed."""
+        record = _record(room, worker)
+        version = await self._command(room, "HGET", record, "")
+        if version is not None and int(version) == known:
+            return known, None
+        if version is not None:
+            users = _pairs(await self._command(room, "HGETALL", record))
+            version = users.pop("", None)
+            if version is not None:
+                return int(version), users
+        await self._command(room, "EVAL", FORGET, 2, record, _processes(room), worker)
+        return None
 
     async def renew(self, worker: str, rooms: Mapping[str, int]) -> list[str]:
         """As `Broker.renew_presence` says."""
@@ -102,25 +111,27 @@ class RedisPresence:
 
     async def _renew(self, worker: str, room: str, version: int) -> bool:
         record, processes = _record(room, worker), _processes(room)
-        commands: Iterable[tuple[str | int, ...]] = (
-            ("EXPIRE", record, LAPSE_SECONDS),
-            ("EXPIRE", processes, LAPSE_SECONDS * 2),
-            ("HGET", record, ""),
-        )
-        *_, found = await asyncio.gather(*(self._reply(room, *command) for command in commands))
-        return found is not None and int(found) == version
-
-    async def _reply(self, room: str, *arguments: str | bytes | int) -> Any:
-        """The reply, or None if there is none: the next renewal finds what is wrong then."""
-        try:
-            return await self._command(room, *arguments)
-        except (RedisError, OSError) as error:  # TimeoutError is one
-            logger.debug("presence not exchanged room=%s reason=%s", room, error)
-            return None
+        with _unanswered(room):
+            *_, found = await asyncio.gather(
+                self._command(room, "EXPIRE", record, LAPSE_SECONDS),
+                self._command(room, "EXPIRE", processes, LAPSE_SECONDS * 2),
+                self._command(room, "HGET", record, ""),
+            )
+            return found is not None and int(found) == version
+        return True  # nothing can be told there either
 
     async def close(self) -> None:
         """Wait for what is being written."""
         await asyncio.gather(*self._writing)
+
+
+@contextmanager
+def _unanswered(room: str) -> Iterator[None]:
+    """No answer is no harm: the next renewal finds what is wrong then."""
+    try:
+        yield
+    except (RedisError, OSError) as error:  # TimeoutError is one
+        logger.debug("presence not exchanged room=%s reason=%s", room, error)
 
 
 def _record(room: str, worker: str) -> str:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from tornado_chat.broker import Change, Records
+from tornado_chat.broker import LAPSE_SECONDS, Change, Records
 from tornado_chat.wire.events import Data
 
 if TYPE_CHECKING:
@@ -31,9 +31,13 @@ SIGNAL_SECONDS = 1.0
 NAMED = 50
 """In a room with more users a signal tells their number only."""
 
-RENEW_SECONDS, LAPSE_SECONDS = 5.0, 20.0
-"""How often a process renews its records and looks at those of the others; and how long one lasts that nobody renews:
-after the kill of a whole machine the rooms elsewhere are right again within the sum of both."""
+CROWD, CROWD_SECONDS = 1000, 5.0
+"""In a room with more users the number is told only so often: while 50,000 came to one room, telling all who were there
+already each second took as much of the processor as their handshakes."""
+
+RENEW_SECONDS = 5.0
+"""How often a process renews its records and looks at those of the others: after the kill of a whole machine the rooms
+elsewhere are right again within this and LAPSE_SECONDS."""
 
 SLICE = 64
 """Rooms that are looked at in one loop turn."""
@@ -53,7 +57,7 @@ class Elsewhere:
 class RoomPresence:
     """The users of one room that is open here."""
 
-    __slots__ = ("arrived", "came", "departed", "elsewhere", "names", "version", "went")
+    __slots__ = ("arrived", "came", "departed", "elsewhere", "names", "told", "version", "went")
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}  # of the users here, by id
@@ -63,6 +67,7 @@ class RoomPresence:
         self.arrived: dict[str, str] = {}  # what the other processes were not told yet
         self.departed: set[str] = set()
         self.version = 0  # of what they were told; 0: nothing yet
+        self.told = 0.0  # when the members here were told last, by the loop's time
 
     def is_elsewhere(self, user: str) -> bool:
         return any(user in other.users for other in self.elsewhere.values())
@@ -260,9 +265,13 @@ class Presence:
         here = room.presence
         if not (here.came or here.went):
             return
+        now, count = self.hub.loop.time(), here.count()
+        if count > CROWD and now - here.told < CROWD_SECONDS:
+            self._changed[room] = None  # later
+            return
+        here.told = now
         came, here.came = here.came, {}
         went, here.went = here.went, {}
-        count = here.count()
         data: Data = {"type": "presence", "room": room.name}
         if count <= NAMED:
             data["joined"] = [{"user": user, "name": name} for user, name in came.items()]
@@ -270,10 +279,10 @@ class Presence:
         room.signal(data | {"count": count})
 
     async def _renew(self) -> None:
-        if not self.hub.broker.carries:
-            return
         now = self.hub.loop.time()
         self._dead = {uid: died for uid, died in self._dead.items() if now - died < 2 * LAPSE_SECONDS}
+        if not self.hub.broker.carries:
+            return
         rooms = [room for room in self.hub.rooms.values() if room.presence.names or room.presence.elsewhere]
         for start in range(0, len(rooms), SLICE):
             part = [room for room in rooms[start : start + SLICE] if self.hub.rooms.get(room.name) is room]

@@ -156,8 +156,12 @@ class Publisher:
                 room.mend(outcome.seq)  # committed, but never announced here
         else:
             self.hub.metrics.events += 1
+            carries = self.hub.broker.carries
+            if room is None and not carries:
+                return  # nobody to tell
             event = event_of(entry, outcome.seq, outcome.ts)
             event.born = born
-            news.setdefault(entry.room, []).append(event)
+            if carries:
+                news.setdefault(entry.room, []).append(event)
             if room is not None:
                 room.deliver(event)

@@ -132,7 +132,7 @@ class PostgresLog:
         if encoding != "UTF8":
             raise ConfigError(
                 f"database {schema.shown(self._database)}: its encoding is {encoding}, which cannot hold all texts; "
-                "make it with ENCODING 'UTF8'"
+                "make it with: create database NAME encoding 'UTF8' template template0"
             )
         await prepare(db, self._database)
         epoch: str = await db.fetchval(OLD_EPOCH)

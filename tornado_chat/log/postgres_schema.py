@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from tornado_chat.errors import ConfigError
+from tornado_chat.errors import ConfigError, LogUnavailable
 from tornado_chat.log import schema
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
@@ -31,12 +31,15 @@ async def connect(database: str, seconds: float) -> Connection:
 
 @contextmanager
 def explained(database: str) -> Iterator[None]:
-    """Turns what asyncpg raises into a ConfigError of one line."""
+    """Turns what asyncpg raises into one line: LogUnavailable if the server does not answer, else ConfigError."""
     try:
         yield
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
         why = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
-        raise ConfigError(f"database {schema.shown(database)}: cannot be used: {' '.join(why.split())}") from None
+        line = f"database {schema.shown(database)}: cannot be used: {' '.join(why.split())}"
+        if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.CannotConnectNowError):
+            raise LogUnavailable(line) from None
+        raise ConfigError(line) from None
 
 
 async def is_empty(database: str) -> bool:

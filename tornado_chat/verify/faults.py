@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tornado_chat.verify.crowd import Crowd
     from tornado_chat.verify.installation import Installation
     from tornado_chat.verify.ledger import Ledger
+    from tornado_chat.verify.proxy import Proxy
 
 CLIENT, WORKERS, REDIS, POSTGRESQL = "any server", "its own server", "its own Redis", "its own PostgreSQL"
 
@@ -48,6 +49,13 @@ class Scene:
     def installation(self) -> Installation:
         assert self._installation is not None, "this fault needs an installation of our own"
         return self._installation
+
+    @property
+    def proxy(self) -> Proxy:
+        """In front of its Redis."""
+        proxy = self.installation.proxy
+        assert proxy is not None, "this fault needs a Redis of our own"
+        return proxy
 
     def client(self) -> Client:
         return self.dice.choice(self.crowd.clients)
@@ -134,14 +142,12 @@ async def restart_redis(scene: Scene) -> None:
 
 
 async def cut_redis(scene: Scene) -> None:
-    assert scene.installation.proxy is not None
     scene.ledger.note("connections to Redis cut")
-    scene.installation.proxy.cut()
+    scene.proxy.cut()
 
 
 async def drop_redis(scene: Scene) -> None:
-    proxy, part = scene.installation.proxy, scene.dice.choice((0.1, 0.5, 1.0))
-    assert proxy is not None
+    proxy, part = scene.proxy, scene.dice.choice((0.1, 0.5, 1.0))
     proxy.drop(part)
     try:
         seconds = await scene.a_while()
@@ -151,8 +157,7 @@ async def drop_redis(scene: Scene) -> None:
 
 
 async def delay_redis(scene: Scene) -> None:
-    proxy, delay = scene.installation.proxy, scene.dice.choice((0.05, 0.3, 1.0))
-    assert proxy is not None
+    proxy, delay = scene.proxy, scene.dice.choice((0.05, 0.3, 1.0))
     proxy.delay(delay)
     try:
         seconds = await scene.a_while()
@@ -162,8 +167,7 @@ async def delay_redis(scene: Scene) -> None:
 
 
 async def stall_redis(scene: Scene) -> None:
-    proxy = scene.installation.proxy
-    assert proxy is not None
+    proxy = scene.proxy
     proxy.stall()
     try:
         seconds = await scene.a_while()

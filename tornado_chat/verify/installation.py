@@ -16,6 +16,7 @@ from pathlib import Path
 import tornado_chat
 from tornado_chat.errors import ConfigError
 from tornado_chat.verify.postgres_server import PostgresServer
+from tornado_chat.verify.processes import children, last_words
 from tornado_chat.verify.proxy import Proxy
 from tornado_chat.verify.redis_server import RedisServer
 
@@ -55,9 +56,10 @@ class Installation:
         return f"{workers}, {database}, {'Redis' if self.redis else 'no Redis'}"
 
     async def start(self) -> None:
-        if os.geteuid() == 0:
-            self.directory.chmod(0o711)  # PostgreSQL runs as another user, who must get to its own directory
-        (self.directory / "secret").write_bytes(self.secret)
+        secret = self.directory / "secret"
+        secret.unlink(missing_ok=True)  # of a run before
+        secret.touch(0o600)
+        secret.write_bytes(self.secret)
         if self.postgres is not None:
             await asyncio.to_thread(self.postgres.start)
         if self.redis is not None:
@@ -105,9 +107,9 @@ class Installation:
         deadline = time.monotonic() + START_SECONDS
         while (found := _LISTENING.search(self._output.read_bytes()[offset:].decode())) is None:
             if self._process.poll() is not None:
-                raise ConfigError(f"the server ended with {self._process.returncode}; it said: {self._last_words()}")
+                raise ConfigError(f"the server ended with {self._process.returncode}; it said: {last_words(self._errors)}")
             if time.monotonic() > deadline:
-                raise ConfigError(f"the server did not listen within {START_SECONDS:g} s: {self._last_words()}")
+                raise ConfigError(f"the server did not listen within {START_SECONDS:g} s: {last_words(self._errors)}")
             await asyncio.sleep(0.02)
         self.url = found[1]
 
@@ -116,7 +118,7 @@ class Installation:
         process, self._process = self._process, None
         if process is None:
             return
-        workers = _children(process.pid)
+        workers = children(process.pid)
         if process.poll() is None:
             process.send_signal(number)
         try:
@@ -131,7 +133,7 @@ class Installation:
     def workers(self) -> list[int]:
         """Process ids of those that serve: the server's children, or itself where it has none."""
         assert self._process is not None
-        return _children(self._process.pid) if self.worker_count > 1 else [self._process.pid]
+        return children(self._process.pid) if self.worker_count > 1 else [self._process.pid]
 
     async def kill_worker(self, pid: int) -> bool:
         """`kill -9`; whether there was another in time."""
@@ -190,13 +192,3 @@ class Installation:
         except FileNotFoundError:
             return []
         return [line for line in lines if _TROUBLE.search(line) and "signal=SIGKILL" not in line]
-
-    def _last_words(self) -> str:
-        return " | ".join(self._errors.read_text(errors="replace").splitlines()[-3:]) or "nothing"
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []

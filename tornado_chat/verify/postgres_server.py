@@ -16,6 +16,7 @@ from typing import Literal
 
 from tornado_chat.errors import ConfigError
 from tornado_chat.verify.ports import free_port
+from tornado_chat.verify.processes import children, is_alive, last_words
 
 USER = "chat"
 UNPRIVILEGED = "postgres"  # who runs it when we are root: PostgreSQL refuses to be run by root
@@ -87,7 +88,7 @@ class PostgresServer:
             if ended or time.monotonic() > deadline:
                 self.kill()
                 what = "ended at once" if ended else f"takes no connections after {START_TIMEOUT:g} s"
-                raise ConfigError(f"PostgreSQL {what}; it said: {self._last_words()}")
+                raise ConfigError(f"PostgreSQL {what}; it said: {last_words(self.output)}")
             time.sleep(0.01)
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
@@ -114,24 +115,24 @@ class PostgresServer:
         process, self._process = self._process, None
         if process is None:
             return
-        children = _children(process.pid)
+        its = children(process.pid)
         process.kill()
         process.wait()
-        for child in children:
+        for child in its:
             _signal(child, signal.SIGKILL)
-        while any(_is_alive(child) for child in children):
+        while any(is_alive(child) for child in its):  # its new parent may not have noticed that it is dead
             time.sleep(0.005)
 
     def pause(self) -> None:
         """SIGSTOP to all its processes: the connections stay, and nothing answers."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)  # first: then it makes no further ones
-        for child in _children(self._process.pid):
+        for child in children(self._process.pid):
             _signal(child, signal.SIGSTOP)
 
     def resume(self) -> None:
         assert self._process is not None
-        for pid in (*_children(self._process.pid), self._process.pid):
+        for pid in (*children(self._process.pid), self._process.pid):
             _signal(pid, signal.SIGCONT)
 
     def create_database(self, name: str) -> str:
@@ -189,9 +190,6 @@ class PostgresServer:
             return False
         return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
-    def _last_words(self) -> str:
-        return " | ".join(self.output.read_text(errors="replace").splitlines()[-3:]) or "nothing"
-
 
 def _programs() -> Path:
     """The folder of PostgreSQL's programs, the newest version's."""
@@ -208,22 +206,6 @@ def _environment() -> dict[str, str]:
     """Ours, without what would speak of another server or another language."""
     ours = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "LC_", "LANG"))}
     return ours | {"LC_ALL": "C"}
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            return [int(child) for child in file.read().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []  # it ended by itself
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"  # dead, and its new parent has not noticed
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

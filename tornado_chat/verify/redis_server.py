@@ -13,6 +13,7 @@ from types import TracebackType
 
 from tornado_chat.errors import ConfigError
 from tornado_chat.verify.ports import free_port
+from tornado_chat.verify.processes import last_words
 
 START_TIMEOUT = 10.0
 STOP_TIMEOUT = 10.0
@@ -65,7 +66,7 @@ class RedisServer:
             if ended or time.monotonic() > deadline:
                 self.kill()
                 what = "ended at once" if ended else f"does not answer after {START_TIMEOUT:g} s"
-                raise ConfigError(f"Redis {what}; it said: {self._last_words()}")
+                raise ConfigError(f"Redis {what}; it said: {last_words(self.output)}")
             time.sleep(0.01)
 
     def stop(self) -> None:
@@ -114,9 +115,6 @@ class RedisServer:
                 return sock.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
-
-    def _last_words(self) -> str:
-        return " | ".join(self.output.read_text(errors="replace").splitlines()[-3:]) or "nothing"
 
 
 def _program() -> str:

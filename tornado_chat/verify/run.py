@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import signal
 import sys
@@ -61,9 +62,13 @@ async def _installation(options: Options) -> AsyncIterator[Installation | None]:
     with contextlib.ExitStack() as stack:
         if options.directory is None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tornado-chat-verify-")))
+            made = True
         else:
             directory = Path(options.directory)
+            made = not directory.exists()
             directory.mkdir(parents=True, exist_ok=True)
+        if made and os.geteuid() == 0:
+            directory.chmod(0o711)  # PostgreSQL runs as another user, who must get to its own directory
         installation = Installation(
             directory, workers=options.workers, postgresql=options.database == "postgresql", redis=options.redis
         )

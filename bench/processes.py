@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tornado_chat.verify.processes import children
+
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -33,23 +35,6 @@ def peak(pid: int) -> int:
 def forget_peak(pid: int) -> None:
     for each in (pid, *children(pid)):
         Path(f"/proc/{each}/clear_refs").write_text("5")  # resets VmHWM
-
-
-def children(pid: int) -> list[int]:
-    """The processes that it started and that have not been reaped; none if it is gone itself."""
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
-    except OSError:
-        return []
-
-
-def is_alive(pid: int) -> bool:
-    """False for one that has ended and waits to be reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def busy_seconds(cores: Sequence[int]) -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench import processes, services
 from bench.services import Service
+from tornado_chat.verify.processes import children, is_alive
 
 HERE = Path(__file__).parent
 VENV = HERE / ".venv"
@@ -167,7 +168,7 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
 def wait_until_gone(pids: Sequence[int], seconds: float) -> None:
     """Wait until each of these processes has ended. BenchError if one has not after `seconds`."""
     deadline = time.monotonic() + seconds
-    while any(processes.is_alive(pid) for pid in pids):
+    while any(is_alive(pid) for pid in pids):
         if time.monotonic() > deadline:
             raise BenchError(f"a process did not end in {seconds:.0f} s")
         time.sleep(0.01)
@@ -242,7 +243,7 @@ class Server:
 
     def workers(self) -> list[int]:
         """The processes that it has started, if it is a parent of workers."""
-        return processes.children(self.pid)
+        return children(self.pid)
 
     def last_words(self) -> str:
         """The end of what it printed, in one line."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from tornado_chat.log.opening import sqlite_path
+from tornado_chat.config import sqlite_path
 
 
 def sql(database: str, *script: str) -> list[tuple[Any, ...]]:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from tornado_chat.auth import mint
+from tornado_chat.verify.processes import children, is_alive
 
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 20.0
@@ -138,11 +139,7 @@ class Server:
     def workers(self) -> list[int]:
         """The process ids of its workers, oldest first; none when it has ended."""
         assert self.process is not None
-        try:
-            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        except FileNotFoundError:
-            return []
-        return [int(pid) for pid in children.split()]
+        return children(self.process.pid)
 
     def _end(self, number: signal.Signals) -> int | None:
         process = self.process
@@ -176,14 +173,6 @@ class Server:
             if _TROUBLE.search(line) and not any(re.search(pattern, line) for pattern in self.expected)
         ]
         assert not trouble, "\n".join(["the server had trouble:", *trouble, "in:", self.said()])
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process runs; not if it only waits to be reaped."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def _wait_for_the_end(pids: list[int]) -> None:

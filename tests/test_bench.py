@@ -18,10 +18,10 @@ import pytest
 from bench.__main__ import arguments, filesystem, run
 from bench.bench import Bench, Size
 from bench.driver import percentile
-from bench.processes import is_alive
 from bench.report import ROWS, Target, table
 from bench.scenarios import SCENARIOS, closed_loop, fan_out
 from bench.servers import VENV, BenchError, Dialect, Server, find_tools, on_one_port
+from tornado_chat.verify.processes import is_alive
 
 TINY = Size(
     seconds=0.2, warm=0.1, settle=0.1, small=20, large=20, senders=5, rooms=4, rate=100, slow_events=300, missed=10,

@@ -111,7 +111,7 @@ def test_defaults() -> None:
     settings = load({}, {})
     assert settings == Settings()
     assert (settings.host, settings.port, settings.guests) == ("127.0.0.1", 8080, False)
-    assert settings.database_path == "data/chat.db"
+    assert config.sqlite_path(settings.database) == "data/chat.db"
     assert settings.trusted_proxies == (ip_network("127.0.0.0/8"), ip_network("::1"))
     assert settings.allowed_origins == ()
     assert settings.ping_interval == 25.0

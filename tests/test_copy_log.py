@@ -23,14 +23,16 @@ from tornado_chat.errors import ConfigError
 from tornado_chat.log import Log
 from tornado_chat.log.copying import PAGE_BYTES, PAGE_ROWS, TABLES, _pages
 from tornado_chat.log.opening import open_log
-from tornado_chat.log.stores import Row
+from tornado_chat.log.store import Row
 
 pytest_plugins = ["database_fixtures", "postgres_servers"]
 
 TIMEOUT = 60.0
 USERS = ("alice", "bob", "carol")
 ROWS = 7  # of a page
-PAGES = "import sys, os, signal\nfrom tornado_chat import copying\nfrom tornado_chat.log import copying as pages\n"
+PAGES = (
+    "import sys, os, signal\nfrom tornado_chat import copy_progress\nfrom tornado_chat.log import copying as pages\n"
+)
 RUN = "from tornado_chat.cli import main\nsys.exit(main(['copy-log', *sys.argv[1:3]]))\n"
 # Dies with SIGKILL when the page of this number has been written.
 KILLED = (
@@ -43,7 +45,7 @@ def advance(self, rows):
     left -= 1
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
-copying.Lines.advance = advance
+copy_progress.Lines.advance = advance
 """ + RUN
 )
 

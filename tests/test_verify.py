@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from servers import UNLIMITED, Server
 
 from tornado_chat.cli import main
 from tornado_chat.verify.faults import CLIENT, FAULTS, POSTGRESQL, REDIS, WORKERS
+from tornado_chat.verify.processes import children
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 180.0
@@ -176,17 +178,20 @@ def test_ctrl_c_ends_it_early(signals: int, tmp_path: Path) -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in (*server, *workers))
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def test_the_installations_files_can_be_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [None, 0o750])
+def test_the_installations_files_can_be_kept(tmp_path: Path, mode: int | None) -> None:
+    """In a directory that is made, or in one that is there, whose mode is its owner's."""
     kept = tmp_path / "kept"
+    if mode is not None:
+        kept.mkdir(mode)
     result = run(tmp_path, "--minutes", "0.05", "--no-faults", "--directory", str(kept))
     assert result.returncode == 0
     assert "every promise held" in result.stdout
     assert (kept / "chat.db").exists()
     assert "stopped" in (kept / "server.log").read_text()
+    assert stat.S_IMODE((kept / "secret").stat().st_mode) == 0o600
+    if mode is not None:
+        assert stat.S_IMODE(kept.stat().st_mode) == mode
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 import jwt
 import msgspec
 
-from tornado_chat.config import Settings
+from tornado_chat.config import Settings, sqlite_path
 from tornado_chat.errors import ChatError, ConfigError, ErrorCode
 from tornado_chat.wire.commands import check_name, check_user_id
 
@@ -216,7 +216,7 @@ def load_secret(settings: Settings) -> bytes:
                 "--secret-file: is needed with PostgreSQL: a file with a key of your own "
                 "(such as from: openssl rand -hex 32)"
             )
-        path, source = settings.database_path + ".secret", "--database"
+        path, source = sqlite_path(settings.database) + ".secret", "--database"
         if not os.path.exists(path):
             _make_secret(path)
     try:

@@ -251,7 +251,7 @@ def _token(args: argparse.Namespace) -> int:
     jti = secrets.token_urlsafe(16) if args.jti is None else auth.check_jti(args.jti)
     if settings.secret_file is None and settings.database.startswith("sqlite:"):
         # A key that is made here would be no server's.
-        path = settings.database_path
+        path = config.sqlite_path(settings.database)
         if not os.path.exists(path) and not os.path.exists(path + ".secret"):
             raise ConfigError(
                 f"--database: there is no log at {path!r}; give the one that the server uses, or its --secret-file"

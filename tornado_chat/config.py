@@ -151,6 +151,11 @@ def database(raw: object) -> str:
     return raw
 
 
+def sqlite_path(database: str) -> str:
+    """The file of sqlite:///PATH: relative to the working directory, or absolute."""
+    return database.removeprefix("sqlite:///")
+
+
 REDIS_SCHEME = r"rediss?(?:\+sentinel|\+cluster)?://"
 """`rediss`: with TLS."""
 
@@ -350,11 +355,6 @@ class Settings:
     def alone(self) -> bool:
         """No other process is meant to write the log."""
         return self.workers == 1 and self.database.startswith("sqlite:")
-
-    @property
-    def database_path(self) -> str:
-        """The SQLite file: relative to the working directory, or absolute."""
-        return self.database.removeprefix("sqlite:///")
 
 
 _FIELDS: dict[str, Field[Any]] = {field.name: field for field in fields(Settings)}

@@ -42,7 +42,7 @@ def migrate(args: argparse.Namespace) -> int:
 
 def copy_log(args: argparse.Namespace) -> int:
     source, target = (_database(name, getattr(args, name.lower())) for name in ("FROM", "TO"))
-    from tornado_chat.copying import run
+    from tornado_chat.copy_progress import run
 
     return asyncio.run(run(source, target))
 

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from tornado_chat.errors import ConfigError
 from tornado_chat.log import schema
-from tornado_chat.log.opening import require_log
-from tornado_chat.log.stores import Row, Store, open_store
+from tornado_chat.log.opening import open_store, require_log
+from tornado_chat.log.store import Row, Store
 
 PAGE_ROWS = 5000
 PAGE_BYTES = 4 << 20

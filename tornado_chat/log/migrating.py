@@ -13,8 +13,9 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from tornado_chat.config import sqlite_path
 from tornado_chat.log import schema, sqlite_file
-from tornado_chat.log.opening import require_asyncpg, sqlite_path
+from tornado_chat.log.opening import require_asyncpg
 
 TIMEOUT = 60.0
 """Seconds to wait for another process that makes or migrates the same database."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 
+from tornado_chat.config import sqlite_path
 from tornado_chat.errors import ConfigError
 from tornado_chat.log import Log, schema
+from tornado_chat.log.store import Store
 
 
 async def open_log(database: str) -> Log:
@@ -22,6 +24,18 @@ async def open_log(database: str) -> Log:
     from tornado_chat.log.postgres import open_postgres
 
     return await open_postgres(database)
+
+
+async def open_store(database: str) -> Store:
+    """The tables of the log at `database`; ConfigError, in one line without the password, if they cannot be used."""
+    if database.startswith("sqlite:"):
+        from tornado_chat.log.sqlite_store import SQLiteStore
+
+        return SQLiteStore(os.path.abspath(sqlite_path(database)))  # noqa: ASYNC240 - no file is looked at
+    require_asyncpg()
+    from tornado_chat.log.postgres_store import open_postgres_store
+
+    return await open_postgres_store(database)
 
 
 async def open_existing(database: str) -> Log:
@@ -45,11 +59,6 @@ async def require_log(database: str) -> None:
 
 def is_file(database: str) -> bool:
     return os.path.exists(sqlite_path(database))
-
-
-def sqlite_path(database: str) -> str:
-    """The file of sqlite:///PATH: relative to the working directory, or absolute."""
-    return database.removeprefix("sqlite:///")
 
 
 def require_asyncpg() -> None:

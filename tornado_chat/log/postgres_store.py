@@ -10,7 +10,7 @@ import asyncpg
 
 from tornado_chat.log import postgres_schema, schema
 from tornado_chat.log.postgres_schema import Connection, explained
-from tornado_chat.log.stores import Row
+from tornado_chat.log.store import Row
 
 STATEMENT_SECONDS = 3600.0
 """The longest statement goes once through all events."""

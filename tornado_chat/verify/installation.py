@@ -107,7 +107,9 @@ class Installation:
         deadline = time.monotonic() + START_SECONDS
         while (found := _LISTENING.search(self._output.read_bytes()[offset:].decode())) is None:
             if self._process.poll() is not None:
-                raise ConfigError(f"the server ended with {self._process.returncode}; it said: {last_words(self._errors)}")
+                raise ConfigError(
+                    f"the server ended with {self._process.returncode}; it said: {last_words(self._errors)}"
+                )
             if time.monotonic() > deadline:
                 raise ConfigError(f"the server did not listen within {START_SECONDS:g} s: {last_words(self._errors)}")
             await asyncio.sleep(0.02)

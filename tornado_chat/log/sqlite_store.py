@@ -1,65 +1,22 @@
-"""The tables of a log as they are, whichever database keeps them: for copying one into another."""
+"""`Store` over an SQLite file."""
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any, Protocol
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 from tornado_chat.errors import ConfigError
 from tornado_chat.log import schema, sqlite_file
-from tornado_chat.log.opening import require_asyncpg, sqlite_path
+from tornado_chat.log.store import Row
 
 TIMEOUT = 10.0
 """Seconds to wait for another process's lock on an SQLite file."""
 
-Row = tuple[Any, ...]
-
-
-class Store(Protocol):
-    """Parameters of queries stand as $1, $2 ... in them. ConfigError for whatever the database cannot do."""
-
-    dialect: schema.Dialect
-    where: str
-    """How messages name it."""
-
-    def reading(self) -> AbstractAsyncContextManager[None]:
-        """What is read inside is of one moment."""
-
-    def writing(self) -> AbstractAsyncContextManager[None]:
-        """What is done inside is one transaction, and nobody makes or migrates the tables meanwhile."""
-
-    def rows(self, query: str, *parameters: Any) -> AsyncIterator[Row]:
-        """Only inside `reading`; as they come, not all at once."""
-
-    async def execute(self, query: str, *parameters: Any) -> list[Row]: ...
-
-    async def insert(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
-        """All of them or none."""
-
-    async def revision(self) -> str | None:
-        """None for an empty database; ConfigError if it is another program's."""
-
-    async def create(self) -> None:
-        """All the tables, in an empty database; inside `writing`."""
-
-    async def close(self) -> None: ...
-
-
-async def open_store(database: str) -> Store:
-    """The store at a database URL; ConfigError, without the password, if it cannot be used."""
-    if database.startswith("sqlite:"):
-        return SQLiteStore(os.path.abspath(sqlite_path(database)))  # noqa: ASYNC240 - no file is looked at
-    require_asyncpg()
-    from tornado_chat.log.postgres_store import open_postgres_store
-
-    return await open_postgres_store(database)
-
 
 class SQLiteStore:
-    """`Store` over one file, made if there is none. Blocking."""
+    """Over the file at `path`, made if there is none. Blocking."""
 
     dialect: schema.Dialect = "sqlite"
 

@@ -47,7 +47,7 @@ async def processes(urls: Sequence[str], count: int = 2) -> AsyncIterator[list[P
     async with AsyncExitStack() as stack:
         started = []
         for _ in range(count):
-            broker, news = RedisBroker(urls), News()
+            broker, news = RedisBroker(urls, "log"), News()
             stack.push_async_callback(broker.close)
             await broker.start(news)
             started.append((broker, news))

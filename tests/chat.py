@@ -135,7 +135,8 @@ async def running(path: Path, *, siblings: int = 0, **settings: Any) -> AsyncIte
     settings.setdefault("send_rate", 0)
     settings.setdefault("database", f"sqlite:///{path / 'chat.db'}")
     made = Settings(port=0, **settings)
-    server = Server(made, SECRET, await open_log(made.database), open_broker(replace(made, workers=1 + siblings)))
+    log = await open_log(made.database)
+    server = Server(made, SECRET, log, open_broker(replace(made, workers=1 + siblings), log.epoch))
     await server.open()
     here = Running(server, server.start())
     try:

@@ -636,3 +636,28 @@ async def test_any_sequence_of_batches_agrees_with_the_model(log: Log, seed: int
             )
             for event in await past(log, room)
         ] == model.past(room)
+
+
+async def test_a_mark_counts_what_another_process_has_written(open_log: Open) -> None:
+    one, two = await open_log(), await open_log()
+    await append(one, message(), message())
+    await append(two, *(message() for _ in range(10)))
+    (mark,) = await append(one, read_mark(12))
+    assert (mark.seq, mark.changed) == (12, True)
+    (beyond,) = await append(one, read_mark(99))
+    assert (beyond.seq, beyond.changed) == (12, False)
+    assert await two.marks([("lobby", "alice")]) == {("lobby", "alice"): 12}
+
+
+async def test_what_no_event_came_to_is_no_room(log: Log) -> None:
+    await refused(log, edited(1, room="rumour"))
+    await append(log, read_mark(1, room="rumour"))
+    assert await log.heads(["rumour"]) == {"rumour": 0}
+    assert [outcome.seq for outcome in await append(log, message(room="rumour"))] == [1]
+
+
+async def test_the_epoch_that_another_process_gave_is_seen(open_log: Open) -> None:
+    one, two = await open_log(), await open_log()
+    assert await one.read_epoch() == one.epoch == two.epoch
+    new = await two.new_epoch()
+    assert await one.read_epoch() == new != one.epoch

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
@@ -18,10 +19,10 @@ import pytest
 import redis
 from brokers import News, Process, can_tell, event, processes
 from connections import until
-from redis_servers import redis_cluster, redis_of_the_session, redis_sentinel, redis_server
+from redis_servers import ask, redis_cluster, redis_of_the_session, redis_sentinel, redis_server
 
+from tornado_chat.broker import Change, redis_link, redis_presence, redis_stream
 from tornado_chat.broker import redis as redis_module
-from tornado_chat.broker import redis_link, redis_stream
 from tornado_chat.broker.redis import RedisBroker, place_of
 from tornado_chat.broker.redis_address import Address
 from tornado_chat.broker.redis_link import QUEUE_BYTES, Link, channel_of
@@ -52,6 +53,13 @@ async def one_through_a_proxy(server: RedisServer) -> AsyncIterator[tuple[Proxy,
         for broker, _ in (one, two):
             await broker.subscribe("a")
         yield proxy, one, two
+
+
+def commands(server: RedisServer, name: str) -> int:
+    """How many of these the server has had."""
+    info = ask(server, "INFO", "commandstats")
+    assert isinstance(info, dict)
+    return int(info.get(f"cmdstat_{name}", {}).get("calls", 0))
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
@@ -142,6 +150,44 @@ async def test_redis_that_starts_later(tmp_path: Path) -> None:
                 await until(lambda: at_one.events)
 
 
+@pytest.mark.logs(AWAY)
+async def test_attempts_to_connect_are_ever_further_apart_and_at_random(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_link, "LONGEST_PAUSE", 0.5)
+    pauses: list[tuple[float, float]] = []  # at least, at most
+    attempts: list[float] = []
+
+    def longest(low: float, high: float) -> float:
+        pauses.append((low, high))
+        return high
+
+    def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        attempts.append(monotonic())
+        writer.transport.abort()
+
+    monkeypatch.setattr("random.uniform", longest)
+    with RedisServer(tmp_path) as server:
+        refusing = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        proxy = Proxy("127.0.0.1", server.port)
+        proxy.port = refusing.sockets[0].getsockname()[1]
+        async with processes([f"redis://127.0.0.1:{proxy.port}/0"], 1) as ((one, _),):
+            await until(lambda: len(attempts) >= 5)
+            refusing.close()
+            await refusing.wait_closed()
+            async with proxy:
+                await until(lambda: one.available)
+                assert pauses[:5] == [(0, 0.1), (0, 0.2), (0, 0.4), (0, 0.5), (0, 0.5)]
+                apart = [after - before for before, after in itertools.pairwise(attempts)]
+                for paused, (_, pause) in zip(apart, pauses, strict=False):
+                    assert paused > pause - 0.01  # uvloop counts whole milliseconds
+                began, count = monotonic(), len(pauses)
+                await until(lambda: monotonic() > began + 0.5)  # not a wait for something: its life must be long
+                proxy.cut()
+                await until(lambda: len(pauses) > count)
+                assert pauses[count] == (0, 0.1)
+
+
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.logs("it is deaf")
 async def test_a_stalled_link_is_found_out_and_made_again(redis_server: RedisServer) -> None:
@@ -174,15 +220,8 @@ async def test_a_link_that_answers_and_hears_nothing_is_found_out(redis_server: 
 async def test_an_idle_link_lives(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_link, "PROBE_SECONDS", 0.02)
     async with processes([redis_server.url], 1) as ((one, at_one),):
-        with redis.Redis(port=redis_server.port) as client:
-
-            def probes() -> int:
-                info = client.info("commandstats")
-                assert isinstance(info, dict)
-                return int(info.get("cmdstat_publish", {}).get("calls", 0))
-
-            before = probes()
-            await until(lambda: probes() > before + 50)
+        before = commands(redis_server, "publish")
+        await until(lambda: commands(redis_server, "publish") > before + 50)
         assert one.available
         assert at_one.links == 1
 
@@ -275,6 +314,46 @@ async def test_a_subscription_does_not_take_the_confirmation_of_an_earlier_one(r
         assert monotonic() - began > 0.15
 
 
+# One write for a loop turn
+
+
+async def test_what_is_published_in_one_loop_turn_goes_out_in_one_write(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+    write = redis_stream.Stream.write
+
+    def recording(stream: redis_stream.Stream, data: bytes, replies: Iterable[redis_stream.News]) -> None:
+        written.append(data)
+        write(stream, data, replies)
+
+    monkeypatch.setattr(redis_stream.Stream, "write", recording)
+    rooms = [f"room-{number}" for number in range(30)]
+    async with processes([redis_server.url]) as ((one, _), (two, at_two)):
+        await asyncio.gather(*map(two.subscribe, rooms))
+        written.clear()
+        for seq in (1, 2):
+            for room in rooms:
+                one.publish_events(room, [event(room, seq)])
+                one.publish_signal(room, {"type": "typing", "room": room}, None)
+        await until(lambda: len(at_two.signals) == len(at_two.events) == 60)
+        (together,) = [data for data in written if b":room-" in data]
+        assert together.count(b"PUBLISH") == 120
+
+
+async def test_subscriptions_of_one_loop_turn_are_one_command(redis_server: RedisServer) -> None:
+    rooms = [f"room-{number}" for number in range(300)]
+    async with processes([redis_server.url]) as ((one, _), (two, at_two)):
+        await two.subscribe("end")
+        before = commands(redis_server, "subscribe"), commands(redis_server, "unsubscribe")
+        await asyncio.gather(*map(two.subscribe, rooms))
+        for room in rooms:
+            two.unsubscribe(room)
+        await can_tell(one, at_two, "end")
+        after = commands(redis_server, "subscribe"), commands(redis_server, "unsubscribe")
+        assert after == (before[0] + 1, before[1] + 1)
+
+
 # Bounds
 
 
@@ -329,6 +408,30 @@ async def test_the_rooms_that_were_missed_are_bounded(
         assert one._missed == {"a": 5}
 
 
+async def test_records_of_presence_that_are_being_written_are_bounded(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_presence, "CHANGES", 3)
+    rooms = {f"room-{number}": 7 for number in range(5)}
+    async with one_through_a_proxy(redis_server) as (proxy, (one, _), (two, _)):
+
+        async def recorded() -> set[str]:
+            found = await two.presence({room: {} for room in rooms})
+            return {room for room, records in found.items() if "worker" in records}
+
+        proxy.stall()
+        for room, version in rooms.items():
+            one.publish_presence(room, Change("worker", version, 0, {"ann": "Ann"}, ()))
+        proxy.flow()
+        left = await one.renew_presence("worker", rooms)  # its commands come after those that were written
+        assert left == ["room-3", "room-4"]
+        assert await recorded() == rooms.keys() - left
+        for room in left:
+            one.publish_presence(room, Change("worker", 8, 0, {"ann": "Ann"}, ()))
+        assert await one.renew_presence("worker", dict.fromkeys(left, 8)) == []
+        assert await recorded() == rooms.keys()
+
+
 # Strangers
 
 
@@ -368,8 +471,8 @@ async def test_what_a_stranger_says_harms_nothing(redis_server: RedisServer, cap
         await one.subscribe("a")
         with redis.Redis(port=redis_server.port) as client:
             for payload in bad:
-                assert client.publish(channel_of(0, "a"), payload) == 1
-            client.publish(channel_of(0, "a"), b"12345678e" + orjson.dumps([good]))
+                assert client.publish(channel_of("log", "a"), payload) == 1
+            client.publish(channel_of("log", "a"), b"12345678e" + orjson.dumps([good]))
         await until(lambda: at_one.events)
         assert at_one.events == [("a", 1)]
         assert (at_one.heads, at_one.signals) == ([], [])
@@ -399,7 +502,7 @@ class Faulty(News):
 
 @pytest.mark.logs("news not taken")
 async def test_a_fault_of_the_receiver_does_not_end_the_link(redis_server: RedisServer) -> None:
-    one, at_one = RedisBroker([redis_server.url]), Faulty()
+    one, at_one = RedisBroker([redis_server.url], "log"), Faulty()
     await one.start(at_one)
     async with processes([redis_server.url], 1) as ((two, _),):
         await one.subscribe("a")
@@ -454,15 +557,15 @@ async def test_commands_go_to_the_redis_of_the_room(redis_server: RedisServer) -
 
 def test_every_process_agrees_on_the_place_of_a_room() -> None:
     urls = ["redis://a:1", "redis://:secret@b:2/0", "rediss://u:p@c:3"]
-    names = [Address(url).name for url in urls]
-    assert names == [Address(url).name for url in ("redis://a:1/0", "rediss://b:2", "redis://c:3/0")]
+    names = [Address(url, "log").name for url in urls]
+    assert names == [Address(url, "log").name for url in ("redis://a:1/0", "rediss://b:2", "redis://c:3/0")]
     assert "secret" not in " ".join(names)
     rooms = [f"room-{number}" for number in range(3000)]
     forward, backward = place_of(names), place_of(names[::-1])
     places = [forward(room) for room in rooms]
     assert places == [backward(room) for room in rooms]
     assert all(850 < count < 1150 for count in Counter(places).values())
-    with_another = place_of([*names, Address("redis://d:4").name])
+    with_another = place_of([*names, Address("redis://d:4", "log").name])
     moved = [place for room, place in zip(rooms, places, strict=True) if with_another(room) != place]
     assert 600 < len(moved) < 900
     assert all(with_another(room) in (place, "d:4  0") for room, place in zip(rooms, places, strict=True))
@@ -470,7 +573,7 @@ def test_every_process_agrees_on_the_place_of_a_room() -> None:
 
 
 def test_one_address_given_twice_is_one() -> None:
-    assert len(RedisBroker(["redis://a:1", "redis://a:1/0", "redis://:x@a:1"])._addresses) == 1
+    assert len(RedisBroker(["redis://a:1", "redis://a:1/0", "redis://:x@a:1"], "log")._addresses) == 1
 
 
 @pytest.mark.parametrize(
@@ -484,7 +587,7 @@ def test_one_address_given_twice_is_one() -> None:
 )
 def test_a_bad_address_is_refused_without_its_password(url: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint) as caught:
-        RedisBroker([url])
+        RedisBroker([url], "log")
     assert "secret" not in str(caught.value)
 
 
@@ -496,7 +599,7 @@ async def test_a_wrong_password_is_told_of_and_the_right_one_lets_in(
         place = f"127.0.0.1:{server.port}"
         async with processes([f"redis://:right%20p%40ss@{place}"], 1) as ((one, _),):
             assert one.available
-            wrong = RedisBroker([f"redis://:wrong-one@{place}"])
+            wrong = RedisBroker([f"redis://:wrong-one@{place}"], "log")
             await wrong.start(News())
             assert not wrong.available
             await wrong.close()
@@ -583,7 +686,7 @@ async def test_a_node_of_a_cluster_goes_away_and_a_slot_moves(tmp_path: Path) ->
             await until(lambda: sum(seq == 2 for _, seq in at_two.events) == 60)
 
             # One slot moves to another server, and its rooms with it.
-            slot = redis.crc.key_slot(channel_of(0, "room-7"))
+            slot = redis.crc.key_slot(channel_of("log", "room-7"))
             owner = next(node for number, node in enumerate(cluster.nodes) if slot < 16384 * (number + 1) // 3)
             other = cluster.nodes[(cluster.nodes.index(owner) + 1) % 3]
             with redis.Redis(port=other.port) as client:

@@ -16,6 +16,7 @@ from sqlite_files import ROOT
 from tornado_chat.auth import mint
 from tornado_chat.log import Log
 from tornado_chat.log.opening import open_log
+from tornado_chat.log.schema import shown
 
 pytest_plugins = ["database_fixtures", "postgres_servers"]
 
@@ -58,7 +59,8 @@ def test_a_token_is_revoked_until_it_expires(made: str) -> None:
     exp = jwt.decode(token, options={"verify_signature": False})["exp"]
     result = revoke(token, made)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == f"revoked 'phone' until it expires, {time.strftime('%F %T', time.gmtime(exp))} UTC\n"
+    until = time.strftime("%F %T", time.gmtime(exp))
+    assert result.stdout == f"revoked 'phone' until it expires, {until} UTC, in {shown(made)}\n"
     assert kept(made) == [("phone", exp)]
 
 
@@ -66,7 +68,7 @@ def test_a_token_is_revoked_until_it_expires(made: str) -> None:
 def test_a_bare_jti_is_revoked_for_ever(made: str, session: str) -> None:
     result = revoke(session, made)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == f"revoked {session!r} for ever\n"
+    assert result.stdout == f"revoked {session!r} for ever, in {shown(made)}\n"
     assert kept(made) == [(session, None)]
 
 

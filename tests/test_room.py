@@ -91,6 +91,9 @@ class MemoryLog:
     async def new_epoch(self) -> str:
         raise NotImplementedError
 
+    async def read_epoch(self) -> str:
+        return self.epoch
+
 
 class Peer:
     """A connection and its session in one: what was written, and an outbox that drains when it is told to."""

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -363,3 +364,56 @@ def test_a_handshake_for_which_no_file_is_left_is_refused(tmp_path: Path) -> Non
             sock.close()
         newcomer = stack.enter_context(RawChat(server.port))
         assert newcomer.ask(type="send", room="r", text="x", id="new")["type"] == "ack"
+
+
+# What must not hold up the others.
+
+
+async def test_who_reads_no_answers_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    with Server(tmp_path, *UNLIMITED, "--high-water-mark", "4096") as server:
+        async with await AsyncChat.connect(server.port, "/ws", buffer=4096) as deaf:
+            for number in range(60):
+                await deaf.ask(type="send", room="r", text="x" * 8000, id=f"{number}")
+            for number in range(30):
+                await deaf.say({"type": "history", "room": "r", "id": f"h{number}", "limit": 200})
+            async with await AsyncChat.connect(server.port, "/ws/r") as member:
+                await member.until("synced")
+                process = running(server)
+                await eventually(lambda: b"tornado_chat_outbox_bytes 0.0" not in get(server.port, "/metrics"))
+                process.terminate()
+                _, closed = await asyncio.wait_for(member.read_to_close(), 10)  # and not after DRAIN_SECONDS
+                assert closed.code == 1012
+                await member.answer_close()
+
+
+async def test_a_server_whose_log_was_replaced_ends(tmp_path: Path) -> None:
+    expected = ["the log was replaced or went back"]
+    with Server(tmp_path, *UNLIMITED, expected=expected) as server:
+        async with await AsyncChat.connect(server.port, "/ws/r") as member:
+            epoch = (await member.until("joined"))["epoch"]
+            log = await open_sqlite(str(server.database))
+            new = await log.new_epoch()
+            await log.close()
+            _, closed = await member.read_to_close()
+            assert closed.code == 1012
+            await member.answer_close()
+        await eventually(lambda: finished(running(server)))
+        server.process = None
+        server.start()
+        async with await AsyncChat.connect(server.port, "/ws/r") as member:
+            assert (await member.until("joined"))["epoch"] == new != epoch
+
+
+async def test_a_log_that_went_back_is_noticed(tmp_path: Path) -> None:
+    """As after a failover to a standby that lagged behind: the epoch is the same, but events are gone."""
+    with Server(tmp_path, *UNLIMITED, expected=["the log was replaced or went back.* reason=.r ends at 1 "]) as server:
+        async with await AsyncChat.connect(server.port, "/ws/r") as member:
+            for number in range(3):
+                await member.ask(type="send", room="r", text=f"{number}", id=f"{number}")
+            with closing(sqlite3.connect(server.database)) as db, db:
+                db.execute("DELETE FROM events WHERE seq > 1")
+            _, closed = await member.read_to_close()
+            assert closed.code == 1012
+            await member.answer_close()
+        await eventually(lambda: finished(running(server)))
+        server.process = None

@@ -159,9 +159,9 @@ def test_each_on_its_own_unix_socket(tmp_path: Path) -> None:
 async def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
     with Server(tmp_path, *TWO, expected=[DIED]) as server:
         async with Talk(server, 12) as talk:
-            for _ in range(3):
+            for number in (signal.SIGKILL, signal.SIGKILL, 40):  # a real-time signal, which has no name
                 victim = server.workers()[0]
-                os.kill(victim, signal.SIGKILL)
+                os.kill(victim, number)
                 await asyncio.to_thread(wait_for_new_worker, server, 2, victim)
                 await talk.more(100)
             await talk.finish()

@@ -192,6 +192,9 @@ def test_the_installations_files_can_be_kept(tmp_path: Path, mode: int | None) -
     assert stat.S_IMODE((kept / "secret").stat().st_mode) == 0o600
     if mode is not None:
         assert stat.S_IMODE(kept.stat().st_mode) == mode
+    again = run(tmp_path, "--minutes", "0.05", "--no-faults", "--directory", str(kept))
+    assert again.returncode == 2, "it would talk into somebody's log"
+    assert "is not empty" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ class _Sending:
         except* TimeoutError:
             _fail(f"{self.room}: nothing acknowledged within {self.patience:g} s")
             self.failed = True
-        if self.flying:
+        if self.flying and self.chat.welcome:  # else nothing was ever sent
             _fail(f"{self.room}: {_lines(self.flying)}: whether the server has them is not known")
         if unread is not None:
             raise unread

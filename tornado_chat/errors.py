@@ -52,5 +52,9 @@ class ConfigError(Exception):
     """A setting or a file that keeps the server from starting; its text is the one line that the user sees."""
 
 
+class LogReplaced(Exception):
+    """Another log has taken the place of the one that this process knows, or it went back; its text says which."""
+
+
 class LogUnavailable(Exception):
     """The log did not answer, or could not write: whether a batch was kept is not known. Its text is the reason."""

@@ -26,7 +26,7 @@ def revoke(args: argparse.Namespace) -> int:
         until = "for ever"
     else:
         until = f"until it expires, {datetime.fromtimestamp(expires_at, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    print(f"revoked {jti!r} {until}")
+    print(f"revoked {jti!r} {until}, in {shown(settings.database)}")
     return 0
 
 

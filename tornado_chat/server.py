@@ -13,6 +13,8 @@ import secrets
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 from tornado.httpserver import HTTPServer
 
@@ -22,7 +24,7 @@ from tornado_chat.broker import Broker
 from tornado_chat.broker.opening import open_broker
 from tornado_chat.config import Settings
 from tornado_chat.control import RECONNECTS_A_SECOND, Channel, Parent, Place, spread
-from tornado_chat.errors import CloseCode, LogUnavailable
+from tornado_chat.errors import CloseCode, LogReplaced, LogUnavailable
 from tornado_chat.listeners import Listeners
 from tornado_chat.live.connection import Transport
 from tornado_chat.live.context import Context
@@ -114,6 +116,7 @@ class Server:
         self.http = HTTPServer(
             front, idle_connection_timeout=HTTP_IDLE_SECONDS, body_timeout=HTTP_IDLE_SECONDS, max_body_size=64 * 1024
         )
+        self.leave: Callable[[], None] = partial(signal.raise_signal, signal.SIGTERM)
         self.acceptor = Acceptor(loop, self.http, self.metrics, self._free)
         self.listeners: Listeners = []
         self.listens_alone = True
@@ -229,6 +232,12 @@ class Server:
                 if self.log_answers:
                     logger.warning("log does not answer reason=%s", error)
                 self.log_answers = False
+            except LogReplaced as error:
+                # Whoever starts anew begins with what is there, and its clients find out by the epoch and the heads.
+                logger.error("the log was replaced or went back, this process ends reason=%s", error)
+                self.log_answers = False
+                self.leave()
+                return
             except Exception:
                 logger.exception("log not polled")
                 self.log_answers = False
@@ -240,6 +249,8 @@ class Server:
     def on_worker_died(self, uid: str) -> None:
         """Another worker has ended: what it committed may not have been announced."""
         self.hub.poll_wanted.set()
+        # Once more: PostgreSQL may still have been committing for it.
+        self.loop.call_later(1.0, self.hub.poll_wanted.set)
         self.hub.presence.on_died(uid)
 
     def pause(self) -> None:
@@ -324,7 +335,7 @@ async def serve(settings: Settings, place: Place | None = None) -> None:
     secret = load_secret(settings)
     log = await open_log(settings.database)
     try:
-        server = Server(settings, secret, log, open_broker(settings))
+        server = Server(settings, secret, log, open_broker(settings, log.epoch))
         await server.open()
         address = server.start(None if place is None else place.listeners)
     except BaseException:

@@ -49,7 +49,7 @@ HUNG_SWEEPS = 30
 """A worker of which nothing was heard in so many sweeps stands still, and is killed. Not seconds: after a pause of the
 parent itself (a machine that slept) what the workers said meanwhile is still to be read."""
 
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 """Seconds before a worker is started again, doubled each time; the first time it is started at once."""
 
 LONG_LIFE_SECONDS = 10.0
@@ -285,7 +285,8 @@ class Supervisor:
         expected = worker.leaving and code in (0, -signal.SIGTERM)  # the latter: it had hardly begun
         level = logging.INFO if expected else logging.ERROR
         if code < 0:
-            how = signal.Signals(-code).name
+            # A real-time signal has no name.
+            how = signal.Signals(-code).name if -code in {*signal.Signals} else str(-code)
             logger.log(level, "worker ended worker=%d pid=%d signal=%s", worker.number, worker.process.pid, how)
         else:
             logger.log(level, "worker ended worker=%d pid=%d code=%d", worker.number, worker.process.pid, code)

@@ -54,18 +54,19 @@ class RedisBroker:
     `refused` what others sent that is not ours, `reconnects` the links that came back.
     """
 
-    def __init__(self, urls: Sequence[str]) -> None:
+    def __init__(self, urls: Sequence[str], epoch: str) -> None:
+        """`epoch` is that of the log; only processes with the same one hear each other."""
         self.published = 0
         self.received = 0
         self.dropped = 0
         self.refused = 0
         self.reconnects = 0
-        self._addresses = {address.name: address for address in map(Address, urls)}
+        self._addresses = {address.name: address for address in (Address(url, epoch) for url in urls)}
         self._origin = secrets.token_bytes(ORIGIN_BYTES)
         self._places: dict[str, Link | Cluster] = {}  # of each address, by its name
         self._place = place_of(self._addresses)
         self._receiver: Receiver | None = None
-        self._presence = RedisPresence(self.command)
+        self._presence = RedisPresence(self.command, epoch)
         self._missed: dict[str, int] = {}  # head of each room whose events were not sent
         self._heard = asyncio.Event()
         self._complained = 0.0

@@ -28,7 +28,9 @@ class Address:
     of `redis+`, the servers (not the Sentinels) speak TLS. User and password are the servers', too.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, epoch: str) -> None:
+        """`epoch` is that of the log whose news it is for."""
+        self.epoch = epoch
         parts = urlsplit(url)
         scheme, _, kind = parts.scheme.partition("+")
         login, at, hosts = parts.netloc.rpartition("@")

@@ -77,7 +77,7 @@ class Cluster:
         return await link.command(room, *arguments)
 
     def _slot(self, room: str) -> int:
-        return key_slot(channel_of(self._address.db, room))
+        return key_slot(channel_of(self._address.epoch, room))
 
     # Owner of the links
 

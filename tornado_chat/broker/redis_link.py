@@ -104,7 +104,7 @@ class Link:
         letter = b"S" if sharded else b""
         self._subscribe, self._unsubscribe = letter + b"SUBSCRIBE", letter + b"UNSUBSCRIBE"
         self._publish = letter + b"PUBLISH"
-        self._prefix = channel_of(address.db, "")
+        self._prefix = channel_of(address.epoch, "")
         self._name_probe = probe
         self._probe_channel = b""
         self._probe = b""
@@ -367,9 +367,9 @@ class Link:
         self._owner.on_link(again=again)
 
 
-def channel_of(db: int, room: str) -> bytes:
-    """Pub/sub knows no databases: the number keeps installations apart that share a server by them."""
-    return b"tornado_chat:%d:%s" % (db, room.encode())
+def channel_of(epoch: str, room: str) -> bytes:
+    """The log's epoch keeps installations apart that share a Redis: each numbers the events of its own rooms."""
+    return f"tornado_chat:{epoch}:{room}".encode()
 
 
 def _settle(channel: Channel) -> None:

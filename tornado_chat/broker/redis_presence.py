@@ -58,8 +58,9 @@ class Command(Protocol):
 class RedisPresence:
     """The records, written and read by `command`."""
 
-    def __init__(self, command: Command) -> None:
+    def __init__(self, command: Command, epoch: str) -> None:
         self._command = command
+        self._epoch = epoch
         self._writing: set[asyncio.Task[None]] = set()
 
     def write(self, room: str, change: Change) -> None:
@@ -72,7 +73,7 @@ class RedisPresence:
     async def _write(self, room: str, change: Change) -> None:
         users = [part for user in change.joined.items() for part in user]
         head = (change.worker, LAPSE_SECONDS, change.version, change.after, len(change.left))
-        keys = (_record(room, change.worker), _processes(room))
+        keys = (self._record(room, change.worker), self._processes(room))
         with _unanswered(room):
             await self._command(room, "EVAL", WRITE, 2, *keys, *head, *change.left, *users)
 
@@ -84,7 +85,7 @@ class RedisPresence:
     async def _read(self, room: str, known: Mapping[str, int]) -> Records | None:
         """None if Redis did not answer all that was asked: what is not known is not nobody."""
         with _unanswered(room):
-            members = await self._command(room, "SMEMBERS", _processes(room))
+            members = await self._command(room, "SMEMBERS", self._processes(room))
             workers = [member.decode() for member in members]
             found = await asyncio.gather(*(self._read_one(room, worker, known.get(worker)) for worker in workers))
             return {worker: record for worker, record in zip(workers, found, strict=True) if record is not None}
@@ -92,7 +93,7 @@ class RedisPresence:
 
     async def _read_one(self, room: str, worker: str, known: int | None) -> tuple[int, dict[str, str] | None] | None:
         """One process's version and users; None if its record has lapsed."""
-        record = _record(room, worker)
+        record = self._record(room, worker)
         version = await self._command(room, "HGET", record, "")
         if version is not None and int(version) == known:
             return known, None
@@ -101,7 +102,7 @@ class RedisPresence:
             version = users.pop("", None)
             if version is not None:
                 return int(version), users
-        await self._command(room, "EVAL", FORGET, 2, record, _processes(room), worker)
+        await self._command(room, "EVAL", FORGET, 2, record, self._processes(room), worker)
         return None
 
     async def renew(self, worker: str, rooms: Mapping[str, int]) -> list[str]:
@@ -110,7 +111,7 @@ class RedisPresence:
         return [room for room, is_good in zip(rooms, good, strict=True) if not is_good]
 
     async def _renew(self, worker: str, room: str, version: int) -> bool:
-        record, processes = _record(room, worker), _processes(room)
+        record, processes = self._record(room, worker), self._processes(room)
         with _unanswered(room):
             *_, found = await asyncio.gather(
                 self._command(room, "EXPIRE", record, LAPSE_SECONDS),
@@ -119,6 +120,13 @@ class RedisPresence:
             )
             return found is not None and int(found) == version
         return True  # nothing can be told there either
+
+    def _record(self, room: str, worker: str) -> str:
+        return f"{self._processes(room)}:{worker}"
+
+    def _processes(self, room: str) -> str:
+        # What stands in braces is hashed: in a cluster the slot of the room's channel, and so the same link.
+        return f"{{{channel_of(self._epoch, room).decode()}}}:presence"
 
     async def close(self) -> None:
         """Wait for what is being written."""
@@ -132,15 +140,6 @@ def _unanswered(room: str) -> Iterator[None]:
         yield
     except (RedisError, OSError) as error:  # TimeoutError is one
         logger.debug("presence not exchanged room=%s reason=%s", room, error)
-
-
-def _record(room: str, worker: str) -> str:
-    return f"{_processes(room)}:{worker}"
-
-
-def _processes(room: str) -> str:
-    # What stands in braces is hashed: in a cluster the slot of the room's channel, and so the same link.
-    return f"{{{channel_of(0, room).decode()}}}:presence"
 
 
 def _pairs(reply: Any) -> dict[str, str]:

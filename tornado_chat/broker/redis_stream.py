@@ -100,7 +100,7 @@ class Stream(asyncio.Protocol):
 
     def _on_reply(self, reply: Any) -> None:
         failed = isinstance(reply, ResponseError)
-        if failed and self.unconfirmed:
+        if failed and (not self.replies or (self.unconfirmed and not isinstance(self.replies[0], asyncio.Future))):
             raise reply  # perhaps of a subscription, which is nobody's reply
         waiting = self.replies.popleft()
         if isinstance(waiting, asyncio.Future):

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from time import monotonic
 
 from tornado_chat.broker import Broker, Change
+from tornado_chat.errors import LogReplaced
 from tornado_chat.live.limits import TokenBucket
 from tornado_chat.live.lookup import Lookup
 from tornado_chat.live.member import CATCHING, Member
@@ -139,10 +140,17 @@ class Hub:
             room.ring.clear(CLEARED)
 
     async def poll(self) -> None:
-        """Ask the log for the heads of all rooms here, and let those that lack something fetch it."""
-        names = [room.name for room in self.rooms.values() if room.head >= 0]
-        heads = await self.log.heads(names or ["-"])  # no room, but a question: does the log answer?
-        for name, head in heads.items():
+        """Ask the log for the heads of all rooms here, and let those that lack something fetch it.
+
+        LogReplaced if it is not the log that it was, or has lost events that were delivered here.
+        """
+        epoch = await self.log.read_epoch()
+        if epoch != self.log.epoch:
+            raise LogReplaced(f"its epoch is {epoch} and was {self.log.epoch}")
+        before = {room.name: room.head for room in self.rooms.values() if room.head >= 0}
+        for name, head in (await self.log.heads(before) if before else {}).items():
+            if head < before[name]:
+                raise LogReplaced(f"{name} ends at {head} and ended at {before[name]}")
             room = self.rooms.get(name)
             if room is not None and head > room.head:
                 room.expect(head)
@@ -178,6 +186,7 @@ class Hub:
 
     def on_link(self) -> None:
         self.poll_wanted.set()
+        self.presence.renew_soon()
 
     def signal(self, room: str, data: Data, not_for: str | None = None) -> None:
         """Tell the live members of `room`, in all processes, something that may be lost."""

@@ -57,7 +57,18 @@ class Elsewhere:
 class RoomPresence:
     """The users of one room that is open here."""
 
-    __slots__ = ("arrived", "came", "departed", "elsewhere", "names", "told", "version", "went")
+    __slots__ = (
+        "arrived",
+        "came",
+        "compared",
+        "departed",
+        "elsewhere",
+        "names",
+        "told",
+        "version",
+        "was_told",
+        "went",
+    )
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}  # of the users here, by id
@@ -66,7 +77,9 @@ class RoomPresence:
         self.went: dict[str, str] = {}
         self.arrived: dict[str, str] = {}  # what the other processes were not told yet
         self.departed: set[str] = set()
-        self.version = 0  # of what they were told; 0: nothing yet
+        self.version = 0  # of the record of this process; 0: there is none, or it is to be written anew
+        self.was_told = False  # the others have been told of somebody here
+        self.compared = False  # the records of the others have been read once
         self.told = 0.0  # when the members here were told last, by the loop's time
 
     def is_elsewhere(self, user: str) -> bool:
@@ -107,6 +120,8 @@ class Presence:
         self._changed: dict[Room, None] = {}  # rooms with something to tell
         self._to_ask: dict[Room, None] = {}  # rooms whose records are to be read
         self._asking = False
+        self._last_version = 0
+        self._renewed = 0.0  # by the loop's time
         self._dead: dict[str, float] = {}  # processes known to have died, and when: their records may outlive them
 
     # Here
@@ -135,9 +150,14 @@ class Presence:
         """Nobody is here any more: the others are told at once."""
         self._changed.pop(room, None)
         here = room.presence
-        if here.version:
-            self.hub.broker.publish_presence(room.name, Change(self.uid, _version(), 0, {}, ()))
-            here.version = 0
+        if here.was_told:
+            self.hub.broker.publish_presence(room.name, Change(self.uid, self._version(), 0, {}, ()))
+            here.version, here.was_told = 0, False
+
+    def _version(self) -> int:
+        """Greater than all before it, those of an earlier process with the clock of today too: microseconds."""
+        self._last_version = max(self._last_version + 1, time.time_ns() // 1000)
+        return self._last_version
 
     # Elsewhere
 
@@ -167,7 +187,7 @@ class Presence:
         went = [(user, name) for user, name in went if user not in here.names and not here.is_elsewhere(user)]
         if new is not None and new.users:
             here.elsewhere[worker] = new
-        if came or went:
+        if (came or went) and here.compared:  # else they were there before anybody here
             here.note(came, went)
             self._changed[room] = None
 
@@ -206,8 +226,10 @@ class Presence:
             elif users is not None:
                 self._replace(room, worker, Elsewhere(version, users, now))
         for worker in [worker for worker in known if worker not in found]:
-            if worker in here.elsewhere and here.elsewhere[worker].version == known[worker]:  # no news meanwhile
+            # Who goes says so: a record that is missing may have been lost with a Redis, and will be written anew.
+            if worker in here.elsewhere and now - here.elsewhere[worker].seen > RENEW_SECONDS * 2:
                 self._replace(room, worker, None)
+        here.compared = True
 
     def on_died(self, uid: str) -> None:
         """A process is known to have ended: its users are not here any more, whatever its records say."""
@@ -215,7 +237,8 @@ class Presence:
         for room in self.hub.rooms.values():
             if uid in room.presence.elsewhere:
                 self._replace(room, uid, None)
-                self.hub.broker.publish_presence(room.name, Change(uid, _version(), 0, {}, ()))  # for other machines
+                # For other machines, too.
+                self.hub.broker.publish_presence(room.name, Change(uid, self._version(), 0, {}, ()))
 
     async def look_up(self, name: str) -> RoomPresence:
         """Who is in a room that is not open here, by the broker's records; nobody if it does not tell."""
@@ -231,16 +254,19 @@ class Presence:
     async def run(self) -> None:
         """Tell what changed each second; renew and compare the records in time."""
         loop = self.hub.loop
-        renewed = loop.time()
         while True:
             await asyncio.sleep(SIGNAL_SECONDS)
             try:
                 await self._tell()
-                if loop.time() - renewed >= RENEW_SECONDS:
-                    renewed = loop.time()
+                if loop.time() - self._renewed >= RENEW_SECONDS:
+                    self._renewed = loop.time()
                     await self._renew()
             except Exception:
                 logger.exception("presence not told")
+
+    def renew_soon(self) -> None:
+        """A Redis is back, perhaps with nothing in it."""
+        self._renewed = 0.0
 
     async def _tell(self) -> None:
         changed, self._changed = self._changed, {}
@@ -253,12 +279,12 @@ class Presence:
 
     def _tell_processes(self, room: Room) -> None:
         here = room.presence
-        if not (here.arrived or here.departed):
+        if not (here.arrived or here.departed) or not (here.names or here.version):
             return
-        version = here.version + 1 if here.version else _version()
+        version = self._version()
         joined, left = (here.arrived, tuple(here.departed)) if here.version else (dict(here.names), ())
         self.hub.broker.publish_presence(room.name, Change(self.uid, version, here.version, joined, left))
-        here.version = version
+        here.version, here.was_told = version, True
         here.arrived, here.departed = {}, set()
 
     def _tell_members(self, room: Room) -> None:
@@ -304,8 +330,3 @@ class Presence:
             here.version = 0
             here.arrived, here.departed = dict(here.names), set()
             self._changed[room] = None
-
-
-def _version() -> int:
-    """Greater than all that this process has used before: microseconds, which no room changes as often as."""
-    return time.time_ns() // 1000

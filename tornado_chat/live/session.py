@@ -153,8 +153,10 @@ class Session:
 
     @property
     def unfinished(self) -> bool:
-        """Something that was read is not answered yet."""
-        return bool(self.unanswered or self.held or self.task)
+        """Something that was read is not answered yet, and not because the client does not read answers."""
+        if self.held and self.connection.outbox_bytes <= self.context.settings.high_water_mark:
+            return True
+        return bool(self.unanswered or self.task)
 
     def on_drained(self) -> None:
         for name, member in self.members.items():

@@ -178,6 +178,10 @@ class Log(Protocol):
         """Give the log a new identity, as after a restore from a backup: clients then start over."""
         ...
 
+    async def read_epoch(self) -> str:
+        """The epoch as the database has it; not `epoch` any more after a restore while this process ran."""
+        ...
+
     async def probe(self) -> None:
         """A commit that changes nothing; LogUnavailable if there is none to be had."""
         ...

@@ -11,7 +11,6 @@ from typing import Any
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from tornado_chat.config import sqlite_path
 from tornado_chat.log import schema, sqlite_file
@@ -78,6 +77,8 @@ def _migrate_sqlite(path: str, db: sqlite3.Connection) -> tuple[str | None, str]
 
 
 async def _migrate_postgres(database: str) -> tuple[str | None, str]:
+    from sqlalchemy.ext.asyncio import create_async_engine  # of the extra, like asyncpg
+
     from tornado_chat.log import postgres_schema
 
     known = schema.revisions("postgresql")

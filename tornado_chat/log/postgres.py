@@ -122,6 +122,11 @@ class PostgresLog:
         self.epoch = epoch
         return epoch
 
+    async def read_epoch(self) -> str:
+        """As `Log.read_epoch` says."""
+        epoch: str = await self._readers.call(lambda db: db.fetchval(OLD_EPOCH))
+        return epoch
+
     async def close(self) -> None:
         """As `Log.close` says."""
         await self._writer.close()

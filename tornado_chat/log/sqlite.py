@@ -141,6 +141,10 @@ class SQLiteLog:
         self.epoch = await self._writer.call(Writer.new_epoch)
         return self.epoch
 
+    async def read_epoch(self) -> str:
+        """As `Log.read_epoch` says."""
+        return await self._readers.call(Reader.epoch)
+
     async def close(self) -> None:
         """As `Log.close` says; the write-ahead log is brought home, so that the one file is all there is."""
         self._closing = True

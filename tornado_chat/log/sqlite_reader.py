@@ -26,7 +26,7 @@ FROM (
 )
 """
 HEADS = """
-SELECT json_group_array(json_array(r.name, (SELECT max(seq) FROM events WHERE room = r.id)))
+SELECT json_group_array(json_array(r.name, (SELECT coalesce(max(seq), 0) FROM events WHERE room = r.id)))
 FROM json_each(?) AS wanted CROSS JOIN rooms AS r ON r.name = wanted.value
 """
 MARKS = """
@@ -82,6 +82,11 @@ class Reader(Connected):
         except StopIteration as end:
             events: list[Event] = end.value
             return events
+
+    def epoch(self) -> str:
+        """As `Log.read_epoch` says."""
+        epoch: str = self._execute("SELECT value FROM meta WHERE name = 'epoch'", ())[0]
+        return epoch
 
     def heads(self, rooms: Collection[str]) -> dict[str, int]:
         """As `Log.heads` says."""

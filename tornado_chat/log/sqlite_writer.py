@@ -298,6 +298,10 @@ class Writer(Connected):
         return outcomes
 
     def _load_heads(self, batch: Sequence[Entry]) -> None:
+        for entry in batch:
+            cached = self._heads.get(entry.room)
+            if entry.type == "read" and cached is not None and (entry.seq or 0) > cached.seq:
+                del self._heads[entry.room]  # perhaps another process has moved it on: no key would show that
         wanted = {entry.room for entry in batch} - self._heads.keys()
         if wanted:
             for name, *head in self._array(HEADS, list(wanted)):
@@ -320,8 +324,9 @@ class Writer(Connected):
     def _head(self, room: str) -> Head:
         head = self._heads.get(room)
         if head is None:
-            id = self.db.execute("INSERT INTO rooms (name) VALUES (?)", (room,)).lastrowid
-            assert id is not None
+            # A log that was copied may hold a room that no event came to.
+            self.db.execute("INSERT OR IGNORE INTO rooms (name) VALUES (?)", (room,))
+            id: int = self.db.execute("SELECT id FROM rooms WHERE name = ?", (room,)).fetchone()[0]
             head = self._heads[room] = Head(id, 0, 0, 0)
         return head
 

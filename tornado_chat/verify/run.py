@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from tornado_chat.errors import ConfigError
 from tornado_chat.verify import report
 from tornado_chat.verify.checks import Finding
 from tornado_chat.verify.crowd import Crowd, NotStarted, Plan
@@ -67,6 +68,8 @@ async def _installation(options: Options) -> AsyncIterator[Installation | None]:
             directory = Path(options.directory)
             made = not directory.exists()
             directory.mkdir(parents=True, exist_ok=True)
+            if any(directory.iterdir()):
+                raise ConfigError(f"--directory: {options.directory!r} is not empty; give one that is, or a new one")
         if made and os.geteuid() == 0:
             directory.chmod(0o711)  # PostgreSQL runs as another user, who must get to its own directory
         installation = Installation(

@@ -130,11 +130,13 @@ class Acceptor:
 
     def _turn(self) -> None:
         """Begin the next handshakes; the rest in turns to come."""
-        for _ in range(min(HANDSHAKES, len(self.waiting))):
-            self._begin()
-        self._turn_due = bool(self.waiting)
-        if self._turn_due:
-            self.loop.call_soon(self._turn)
+        try:
+            for _ in range(min(HANDSHAKES, len(self.waiting))):
+                self._begin()
+        finally:
+            self._turn_due = bool(self.waiting)
+            if self._turn_due:
+                self.loop.call_soon(self._turn)
 
     def _begin(self) -> None:
         sock, address, _ = self.waiting.popleft()

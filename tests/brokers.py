@@ -42,12 +42,12 @@ Process = tuple[RedisBroker, News]
 
 
 @asynccontextmanager
-async def processes(urls: Sequence[str], count: int = 2) -> AsyncIterator[list[Process]]:
+async def processes(urls: Sequence[str], count: int = 2, *, epoch: str = "log") -> AsyncIterator[list[Process]]:
     """So many started brokers with their receivers."""
     async with AsyncExitStack() as stack:
         started = []
         for _ in range(count):
-            broker, news = RedisBroker(urls, "log"), News()
+            broker, news = RedisBroker(urls, epoch), News()
             stack.push_async_callback(broker.close)
             await broker.start(news)
             started.append((broker, news))

@@ -256,7 +256,7 @@ async def test_a_process_that_was_too_busy_to_listen_is_not_deaf(redis_server: R
 async def test_a_refused_subscription_is_no_reply_to_a_command(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         with redis.Redis(port=server.port) as client:
-            rules = ["on", ">secret", "+@all", "~*", "resetchannels", "&tornado_chat:probe:*", "&tornado_chat:0:good"]
+            rules = ["on", ">secret", "+@all", "~*", "resetchannels", "&tornado_chat:probe:*", "&tornado_chat:log:good"]
             client.execute_command("ACL", "SETUSER", "limited", *rules)
         async with processes([f"redis://limited:secret@127.0.0.1:{server.port}"], 1) as ((one, _),):
             await one.subscribe("good")
@@ -512,11 +512,10 @@ async def test_a_fault_of_the_receiver_does_not_end_the_link(redis_server: Redis
     await one.close()
 
 
-async def test_databases_of_one_server_do_not_hear_each_other(redis_server: RedisServer) -> None:
-    other = redis_server.url.removesuffix("/0") + "/1"
+async def test_processes_of_different_logs_do_not_hear_each_other(redis_server: RedisServer) -> None:
     async with (
         processes([redis_server.url]) as ((one, _), (two, at_two)),
-        processes([other], 1) as ((three, at_other),),
+        processes([redis_server.url], 1, epoch="another") as ((three, at_other),),
     ):
         await two.subscribe("a")
         await three.subscribe("a")
@@ -659,7 +658,7 @@ async def test_a_primary_that_lives_on_alone_is_left(tmp_path: Path, monkeypatch
                 client.execute_command("SENTINEL REMOVE chat")
                 client.execute_command("SENTINEL MONITOR", "chat", "127.0.0.1", other.port, 1)
             with redis.Redis(port=other.port) as client:
-                await until(lambda: client.pubsub_numsub("tornado_chat:0:a") == [(b"tornado_chat:0:a", 1)])
+                await until(lambda: client.pubsub_numsub("tornado_chat:log:a") == [(b"tornado_chat:log:a", 1)])
                 await until(lambda: len(client.pubsub_channels("tornado_chat:probe:*")) == 2)
             await until(lambda: one.available and two.available)
             one.publish_events("a", [event("a", 1)])

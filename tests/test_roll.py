@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import re
+import select
 import signal
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from raw_chat import Closed, RawChat, get
-from servers import UNLIMITED, Server, is_alive
+from servers import UNLIMITED, Server
 from supervised import (
     DIED,
     PATIENCE,
@@ -26,12 +29,20 @@ from supervised import (
     wait_for_new_worker,
 )
 
+from tornado_chat.verify.processes import is_alive
+
 TWO = (*UNLIMITED, "--workers", "2")
 
 
 def hang_up(server: Server) -> None:
     assert server.process is not None
     server.process.send_signal(signal.SIGHUP)
+
+
+def moments(server: Server, pattern: str) -> list[float]:
+    """When it logged the lines that match, in Unix seconds."""
+    found = re.findall(rf"^(\S+Z) .*{pattern}", server.said(), re.MULTILINE)
+    return [datetime.fromisoformat(moment).timestamp() for moment in found]
 
 
 async def test_a_roll_under_load(tmp_path: Path) -> None:
@@ -55,6 +66,62 @@ async def test_a_roll_under_load(tmp_path: Path) -> None:
         assert len(server.workers()) == 2
         assert not set(old) & set(server.workers())
         assert samples(server.port, "tornado_chat_worker_restarts_total") == {"1": 0, "2": 0}
+
+
+def told_to_leave(chats: list[RawChat]) -> list[RawChat]:
+    """Those that have something to read, which must be a close frame; taken out of `chats`."""
+    readable, _, _ = select.select([chat.sock for chat in chats], [], [], PATIENCE)
+    told = [chat for chat in chats if chat.sock in readable]
+    for chat in told:
+        with pytest.raises(Closed):
+            chat.hear()
+        chats.remove(chat)
+    return told
+
+
+def connections(server: Server) -> list[int]:
+    """Of each worker."""
+    return [int(count) for _, count in sorted(samples(server.port, "tornado_chat_worker_connections").items())]
+
+
+def test_an_old_worker_leaves_when_the_one_before_is_gone(tmp_path: Path) -> None:
+    program = impatient("control", SHORTEST_SPREAD_SECONDS=0.0)
+    with Server(tmp_path, *TWO, program=program) as server, ExitStack() as stack:
+        chats = [stack.enter_context(RawChat(server.port)) for _ in range(20)]
+        first, second = connections(server)
+        assert first > 0 < second
+        hang_up(server)
+        told: list[RawChat] = []
+        while len(told) < first:
+            told += told_to_leave(chats)
+        assert server.said().count("stopping connections") == 1
+        for chat in chats:
+            chat.say({"type": "ping"})
+            chat.until("pong")
+        for chat in told:
+            chat.answer_close()
+        while chats:
+            for chat in told_to_leave(chats):
+                chat.answer_close()
+        wait_for_line(server, "worker ended", 2)
+        steps = re.findall(r"(stopping|worker ended).* worker=(\d)", server.said())
+        assert steps == [(step, number) for number in "12" for step in ("stopping", "worker ended")]
+
+
+def test_the_clients_of_an_old_worker_come_back_before_the_next_one_leaves(tmp_path: Path) -> None:
+    program = impatient("control", RECONNECTS_A_SECOND=4)
+    with Server(tmp_path, *TWO, program=program) as server, ExitStack() as stack:
+        chats = [stack.enter_context(RawChat(server.port)) for _ in range(20)]
+        first, second = connections(server)
+        assert first > 0 < second
+        hang_up(server)
+        while chats:
+            for chat in told_to_leave(chats):
+                chat.answer_close()
+        wait_for_line(server, "worker ended", 2)
+        gone, told = moments(server, "worker ended")[0], moments(server, "stopping connections")[1]
+        share = 4 * min(2, len(os.sched_getaffinity(0)))
+        assert told - gone > first / share / 2  # half: the parent is a little late to say that one has ended
 
 
 def test_a_second_sighup_during_a_roll_is_one_more_roll(tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ class Stream(asyncio.Protocol):
 
     def _on_reply(self, reply: Any) -> None:
         failed = isinstance(reply, ResponseError)
-        if failed and (not self.replies or (self.unconfirmed and not isinstance(self.replies[0], asyncio.Future))):
-            raise reply  # perhaps of a subscription, which is nobody's reply
+        if failed and self.unconfirmed and not str(reply).startswith("OOM"):
+            raise reply  # perhaps of a subscription, which is nobody's reply, and is never refused for lack of memory
         waiting = self.replies.popleft()
         if isinstance(waiting, asyncio.Future):
             if not waiting.done():

@@ -60,13 +60,15 @@ def opened(path: str, timeout: float, action: Callable[[sqlite3.Connection], T])
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
+        journal = Path(f"{path}-wal")
+        # Before the file: another process that makes both at this moment begins with the file.
+        has_journal = journal.exists() and journal.stat().st_size > 0
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # SQLite gives -wal and -shm the same mode
         beginning = os.read(file, len(MAGIC))
         os.close(file)
-        journal = Path(f"{path}-wal")
         if beginning and beginning != MAGIC:  # SQLite would write over a file that is short
             raise ConfigError(f"database {path}: {NOT_SQLITE}")
-        if not beginning and journal.exists() and journal.stat().st_size:
+        if not beginning and has_journal:
             # SQLite would take it for a new file, and throw the journal away.
             raise ConfigError(f"database {path}: empty, but {journal.name} beside it is not; restore a backup")
     except OSError as error:

@@ -87,6 +87,20 @@ async def test_a_big_room_is_told_numbers_only(tmp_path: Path, monkeypatch: pyte
         await told(alice, left=names("carol"), count=2)
 
 
+async def test_many_who_leave_at_once_are_told_as_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "NAMED", 2)
+    async with running(tmp_path) as here:
+        alice = await here.join("r", path("alice"))
+        others = [await here.join("r", path(f"user{number}")) for number in range(3)]
+        await told(alice, count=4)
+        here.server.watching[-1].cancel()  # all within one second
+        for other in others:
+            await other.ask(type="leave", room="r")
+        await here.server.hub.presence._tell()
+        signal = await told(alice, count=1)
+        assert not signal.keys() & {"joined", "left"}
+
+
 async def test_a_crowd_is_told_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "NAMED", 1)
     monkeypatch.setattr(presence, "CROWD", 2)

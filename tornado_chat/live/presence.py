@@ -29,7 +29,7 @@ SIGNAL_SECONDS = 1.0
 """Changes of so long a time are told as one, to members and to other processes."""
 
 NAMED = 50
-"""In a room with more users a signal tells their number only."""
+"""With more users in the room, or more that came or went, a signal tells their number only."""
 
 CROWD, CROWD_SECONDS = 1000, 5.0
 """In a room with more users the number is told only so often: while 50,000 came to one room, telling all who were there
@@ -299,7 +299,7 @@ class Presence:
         came, here.came = here.came, {}
         went, here.went = here.went, {}
         data: Data = {"type": "presence", "room": room.name}
-        if count <= NAMED:
+        if max(count, len(came), len(went)) <= NAMED:  # thousands may leave a room of which few remain
             data["joined"] = [{"user": user, "name": name} for user, name in came.items()]
             data["left"] = [{"user": user, "name": name} for user, name in went.items()]
         room.signal(data | {"count": count})

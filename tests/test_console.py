@@ -331,7 +331,7 @@ async def test_send_gives_up_when_nobody_answers(capsys: pytest.CaptureFixture[s
         assert "cannot connect to 127.0.0.1" in errors[0]
         assert errors[-2:] == [
             "tornado-chat: error: lobby: nothing acknowledged within 0.5 s",
-            "tornado-chat: error: lobby: lines 1 to 2: whether the server has them is not known",
+            "tornado-chat: error: lobby: lines 1 to 2: not sent",
         ]
 
 

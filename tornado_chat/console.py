@@ -98,8 +98,9 @@ class _Sending:
         except* TimeoutError:
             _fail(f"{self.room}: nothing acknowledged within {self.patience:g} s")
             self.failed = True
-        if self.flying and self.chat.welcome:  # else nothing was ever sent
-            _fail(f"{self.room}: {_lines(self.flying)}: whether the server has them is not known")
+        if self.flying:
+            became = "whether the server has them is not known" if self.chat.welcome else "not sent"
+            _fail(f"{self.room}: {_lines(self.flying)}: {became}")
         if unread is not None:
             raise unread
         return 1 if self.failed else 0

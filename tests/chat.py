@@ -159,3 +159,13 @@ async def eventually(condition: Callable[[], Any], seconds: float = SECONDS) -> 
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, "it did not come about in time"
         await asyncio.sleep(0.005)
+
+
+async def present(client: Client, count: int, room: str = "r") -> Any:
+    """The answer to `presence` as soon as it tells so many."""
+    answer = None
+    async with asyncio.timeout(15):
+        while answer is None or answer["count"] != count:
+            answer = await client.ask(type="presence", room=room)
+            await asyncio.sleep(0.02)
+    return answer

@@ -10,6 +10,7 @@ from chat import SECRET, Client, eventually, running
 
 from tornado_chat.auth import mint
 from tornado_chat.live import presence
+from tornado_chat.live.room import Room
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +125,26 @@ async def test_those_who_died_are_not_remembered_for_ever(tmp_path: Path, monkey
         for number in range(100):
             here.server.on_worker_died(f"worker {number}")
         await eventually(lambda: not here.server.hub.presence._dead)
+
+
+@pytest.mark.logs("presence not told room=broken")
+async def test_a_fault_of_one_room_does_not_keep_the_others_from_being_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as here:
+        tell = here.server.hub.presence._tell_members
+
+        def faulty(room: Room) -> None:
+            if room.name == "broken":
+                raise RuntimeError("of the test")
+            tell(room)
+
+        monkeypatch.setattr(here.server.hub.presence, "_tell_members", faulty)
+        here.server.watching[-1].cancel()  # all within one second
+        await here.join("broken", path("bob"))
+        alice = await here.join("r", path("alice"))
+        await here.server.hub.presence._tell()
+        await told(alice, joined=names("alice"), count=1)
 
 
 async def test_presence_of_a_room_that_nobody_is_in(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat import Client, Running, eventually, running
+from chat import Client, Running, eventually, present, running
 from redis_servers import redis_of_the_session, redis_server
 from tornado.httpclient import AsyncHTTPClient
 
@@ -284,16 +284,6 @@ async def test_a_deleted_text_leaves_every_process(tmp_path: Path, redis_server:
         for here in (one, two):
             events = here.server.hub.rooms["r"].ring.events
             assert not any("text" in event.data for event in events)
-
-
-async def present(client: Client, count: int) -> Any:
-    """The answer to `presence` as soon as it tells so many."""
-    answer = None
-    async with asyncio.timeout(15):
-        while answer is None or answer["count"] != count:
-            answer = await client.ask(type="presence", room="r")
-            await asyncio.sleep(0.02)
-    return answer
 
 
 @pytest.mark.logs("redis is away")

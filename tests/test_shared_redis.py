@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 
 import pytest
-from chat import Client, Running, eventually, running
+from chat import Running, eventually, present, running
 from redis_servers import redis_of_the_session, redis_server
 
 from tornado_chat.broker import Records
@@ -15,15 +14,6 @@ from tornado_chat.live import presence
 from tornado_chat.verify.redis_server import RedisServer
 
 __all__ = ["redis_of_the_session", "redis_server"]
-
-
-async def present(client: Client, count: int) -> Any:
-    answer = None
-    async with asyncio.timeout(15):
-        while answer is None or answer["count"] != count:
-            answer = await client.ask(type="presence", room="r")
-            await asyncio.sleep(0.02)
-    return answer
 
 
 async def recorded(here: Running, count: int) -> None:

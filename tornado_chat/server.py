@@ -334,11 +334,13 @@ async def serve(settings: Settings, place: Place | None = None) -> None:
         loop.add_signal_handler(number, told.set)
     secret = load_secret(settings)
     log = await open_log(settings.database)
+    broker = open_broker(settings, log.epoch)
     try:
-        server = Server(settings, secret, log, open_broker(settings, log.epoch))
+        server = Server(settings, secret, log, broker)
         await server.open()
         address = server.start(None if place is None else place.listeners)
     except BaseException:
+        await broker.close()
         await log.close()
         raise
     gc.freeze()  # what stands now stays: the collector need not look at it again

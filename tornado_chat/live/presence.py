@@ -273,9 +273,13 @@ class Presence:
         for number, room in enumerate(changed):
             if number % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
-            if self.hub.rooms.get(room.name) is room:
+            if self.hub.rooms.get(room.name) is not room:
+                continue
+            try:
                 self._tell_processes(room)
                 self._tell_members(room)
+            except Exception:  # a fault of one room ends there: the others are told
+                logger.exception("presence not told room=%s", room.name)
 
     def _tell_processes(self, room: Room) -> None:
         here = room.presence
@@ -291,11 +295,12 @@ class Presence:
         here = room.presence
         if not (here.came or here.went):
             return
-        now, count = self.hub.loop.time(), here.count()
-        if count > CROWD and now - here.told < CROWD_SECONDS:
+        now = self.hub.loop.time()
+        if now - here.told < CROWD_SECONDS and here.count() > CROWD:
             self._changed[room] = None  # later
             return
         here.told = now
+        count = here.count()
         came, here.came = here.came, {}
         went, here.went = here.went, {}
         data: Data = {"type": "presence", "room": room.name}

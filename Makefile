@@ -13,7 +13,7 @@ run: .venv/installed
 	exec $(BIN)/python -m tornado_chat serve --guests --database sqlite:///data/chat.db --port $(PORT)
 
 test: .venv/installed-tests lint
-	sh tests/setup.sh
+	sh tests/support/setup.sh
 	$(BIN)/python -m pytest
 
 lint: .venv/installed-tests

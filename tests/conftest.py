@@ -38,7 +38,6 @@ def no_unexpected_log_lines(request: pytest.FixtureRequest) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
     logging.getLogger().addHandler(handler)
     yield
-    gc.collect()  # an exception that nobody retrieved is logged when its future goes
     logging.getLogger().removeHandler(handler)
     unexpected = [line for line in handler.lines if not any(re.search(pattern, line) for pattern in expected)]
     assert not unexpected, "unexpected log lines:\n" + "\n".join(unexpected)
@@ -57,10 +56,13 @@ def _open_files() -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_open() -> Iterator[None]:
+def nothing_left_open(no_unexpected_log_lines: None) -> Iterator[None]:
     """A socket, a file or a thread that a test leaves behind fails it."""
+    # What stands now is not looked at again: a collection then costs what the test made, not what was imported.
+    gc.freeze()
     before, threads = _open_files(), set(threading.enumerate())
     yield
+    # What leaked is closed now, and an exception that nobody retrieved is logged when its future goes.
     gc.collect()
     left = {number: name for number, name in _open_files().items() if before.get(number) != name}
     assert not left, f"left open: {left}"

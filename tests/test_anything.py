@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raw_chat import RawChat, commands, get, handshake, reset, text_frame
-from raw_websocket import client_frame
-from servers import UNLIMITED, Server
+
+from tests.support.raw_chat import RawChat, commands, get, handshake, reset, text_frame
+from tests.support.raw_websocket import client_frame
+from tests.support.servers import UNLIMITED, Server
 
 PATIENCE = 15.0
 IDLE = 40.0

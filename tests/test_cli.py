@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from servers import UNLIMITED, Server
 
+from tests.support.servers import UNLIMITED, Server
 from tornado_chat import config
 from tornado_chat.auth import authenticate
 

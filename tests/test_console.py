@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import UNLIMITED, Server
 
+from tests.support.servers import UNLIMITED, Server
 from tornado_chat import console
 from tornado_chat.client import Client
 from tornado_chat.console import NAMES, Printer, plain

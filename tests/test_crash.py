@@ -7,9 +7,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from chat import eventually
-from raw_chat import AsyncChat, Closed
-from servers import UNLIMITED, Server
+from tests.support.chat import eventually
+from tests.support.raw_chat import AsyncChat, Closed
+from tests.support.servers import UNLIMITED, Server
 
 ROUNDS = 15
 SENDERS = 5

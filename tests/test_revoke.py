@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 import jwt
 import pytest
-from databases import sql
-from sqlite_files import ROOT
 
+from tests.support import ROOT
+from tests.support.databases import sql
 from tornado_chat.auth import mint
 from tornado_chat.log import Log
 from tornado_chat.log.opening import open_log
 from tornado_chat.log.schema import shown
 
-pytest_plugins = ["database_fixtures", "postgres_servers"]
+pytest_plugins = ["tests.support.database_fixtures", "tests.support.postgres_servers"]
 
 TIMEOUT = 30.0
 KEY = b"k" * 32

@@ -15,10 +15,10 @@ from contextlib import AsyncExitStack, ExitStack, closing
 from pathlib import Path
 
 import pytest
-from chat import eventually
-from raw_chat import AsyncChat, Closed, RawChat, Refused, get, handshake
-from servers import UNLIMITED, Server
 
+from tests.support.chat import eventually
+from tests.support.raw_chat import AsyncChat, Closed, RawChat, Refused, get, handshake
+from tests.support.servers import UNLIMITED, Server
 from tornado_chat.log.sqlite import open_sqlite
 
 PATIENCE = 15.0

@@ -20,7 +20,7 @@ from tornado_chat.errors import ChatError, ConfigError, LogUnavailable
 from tornado_chat.verify import options as verify_options
 
 if TYPE_CHECKING:
-    from tornado_chat.control import Place
+    from tornado_chat.processes.control import Place
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 MAX_LINE_BYTES = 1 << 20
@@ -194,7 +194,7 @@ def _last(raw: str) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from tornado_chat.control import Place
+    from tornado_chat.processes.control import Place
 
     place = Place.inherited(os.environ)
     if place is not None:
@@ -202,7 +202,7 @@ def _serve(args: argparse.Namespace) -> int:
     settings = config.load(vars(args), os.environ)
     logs.configure(settings.log_format, settings.log_level)
     if settings.workers > 1:
-        from tornado_chat.supervisor import supervise
+        from tornado_chat.processes.supervisor import supervise
 
         auth.load_secret(settings)  # if it must be made, then once
         return supervise(settings, sys.argv[1:])

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from json import dumps  # not orjson: what leaves here for a terminal is ASCII
 from typing import TextIO
 
-from tornado_chat.client import EVENTS, Client, Closed
+from tornado_chat.client import Client, Closed
+from tornado_chat.client.client import EVENTS
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.wire.events import Data
 

@@ -18,14 +18,11 @@ from functools import partial
 
 from tornado.httpserver import HTTPServer
 
-from tornado_chat import listeners
 from tornado_chat.auth import load_secret
 from tornado_chat.broker import Broker
 from tornado_chat.broker.opening import open_broker
 from tornado_chat.config import Settings
-from tornado_chat.control import RECONNECTS_A_SECOND, Channel, Parent, Place, spread
 from tornado_chat.errors import CloseCode, LogReplaced, LogUnavailable
-from tornado_chat.listeners import Listeners
 from tornado_chat.live.connection import Transport
 from tornado_chat.live.context import Context
 from tornado_chat.live.hub import POLL_SECONDS, Hub
@@ -37,7 +34,10 @@ from tornado_chat.live.session import Session
 from tornado_chat.log import Log
 from tornado_chat.log.opening import open_log
 from tornado_chat.metrics import Metrics
-from tornado_chat.systemd import Systemd
+from tornado_chat.processes import listeners
+from tornado_chat.processes.control import RECONNECTS_A_SECOND, Channel, Parent, Place, spread
+from tornado_chat.processes.listeners import Listeners
+from tornado_chat.processes.systemd import Systemd
 from tornado_chat.web.acceptor import WAIT_SECONDS, Acceptor
 from tornado_chat.web.app import Front
 from tornado_chat.web.socket import Gate

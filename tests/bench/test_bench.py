@@ -1,0 +1,321 @@
+"""The benchmark's harness: each scenario gives its figures; a server that fails in any way gives an error instead."""
+
+import os
+import re
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from shutil import which
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from bench.__main__ import arguments, filesystem, run
+from bench.bench import Bench, Size
+from bench.driver import percentile
+from bench.report import ROWS, Target, table
+from bench.scenarios import SCENARIOS, closed_loop, fan_out
+from bench.servers import VENV, BenchError, Dialect, Server, find_tools, on_one_port
+from tests.support import ROOT
+from tornado_chat.verify.processes import is_alive
+
+TINY = Size(
+    seconds=0.2, warm=0.1, settle=0.1, small=20, large=20, senders=5, rooms=4, rate=100, slow_events=300, missed=10,
+    huge=30, four=40,
+)  # fmt: skip
+needs_cc = pytest.mark.skipif(which("cc") is None, reason="no C compiler (cc) on this machine")
+GENERATORS = [pytest.param("c", marks=needs_cc), "python"]
+
+
+@pytest.fixture(scope="module")
+def benches() -> Iterator[dict[str, Bench]]:
+    """A bench for each load generator, by its language."""
+    cores = sorted(os.sched_getaffinity(0))
+    made = {}
+    with ExitStack() as stack:
+        for language in ("c", "python") if which("cc") else ("python",):
+            # Not under pytest's own temporary folder, which nobody but us may enter: PostgreSQL's user must.
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="bench-")))
+            tools = find_tools(directory, compiler=language == "c", make_venv=False)
+            made[language] = Bench(tools, directory, cores[0], cores[1:] or cores, TINY)
+        yield made
+
+
+@contextmanager
+def broken(tmp_path: Path, on_message: str) -> Iterator[Dialect]:
+    """The Tornado peer with another body of `on_message`, which sees `self.members` and `message`."""
+    source = (ROOT / "bench/peers/tornado_server.py").read_text()
+    body = "        for member in self.members:\n            member.write_message(message)\n"
+    assert body in source
+    script = tmp_path / "broken.py"
+    script.write_text(source.replace(body, "".join(f"        {line}\n" for line in on_message.splitlines())))
+    yield Dialect("broken", (sys.executable, str(script), "{port}"), "/ws")
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_each_scenario_measures_our_server(benches: dict[str, Bench], language: str, name: str) -> None:
+    bench, scenario = benches[language], SCENARIOS[name]
+    for service in scenario.needs:
+        if service in bench.tools.missing:
+            pytest.skip(bench.tools.missing[service])
+    figures = scenario.run(bench, scenario.dialects(bench.tools)["ours"])
+    wanted = {row.figure for row in ROWS if row.scenario == name}
+    assert wanted <= set(figures)
+    assert figures.get("delivered", 1) > 0
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+@pytest.mark.parametrize("peer", ["tornado", "fastapi", "bare"])
+@pytest.mark.parametrize("name", ["fan-out", "echo", "connects", "memory"])
+def test_each_scenario_measures_the_peers(benches: dict[str, Bench], language: str, peer: str, name: str) -> None:
+    bench, scenario = benches[language], SCENARIOS[name]
+    if peer == "fastapi" and bench.tools.fastapi_python is None:
+        pytest.skip(f"{VENV} is not made: `python -m bench` makes it")
+    if peer == "bare" and bench.tools.bare is None:
+        pytest.skip("the bare C peer needs the C compiler, which this run is without")
+    if (peer, name) == ("bare", "memory"):
+        pytest.skip("the bare C peer is not asked for its memory")
+    figures = scenario.run(bench, scenario.dialects(bench.tools)[peer])
+    assert figures.get("delivered", 1) > 0
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+def test_a_lost_delivery_is_an_error(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+    body = """
+for i, member in enumerate(self.members):
+    if i != 3 or not message.startswith('~000000000005'):
+        member.write_message(message)"""
+    with broken(tmp_path, body) as dialect, pytest.raises(BenchError, match=r"^1 deliveries lost, 0 doubled"):
+        fan_out(benches[language], dialect, 20, 2)
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+def test_a_doubled_delivery_is_an_error(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+    body = """
+for i, member in enumerate(self.members):
+    member.write_message(message)
+    if i == 3 and message.startswith('~000000000005'):
+        member.write_message(message)"""
+    with broken(tmp_path, body) as dialect, pytest.raises(BenchError, match=r"^0 deliveries lost, 1 doubled"):
+        fan_out(benches[language], dialect, 20, 2)
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+def test_a_missing_tail_is_an_error(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+    """One member gets nothing from the sixth message on: no gap shows, only the end is missing."""
+    body = """
+for i, member in enumerate(self.members):
+    if i != 3 or message < '~000000000005':
+        member.write_message(message)"""
+    bench = benches[language]
+    with broken(tmp_path, body) as dialect, bench.server(dialect) as server, bench.load() as load:
+        load.connect(server, 20)
+        load.publish(server, window=2, count=10)
+        with pytest.raises(BenchError, match="5 messages did not come within 0 s"):
+            load.drain(0.3, least=10)
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+def test_a_server_that_cuts_its_clients_is_an_error(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+    with (
+        broken(tmp_path, "self.close(1011)") as dialect,
+        pytest.raises(BenchError, match=r"the server (closed|cut) connection 19"),
+    ):
+        fan_out(benches[language], dialect, 20, 2)
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+def test_a_refused_handshake_is_an_error(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+    with (
+        broken(tmp_path, "pass") as dialect,
+        pytest.raises(BenchError, match=r"the handshake was answered with HTTP/1\.1 404"),
+    ):
+        closed_loop(benches[language], dialect, path="/nowhere")
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+def test_deflate_that_is_declined_is_an_error(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+    bench = benches[language]
+    with (
+        broken(tmp_path, "pass") as dialect,
+        bench.server(dialect) as server,
+        bench.load() as load,
+        pytest.raises(BenchError, match="no permessage-deflate was agreed"),
+    ):
+        load.connect(server, 1, deflate=1)
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+def test_a_server_that_never_gets_ready_is_an_error(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+    bench = benches[language]
+    with (
+        broken(tmp_path, "pass") as dialect,
+        bench.server(dialect) as server,
+        bench.load() as load,
+        pytest.raises(BenchError, match="0 of 3 connections were ready in time"),
+    ):
+        load.connect(server, 3, ready="synced", timeout=0.3)
+
+
+def test_a_server_that_does_not_start_is_an_error_with_its_last_words(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="the server ended with 3: no such flag"):
+        Server(Dialect("broken", (sys.executable, "-c", "print('no such flag'); exit(3)"), "/ws"), tmp_path, 0)
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+def test_cut_clients_come_back_with_their_numbers(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+    """What the members missed is seen as lost, since the peer does not recover: so `storm` would notice it."""
+    bench = benches[language]
+    body = "for member in self.members:\n    member.write_message(message)"
+    with (
+        broken(tmp_path, body) as dialect,
+        bench.server(dialect) as server,
+        bench.load() as load,
+        bench.load() as other,
+    ):
+        load.connect(server, 5)
+        other.connect(server, 1, first=5)
+        other.publish(server, window=1, count=3)
+        load.drain(least=3)
+        load.ask("cut")
+        other.publish(server, window=1, count=6)
+        other.drain(least=6)
+        load.connect(server, 5)
+        other.publish(server, window=1, count=7)
+        with pytest.raises(BenchError, match=r"^.*\b([3-9]|1[0-5]) deliveries lost, 0 doubled"):
+            load.drain(least=7)
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+def test_a_publisher_that_was_cut_off_comes_back_when_told_and_sends_again(
+    benches: dict[str, Bench], language: str, tmp_path: Path
+) -> None:
+    """The server drops the third message with the connection; what follows is what the load says."""
+    body = """
+if message.startswith('~000000000002') and not hasattr(type(self), 'told'):
+    type(self).told = True
+    self.close(1012, 'retry_after_ms=400')
+else:
+    for member in self.members:
+        member.write_message(message)"""
+    bench = benches[language]
+    with broken(tmp_path, body) as dialect, bench.server(dialect) as server, bench.load() as load:
+        load.connect(server, 1, returns=1)
+        began = time.monotonic()
+        load.publish(server, window=2, count=6)
+        stats = load.drain(least=6)
+        assert time.monotonic() - began >= 0.4
+        assert (stats.cuts, stats.most_cuts, stats.delivered) == (1, 1, 6)
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+def test_the_closed_loop_waits_for_all_witnesses(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+    """The member beside the publisher gets nothing, so the first window stays open for ever."""
+    body = """
+for i, member in enumerate(self.members):
+    if i != 3:
+        member.write_message(message)"""
+    bench = benches[language]
+    with broken(tmp_path, body) as dialect, bench.server(dialect) as server, bench.load() as load:
+        load.connect(server, 5, inflight=1)  # in the order of the server's list
+        load.publish(server, window=2, witnesses=2, count=10)
+        deadline = time.monotonic() + 20
+        while (stats := load.stats()).delivered < 8:
+            assert time.monotonic() < deadline
+        assert stats.sent == 2
+        load.publish(server, window=2, count=10)
+        while (stats := load.stats()).delivered < 40:
+            assert time.monotonic() < deadline
+        assert stats.sent == 10
+
+
+def test_a_stopped_installation_leaves_no_worker(benches: dict[str, Bench]) -> None:
+    bench = benches["python"]
+    if "redis" in bench.tools.missing:
+        pytest.skip(bench.tools.missing["redis"])
+    with bench.server(on_one_port(2)) as server:
+        parent, workers = server.pid, server.workers()
+        assert len(workers) == 2
+        assert server.resident() > 2 * 10_000_000  # both, and the parent
+        server.stop()
+        assert not any(map(is_alive, (parent, *workers)))
+
+
+def test_without_its_service_a_scenario_is_left_out_and_the_table_says_so(benches: dict[str, Bench]) -> None:
+    tools = replace(benches["python"].tools, missing={"redis": "Redis is not installed"})
+    bench = replace(benches["python"], tools=tools, notes=[])
+    assert run(bench, ["workers"], 1) == ({}, True)
+    assert bench.notes == ["workers: left out: Redis is not installed"]
+
+
+@pytest.mark.parametrize("language", GENERATORS)
+def test_latency_is_measured_from_when_a_message_was_due(benches: dict[str, Bench], language: str) -> None:
+    """The load itself is held up for 0.3 s: what it sends late counts as late, although the server answers at once."""
+    bench = benches[language]
+    with (
+        bench.server(SCENARIOS["fan-out"].dialects(bench.tools)["tornado"]) as server,
+        bench.load() as load,
+    ):
+        load.connect(server, 1)
+        load.publish(server, rate=200, count=120)
+        load.drain(least=10)
+        load.stats()
+        os.kill(load.pid, signal.SIGSTOP)
+        time.sleep(0.3)  # no condition to wait for: this is the hold-up
+        os.kill(load.pid, signal.SIGCONT)
+        latency: Counter[int] = Counter()
+        deadline = time.monotonic() + 20
+        while (stats := load.stats()).least < 120:
+            assert time.monotonic() < deadline
+            latency.update(dict(stats.latency))
+        latency.update(dict(stats.latency))
+        assert sum(count for microseconds, count in latency.items() if microseconds > 100_000) >= 30
+
+
+def test_percentile() -> None:
+    assert percentile([(1000, 98), (5000, 1), (9000, 1)], 0.5) == 1.0
+    assert percentile([(9000, 1), (5000, 1), (1000, 98)], 0.99) == 5.0
+    assert percentile([(1000, 98), (5000, 1), (9000, 1)], 1.0) == 9.0
+    with pytest.raises(BenchError, match="nothing was delivered"):
+        percentile([], 0.5)
+
+
+def test_the_table_has_medians_ratios_and_verdicts() -> None:
+    results = {
+        ("fan-out", "delivered", "ours"): [900.0, 100.0, 800.0],
+        ("fan-out", "delivered", "fastapi"): [100.0],
+        ("fan-out", "delivered", "tornado"): [80.0],
+        ("ack", "p99_ms", "ours"): [25.0],
+    }
+    lines = table(results).splitlines()
+    assert lines[0] == "| | tornado_chat | FastAPI + uvicorn | stock Tornado | target | |"
+    assert lines[2].endswith(
+        "| 800 | 100 | 80 | ≥ 8 x FastAPI + uvicorn; ≥ 15 x stock Tornado | 8.00 x, met; 10.00 x, **missed** |"
+    )
+    assert lines[3].endswith("| 25.0 |  |  | ≤ 20.0 | **missed** |")
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_target_without_its_peer_is_not_measured() -> None:
+    assert Target(1.6, peer="bare").verdict({"ours": 1.0}) == "not measured"
+
+
+def test_an_unknown_scenario_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        arguments(["fan-in"])
+    assert "no scenario 'fan-in'; there are: fan-out," in capsys.readouterr().err
+
+
+def test_the_file_system_is_named() -> None:
+    assert filesystem(Path("/proc")) == "proc"
+
+
+def test_the_readme_explains_every_scenario() -> None:
+    text = (ROOT / "bench/README.md").read_text().partition("## How it is made")[0]
+    assert re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE) == list(SCENARIOS)

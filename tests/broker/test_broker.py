@@ -1,0 +1,202 @@
+"""What every broker over Redis is held to: one, several that share the rooms, behind a Sentinel, and a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.support.brokers import can_tell, event, processes
+from tests.support.connections import until
+from tests.support.redis_servers import redis_cluster, redis_of_the_session, redis_sentinel, redis_server
+from tornado_chat.broker.local import LocalBroker
+from tornado_chat.broker.redis import PAYLOAD_BYTES
+from tornado_chat.verify.redis_server import RedisServer
+from tornado_chat.wire.events import Event
+
+__all__ = ["redis_of_the_session", "redis_server"]
+
+KINDS = ["one", "several", "sentinel", "cluster"]
+Place = tuple[list[str], list[RedisServer]]
+"""The `--redis` URLs, and the servers that carry the rooms."""
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def place(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_of_the_session: RedisServer
+) -> Iterator[Place]:
+    directory = tmp_path_factory.mktemp(request.param)
+    first = redis_of_the_session
+    if request.param == "one":
+        yield [first.url], [first]
+    elif request.param == "several":
+        with RedisServer(directory) as second:
+            yield [first.url, second.url], [first, second]
+    elif request.param == "sentinel":
+        with redis_sentinel(directory) as watched:
+            yield [watched.url], [watched.primary]
+    else:
+        with redis_cluster(directory) as cluster:
+            yield [cluster.url], cluster.nodes
+
+
+@pytest.fixture
+def urls(place: Place) -> list[str]:
+    return place[0]
+
+
+ROOMS = [f"room-{number}" for number in range(60)]
+
+
+async def test_events_arrive_at_the_others_in_order_and_not_at_home(urls: list[str]) -> None:
+    async with processes(urls, 3) as ((one, at_one), (two, at_two), (three, at_three)):
+        for broker in (one, two, three):
+            assert broker.available
+            await asyncio.gather(*map(broker.subscribe, ROOMS))
+        for seq in range(1, 21, 2):
+            for room in ROOMS:
+                one.publish_events(room, [event(room, seq), event(room, seq + 1)])
+        await until(lambda: len(at_two.events) == len(at_three.events) == 20 * len(ROOMS))
+        for news in (at_two, at_three):
+            for room in ROOMS:
+                assert [seq for name, seq in news.events if name == room] == list(range(1, 21))
+        assert at_two.data[0] == event(at_two.data[0]["room"], 1).data
+        assert at_one.events == []
+        assert one.published == two.received == 10 * len(ROOMS)
+        assert one.received == one.dropped == one.reconnects == 0
+
+
+async def test_what_is_published_once_subscribe_has_returned_arrives(urls: list[str]) -> None:
+    async with processes(urls) as ((one, _), (two, at_two)):
+        for seq, room in enumerate(ROOMS, 1):
+            await two.subscribe(room)
+            one.publish_events(room, [event(room, seq)])
+        await until(lambda: len(at_two.events) == len(ROOMS))
+
+
+async def test_only_subscribed_rooms_are_heard(urls: list[str]) -> None:
+    async with processes(urls) as ((one, _), (two, at_two)):
+        await two.subscribe("here")
+        await two.subscribe("left")
+        two.unsubscribe("left")
+        two.unsubscribe("never")
+        await can_tell(one, at_two, "here")
+        for room in ("left", "elsewhere", "here"):
+            one.publish_events(room, [event(room, 1)])
+        await can_tell(one, at_two, "here")
+        assert at_two.events == [("here", 1)]
+
+
+async def test_signals_say_whom_they_are_not_for(urls: list[str]) -> None:
+    async with processes(urls) as ((one, at_one), (two, at_two)):
+        await one.subscribe("a")
+        await two.subscribe("a")
+        one.publish_signal("a", {"type": "typing", "room": "a", "user": "ann", "on": True}, "ann")
+        one.publish_signal("a", {"type": "read", "room": "a", "user": "ann", "seq": 3}, None)
+        await until(lambda: len(at_two.signals) == 2)
+        assert at_two.signals == [
+            ("a", {"type": "typing", "room": "a", "user": "ann", "on": True}, "ann"),
+            ("a", {"type": "read", "room": "a", "user": "ann", "seq": 3}, None),
+        ]
+        assert at_one.signals == []
+
+
+async def test_an_event_that_is_too_big_is_told_of_by_its_seq(urls: list[str]) -> None:
+    async with processes(urls) as ((one, _), (two, at_two)):
+        await two.subscribe("a")
+        one.publish_events("a", [event("a", 1), event("a", 2, "x" * PAYLOAD_BYTES), event("a", 3)])
+        await until(lambda: len(at_two.events) == 2 and at_two.heads)
+        assert at_two.events == [("a", 1), ("a", 3)]
+        assert at_two.heads == [("a", 2)]
+        assert one.dropped == 1
+
+
+async def test_a_batch_that_is_too_big_goes_in_parts(urls: list[str]) -> None:
+    async with processes(urls) as ((one, _), (two, at_two)):
+        await two.subscribe("a")
+        one.publish_events("a", [event("a", seq, "x" * 8000) for seq in range(1, 101)])
+        await until(lambda: len(at_two.events) == 100)
+        assert at_two.events == [("a", seq) for seq in range(1, 101)]
+        assert at_two.heads == []
+
+
+async def test_an_event_that_json_does_not_take_is_told_of_by_its_seq(urls: list[str]) -> None:
+    async with processes(urls) as ((one, _), (two, at_two)):
+        await two.subscribe("a")
+        one.publish_events("a", [event("a", 1), Event(2, {**event("a", 2).data, "meta": {"n": 1 << 70}})])
+        await until(lambda: at_two.events and at_two.heads)
+        assert (at_two.events, at_two.heads) == ([("a", 1)], [("a", 2)])
+
+
+async def test_the_last_word_on_a_room_counts(urls: list[str]) -> None:
+    async with processes(urls) as ((one, _), (two, at_two)):
+        for room in ROOMS[:20]:
+            waiting = [asyncio.ensure_future(two.subscribe(room))]
+            for turns in range(4):
+                two.unsubscribe(room)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                waiting.append(asyncio.ensure_future(two.subscribe(room)))
+                await asyncio.sleep(0)
+            await asyncio.gather(*waiting)
+            one.publish_events(room, [event(room, 1)])
+        await until(lambda: len(at_two.events) == 20)
+        for room in ROOMS[:20]:
+            waiting = [asyncio.ensure_future(two.subscribe(room))]
+            await asyncio.sleep(0)
+            two.unsubscribe(room)
+            await asyncio.gather(*waiting)
+        await two.subscribe("end")
+        await can_tell(one, at_two, "end")
+        for room in ROOMS[:20]:
+            one.publish_events(room, [event(room, 2)])
+        await asyncio.gather(*map(two.subscribe, ROOMS))
+        await can_tell(one, at_two, "end")
+        assert len(at_two.events) == 20
+
+
+@pytest.mark.logs("redis is away")
+async def test_lost_links_are_made_again_and_what_was_missed_is_told(place: Place) -> None:
+    urls, servers = place
+    async with processes(urls) as ((one, _), (two, at_two)):
+        await asyncio.gather(*map(two.subscribe, ROOMS))
+        before = at_two.links
+        for server in servers:
+            with redis.Redis(port=server.port, protocol=3) as client:
+                client.execute_command("CLIENT KILL TYPE pubsub SKIPME yes")
+        await until(lambda: not one.available and not two.available)
+        for room in ROOMS:
+            one.publish_events(room, [event(room, 1)])
+        await until(lambda: one.available and two.available)
+        assert at_two.links > before
+        for room in ROOMS:
+            one.publish_events(room, [event(room, 2)])
+        await until(lambda: sum(seq == 2 for _, seq in at_two.events) == len(ROOMS))
+        assert one.reconnects == two.reconnects == len(servers)
+        assert one.dropped >= 1
+
+
+async def test_what_was_published_goes_out_before_the_end(urls: list[str]) -> None:
+    async with processes(urls) as ((one, _), (two, at_two)):
+        await asyncio.gather(*map(two.subscribe, ROOMS))
+        for room in ROOMS:
+            one.publish_events(room, [event(room, 1)])
+        await one.close()
+        assert not one.available
+        await until(lambda: len(at_two.events) == len(ROOMS))
+        one.publish_events("late", [event("late", 1)])
+        await one.subscribe("late")
+        one.unsubscribe("late")
+
+
+async def test_a_broker_of_one_process_carries_nothing() -> None:
+    for alone in (True, False):
+        broker = LocalBroker(alone=alone)
+        assert broker.available is alone
+        await broker.subscribe("a")
+        broker.publish_events("a", [event("a", 1)])
+        broker.publish_signal("a", {"type": "typing"}, None)
+        broker.unsubscribe("a")
+        await broker.close()

@@ -1,0 +1,163 @@
+"""docs/protocol.md against the code: its tables, its bounds, its example."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from msgspec.structs import fields
+
+from tests.support import ROOT
+from tornado_chat.auth import GUEST_TTL
+from tornado_chat.errors import ChatError, CloseCode, ErrorCode
+from tornado_chat.live.session import HISTORY_BYTES, PRESENT_USERS, ROOMS
+from tornado_chat.log import Entry, event_of
+from tornado_chat.wire.codec import CODECS, JSON
+from tornado_chat.wire.commands import COMMANDS, HISTORY_DEFAULT, SEQ_MAX, describe, parse
+
+DOC = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+TEXT_CHARS = 8_000
+
+EVERYTHING: dict[str, Any] = {"key": "k", "id": "i", "target": 1, "emoji": "e", "on": True}
+MESSAGE_ONLY: dict[str, Any] = {"reply_to": 1, "meta": {"a": 1}}
+
+
+def table(heading: str) -> list[list[str]]:
+    """The cells of the first table after `heading`, without its head."""
+    _, found, rest = DOC.partition(f"\n{heading}\n")
+    assert found, heading
+    rows = re.search(r"(?:^\|.*\n)+", rest, re.MULTILINE)
+    assert rows, heading
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[0].splitlines()[2:]]
+
+
+def names(cell: str) -> dict[str, bool]:
+    """The names in a cell, and whether each must be there."""
+    return {name: not optional for name, optional in re.findall(r"`(\w+)`(\??)", cell)}
+
+
+def tables_of_server_types() -> dict[str, dict[str, bool]]:
+    rows = [row for heading in ("### Events", "### Answers and notices", "### Signals") for row in table(heading)]
+    assert len({row[0] for row in rows}) == len(rows)
+    return {row[0].strip("`"): names(row[1]) for row in rows}
+
+
+def example() -> list[tuple[str, dict[str, Any]]]:
+    """(C or S, the object) for each line of the exchange."""
+    lines = re.findall(r"^([CS])> (.*)$", DOC, re.MULTILINE)
+    return [(who, json.loads(line)) for who, line in lines]
+
+
+def test_the_commands_and_their_fields() -> None:
+    documented = {row[0].strip("`"): names(row[1]) for row in table("## Commands")}
+    assert documented == {
+        name: {field.name: field.required for field in fields(struct) if field.name != "id"}
+        for name, struct in COMMANDS.items()
+    }
+
+
+def test_what_each_field_must_be() -> None:
+    documented = {row[0]: row[1] for row in table("## Messages on the wire")}
+    used = set()
+    for name, struct in COMMANDS.items():
+        for field in fields(struct):
+            key = f"`{field.name}` (of `{name}`)"
+            key = key if key in documented else f"`{field.name}`"
+            assert documented[key] == describe(field.type, TEXT_CHARS), (name, field.name)
+            used.add(key)
+    assert used == set(documented)
+
+
+def test_the_bounds_in_the_text() -> None:
+    assert f"`limit` ({HISTORY_DEFAULT} without it)" in DOC
+    assert SEQ_MAX == 2**63 - 1
+    for text in (
+        f"`limit` ({HISTORY_DEFAULT} without it)",
+        "A seq is at most 2^63 - 1.",
+        f"in up to {ROOMS:,} rooms",
+        f"rooms on one connection than {ROOMS:,}",
+        f"up to {PRESENT_USERS} of them",
+        f"at most about {HISTORY_BYTES // 1024**2} MiB",
+        f"good for {GUEST_TTL / 86400:.0f} days",
+    ):
+        assert text in DOC
+
+
+def test_the_sub_protocols() -> None:
+    assert [row[0].strip("`") for row in table("### Sub-protocols")] == list(CODECS)
+
+
+def test_the_error_codes() -> None:
+    assert [row[0].strip("`") for row in table("## Errors")] == [code.value for code in ErrorCode]
+
+
+def test_the_close_codes() -> None:
+    assert [int(row[0]) for row in table("## Close codes")] == [code.value for code in CloseCode]
+
+
+@pytest.mark.parametrize("type", ["message", "edited", "deleted", "reacted"])
+def test_the_events(type: Any) -> None:
+    more = MESSAGE_ONLY if type == "message" else {}
+    least: dict[str, Any] = {"target": 1, "emoji": "e", "on": True}
+    made = [
+        event_of(entry, 2, 1).data
+        for entry in (
+            Entry(type, "r", "u", "n", text="t", **EVERYTHING, **more),
+            Entry(type, "r", "u", "n", **EVERYTHING, **more),
+            Entry(type, "r", "u", "n", text="t", **least),
+            Entry(type, "r", "u", "n", **least),
+        )
+    ]
+    keys = [set(data) - {"type"} for data in made]
+    assert tables_of_server_types()[type] == {key: all(key in some for some in keys) for key in set().union(*keys)}
+
+
+def test_every_event_has_its_row_in_order_of_the_object() -> None:
+    order = list(tables_of_server_types()["message"])
+    data = event_of(Entry("message", "r", "u", "n", text="t", **EVERYTHING, **MESSAGE_ONLY), 2, 1).data
+    assert list(data)[1:] == [name for name in order if name != "deleted"]
+
+
+def test_the_example_is_valid() -> None:
+    types = tables_of_server_types()
+    exchange = example()
+    assert len(exchange) > 20
+    for who, data in exchange:
+        if who == "C":
+            parse(data, TEXT_CHARS) if data["room"] != "Not A Room" else None
+        else:
+            given = set(data) - {"type"}
+            known = types[data["type"]]
+            assert given <= set(known), data
+            assert {name for name, required in known.items() if required} <= given, data
+            assert JSON.decode(JSON.encode(data)) == data
+
+
+def test_the_error_of_the_example_is_the_one_that_the_server_gives() -> None:
+    exchange = example()
+    (command,) = (data for _, data in exchange if data.get("room") == "Not A Room")
+    (error,) = (data for _, data in exchange if data["type"] == "error")
+    with pytest.raises(ChatError) as caught:
+        parse(command, TEXT_CHARS)
+    assert (error["code"], error["message"], error["id"]) == (caught.value.code, caught.value.message, command["id"])
+
+
+def test_the_events_of_the_example_are_in_order_and_come_once() -> None:
+    seqs = [data["seq"] for _, data in example() if data["type"] in ("message", "edited", "deleted", "reacted")]
+    assert seqs == list(range(40, 46))
+
+
+def test_every_link_leads_to_a_heading() -> None:
+    headings = {
+        re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", DOC, re.MULTILINE)
+    }
+    for link in re.findall(r"\]\(#([^)]*)\)", DOC):
+        assert link in headings
+
+
+def test_every_type_that_the_text_names_is_documented() -> None:
+    known = {*tables_of_server_types(), *COMMANDS}
+    for name in re.findall(r"^- \*\*`(\w+)`\*\*", DOC, re.MULTILINE):
+        assert name in known

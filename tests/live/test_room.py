@@ -1,0 +1,565 @@
+"""A room under every order of events, joins, leaves, stalls and erasures: each member gets every event once, in order.
+
+The connections here stall and take bytes when the example says so, which no real socket can be told to do;
+tests/live/test_delivery.py does the same things over real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.chat import eventually
+from tornado_chat.auth import Identity
+from tornado_chat.broker.local import LocalBroker
+from tornado_chat.errors import ChatError, LogUnavailable
+from tornado_chat.live.hub import PAGE_READS, Hub
+from tornado_chat.live.member import GONE, LIVE, Member
+from tornado_chat.live.room import EARLY_EVENTS, PENDING_SIGNALS, SLICE, Room
+from tornado_chat.log import Appended, Entry, Revocation
+from tornado_chat.metrics import Metrics
+from tornado_chat.wire.codec import JSON, encoding
+from tornado_chat.wire.events import Data, Event
+
+MARK = 4096
+PLAIN = encoding(JSON, 0)
+
+
+class MemoryLog:
+    """The events of one room, and pages of them that come when they come: after some turns of the loop."""
+
+    epoch = "e"
+
+    def __init__(self) -> None:
+        self.events: list[Data] = []
+        self.reads = 0
+        self.fail_next = False
+        self.delay = 0
+
+    def add(self, text: str, *, target: int | None = None) -> Event:
+        seq = len(self.events) + 1
+        data: Data = {"type": "message", "room": "r", "seq": seq, "text": text}
+        if target is not None:
+            data = {"type": "deleted", "room": "r", "seq": seq, "target": target}
+            self.events[target - 1] = {"type": "message", "room": "r", "seq": target, "deleted": True}
+        self.events.append(data)
+        return Event(seq, dict(data))
+
+    async def read(
+        self, room: str, after: int, *, before: int | None = None, max_events: int, max_bytes: int
+    ) -> list[Event]:
+        self.reads += 1
+        found = self.events[after : before - 1 if before is not None else None][: min(max_events, 7)]
+        page = [Event(data["seq"], dict(data)) for data in found]
+        for _ in range(self.delay):
+            await asyncio.sleep(0)
+        if self.fail_next:
+            self.fail_next = False
+            raise LogUnavailable("of the test")
+        return page
+
+    async def heads(self, rooms: Collection[str]) -> dict[str, int]:
+        return dict.fromkeys(rooms, len(self.events))
+
+    async def marks(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        return {}
+
+    async def append(self, batch: Sequence[Entry]) -> list[Appended | ChatError]:
+        raise NotImplementedError
+
+    async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
+        raise NotImplementedError
+
+    async def probe(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def revoke(self, jti: str, expires_at: float | None) -> None:
+        raise NotImplementedError
+
+    async def revocations(self, after: int) -> list[Revocation]:
+        return []
+
+    async def new_epoch(self) -> str:
+        raise NotImplementedError
+
+    async def read_epoch(self) -> str:
+        return self.epoch
+
+
+class Peer:
+    """A connection and its session in one: what was written, and an outbox that drains when it is told to."""
+
+    def __init__(self, hub: Hub, user: str) -> None:
+        self.hub = hub
+        self.user = user
+        self.encoding = PLAIN
+        self.identity = Identity(user, "name")
+        self.connection = self
+        self.closing = False
+        self.written: list[Data] = []
+        self.outbox_bytes = 0
+        self.most = 0
+        self.stalled = False
+        self.closed = False
+        self.drain_wanted = False
+        self.member: Member | None = None
+        self.everybody: list[Peer] = []
+
+    def write(self, data: bytes | Data) -> None:
+        if isinstance(data, dict):
+            data = PLAIN.frame(data)
+        frames = unframe(data)
+        along = {frame["target"] for frame in frames if frame["type"] == "deleted"}
+        for written in frames:
+            self.written.append(written | {"along": True} if written.get("seq") in along else written)
+            if written["type"] == "deleted":
+                for peer in self.everybody:
+                    peer.written.append({"type": "mark", "erased": written["target"]})
+        if self.stalled:
+            self.outbox_bytes += len(data)
+            self.most = max(self.most, self.outbox_bytes)
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = True
+
+    def want_drained(self) -> None:
+        self.drain_wanted = True
+        if not self.stalled:
+            self.hub.loop.call_soon(self.drain)
+
+    def drain(self) -> None:
+        self.stalled = False
+        self.outbox_bytes = 0
+        if self.drain_wanted:
+            self.drain_wanted = False
+            if self.member is not None and self.member.state:
+                self.hub.feed_soon(self.member, self.hub.rooms["r"])
+
+    def join(self, after: int | None) -> None:
+        room = self.hub.rooms["r"]
+        self.leave()
+        head = room.flushed
+        cursor = head if after is None else min(after, head)
+        self.member = Member(self, cursor)  # type: ignore[arg-type]  # stands in for a Session
+        self.written.append({"type": "joined", "cursor": cursor})
+        room.enter(self.member)
+
+    def leave(self) -> None:
+        if self.member is not None:
+            self.hub.rooms["r"].leave(self.member)
+            self.member = None
+            self.written.append({"type": "left"})
+
+
+def unframe(data: bytes) -> list[Data]:
+    found, at = [], 0
+    while at < len(data):
+        length = data[at + 1]
+        at += 2
+        if length == 126:
+            length = int.from_bytes(data[at : at + 2], "big")
+            at += 2
+        found.append(json.loads(data[at : at + length]))
+        at += length
+    return found
+
+
+def check(written: list[Data], head: int, *, here: bool) -> None:
+    """`written` obeys the protocol: each membership is an unbroken run from its cursor."""
+    cursor: int | None = None
+    live = False
+    for data in written:
+        match data["type"]:
+            case "joined":
+                assert cursor is None
+                cursor, live = data["cursor"], False
+            case "left":
+                assert cursor is not None
+                cursor = None
+            case "synced":
+                assert cursor == data["seq"]
+                assert not live
+                live = True
+            case "behind":
+                assert cursor == data["seq"]
+                assert live
+                live = False
+            case "typing":
+                assert live, "a signal to a member that is not live"
+            case _:
+                assert cursor is not None, f"written after it left: {data}"
+                assert data["seq"] == cursor + 1, f"after {cursor} came {data}"
+                cursor += 1
+    if here:
+        assert live
+        assert cursor == head
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def quiet(hub: Hub, peers: list[Peer]) -> None:
+    """Let everybody read, and the loop run until nothing moves."""
+    for _ in range(2000):
+        for peer in peers:
+            peer.drain()
+        await asyncio.sleep(0)
+        room = hub.rooms.get("r")
+        if room is None or not (room.pending or room.flushing or room.catching or room.hole or hub.tasks):
+            return
+    raise AssertionError("it never came to rest")
+
+
+def made_hub(log: MemoryLog, ring_bytes: int) -> Hub:
+    loop, broker = asyncio.get_running_loop(), LocalBroker(alone=True)
+    return Hub(loop, log, broker, "here", Metrics(), high_water_mark=MARK, ring_bytes=ring_bytes)
+
+
+async def start(log: MemoryLog, *, ring_bytes: int = 10**6) -> tuple[Hub, Room]:
+    hub = made_hub(log, ring_bytes)
+    room = hub.open_room("r")
+    room.holds += 1
+    await room.opened
+    return hub, room
+
+
+who = st.integers(0, 1)
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("send"), st.integers(1, 20)),
+        st.tuples(st.just("burst"), st.integers(10, 40)),
+        st.tuples(st.just("unannounced"), st.just(1)),
+        st.tuples(st.just("overtaken"), st.integers(2, 5), st.booleans()),
+        st.tuples(st.just("doubled"), st.integers(0, 9)),
+        st.tuples(st.just("delete"), st.integers(0, 9)),
+        st.tuples(st.just("join"), who, st.one_of(st.none(), st.integers(0, 100))),
+        st.tuples(st.just("leave"), who),
+        st.tuples(st.just("stall"), who),
+        st.tuples(st.just("drain"), who),
+        st.tuples(st.just("typing"), who),
+        st.tuples(st.just("slow log"), st.integers(0, 9)),
+        st.tuples(st.just("turn"), st.integers(1, 9)),
+    ),
+    min_size=10,
+    max_size=80,
+)
+
+
+@given(operations, st.integers(0, 30), st.sampled_from([5000, 10**6]), st.sampled_from([1, SLICE]))
+@settings(max_examples=600, deadline=None)
+def test_every_member_gets_every_event_once_and_in_order(
+    steps: list[tuple[Any, ...]], before: int, ring_bytes: int, slice_size: int
+) -> None:
+    async def run() -> None:
+        log = MemoryLog()
+        for number in range(before):
+            log.add(f"old {number}")
+        hub, room = await start(log, ring_bytes=ring_bytes)
+        peers = [Peer(hub, f"user{number}") for number in range(2)]
+        for peer in peers:
+            peer.everybody = peers
+            peer.join(None)
+        erased: set[int] = set()
+        for step in steps:
+            match step:
+                case "send", count:
+                    for _ in range(count):
+                        room.deliver(log.add("x" * 300))
+                case "burst", count:
+                    for _ in range(count):
+                        room.deliver(log.add("x" * 300))
+                        await turns(1)
+                case "unannounced", _:
+                    log.add("only in the log")
+                case "overtaken", count, waits:
+                    for event in reversed([log.add("x" * 300) for _ in range(count)]):
+                        room.deliver(event)
+                        await turns(3 if waits else 0)
+                case "doubled", back:
+                    if back < len(log.events):
+                        data = log.events[len(log.events) - back - 1]
+                        room.deliver(Event(data["seq"], dict(data)))
+                case "delete", back:
+                    target = len(log.events) - back
+                    if target > 0 and log.events[target - 1]["type"] == "message" and target not in erased:
+                        erased.add(target)
+                        room.deliver(log.add("", target=target))
+                case "join", who, after:
+                    peers[who].join(after)
+                case "leave", who:
+                    peers[who].leave()
+                case "stall", who:
+                    peers[who].stalled = True
+                case "drain", who:
+                    peers[who].drain()
+                case "typing", who:
+                    room.typing.pop(peers[who].user, None)
+                    room.set_typing(peers[who], on=True)
+                case "slow log", delay:
+                    log.delay = delay
+                case "turn", count:
+                    await turns(count)
+        await hub.poll()
+        await quiet(hub, peers)
+        for peer in peers:
+            known = set()
+            for data in peer.written:
+                if data["type"] == "mark":
+                    known.add(data["erased"])
+                elif data["type"] == "message" and data["seq"] in known and "along" not in data:
+                    assert "text" not in data, f"{data} was written after somebody had been told that it is deleted"
+            check([d for d in peer.written if d["type"] != "mark"], len(log.events), here=peer.member is not None)
+            assert peer.most <= MARK + 2000, "an outbox over its mark by more than one batch's slack"
+            assert not [d for d in peer.written if d["type"] == "typing" and d["user"] == peer.user]
+        for event in room.ring.events[room.ring.dropped :]:
+            assert (event.data.get("deleted") is True) == (event.seq in erased)
+        for peer in peers:
+            peer.leave()
+        room.holds -= 1
+        room.release()
+        assert not hub.rooms
+        assert not hub.budget.order
+        assert hub.budget.bytes == 0
+        assert not hub.tasks
+        assert hub.page_reads._value == PAGE_READS
+
+    import tornado_chat.live.room as module
+
+    original = module.SLICE, module.HOLE_SECONDS, module.EARLY_EVENTS
+    module.SLICE, module.HOLE_SECONDS, module.EARLY_EVENTS = slice_size, 0, 3
+    try:
+        asyncio.run(run())
+    finally:
+        module.SLICE, module.HOLE_SECONDS, module.EARLY_EVENTS = original
+
+
+async def test_members_at_one_cursor_share_one_query_and_one_chunk() -> None:
+    log = MemoryLog()
+    for number in range(5):
+        log.add(f"old {number}")
+    hub, _ = await start(log)
+    peers = [Peer(hub, f"user{number}") for number in range(300)]
+    for peer in peers:
+        peer.join(0)
+    await quiet(hub, peers)
+    assert log.reads == 1
+    assert all(peer.member is not None and peer.member.state == LIVE for peer in peers)
+    late = Peer(hub, "late")
+    late.join(2)
+    await quiet(hub, [late])
+    assert log.reads == 1, "the page went into the ring"
+
+
+async def test_a_log_that_does_not_answer_delays_a_page_and_loses_nothing(monkeypatch: Any) -> None:
+    monkeypatch.setattr("tornado_chat.live.catching_up.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("tornado_chat.live.catching_up.logger.warning", lambda *args: None)
+    log = MemoryLog()
+    for number in range(20):
+        log.add(f"old {number}")
+    hub, _ = await start(log)
+    log.fail_next = True
+    peer = Peer(hub, "u")
+    peer.join(0)
+    await quiet(hub, [peer])
+    check(peer.written, 20, here=True)
+
+
+async def test_nothing_follows_left_in_the_middle_of_a_flush() -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peers = [Peer(hub, f"user{number}") for number in range(3 * SLICE)]
+    for peer in peers:
+        peer.join(None)
+    room.deliver(log.add("hello"))
+    await turns(2)
+    assert room.batches, "the flush is under way"
+    reached = sum(any(d["type"] == "message" for d in peer.written) for peer in peers)
+    assert 0 < reached < len(peers)
+    member = peers[-1].member
+    assert member is not None
+    peers[-1].leave()
+    assert member.state == GONE
+    peers[-2].join(0)
+    newcomer = Peer(hub, "newcomer")
+    newcomer.join(None)
+    await quiet(hub, [*peers, newcomer])
+    assert peers[-1].written[-1] == {"type": "left"}
+    check(peers[-1].written, 1, here=False)
+    check(peers[-2].written, 1, here=True)
+    check(newcomer.written, 1, here=True)
+    assert not [d for d in newcomer.written if d["type"] == "message"], "its cursor was past the batch"
+    for peer in peers[:-2]:
+        check(peer.written, 1, here=True)
+
+
+async def filled(hub: Hub, peer: Peer, head: int) -> None:
+    """Wait until `peer` was written all up to `head`, and see that it was in order and once."""
+    room = hub.rooms["r"]
+    await eventually(lambda: room.flushed == head and room.hole is None)
+    await quiet(hub, [peer])
+    check(peer.written, head, here=True)
+
+
+async def test_a_hole_is_filled_from_the_log_soon() -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peer = Peer(hub, "u")
+    peer.join(None)
+    room.deliver(log.add("one"))
+    log.add("never announced")
+    log.add("neither")
+    room.deliver(log.add("four"))
+    await filled(hub, peer, 4)
+    assert not room.early
+
+
+async def test_what_was_overtaken_has_a_moment_to_come_by_itself() -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peer = Peer(hub, "u")
+    peer.join(None)
+    first, *others = [log.add(f"{number}") for number in range(5)]
+    for event in others:
+        room.deliver(event)
+    await turns(5)
+    assert [data for data in peer.written if data["type"] == "message"] == []
+    room.deliver(first)
+    await filled(hub, peer, 5)
+    assert log.reads == 0, "the log was asked for what came by itself"
+    assert not room.early
+
+
+async def test_events_that_wait_for_a_hole_are_bounded() -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peer = Peer(hub, "u")
+    peer.join(None)
+    log.add("never announced")
+    for number in range(EARLY_EVENTS + 50):
+        room.deliver(log.add(f"{number}"))
+        assert len(room.early) <= EARLY_EVENTS
+    await filled(hub, peer, EARLY_EVENTS + 51)
+    assert not room.early
+
+
+async def test_a_room_that_closes_expects_nothing_more() -> None:
+    log = MemoryLog()
+    _, room = await start(log)
+    log.add("never announced")
+    room.deliver(log.add("two"))
+    room.holds -= 1
+    room.release()
+    assert not room.early
+    assert room.hole is None
+    await turns(5)
+    assert log.reads == 0
+
+
+async def test_what_comes_before_the_head_is_known_waits_for_it() -> None:
+    log = MemoryLog()
+    hub = made_hub(log, 10**6)
+    room = hub.open_room("r")
+    room.holds += 1
+    old, new = log.add("committed before the head was asked for"), Event(2, {"type": "message", "room": "r", "seq": 2})
+    hub.on_events("r", [new.data])
+    hub.on_events("r", [old.data])
+    await room.opened
+    log.events.append(new.data)
+    assert (room.head, room.early) == (2, {})
+
+
+async def test_signals_beyond_the_bound_are_dropped_and_counted() -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peer = Peer(hub, "u")
+    peer.join(None)
+    for number in range(PENDING_SIGNALS + 5):
+        room.signal({"type": "typing", "room": "r", "user": f"user{number}"})
+    await quiet(hub, [peer])
+    assert sum(data["type"] == "typing" for data in peer.written) == PENDING_SIGNALS
+    assert hub.metrics.signals_dropped == 5
+
+
+async def test_pages_held_for_members_are_bounded_over_all_rooms() -> None:
+    """1,000 rooms with one recovering member each: the memory of pages is that of PAGE_READS of them."""
+    log = MemoryLog()
+    for number in range(40):
+        log.add(f"old {number}")
+    hub = made_hub(log, 2000)
+    rooms = [hub.open_room(f"r{number}") for number in range(200)]
+    for room in rooms:
+        room.holds += 1
+        await room.opened
+        room.head = room.flushed = 40
+    members = []
+    for room in rooms:
+        member = Member(Peer(hub, "u"), 0)  # type: ignore[arg-type]  # stands in for a Session
+        members.append(member)
+        room.enter(member)
+    most = 0
+    while any(member.state != LIVE for member in members):
+        most = max(most, sum(len(room.catching.pages) for room in rooms if room.catching))
+        await asyncio.sleep(0)
+    assert 0 < most <= PAGE_READS
+    assert hub.page_reads._value == PAGE_READS
+
+
+async def test_the_page_of_a_member_that_left_is_not_read() -> None:
+    log = MemoryLog()
+    for number in range(40):
+        log.add(f"old {number}")
+    hub, _ = await start(log)
+    peer = Peer(hub, "u")
+    log.delay = 200
+    for after in range(30):
+        peer.join(after)
+        await turns(2)
+    peer.leave()
+    await quiet(hub, [peer])
+    assert log.reads <= PAGE_READS
+    assert hub.page_reads._value == PAGE_READS
+
+
+@pytest.mark.logs("flush failed, its members are cut off")
+async def test_a_fault_in_a_flush_cuts_the_members_off_and_the_room_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peer = Peer(hub, "u")
+    peer.join(None)
+    resumed: list[bool] = []
+    peer.resume = lambda: resumed.append(True)  # type: ignore[attr-defined]  # stands in for a Session's
+    room.blocked.append(peer)  # type: ignore[arg-type]  # likewise
+    with monkeypatch.context() as broken:
+        broken.setattr(Room, "_write_slice", lambda self: 1 / 0)
+        room.deliver(log.add("lost on its way"))
+        await turns(3)
+    assert peer.closed
+    assert resumed, "who waited for the flush must not wait for ever"
+    back = Peer(hub, "u")
+    back.join(0)
+    room.deliver(log.add("next"))
+    await quiet(hub, [back])
+    check(back.written, 2, here=True)
+
+
+async def test_news_that_come_faster_than_the_flush_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tornado_chat.live.hub.PENDING_EVENTS", 10)
+    log = MemoryLog()
+    hub, room = await start(log)
+    peer = Peer(hub, "u")
+    peer.join(None)
+    for number in range(100):  # in one turn of the loop: nothing is flushed meanwhile
+        hub.on_events("r", [log.add(f"{number}").data])
+    assert len(room.pending) == 10
+    await filled(hub, peer, 100)

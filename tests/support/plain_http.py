@@ -1,0 +1,99 @@
+"""Plain HTTP on one connection, by hand: requests as a test wants them, and answers unchanged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from tests.support.chat import Running
+
+PATIENCE = 10.0
+
+UPGRADE = {
+    "Host": "chat.example",
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+"""The headers of a handshake."""
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> Any:
+        """The `error` of a refusal, which must be the whole body."""
+        assert self.headers["content-type"] == "application/json"
+        document = json.loads(self.body)
+        assert document.keys() == {"error"}
+        assert document["error"].keys() == {"code", "message"}
+        assert document["error"]["message"]
+        return document["error"]
+
+
+class HTTP:
+    """A plain connection that can ask several times; a handshake that is accepted is dropped at once."""
+
+    def __init__(self, here: Running) -> None:
+        self.port = int(here.address.rpartition(":")[2])
+        self.sock = socket.socket()
+        self.sock.setblocking(False)
+        self.data = b""
+        self.first_lines: list[str] = []
+
+    async def __aenter__(self) -> Self:
+        await asyncio.get_running_loop().sock_connect(self.sock, ("127.0.0.1", self.port))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.sock.close()
+
+    async def ask(
+        self, path: str, headers: dict[str, str], *, method: str = "GET", version: str = "HTTP/1.1"
+    ) -> Answer:
+        lines = [*self.first_lines, *(f"{name}: {value}" for name, value in headers.items())]
+        request = "\r\n".join([f"{method} {path} {version}", *lines, "", ""])
+        await asyncio.get_running_loop().sock_sendall(self.sock, request.encode("latin-1"))
+        head = (await self._until(b"\r\n\r\n")).decode("latin-1")
+        first, *rest = head.split("\r\n")
+        found = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest)}
+        size = 0 if method == "HEAD" else int(found.get("content-length", 0))
+        while len(self.data) < size:
+            await self._receive()
+        body, self.data = self.data[:size], self.data[size:]
+        return Answer(int(first.split()[1]), found, body)
+
+    async def _until(self, end: bytes) -> bytes:
+        while end not in self.data:
+            await self._receive()
+        found, _, self.data = self.data.partition(end)
+        return found
+
+    async def _receive(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            data = await asyncio.get_running_loop().sock_recv(self.sock, 1 << 18)
+        assert data, f"the server hung up after {self.data!r}"
+        self.data += data
+
+
+async def get(here: Running, path: str, **headers: str) -> Answer:
+    async with HTTP(here) as http:
+        return await http.ask(path, {"Host": "chat.example", **headers})
+
+
+async def shake(
+    here: Running, path: str = "/ws", headers: dict[str, str | None] | None = None, **options: Any
+) -> Answer:
+    """Try a handshake; a header of None is left out."""
+    asked = {name: value for name, value in (UPGRADE | (headers or {})).items() if value is not None}
+    async with HTTP(here) as http:
+        return await http.ask(path, asked, **options)

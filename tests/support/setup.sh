@@ -1,0 +1,31 @@
+#!/bin/sh
+# Install the Debian packages that tests need, where that is allowed; say what is missing where it is not.
+set -eu
+
+has() {
+    command -v "$1" >/dev/null || ls /usr/lib/postgresql/*/bin/"$1" /usr/sbin/"$1" >/dev/null 2>&1
+}
+
+missing=
+has chromium || missing="$missing chromium"
+has redis-server || missing="$missing redis-server"
+has initdb || missing="$missing postgresql"
+has nginx || missing="$missing nginx"
+has openssl || missing="$missing openssl"
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+    echo "tests/support/setup.sh: missing:$missing; install it (there is no apt-get here), or its tests cannot run" >&2
+    exit 0
+elif [ "$(id -u)" -eq 0 ]; then
+    as_root=
+elif sudo -n true 2>/dev/null; then
+    as_root="sudo -n"
+else
+    echo "tests/support/setup.sh: missing:$missing; its tests cannot run before: sudo apt-get install$missing" >&2
+    exit 0
+fi
+
+$as_root apt-get update -qq &&
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null ||
+    echo "tests/support/setup.sh: missing:$missing; apt-get could not install it, and its tests cannot run" >&2

@@ -1,0 +1,114 @@
+"""A storm of connections: who comes first gets in, who is too many is told to come back, cheaply."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.support.chat import eventually, running
+from tests.support.raw_chat import handshake
+from tornado_chat.web import acceptor
+
+
+async def answer(sock: socket.socket) -> bytes:
+    """All that comes until the other end closes."""
+    loop = asyncio.get_running_loop()
+    said = b""
+    async with asyncio.timeout(10):
+        while more := await loop.sock_recv(sock, 65536):
+            said += more
+    return said
+
+
+async def connected(port: int, count: int) -> list[socket.socket]:
+    """So many connections, none of which has said anything."""
+    loop = asyncio.get_running_loop()
+    made = []
+    for _ in range(count):
+        sock = socket.socket()
+        sock.setblocking(False)
+        await loop.sock_connect(sock, ("127.0.0.1", port))
+        made.append(sock)
+    return made
+
+
+async def test_while_the_first_waits_too_long_newcomers_are_turned_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as here:
+        taking, port = here.server.acceptor, int(here.address.rpartition(":")[2])
+        begin = taking._turn
+        monkeypatch.setattr(taking, "_turn", lambda: None)  # the loop has no time for handshakes
+        first = await connected(port, 3)
+        await eventually(lambda: len(taking.waiting) == 3)
+        monkeypatch.setattr(acceptor, "WAIT_SECONDS", 0.0)
+        (late,) = await connected(port, 1)
+        await asyncio.get_running_loop().sock_sendall(late, handshake(port))
+        head, _, body = (await answer(late)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        retry_after = int(head.partition(b"Retry-After: ")[2].split(b"\r\n")[0])
+        assert acceptor.RETRY_SECONDS[0] <= retry_after <= acceptor.RETRY_SECONDS[1]
+        assert json.loads(body)["error"]["code"] == "overloaded"
+        assert here.server.metrics.refusals[503] == 1
+        assert len(taking.waiting) == 3, "those who came first still wait"
+        begin()
+        for sock in first:
+            await asyncio.get_running_loop().sock_sendall(sock, handshake(port))
+            assert (await asyncio.get_running_loop().sock_recv(sock, 65536)).startswith(b"HTTP/1.1 101 ")
+            sock.close()
+        late.close()
+
+
+async def test_what_waits_is_bounded_by_the_connections_that_are_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptor, "HANDSHAKES", 2)
+    async with running(tmp_path, max_connections=3) as here:
+        taking, port = here.server.acceptor, int(here.address.rpartition(":")[2])
+        begin = taking._turn
+        monkeypatch.setattr(taking, "_turn", lambda: None)
+        made = await connected(port, 8)
+        await eventually(lambda: here.server.metrics.refusals[503] == 5)
+        assert len(taking.waiting) == 3
+        begin()
+        begin()
+        assert not taking.waiting
+        for sock in made:
+            sock.close()
+
+
+async def test_those_turned_away_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceptor, "LINGERING", 2)
+    monkeypatch.setattr(acceptor, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(acceptor, "HANDSHAKES", 0)
+    async with running(tmp_path) as here:
+        taking, port = here.server.acceptor, int(here.address.rpartition(":")[2])
+        monkeypatch.setattr(taking, "_turn", lambda: None)
+        monkeypatch.setattr(taking, "free", int)
+        made = await connected(port, 6)
+        await eventually(lambda: here.server.metrics.refusals[503] == 5)
+        assert len(taking._lingering) <= 2
+        await eventually(lambda: not taking._lingering)
+        for sock in made:
+            sock.close()
+
+
+async def test_a_server_that_stops_answers_those_it_has_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as here:
+        taking, port = here.server.acceptor, int(here.address.rpartition(":")[2])
+        monkeypatch.setattr(taking, "_turn", lambda: None)
+        (sock,) = await connected(port, 1)
+        await asyncio.get_running_loop().sock_sendall(sock, handshake(port))
+        await eventually(lambda: taking.waiting)
+        here.server.context.draining = True
+        taking.close()
+        said = await answer(sock)
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b"stopping" in said
+        sock.close()

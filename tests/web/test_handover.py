@@ -1,0 +1,131 @@
+"""A socket changes hands: from Tornado's HTTP server to a Connection."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
+from tornado.netutil import bind_sockets, bind_unix_socket
+from tornado.web import Application, RequestHandler
+
+from tests.support.connections import Recorder, new_transport, until
+from tests.support.raw_websocket import client_frame
+from tornado_chat.live.connection import Connection
+from tornado_chat.web.handover import take_over
+from tornado_chat.wire.frames import BINARY, TEXT
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+Taken = list[tuple[socket.socket, bytes] | StreamClosedError]
+
+
+@asynccontextmanager
+async def serving(
+    wait: Callable[[], bool], listeners: list[socket.socket]
+) -> AsyncIterator[tuple[Taken, list[weakref.ref[RequestHandler]]]]:
+    """A server whose handler waits until `wait()` holds, then takes the socket over."""
+    taken: Taken = []
+    handlers: list[weakref.ref[RequestHandler]] = []
+
+    class Handler(RequestHandler):
+        async def get(self) -> None:
+            handlers.append(weakref.ref(self))
+            await until(wait)
+            try:
+                taken.append(take_over(self.detach()))
+            except StreamClosedError as error:
+                taken.append(error)
+
+    server = HTTPServer(Application([("/", Handler)]))
+    server.add_sockets(listeners)
+    try:
+        yield taken, handlers
+    finally:
+        server.stop()
+        await server.close_all_connections()
+        for result in taken:
+            if isinstance(result, tuple):
+                result[0].close()
+
+
+def tcp() -> tuple[list[socket.socket], Callable[[], socket.socket]]:
+    listeners = bind_sockets(0, "127.0.0.1")
+    return listeners, lambda: socket.create_connection(listeners[0].getsockname(), timeout=5)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 200_000])
+async def test_early_bytes_are_not_lost(size: int) -> None:
+    listeners, connect = tcp()
+    ready = False
+    async with serving(lambda: ready, listeners) as (taken, _):
+        with connect() as client:
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            early = bytes(range(256)) * (size // 256 + 1)
+            await loop.sock_sendall(client, REQUEST + early[:size])
+            if size:
+                await asyncio.sleep(0.02)  # so that some of it lies in Tornado's stream already
+            ready = True
+            await until(lambda: taken)
+            assert isinstance(taken[0], tuple)
+            sock, got = taken[0]
+            while len(got) < size:
+                got += await loop.sock_recv(sock, 65536)
+            assert got == early[:size]
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert not sock.getblocking()
+            await loop.sock_sendall(sock, b"ours now")
+            assert await loop.sock_recv(client, 100) == b"ours now"
+
+
+async def test_a_client_that_went_away_meanwhile() -> None:
+    listeners, connect = tcp()
+    ready = False
+    async with serving(lambda: ready, listeners) as (taken, handlers):
+        client = connect()
+        client.sendall(REQUEST)
+        await until(lambda: handlers)
+        client.close()
+        await asyncio.sleep(0.02)
+        ready = True
+        await until(lambda: taken)
+        assert isinstance(taken[0], StreamClosedError)
+
+
+async def test_unix_socket(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = str(tmp_path_factory.mktemp("unix") / "s")
+    async with serving(lambda: True, [bind_unix_socket(path)]) as (taken, _):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            client.sendall(REQUEST + b"early")
+            await until(lambda: taken)
+            assert isinstance(taken[0], tuple)
+            assert taken[0][1] == b"early"
+
+
+async def test_nothing_of_tornado_is_kept_alive() -> None:
+    listeners, connect = tcp()
+    transport = new_transport()
+    async with serving(lambda: True, listeners) as (taken, handlers):
+        with connect() as client:
+            client.sendall(REQUEST + client_frame(TEXT, b"early"))
+            await until(lambda: taken)
+            result = taken.pop()
+            assert isinstance(result, tuple)
+            receiver = Recorder()
+            connection = Connection(transport, result[0], receiver, deflate=False)
+            connection.start(result[1])
+            client.sendall(client_frame(BINARY, b"late"))
+            await until(lambda: len(receiver.messages) == 2)
+            assert receiver.messages == [(TEXT, b"early"), (BINARY, b"late")]
+            gc.collect()
+            assert handlers[0]() is None
+        await until(lambda: not transport.connections)
+        await until(lambda: receiver.closed)

@@ -1,0 +1,174 @@
+"""The page's modules by themselves: rooms, outbox, waits, links."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.support.chromium import Person
+from tests.support.servers import Server
+
+pytest_plugins = ["tests.support.chromium_fixtures"]
+
+
+def run(page: Page, url: str, script: str) -> Any:
+    """Run a script with the page's own modules at hand, as `m`."""
+    names = ["room", "outbox", "connection", "format", "composer"]
+    return page.evaluate(
+        f"""async () => {{
+          const m = {{}};
+          for (const name of {names}) Object.assign(m, await import(`{url}/static/${{name}}.js`));
+          {script}
+        }}"""
+    )
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    anna = Person(browser, server.url, "")
+    yield anna.page
+    anna.leave()
+
+
+ROOM = """
+  const room = new m.Room("lobby");
+  const message = (seq, text, more) => (
+    { type: "message", room: "lobby", seq, user: "u", name: "U", text, ts: seq, ...more }
+  );
+  const texts = () => room.messages.map(({ text }) => text).join();
+"""
+
+
+def test_a_room_takes_each_event_once(page: Page, server: Server) -> None:
+    got = run(
+        page,
+        server.url,
+        ROOM
+        + """
+        const asked = room.joinFrom;
+        room.joined({ head: 12, cursor: 10, read: 0, epoch: "a" }, asked);
+        const took = [11, 12, 12, 11, 14, 13, 14].map((seq) => room.event(message(seq, `t${seq}`)));
+        return [asked, took, texts(), room.joinFrom, room.more, room.oldest];
+        """,
+    )
+    assert got == [
+        {"last": 60},
+        [True, True, True, True, False, True, True],
+        "t11,t12,t13,t14",
+        {"after": 14},
+        True,
+        11,
+    ]
+
+
+def test_a_room_of_another_epoch_is_forgotten(page: Page, server: Server) -> None:
+    got = run(
+        page,
+        server.url,
+        ROOM
+        + """
+        const held = (cursor, frame) => {
+          room.joined({ head: 5, cursor: 0, read: 3, epoch: "a" }, { last: 60 });
+          for (let seq = 1; seq <= 5; seq++) room.event(message(seq, `t${seq}`));
+          const kept = room.joined({ read: 3, ...frame }, room.joinFrom);
+          const result = [kept, texts(), room.joinFrom];
+          room.cursor = null;
+          return result;
+        };
+        return [
+          held(5, { head: 9, cursor: 5, epoch: "a" }),
+          held(5, { head: 9, cursor: 5, epoch: "b" }),
+          held(5, { head: 2, cursor: 2, epoch: "a" }),
+          held(5, { head: 9999, cursor: 5, epoch: "a" }),
+        ];
+        """,
+    )
+    everything, nothing = "t1,t2,t3,t4,t5", ""
+    assert got == [
+        [True, everything, {"after": 5}],
+        [False, nothing, {"last": 60}],
+        [False, nothing, {"last": 60}],  # the cursor was above the head: a log that lost its end
+        [False, nothing, {"last": 60}],  # too much to have been missed: begin with the newest
+    ]
+
+
+def test_a_history_that_is_older_than_the_events_after_it(page: Page, server: Server) -> None:
+    """An edit that came between the question and the answer must not be undone by the answer."""
+    got = run(
+        page,
+        server.url,
+        ROOM
+        + """
+        room.joined({ head: 3, cursor: 3, read: 0, epoch: "a" }, { last: 60 });
+        room.asked();
+        room.event({ type: "edited", seq: 4, target: 1, user: "u", text: "new", ts: 40 });
+        room.event({ type: "reacted", seq: 5, target: 2, user: "v", emoji: "x", on: false, ts: 50 });
+        room.event({ type: "deleted", seq: 6, target: 3, user: "u", ts: 60 });
+        const reactions = { x: ["v", "w"], y: ["v"] };
+        const page = [message(1, "old"), message(2, "t2", { reactions }), message(3, "t3")];
+        room.history({ messages: page, more: true }, { before: 4 });
+        room.asked();
+        room.history({ messages: [message(1, "stale")], more: true }, { before: 4 }); // no longer what stands above
+        const [, two] = room.messages;
+        const left = [...two.reactions].map(([emoji, users]) => [emoji, ...users]);
+        return [texts(), room.messages[0].edited, left, room.messages[2].deleted];
+        """,
+    )
+    assert got == ["new,t2,", 40, [["x", "w"], ["y", "v"]], True]
+
+
+def test_the_outbox_sends_as_one_user_and_in_order(page: Page, server: Server) -> None:
+    got = run(
+        page,
+        server.url,
+        """
+        const kept = {};
+        const set = (key, value) => { kept[key] = structuredClone(value); return true; };
+        const store = { get: (key, other) => kept[key] ?? other, set };
+        let box = new m.Outbox(store);
+        box.add({ type: "send", text: "a" });
+        box.add({ type: "send", text: "b" });
+        const first = box.next("ann");
+        box = new m.Outbox(store); // a reload
+        const again = box.next("ann");
+        const other = box.next("bob"); // the first may have arrived as ann's: only a person may send it again
+        const unsure = box.unsure(box.items[0], "bob");
+        box.refuse(other, "no");
+        const same = [again, box.next("ann")].map(({ id }) => id === first.id);
+        return [same, other.command.text, unsure, box.next("bob"), new Set(Array.from({ length: 99 }, m.newId)).size];
+        """,
+    )
+    assert got == [[True, True], "b", True, None, 99]
+
+
+def test_waits_links_and_limits(page: Page, server: Server) -> None:
+    got = run(
+        page,
+        server.url,
+        """
+        const links = (text) => m.pieces(text).filter(({ href }) => href).map(({ text }) => text);
+        return {
+          waits: [0, 1, 3, 20].map((attempt) => m.backoff(attempt, () => 1)),
+          none: m.backoff(9, () => 0),
+          asked: ["retry_after_ms=1500", "going: retry_after_ms=20", "", "retry_after_ms=x"].map(m.retryAfter),
+          links: links("(https://a.example/b_(c)), javascript:x https://b.example. http:// ftp://c.example"),
+          whole: m.pieces("a https://b.example c").map(({ text }) => text).join(""),
+          rooms: ["Lobby", "#a b", "a".repeat(65), "-a", "ü", ""].map(m.roomName),
+          clean: m.cleaned(" a\\0b\\ud800 "),
+          long: ["ab", "😀😀", "abc"].map((text) => m.tooLong(text, { text_chars: 2, frame_bytes: 65536 }) === null),
+        };
+        """,
+    )
+    assert got == {
+        "waits": [500, 1000, 4000, 30000],
+        "none": 0,
+        "asked": [1500, 20, None, None],
+        "links": ["https://a.example/b_(c)", "https://b.example"],
+        "whole": "a https://b.example c",
+        "rooms": ["lobby", "a-b", None, None, None, None],
+        "clean": "ab\ufffd",
+        "long": [True, True, False],
+    }

@@ -1,0 +1,404 @@
+"""A client for asyncio, which reconnects, gets what it missed, and sends again what was not acknowledged.
+
+    async with Client("http://127.0.0.1:8080", name="alice") as chat:
+        await chat.join("lobby", last=20)
+        await chat.send("lobby", "hello")
+        async for event in chat:
+            print(event)
+
+1. Events of a room come out in the order of `seq`, each once, none missing, whatever happens to the connection.
+2. Commands of one room are sent in the order of the calls. One that was not answered when the connection broke is sent
+   again with the same `id` on the next, so that the log holds it once; so is one answered with `rate_limited` (after
+   the time asked for), `unavailable` or `overloaded` (after a back-off), and the room's later ones wait for it.
+   Where the server limits the rate of sends, a room has one command on its way at a time, since a refused one would be
+   overtaken by the next. Elsewhere those on their way already may overtake one that was answered `unavailable`:
+   who cannot have that awaits each send.
+3. Nothing grows without a bound. A full queue of events stops the reading from the socket (whoever joins a room must
+   iterate, then: answers stand behind the events), and `max_commands` unanswered commands make the next call wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from tornado_chat.client.link import LONGEST_WAIT, Closed, Link, Refused, Token
+from tornado_chat.client.outbound import TRANSIENT, Outbound
+from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.wire.codec import JSON, Codec
+from tornado_chat.wire.commands import parse
+from tornado_chat.wire.events import Data
+
+__all__ = ["Ack", "Client", "Closed", "Refused"]
+
+log = logging.getLogger(__name__)
+
+EVENTS = frozenset({"message", "edited", "deleted", "reacted"})
+NOTES = frozenset({"synced", "behind", "typing", "read", "presence"})
+TEXT_CHARS = 1_000_000  # until `welcome` tells: no server takes more
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What a `send`, `edit`, `delete` or `react` became: the event's `seq` and `ts` (ms since 1970).
+
+    `duplicate`: the log held the `id` already, so these are the first one's.
+    """
+
+    seq: int
+    ts: int
+    duplicate: bool
+
+
+class _Room:
+    """A room that is joined, or about to be."""
+
+    __slots__ = ("cursor", "epoch", "failures", "hole", "join_id", "joining", "last", "live", "name", "timer")
+
+    def __init__(self, name: str, after: int | None, last: int | None, epoch: str | None) -> None:
+        self.name = name
+        self.cursor = after  # the last seq held; None until `joined` tells
+        self.epoch = epoch  # of `cursor`
+        self.last = last
+        self.live = False  # `joined` has come on this connection: events count from here on
+        self.hole: int | None = None  # the cursor at which one was seen
+        self.join_id = ""
+        self.joining: asyncio.Future[Data] = asyncio.get_running_loop().create_future()  # for the caller of join()
+        self.timer: asyncio.TimerHandle | None = None  # to ask again
+        self.failures = 0
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def refuse(self, error: Exception) -> bool:
+        """Tell the caller of join(); False if it has returned already."""
+        if self.joining.done():
+            return False
+        self.joining.set_exception(error)
+        return True
+
+
+class Client:
+    """A chat client; use it as an async context manager, on a running asyncio loop.
+
+    `url` is the server's address (http, https, ws or wss), with or without `/ws`. `token` is a JWT, or a coroutine
+    function that fetches one: it is called for the first connection and when a token is refused that was good before.
+    Without a token the client is a guest called `name`, and the same guest after reconnecting, unless the server was
+    away for so long (30 days) that it does not know the guest any more. When the client comes back as another user,
+    calls that the server may have heard raise ChatError (unauthorized).
+
+    A call that is not answered within `timeout` seconds (None: no limit), reconnecting included, raises TimeoutError:
+    whether a `send` was kept is then not known, and sending again with the same `id` is safe. So is cancelling a call.
+    A connection must be made within `connect_timeout` s; one that is silent for `ping_interval` s is pinged and, after
+    as much silence again, given up. `backoff` gives the bounds in seconds of the pauses between attempts, which grow
+    exponentially with full jitter; a pause that the server asks for (`retry_after_ms`, `Retry-After`) comes first.
+    `notify` gets a line for people when the connection is lost and when it is back.
+
+    When the server will not have the client (401, 403, 4001 ...) every call and the iteration raise Refused.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Token = None,
+        name: str | None = None,
+        codec: Codec = JSON,
+        timeout: float | None = 60.0,
+        connect_timeout: float = 10.0,
+        ping_interval: float = 20.0,
+        backoff: tuple[float, float] = (0.2, 10.0),
+        max_events: int = 1000,
+        max_commands: int = 256,
+        notify: Callable[[str], None] = log.info,
+    ) -> None:
+        self.welcome: Data = {}
+        """The last connection's `welcome`: `user`, `name`, `limits` ...; empty before the first."""
+        self._link = Link(
+            self,
+            url,
+            token=token,
+            name=name,
+            codec=codec,
+            connect_timeout=connect_timeout,
+            ping_interval=ping_interval,
+            backoff=backoff,
+            notify=notify,
+        )
+        self._codec = codec
+        self._timeout = timeout
+        self._max_events = max_events
+        self._max_commands = max_commands
+        self._rooms: dict[str, _Room] = {}
+        self._outbound = Outbound(self._link, max_commands)
+        self._inbox: deque[Data] = deque()
+        self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None  # why it ended
+        self._closed = False
+
+    async def __aenter__(self) -> Client:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection and wait until it is; calls that wait for an answer raise Closed.
+
+        An attempt to connect that does not end within 1 s is left to end by itself, within `connect_timeout`.
+        """
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        self._end(Closed("the client was closed"))
+
+    async def _run(self) -> None:
+        try:
+            await self._link.run()
+        except Exception as error:
+            self._end(error)
+
+    def _end(self, failure: Exception) -> None:
+        """Nothing will be answered any more: whoever waits, calls or iterates gets `failure`, the first one."""
+        if self._failure is None:
+            self._failure = failure
+        self._outbound.end(self._failure)
+        for room in self._rooms.values():
+            room.stop_timer()
+            room.refuse(self._failure)
+        self._arrived.set()
+
+    # What a user may say.
+
+    async def join(
+        self, room: str, *, after: int | None = None, last: int | None = None, epoch: str | None = None
+    ) -> Data:
+        """Join `room` and return `joined`; its events and signals come out of the iteration from the cursor on.
+
+        `after`: the last seq that is held already (with the `epoch` that it came from, if that was kept),
+        or `last`: a count; neither: from now on. The room stays joined until `leave`, over all reconnections.
+        """
+        self._check({"type": "join", "room": room, "after": after, "last": last})
+        found = _Room(room, after, last, epoch)
+        self._drop(room, ChatError(ErrorCode.BAD_REQUEST, f"another join of {room} took the place of this one"))
+        self._rooms[room] = found
+        self._send_join(found)
+        try:
+            return await self._in_time(found.joining, f"join {room}")
+        except (TimeoutError, asyncio.CancelledError):
+            if self._rooms.get(room) is found:
+                await self.leave(room)
+            raise
+
+    async def leave(self, room: str) -> None:
+        """Leave `room`: nothing of it comes out of the iteration any more."""
+        if room in self._rooms:
+            self._drop(room, Closed(f"{room} was left"))
+            self._link.write(self._codec.encode({"type": "leave", "room": room}))
+            self._inbox = deque(event for event in self._inbox if event["room"] != room)
+            self._taken.set()
+
+    async def send(
+        self, room: str, text: str, *, reply_to: int | None = None, meta: Data | None = None, id: str | None = None
+    ) -> Ack:
+        """Returns when the message is in the log; ChatError if the server refuses it."""
+        return _ack(await self._ask("send", room, id, text=text, reply_to=reply_to, meta=meta))
+
+    async def edit(self, room: str, seq: int, text: str, *, id: str | None = None) -> Ack:
+        """ChatError: `forbidden` (another's message) or `not_found` (no message, or deleted); as for `delete`."""
+        return _ack(await self._ask("edit", room, id, seq=seq, text=text))
+
+    async def delete(self, room: str, seq: int, *, id: str | None = None) -> Ack:
+        return _ack(await self._ask("delete", room, id, seq=seq))
+
+    async def react(self, room: str, seq: int, emoji: str, on: bool = True, *, id: str | None = None) -> Ack:
+        return _ack(await self._ask("react", room, id, seq=seq, emoji=emoji, on=on))
+
+    async def history(self, room: str, *, before: int | None = None, limit: int | None = None) -> Data:
+        """A page of messages as they are now: `messages` in ascending seq, and `more`: older ones exist."""
+        return await self._ask("history", room, None, before=before, limit=limit)
+
+    async def read(self, room: str, seq: int) -> None:
+        """Move the user's read mark of `room`."""
+        await self._ask("read", room, None, seq=seq)
+
+    async def typing(self, room: str, on: bool = True) -> None:
+        """A signal: dropped where it cannot be sent at once."""
+        if self._link.unwritten < self._max_commands:
+            self._link.write(self._codec.encode({"type": "typing", "room": room, "on": on}))
+
+    # What comes out.
+
+    def __aiter__(self) -> Client:
+        return self
+
+    async def __anext__(self) -> Data:
+        """The next event or signal of a joined room, as PROTOCOL has it, `synced` and `behind` included; besides:
+
+        `{"type": "reset", "room", "epoch"}`: another log has taken the place of the one that the room's events came
+        from; forget them, the room comes again from its first event on.
+        `{"type": "left", "room", "code", "message"}`: the server refused to join the room again after a reconnection.
+
+        Ends when the client is closed; raises why it gave up if it did.
+        """
+        while not self._inbox:
+            if self._closed:
+                raise StopAsyncIteration
+            self._check_open()
+            self._arrived.clear()
+            await self._arrived.wait()
+        self._taken.set()
+        return self._inbox.popleft()
+
+    async def _deliver(self, room: _Room, item: Data) -> None:
+        while len(self._inbox) >= self._max_events:
+            self._taken.clear()
+            await self._taken.wait()
+        if self._rooms.get(room.name) is room:  # not left in the meantime
+            self._inbox.append(item)
+            self._arrived.set()
+
+    # How it is asked.
+
+    async def _ask(self, type: str, room: str, id: str | None, **fields: object) -> Data:
+        id = _new_id() if id is None else id
+        given = {key: value for key, value in fields.items() if value is not None}
+        command = {"type": type, "room": room, **given, "id": id}
+        self._check(command)
+        answer = self._outbound.ask(room, id, self._codec.encode(command))
+        return await self._in_time(answer, f"{type} {id} in {room}")
+
+    def _check(self, command: Data) -> None:
+        """ChatError for what the server would not take either, before anything waits for its answer."""
+        self._check_open()
+        parse(command, self.welcome["limits"]["text_chars"] if self.welcome else TEXT_CHARS)
+
+    async def _in_time(self, answer: Awaitable[Data], what: str) -> Data:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await answer
+        except TimeoutError:
+            raise TimeoutError(f"{what}: no answer within {self._timeout:g} s") from None
+
+    def _check_open(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._task is None:
+            raise Closed("the client is not open: use it with `async with`")
+
+    def _drop(self, name: str, reason: Exception | None = None) -> None:
+        room = self._rooms.pop(name, None)
+        if room is not None:
+            room.stop_timer()
+            if reason is not None:
+                room.refuse(reason)
+
+    def _send_join(self, room: _Room) -> None:
+        room.live = False
+        room.join_id = _new_id()
+        where = {"after": room.cursor, "last": room.last}
+        given = {key: value for key, value in where.items() if value is not None}
+        self._link.write(self._codec.encode({"type": "join", "room": room.name, **given, "id": room.join_id}))
+
+    # What the link tells.
+
+    def on_welcome(self, welcome: Data) -> None:
+        self.welcome = welcome
+        for room in self._rooms.values():
+            self._send_join(room)
+        self._outbound.on_welcome(welcome)
+
+    def on_lost(self) -> None:
+        for room in self._rooms.values():
+            room.live = False
+            room.stop_timer()
+        self._outbound.on_lost()
+
+    async def on_message(self, message: Data) -> None:
+        kind = message["type"]
+        if kind in EVENTS or kind in NOTES:
+            room = self._rooms.get(message["room"])
+            # Not live: it belongs to a join whose place another took.
+            if room is not None and room.live and (kind in NOTES or self._is_next(room, message["seq"])):
+                await self._deliver(room, message)
+        elif kind == "joined":
+            await self._on_joined(message)
+        elif kind == "error":
+            await self._on_error(message)
+        else:
+            self._outbound.on_answer(message)
+
+    def _is_next(self, room: _Room, seq: int) -> bool:
+        """What is held already is dropped; a hole is asked for once more."""
+        assert room.cursor is not None
+        if seq == room.cursor + 1:
+            room.cursor = seq
+            return True
+        if seq > room.cursor:
+            if room.hole == room.cursor:
+                raise Closed(f"{room.name}: the server leaves out the events {room.cursor + 1} to {seq - 1}")
+            log.warning("hole, joining again room=%s held=%d came=%d", room.name, room.cursor, seq)
+            room.hole = room.cursor
+            self._send_join(room)
+        return False
+
+    async def _on_joined(self, message: Data) -> None:
+        room = self._rooms.get(message["room"])
+        if room is None or message.get("id") != room.join_id:
+            return
+        room.failures = 0
+        epoch, room.epoch = room.epoch, message["epoch"]
+        if room.cursor is None:
+            room.cursor, room.last = message["cursor"], None
+        elif room.cursor > message["cursor"] or epoch not in (None, room.epoch):
+            room.cursor = 0
+            self._send_join(room)
+            await self._deliver(room, {"type": "reset", "room": room.name, "epoch": room.epoch})
+            return
+        room.live = True
+        if not room.joining.done():
+            room.joining.set_result(message)
+
+    async def _on_error(self, message: Data) -> None:
+        id = message.get("id", "")
+        code = next((code for code in ErrorCode if code == message["code"]), ErrorCode.BAD_REQUEST)
+        error = ChatError(code, message["message"], message.get("retry_after"))
+        room = next((room for room in self._rooms.values() if room.join_id == id), None)
+        if not id:
+            log.warning("refused code=%s reason=%s", code, error)
+        elif room is None:
+            self._outbound.on_error(id, error)
+        elif code in TRANSIENT:
+            delay = self._link.pause(room.failures) if error.retry_after is None else error.retry_after
+            room.failures += 1
+            room.stop_timer()
+            room.timer = asyncio.get_running_loop().call_later(min(delay, LONGEST_WAIT), self._send_join, room)
+        else:
+            if not room.refuse(error):
+                left = {"type": "left", "room": room.name, "code": code.value, "message": error.message}
+                await self._deliver(room, left)
+            if self._rooms.get(room.name) is room:
+                self._drop(room.name)
+
+
+def _new_id() -> str:
+    """An id that nobody else chooses. It begins with the time: such ids cost the log's index a third less."""
+    return f"{time.time_ns() // 1000:x}-{secrets.token_hex(8)}"
+
+
+def _ack(reply: Data) -> Ack:
+    return Ack(reply["seq"], reply["ts"], reply.get("duplicate", False))

@@ -1,0 +1,174 @@
+"""The client's commands: each waits for its turn in its room, is sent, and is sent again until it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+from collections import deque
+
+from tornado_chat.client.link import LONGEST_WAIT, Link
+from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.wire.events import Data
+
+TRANSIENT = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE, ErrorCode.OVERLOADED})
+"""Errors after which the same command is sent again."""
+
+
+class Command:
+    """A call that waits for its answer."""
+
+    __slots__ = ("flown", "id", "number", "payload", "queue", "reply")
+
+    def __init__(self, number: int, queue: Queue, id: str, payload: bytes) -> None:
+        self.number = number
+        self.queue = queue
+        self.id = id
+        self.payload = payload
+        self.reply: asyncio.Future[Data] = asyncio.get_running_loop().create_future()
+        self.flown = False  # the server may have it
+
+
+class Queue:
+    """The commands of one room."""
+
+    __slots__ = ("failures", "flying", "room", "timer", "waiting")
+
+    def __init__(self, room: str) -> None:
+        self.room = room
+        self.waiting: deque[Command] = deque()  # by number
+        self.flying: dict[str, Command] = {}
+        self.timer: asyncio.TimerHandle | None = None  # nothing is sent until it fires
+        self.failures = 0
+
+    def recall(self, *commands: Command) -> None:
+        """They fly no more and are to be sent again, each in its place."""
+        for command in commands:
+            del self.flying[command.id]
+        self.waiting = deque(sorted((*commands, *self.waiting), key=lambda command: command.number))
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class Outbound:
+    """All commands of a client that are not answered yet, at most `max_commands`; see Client for their order."""
+
+    def __init__(self, link: Link, max_commands: int) -> None:
+        self.commands: dict[str, Command] = {}
+        self.queues: dict[str, Queue] = {}  # of rooms that have commands
+        self._link = link
+        self._slots = asyncio.Semaphore(max_commands)
+        self._numbers = itertools.count(1)
+        self._user: str | None = None
+        self._frame_bytes = 0
+        self._window = 1.0  # commands of a room that may fly at once
+        self._failure: Exception | None = None
+
+    async def ask(self, room: str, id: str, payload: bytes) -> Data:
+        """The server's answer; ChatError if that is an error, ValueError if another command has this `id`."""
+        async with self._slots:
+            if self._failure is not None:
+                raise self._failure
+            if id in self.commands:
+                raise ValueError(f"the id {id!r} waits for its answer already")
+            queue = self.queues.setdefault(room, Queue(room))
+            command = self.commands[id] = Command(next(self._numbers), queue, id, payload)
+            queue.waiting.append(command)
+            self._pump(queue)
+            try:
+                return await command.reply
+            finally:
+                self._forget(command)
+
+    def on_welcome(self, welcome: Data) -> None:
+        limits = welcome["limits"]
+        self._frame_bytes = limits["frame_bytes"]
+        self._window = 1 if limits["send_rate"] else math.inf
+        before, self._user = self._user, welcome["user"]
+        if before not in (None, self._user):
+            text = f"now signed in as {self._user}; whether the log has what {before} sent is not known"
+            for command in self.commands.values():
+                # Another user's id names another event: sent again, it might stand there twice.
+                if command.flown and not command.reply.done():
+                    command.reply.set_exception(ChatError(ErrorCode.UNAUTHORIZED, text))
+        for queue in list(self.queues.values()):
+            self._pump(queue)
+
+    def on_lost(self) -> None:
+        for queue in self.queues.values():
+            queue.stop_timer()
+            queue.recall(*queue.flying.values())
+
+    def on_answer(self, message: Data) -> None:
+        command = self.commands.get(message.get("id", ""))
+        if command is not None:
+            command.queue.failures = 0
+            if not command.reply.done():
+                command.reply.set_result(message)
+            self._forget(command)
+
+    def on_error(self, id: str, error: ChatError) -> None:
+        command = self.commands.get(id)
+        if command is None:  # its caller has given up
+            return
+        if error.code in TRANSIENT and id in command.queue.flying:
+            command.queue.recall(command)
+            self._rest(command.queue, error.retry_after)
+        else:
+            self._fail(command, error)
+
+    def end(self, failure: Exception) -> None:
+        """Nothing will be answered any more."""
+        self._failure = failure
+        for command in list(self.commands.values()):
+            self._fail(command, failure)
+
+    def _fail(self, command: Command, error: Exception) -> None:
+        if not command.reply.done():
+            command.reply.set_exception(error)
+        self._forget(command)
+
+    def _forget(self, command: Command) -> None:
+        """It was answered, or nobody waits for its answer any more."""
+        if self.commands.pop(command.id, None) is None:
+            return
+        queue = command.queue
+        if queue.flying.pop(command.id, None) is None and command in queue.waiting:
+            queue.waiting.remove(command)
+        self._pump(queue)
+        if not queue.waiting and not queue.flying:
+            queue.stop_timer()
+            del self.queues[queue.room]
+
+    def _pump(self, queue: Queue) -> None:
+        """Send what may be sent now."""
+        if not self._link.is_open or queue.timer is not None:
+            return
+        while queue.waiting and len(queue.flying) < self._window:
+            command = queue.waiting.popleft()
+            if command.reply.done():  # cancelled
+                continue
+            if len(command.payload) > self._frame_bytes:
+                text = f"the frame has {len(command.payload):,} bytes; at most {self._frame_bytes:,} may be sent"
+                command.reply.set_exception(ChatError(ErrorCode.TOO_LARGE, text))
+                continue
+            queue.flying[command.id] = command
+            command.flown = True
+            self._link.write(command.payload)
+
+    def _rest(self, queue: Queue, delay: float | None) -> None:
+        """Send nothing of this room for a while, since the server could not take it."""
+        loop = asyncio.get_running_loop()
+        when = loop.time() + (self._link.pause(queue.failures) if delay is None else min(delay, LONGEST_WAIT))
+        queue.failures += 1
+        if queue.timer is not None:
+            when = max(when, queue.timer.when())
+        queue.stop_timer()
+        queue.timer = loop.call_at(when, self._resume, queue)
+
+    def _resume(self, queue: Queue) -> None:
+        queue.timer = None
+        self._pump(queue)

@@ -141,7 +141,7 @@ def authenticate(secret: bytes, token: str, *, guests: bool) -> Identity:
     return Identity(user, name, device, claims.rooms, claims.exp, claims.jti, guest)
 
 
-class _Session(msgspec.Struct):
+class _SessionClaims(msgspec.Struct):
     exp: float
     jti: str | None = None
 
@@ -154,7 +154,7 @@ def session_of(session: str) -> tuple[str, float | None]:
     jti, expires_at = session, None
     if session.startswith("eyJ") and "." in session:  # as every JWT does: its header is a JSON object
         try:
-            claims = msgspec.json.decode(_jws.decode(session, options={"verify_signature": False}), type=_Session)
+            claims = msgspec.json.decode(_jws.decode(session, options={"verify_signature": False}), type=_SessionClaims)
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
             raise ConfigError(f"TOKEN_OR_JTI: it looks like a token, but cannot be read: {error}") from None
         if claims.jti is None:

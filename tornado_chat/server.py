@@ -35,7 +35,7 @@ from tornado_chat.log import Log
 from tornado_chat.log.opening import open_log
 from tornado_chat.metrics import Metrics
 from tornado_chat.processes import listeners
-from tornado_chat.processes.control import RECONNECTS_A_SECOND, Channel, Parent, Place, spread
+from tornado_chat.processes.control import RECONNECTS_A_SECOND, Parent, Pipe, Place, spread
 from tornado_chat.processes.listeners import Listeners
 from tornado_chat.processes.systemd import Systemd
 from tornado_chat.web.acceptor import WAIT_SECONDS, Acceptor
@@ -370,7 +370,7 @@ async def _feed_watchdog(systemd: Systemd) -> None:
 
 
 async def _run_in_place(server: Server, told: asyncio.Event, place: Place) -> None:
-    parent = Parent(await Channel.open(place.socket), server, server.settings.workers)
+    parent = Parent(await Pipe.open(place.socket), server, server.settings.workers)
     server.loop.add_signal_handler(signal.SIGTERM, parent.leave)
     if told.is_set():
         parent.leave()

@@ -21,11 +21,11 @@ import redis
 from tests.support.brokers import News, Process, can_tell, event, processes
 from tests.support.connections import until
 from tests.support.redis_servers import ask, redis_cluster, redis_of_the_session, redis_sentinel, redis_server
-from tornado_chat.broker import Change, redis_link, redis_presence, redis_stream
+from tornado_chat.broker import Change, redis_link, redis_presence, redis_socket
 from tornado_chat.broker import redis as redis_module
 from tornado_chat.broker.redis import RedisBroker, place_of
-from tornado_chat.broker.redis_address import Address
-from tornado_chat.broker.redis_link import QUEUE_BYTES, Link, channel_of
+from tornado_chat.broker.redis_address import RedisAddress
+from tornado_chat.broker.redis_link import QUEUE_BYTES, RedisLink, channel_of
 from tornado_chat.errors import ConfigError
 from tornado_chat.verify.proxy import Proxy
 from tornado_chat.verify.redis_server import RedisServer
@@ -241,7 +241,7 @@ async def test_a_process_that_was_too_busy_to_listen_is_not_deaf(redis_server: R
     async with processes([redis_server.url]) as ((one, _), (two, at_two)):
         await two.subscribe("a")
         (link,) = two._places.values()
-        assert isinstance(link, Link)
+        assert isinstance(link, RedisLink)
         redis_server.pause()
         await until(lambda: not link._probe_heard.done())
         redis_server.resume()
@@ -321,13 +321,13 @@ async def test_what_is_published_in_one_loop_turn_goes_out_in_one_write(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[bytes] = []
-    write = redis_stream.Stream.write
+    write = redis_socket.RedisSocket.write
 
-    def recording(stream: redis_stream.Stream, data: bytes, replies: Iterable[redis_stream.News]) -> None:
+    def recording(socket: redis_socket.RedisSocket, data: bytes, replies: Iterable[redis_socket.News]) -> None:
         written.append(data)
-        write(stream, data, replies)
+        write(socket, data, replies)
 
-    monkeypatch.setattr(redis_stream.Stream, "write", recording)
+    monkeypatch.setattr(redis_socket.RedisSocket, "write", recording)
     rooms = [f"room-{number}" for number in range(30)]
     async with processes([redis_server.url]) as ((one, _), (two, at_two)):
         await asyncio.gather(*map(two.subscribe, rooms))
@@ -366,7 +366,7 @@ async def test_publishes_that_nobody_takes_become_one_reference_for_each_room(
         await two.subscribe("b")
         proxy.stall()
         seq = 0
-        while size < QUEUE_BYTES + redis_stream.WRITE_BUFFER_BYTES + 10_000_000:
+        while size < QUEUE_BYTES + redis_socket.WRITE_BUFFER_BYTES + 10_000_000:
             seq += 1
             size += 2 * len(text)
             for room in ("a", "b"):
@@ -486,9 +486,9 @@ async def test_what_is_not_redis_ends_the_link(redis_server: RedisServer) -> Non
     async with processes([redis_server.url]) as ((one, _), (two, at_two)):
         await two.subscribe("a")
         (link,) = two._places.values()
-        assert isinstance(link, Link)
-        assert link._stream is not None
-        link._stream.data_received(b"@nonsense\r\n")
+        assert isinstance(link, RedisLink)
+        assert link._socket is not None
+        link._socket.data_received(b"@nonsense\r\n")
         await until(lambda: not two.available)
         await until(lambda: two.available)
         one.publish_events("a", [event("a", 1)])
@@ -556,15 +556,15 @@ async def test_commands_go_to_the_redis_of_the_room(redis_server: RedisServer) -
 
 def test_every_process_agrees_on_the_place_of_a_room() -> None:
     urls = ["redis://a:1", "redis://:secret@b:2/0", "rediss://u:p@c:3"]
-    names = [Address(url, "log").name for url in urls]
-    assert names == [Address(url, "log").name for url in ("redis://a:1/0", "rediss://b:2", "redis://c:3/0")]
+    names = [RedisAddress(url, "log").name for url in urls]
+    assert names == [RedisAddress(url, "log").name for url in ("redis://a:1/0", "rediss://b:2", "redis://c:3/0")]
     assert "secret" not in " ".join(names)
     rooms = [f"room-{number}" for number in range(3000)]
     forward, backward = place_of(names), place_of(names[::-1])
     places = [forward(room) for room in rooms]
     assert places == [backward(room) for room in rooms]
     assert all(850 < count < 1150 for count in Counter(places).values())
-    with_another = place_of([*names, Address("redis://d:4", "log").name])
+    with_another = place_of([*names, RedisAddress("redis://d:4", "log").name])
     moved = [place for room, place in zip(rooms, places, strict=True) if with_another(room) != place]
     assert 600 < len(moved) < 900
     assert all(with_another(room) in (place, "d:4  0") for room, place in zip(rooms, places, strict=True))

@@ -1,4 +1,4 @@
-"""The channel between a parent and its worker, both ends in one process."""
+"""The pipe between a parent and its worker, both ends in one process."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 from tests.support.chat import eventually
 from tornado_chat.metrics import Metrics
 from tornado_chat.processes import control
-from tornado_chat.processes.control import RECONNECTS_A_SECOND, VARIABLE, Channel, Parent, Place, reconnects
+from tornado_chat.processes.control import RECONNECTS_A_SECOND, VARIABLE, Parent, Pipe, Place, reconnects
 
 CORES = len(os.sched_getaffinity(0))
 
 
 class Server:
-    """A worker's server, as its parent's end of the channel sees it."""
+    """A worker's server, as its parent's end of the pipe sees it."""
 
     def __init__(self) -> None:
         self.uid = "u"
@@ -35,9 +35,9 @@ class Server:
 
 
 @asynccontextmanager
-async def pair() -> AsyncIterator[tuple[Channel, Channel]]:
+async def pair() -> AsyncIterator[tuple[Pipe, Pipe]]:
     ours, theirs = socket.socketpair()
-    one, two = await Channel.open(ours), await Channel.open(theirs)
+    one, two = await Pipe.open(ours), await Pipe.open(theirs)
     try:
         yield one, two
     finally:
@@ -46,7 +46,7 @@ async def pair() -> AsyncIterator[tuple[Channel, Channel]]:
 
 
 @asynccontextmanager
-async def connected(workers: int = 4) -> AsyncIterator[tuple[Channel, Server, Parent]]:
+async def connected(workers: int = 4) -> AsyncIterator[tuple[Pipe, Server, Parent]]:
     async with pair() as (ours, theirs):
         server = Server()
         parent = Parent(theirs, server, workers)
@@ -57,10 +57,10 @@ async def connected(workers: int = 4) -> AsyncIterator[tuple[Channel, Server, Pa
             await parent.close()
 
 
-async def until(channel: Channel, type: str) -> control.Message:
+async def until(pipe: Pipe, type: str) -> control.Message:
     async with asyncio.timeout(5):
         while True:
-            message = await channel.receive()
+            message = await pipe.receive()
             assert message is not None
             if message["type"] == type:
                 return message
@@ -95,99 +95,99 @@ async def test_an_end_that_reads_nothing_costs_a_limited_amount_of_memory() -> N
         assert got < 1000
 
 
-@pytest.mark.logs("control channel broken")
+@pytest.mark.logs("control pipe broken")
 @pytest.mark.parametrize("said", [b"no json\n", b"x" * 1000], ids=["not JSON", "too long"])
 async def test_what_is_no_message_ends_the_channel(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "MESSAGE_BYTES", 100)
     ours, theirs = socket.socketpair()
     with closing(ours):
         ours.sendall(said)
-        channel = await Channel.open(theirs)
-        assert await channel.receive() is None
-        await channel.close()
+        pipe = await Pipe.open(theirs)
+        assert await pipe.receive() is None
+        await pipe.close()
 
 
 async def test_half_a_message_is_none() -> None:
     ours, theirs = socket.socketpair()
-    channel = await Channel.open(theirs)
+    pipe = await Pipe.open(theirs)
     with closing(ours):
         ours.sendall(b'{"type":"drain"')
-    assert await channel.receive() is None
-    await channel.close()
+    assert await pipe.receive() is None
+    await pipe.close()
 
 
 async def test_what_a_parent_says() -> None:
-    async with connected() as (channel, server, parent):
-        channel.send("died", uid="other")
-        channel.send("something that a newer parent says")
-        channel.send("pause")
-        await until(channel, "paused")
+    async with connected() as (pipe, server, parent):
+        pipe.send("died", uid="other")
+        pipe.send("something that a newer parent says")
+        pipe.send("pause")
+        await until(pipe, "paused")
         assert server.paused == 1
         assert server.died == ["other"]
-        channel.send("drain", reconnects=123.5)
+        pipe.send("drain", reconnects=123.5)
         assert await parent.leaving == 123.5
-        channel.send("drain", reconnects=1.0)
+        pipe.send("drain", reconnects=1.0)
         server.metrics.events = 7
-        channel.send("report", number=5)
-        while (report := await until(channel, "report"))["answers"] != 5:
+        pipe.send("report", number=5)
+        while (report := await until(pipe, "report"))["answers"] != 5:
             pass
         assert report["counts"]["events"] == {"": 7}, "a worker that drains still reports"
 
 
 async def test_a_worker_reports_each_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "REPORT_SECONDS", 0.02)
-    async with connected() as (channel, server, parent):
+    async with connected() as (pipe, server, parent):
         for events in range(1, 4):
             server.metrics.events = events
-            while (await until(channel, "report"))["counts"]["events"] != {"": events}:
+            while (await until(pipe, "report"))["counts"]["events"] != {"": events}:
                 pass
         server.metrics.events = 99
         await parent.close()
-        while (await until(channel, "report"))["counts"]["events"] != {"": 99}:
+        while (await until(pipe, "report"))["counts"]["events"] != {"": 99}:
             pass
-        assert await channel.receive() is None
+        assert await pipe.receive() is None
 
 
 async def test_a_worker_whose_parent_is_gone_leaves() -> None:
-    async with connected() as (channel, _, parent):
-        await channel.close()
+    async with connected() as (pipe, _, parent):
+        await pipe.close()
         assert await parent.leaving == reconnects(4, sharing=4)
 
 
 @pytest.mark.logs("parent not understood")
 async def test_a_parent_that_is_not_understood_is_one_that_is_gone() -> None:
-    async with connected() as (channel, _, parent):
-        channel.send("died")
+    async with connected() as (pipe, _, parent):
+        pipe.send("died")
         await parent.leaving
 
 
 async def test_a_worker_that_leaves_by_itself_says_so() -> None:
-    async with connected() as (channel, _, parent):
+    async with connected() as (pipe, _, parent):
         parent.leave()
         assert await parent.leaving == reconnects(3)
-        await until(channel, "leaving")
+        await until(pipe, "leaving")
 
 
 async def test_scrapes_at_the_same_time_are_one_question() -> None:
-    async with connected() as (channel, server, _):
+    async with connected() as (pipe, server, _):
         all = [{"worker": 1, "started": 1.0, "restarts": 0, "counts": {}, "levels": {}}]
         scrapes = [asyncio.create_task(server.metrics.scrape()) for _ in range(3)]
-        await until(channel, "scrape")
-        channel.send("metrics", workers=all)
+        await until(pipe, "scrape")
+        pipe.send("metrics", workers=all)
         assert await asyncio.gather(*scrapes) == [all] * 3
         later = asyncio.create_task(server.metrics.scrape())
-        await until(channel, "scrape")
-        channel.send("metrics", workers=[])
+        await until(pipe, "scrape")
+        pipe.send("metrics", workers=[])
         assert await later == []
 
 
 async def test_a_scrape_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "SCRAPE_SECONDS", 0.05)
-    async with connected() as (channel, server, parent):
+    async with connected() as (pipe, server, parent):
         with pytest.raises(TimeoutError):
             await server.metrics.scrape()
-        channel.send("metrics", workers=["too late"])
-        channel.send("pause")
+        pipe.send("metrics", workers=["too late"])
+        pipe.send("pause")
         await eventually(lambda: server.paused)
         assert not parent.leaving.done()
 

@@ -1,4 +1,4 @@
-"""Several workers under one parent: how they start, die, are replaced and stop. tests/processes/test_roll.py has the roll."""
+"""Several workers under one parent: how they start, die, are replaced and stop; test_roll.py has the roll."""
 
 from __future__ import annotations
 

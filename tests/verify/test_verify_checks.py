@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tests.support.chat import eventually
 from tornado_chat.verify.checks import MISSING_KEPT, SEQ_LEAP, Finding, Record, Witness, malformed, promised
-from tornado_chat.verify.client import Client
+from tornado_chat.verify.device import Device
 from tornado_chat.verify.ledger import VIOLATIONS_KEPT, Ledger, Times
-from tornado_chat.verify.websocket import Address, Broken, ServerFrames, WebSocket, client_frame
+from tornado_chat.verify.websocket import Broken, ServerAddress, ServerFrames, WebSocket, client_frame
 from tornado_chat.wire.codec import JSON, encoding
 from tornado_chat.wire.events import Data
 from tornado_chat.wire.frames import PING, TEXT, FrameReader
@@ -295,9 +295,9 @@ def test_frames_of_the_client(size: int, compress: bool) -> None:
 
 
 def test_addresses() -> None:
-    assert Address.of("http://h:81") == Address("h", 81, "/ws", False)
-    assert Address.of("wss://h/chat/ws?a=b") == Address("h", 443, "/chat/ws?a=b", True)
-    assert Address.of("http://[::1]/").authority == "[::1]:80"
+    assert ServerAddress.of("http://h:81") == ServerAddress("h", 81, "/ws", False)
+    assert ServerAddress.of("wss://h/chat/ws?a=b") == ServerAddress("h", 443, "/chat/ws?a=b", True)
+    assert ServerAddress.of("http://[::1]/").authority == "[::1]:80"
 
 
 # A client, as the server's messages find it.
@@ -313,10 +313,10 @@ class Socket(WebSocket):
         self.sent.append(command)
 
 
-def client(ledger: Ledger, socket: Socket) -> Client:
+def client(ledger: Ledger, socket: Socket) -> Device:
     """In the room r."""
-    address = Address("127.0.0.1", 1, "/ws", False)
-    made = Client(
+    address = ServerAddress("127.0.0.1", 1, "/ws", False)
+    made = Device(
         "c1", ["r"], ledger, address, token=None, codec=JSON, compressed=False, small=False, dice=random.Random(1)
     )
     welcome = {"type": "welcome", "user": "u", "name": "U", "epoch": "e", "server_time": 1, "limits": {}}
@@ -379,11 +379,11 @@ async def test_what_is_not_for_this_client(message: Data) -> None:
 
 async def test_nothing_comes_before_welcome() -> None:
     with pytest.raises(Broken, match="welcome"):
-        Client(
+        Device(
             "c1",
             ["r"],
             Ledger(["r"]),
-            Address("", 1, "/ws", False),
+            ServerAddress("", 1, "/ws", False),
             token=None,
             codec=JSON,
             compressed=False,

@@ -24,9 +24,9 @@ from typing import Any
 import orjson
 
 from tornado_chat.broker import Change, Receiver, Records
-from tornado_chat.broker.redis_address import Address
-from tornado_chat.broker.redis_cluster import Cluster
-from tornado_chat.broker.redis_link import Link
+from tornado_chat.broker.redis_address import RedisAddress
+from tornado_chat.broker.redis_cluster import RedisCluster
+from tornado_chat.broker.redis_link import RedisLink
 from tornado_chat.broker.redis_presence import RedisPresence
 from tornado_chat.wire.events import Data, Event
 
@@ -61,9 +61,9 @@ class RedisBroker:
         self.dropped = 0
         self.refused = 0
         self.reconnects = 0
-        self._addresses = {address.name: address for address in (Address(url, epoch) for url in urls)}
+        self._addresses = {address.name: address for address in (RedisAddress(url, epoch) for url in urls)}
         self._origin = secrets.token_bytes(ORIGIN_BYTES)
-        self._places: dict[str, Link | Cluster] = {}  # of each address, by its name
+        self._places: dict[str, RedisLink | RedisCluster] = {}  # of each address, by its name
         self._place = place_of(self._addresses)
         self._receiver: Receiver | None = None
         self._presence = RedisPresence(self.command, epoch)
@@ -96,11 +96,11 @@ class RedisBroker:
             async with asyncio.timeout(START_SECONDS):
                 await self._heard.wait()
 
-    def _open(self, address: Address) -> Link | Cluster:
+    def _open(self, address: RedisAddress) -> RedisLink | RedisCluster:
         probe = b"tornado_chat:probe:" + self._origin.hex().encode()
         if address.is_cluster:
-            return Cluster(address, self, self._origin, probe=probe)
-        return Link(address, address.primary, self, self._origin, sharded=False, probe=lambda: probe)
+            return RedisCluster(address, self, self._origin, probe=probe)
+        return RedisLink(address, address.primary, self, self._origin, sharded=False, probe=lambda: probe)
 
     async def close(self) -> None:
         await self._presence.close()
@@ -174,7 +174,7 @@ class RedisBroker:
         if not self._publish(room, self._origin + b"h%d" % head, head):
             self.on_unsent(room, head)
 
-    # Owner of the links
+    # RedisLinkOwner: what the links tell
 
     def on_unsent(self, room: str, seq: int) -> None:
         if room in self._missed or len(self._missed) < MISSED_ROOMS:
@@ -244,7 +244,7 @@ class RedisBroker:
             logger.warning("redis message not understood room=%s reason=%s refused=%d", room, error, self.refused)
 
 
-def place_of(names: Sequence[str] | dict[str, Address]) -> Callable[[str], str]:
+def place_of(names: Sequence[str] | dict[str, RedisAddress]) -> Callable[[str], str]:
     """Which of `names` has a room: the one with the highest hash (rendezvous hashing).
 
     The order of the names does not matter, and one more takes its share out of all the others, about evenly.

@@ -15,11 +15,11 @@ from tornado_chat.errors import ConfigError
 CONNECT_SECONDS = 2.0
 """For a connection with its greetings (TLS, HELLO, AUTH, SELECT), and for one answer on it."""
 
-Server = tuple[str, int]
+HostPort = tuple[str, int]
 """Host and port."""
 
 
-class Address:
+class RedisAddress:
     """One or several servers of `url`, whose password is never shown.
 
     `redis://` and `rediss://` (TLS) are one server; the query holds redis-py's options, as `ssl_ca_certs`.
@@ -60,7 +60,7 @@ class Address:
         servers = sorted(f"{host}:{port}" for host, port in self.servers)
         self.name = " ".join([*servers, self.service, str(self.db)])
 
-    async def primary(self) -> Server:
+    async def primary(self) -> HostPort:
         """The server to talk to: the one there is, or whom the first Sentinel that answers names."""
         if not self.service:
             return self.servers[0]
@@ -76,7 +76,7 @@ class Address:
                     return found[0].decode(), int(found[1])
         raise reason
 
-    async def connect(self, server: Server) -> aioredis.Connection:
+    async def connect(self, server: HostPort) -> aioredis.Connection:
         """A connection that has greeted `server`; RedisError or OSError if there is none in time."""
         connection: aioredis.Connection = self._make(**self._options | {"host": server[0], "port": server[1]})
         try:
@@ -94,7 +94,7 @@ class Address:
             raise
         return connection
 
-    async def ask(self, server: Server, *command: str) -> Any:
+    async def ask(self, server: HostPort, *command: str) -> Any:
         """The answer to one command, on a connection of its own."""
         connection = await self.connect(server)
         try:
@@ -117,7 +117,7 @@ async def _answer(connection: aioredis.Connection, *command: str) -> Any:
     return await connection.read_response()
 
 
-def _server(text: str, default_port: int) -> Server:
+def _server(text: str, default_port: int) -> HostPort:
     parts: SplitResult = urlsplit("//" + text)
     if not parts.hostname:
         raise ValueError("it names no server")

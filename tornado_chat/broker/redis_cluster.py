@@ -11,8 +11,8 @@ from typing import Any
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError, RedisError
 
-from tornado_chat.broker.redis_address import Address, Server
-from tornado_chat.broker.redis_link import Link, Owner, channel_of
+from tornado_chat.broker.redis_address import HostPort, RedisAddress
+from tornado_chat.broker.redis_link import RedisLink, RedisLinkOwner, channel_of
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +23,16 @@ READ_SECONDS = 0.5
 CONFIRM_SECONDS = 2.0
 
 
-class Cluster:
-    """Has the calls of a Link, and finds the link for each room; what its links tell goes to `owner`."""
+class RedisCluster:
+    """Has the calls of a RedisLink, and finds the link for each room; what its links tell goes to `owner`."""
 
-    def __init__(self, address: Address, owner: Owner, origin: bytes, *, probe: bytes) -> None:
+    def __init__(self, address: RedisAddress, owner: RedisLinkOwner, origin: bytes, *, probe: bytes) -> None:
         self._address = address
         self._owner = owner
         self._origin = origin
         self._probe = probe
-        self._links: dict[Server, Link] = {}
-        self._slots: list[Link | None] = [None] * SLOTS
+        self._links: dict[HostPort, RedisLink] = {}
+        self._slots: list[RedisLink | None] = [None] * SLOTS
         self._covered = False
         self._rooms: dict[str, int] = {}  # those wanted, with their slots
         self._stale = asyncio.Event()
@@ -79,7 +79,7 @@ class Cluster:
     def _slot(self, room: str) -> int:
         return key_slot(channel_of(self._address.epoch, room))
 
-    # Owner of the links
+    # RedisLinkOwner: what the links tell
 
     def on_payload(self, room: str, payload: bytes) -> None:
         self._owner.on_payload(room, payload)
@@ -120,7 +120,7 @@ class Cluster:
                     logger.info("redis cluster is back where=%s", self._address.shown)
             await asyncio.sleep(READ_SECONDS)
 
-    async def _read(self) -> list[tuple[int, int, Server]]:
+    async def _read(self) -> list[tuple[int, int, HostPort]]:
         """Ranges of slots with their primaries, from the first server that answers; those that hear come first."""
         known = sorted(self._links, key=lambda server: not self._links[server].hears)
         reason: Exception = ConnectionError("it has no slots")
@@ -137,9 +137,9 @@ class Cluster:
                 ]
         raise reason
 
-    def _apply(self, ranges: list[tuple[int, int, Server]]) -> None:
+    def _apply(self, ranges: list[tuple[int, int, HostPort]]) -> None:
         """Make the links those to the primaries, and let each wanted room be heard where its slot is."""
-        slots: list[Link | None] = [None] * SLOTS
+        slots: list[RedisLink | None] = [None] * SLOTS
         primaries = {server for _, _, server in ranges}
         gone = [self._links.pop(server) for server in list(self._links) if server not in primaries]
         new = [self._new_link(server) for server in primaries if server not in self._links]
@@ -162,14 +162,14 @@ class Cluster:
         if confirmations:  # by links that hear already; a new one tells of itself
             self._spawn(self._tell_moved(confirmations))
 
-    def _new_link(self, server: Server) -> Link:
-        find: Callable[[], Awaitable[Server]] = partial(_found, server)
+    def _new_link(self, server: HostPort) -> RedisLink:
+        find: Callable[[], Awaitable[HostPort]] = partial(_found, server)
         probe = partial(self._probe_on, server)
-        link = Link(self._address, find, self, self._origin, sharded=True, probe=probe)
+        link = RedisLink(self._address, find, self, self._origin, sharded=True, probe=probe)
         self._links[server] = link
         return link
 
-    def _probe_on(self, server: Server) -> bytes:
+    def _probe_on(self, server: HostPort) -> bytes:
         """A channel whose slot this server has: about as many tries as there are servers."""
         link = self._links.get(server)
         for number in range(SLOTS * 16):
@@ -188,5 +188,5 @@ class Cluster:
         task.add_done_callback(self._chores.discard)
 
 
-async def _found(server: Server) -> Server:
+async def _found(server: HostPort) -> HostPort:
     return server

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError, RedisError
 
-from tornado_chat.broker.redis_address import Address, Server
-from tornado_chat.broker.redis_stream import News, Stream, pack
+from tornado_chat.broker.redis_address import HostPort, RedisAddress
+from tornado_chat.broker.redis_socket import News, RedisSocket, pack
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Deaf(ConnectionError):
     """The connection is open, and does not carry what was published on it."""
 
 
-class Owner(Protocol):
+class RedisLinkOwner(Protocol):
     """What a link tells of itself; plain calls on the event loop."""
 
     def on_payload(self, room: str, payload: bytes) -> None:
@@ -77,8 +77,8 @@ class Channel:
         self.confirmed: asyncio.Future[None] | None = None  # those who wait for it to be heard
 
 
-class Link:
-    """See Address for the servers. `find` names the one to connect to.
+class RedisLink:
+    """See RedisAddress for the servers. `find` names the one to connect to.
 
     `origin` begins each payload of this process, and what begins with it is dropped. `sharded`: pub/sub of a cluster,
     where channels of one slot only share a command, and where `probe` has to name a channel of this server.
@@ -86,9 +86,9 @@ class Link:
 
     def __init__(
         self,
-        address: Address,
-        find: Callable[[], Awaitable[Server]],
-        owner: Owner,
+        address: RedisAddress,
+        find: Callable[[], Awaitable[HostPort]],
+        owner: RedisLinkOwner,
         origin: bytes,
         *,
         sharded: bool,
@@ -112,12 +112,12 @@ class Link:
         self._probe_heard: asyncio.Future[None] = self._loop.create_future()
         self._channels: dict[bytes, Channel] = {}
         self._changed: dict[bytes, Channel] = {}  # those whose `wanted` and `asked` may differ
-        self._commands: list[bytes] = []  # of this loop turn, or for as long as the stream is not writable
+        self._commands: list[bytes] = []  # of this loop turn, or for as long as the socket is not writable
         self._news: list[News] = []  # one for each of them
         self._queued = 0  # bytes of them
         self._refused = False  # since there was room
         self._flush_due = False
-        self._stream: Stream | None = None
+        self._socket: RedisSocket | None = None
         self._task: asyncio.Task[None] | None = None
         self._where = address.shown
         self._ever_heard = False
@@ -144,7 +144,7 @@ class Link:
         channel.wanted = True
         if not channel.asked:
             self._change(name, channel)
-        if self._stream is None or (channel.asked and not channel.pending):
+        if self._socket is None or (channel.asked and not channel.pending):
             return None
         if channel.confirmed is None:
             channel.confirmed = self._loop.create_future()
@@ -162,7 +162,7 @@ class Link:
                 self._forget(name, channel)
 
     def _change(self, name: bytes, channel: Channel) -> None:
-        if self._stream is not None:
+        if self._socket is not None:
             self._changed[name] = channel
             self._flush_soon()
 
@@ -198,8 +198,8 @@ class Link:
         return b"".join(self._command(verb, names) for (verb, _), names in verbs.items())
 
     def _command(self, verb: bytes, names: list[bytes]) -> bytes:
-        assert self._stream is not None
-        self._stream.unconfirmed += len(names)
+        assert self._socket is not None
+        self._socket.unconfirmed += len(names)
         parts = range(0, len(names), SUBSCRIBE_CHANNELS)
         return b"".join(pack((verb, *names[at : at + SUBSCRIBE_CHANNELS])) for at in parts)
 
@@ -221,13 +221,13 @@ class Link:
         return True
 
     async def command(self, room: str, *arguments: str | bytes | int) -> Any:
-        """The reply to any other command; RedisError, or TimeoutError, if there is none. `room`: see Cluster."""
-        stream = self._stream
-        if stream is None or not self.hears:
+        """The reply to any other command; RedisError, or TimeoutError, if there is none. `room`: see RedisCluster."""
+        socket = self._socket
+        if socket is None or not self.hears:
             raise ConnectionError(f"the link to {self._where} is away")
         reply: asyncio.Future[Any] = self._loop.create_future()
         encoded = tuple(part if isinstance(part, bytes) else str(part).encode() for part in arguments)
-        stream.write(pack(encoded), [reply])
+        socket.write(pack(encoded), [reply])
         async with asyncio.timeout(COMMAND_SECONDS):
             return await reply
 
@@ -238,15 +238,15 @@ class Link:
 
     def _flush(self) -> None:
         self._flush_due = False
-        stream = self._stream
-        if stream is None or not stream.writable:
+        socket = self._socket
+        if socket is None or not socket.writable:
             return
         if self._changed and (commands := self._subscriptions()):
-            stream.write(commands, ())
+            socket.write(commands, ())
         if self._commands:
             commands, news = b"".join(self._commands), self._news
             self._commands, self._news, self._queued = [], [], 0
-            stream.write(commands, news)
+            socket.write(commands, news)
             if self._refused:
                 self._refused = False
                 self._owner.on_room_to_write()
@@ -268,8 +268,8 @@ class Link:
             if channel is not None and channel.wanted:
                 self._owner.on_payload(channel.room, payload)
         elif kind in (b"subscribe", b"unsubscribe", b"ssubscribe", b"sunsubscribe"):
-            if self._stream is not None:
-                self._stream.unconfirmed -= 1
+            if self._socket is not None:
+                self._socket.unconfirmed -= 1
             self._on_confirmed(push[1])
 
     async def _run(self) -> None:
@@ -292,61 +292,61 @@ class Link:
         """Connect, subscribe, and hear until the link is lost: RedisError or OSError says why."""
         server = await self._find()
         self._where = f"{server[0]}:{server[1]}"
-        stream = self._stream = Stream(await self._address.connect(server), self)
-        watch = self._loop.create_task(self._watch(stream, server)) if self._address.service else None
+        socket = self._socket = RedisSocket(await self._address.connect(server), self)
+        watch = self._loop.create_task(self._watch(socket, server)) if self._address.service else None
         try:
             self._probe_channel = self._name_probe()
             self._changed = dict(self._channels)
-            stream.write(self._command(self._subscribe, [self._probe_channel]) + self._subscriptions(), ())
-            await self._hear_self(stream)  # what was written before it has been done, too
+            socket.write(self._command(self._subscribe, [self._probe_channel]) + self._subscriptions(), ())
+            await self._hear_self(socket)  # what was written before it has been done, too
             self._tell_back()
             while True:
-                await asyncio.wait([stream.ended], timeout=PROBE_SECONDS)
-                await self._hear_self(stream)
+                await asyncio.wait([socket.ended], timeout=PROBE_SECONDS)
+                await self._hear_self(socket)
         except Deaf as error:
-            stream.end(error)  # what it has not written, it will not
+            socket.end(error)  # what it has not written, it will not
             raise
         finally:
-            self._take_back(stream)
+            self._take_back(socket)
             if watch is not None:
                 watch.cancel()
                 await asyncio.gather(watch, return_exceptions=True)
-            await stream.close()
+            await socket.close()
 
-    async def _hear_self(self, stream: Stream) -> None:
-        """Send a probe and wait until it is back; Deaf if it is not, and what `stream` ended with if it has."""
-        if stream.ended.done():
-            stream.ended.result()
+    async def _hear_self(self, socket: RedisSocket) -> None:
+        """Send a probe and wait until it is back; Deaf if it is not, and what `socket` ended with if it has."""
+        if socket.ended.done():
+            socket.ended.result()
         self._probes += 1
         self._probe = self._origin + b"p%d" % self._probes
         heard = self._probe_heard = self._loop.create_future()
-        stream.write(pack((self._publish, self._probe_channel, self._probe)), [("", 0)])
+        socket.write(pack((self._publish, self._probe_channel, self._probe)), [("", 0)])
         for patience in (PROBE_SECONDS, LATE_SECONDS):
-            await asyncio.wait([heard, stream.ended], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-            if stream.ended.done():
-                stream.ended.result()
+            await asyncio.wait([heard, socket.ended], timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if socket.ended.done():
+                socket.ended.result()
             if heard.done():
                 return
         raise Deaf(f"it is deaf: a probe did not come back within {PROBE_SECONDS:g} s")
 
-    async def _watch(self, stream: Stream, server: Server) -> None:
-        """End `stream` when the Sentinels name another primary: the old one may live on, alone."""
+    async def _watch(self, socket: RedisSocket, server: HostPort) -> None:
+        """End `socket` when the Sentinels name another primary: the old one may live on, alone."""
         while True:
             await asyncio.sleep(PROBE_SECONDS)
             with contextlib.suppress(RedisError, OSError):  # no Sentinel answers: nothing is known
                 if await self._find() != server:
-                    stream.end(ConnectionError("the Sentinels name another primary"))
+                    socket.end(ConnectionError("the Sentinels name another primary"))
 
-    def _take_back(self, stream: Stream) -> None:
+    def _take_back(self, socket: RedisSocket) -> None:
         """The link is lost: nobody waits for it, and the owner gets what may not have arrived."""
         self.hears = False
-        self._stream = None
+        self._socket = None
         for name, channel in list(self._channels.items()):
             channel.asked, channel.pending = False, 0
             _settle(channel)
             self._forget(name, channel)
         self._changed = {}
-        replies: Iterable[News | asyncio.Future[Any]] = [*stream.replies, *self._news]
+        replies: Iterable[News | asyncio.Future[Any]] = [*socket.replies, *self._news]
         self._commands, self._news, self._queued, self._refused = [], [], 0, False
         for news in replies:
             if isinstance(news, tuple) and news[1]:

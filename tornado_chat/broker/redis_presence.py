@@ -50,16 +50,16 @@ return 1
 FORGET = b"if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('SREM', KEYS[2], ARGV[1]) end"
 
 
-class Command(Protocol):
+class Ask(Protocol):
     async def __call__(self, room: str, *arguments: str | bytes | int) -> Any:
         """The reply of the room's server; RedisError or TimeoutError if there is none."""
 
 
 class RedisPresence:
-    """The records, written and read by `command`."""
+    """The records, written and read by `ask`."""
 
-    def __init__(self, command: Command, epoch: str) -> None:
-        self._command = command
+    def __init__(self, ask: Ask, epoch: str) -> None:
+        self._ask = ask
         self._epoch = epoch
         self._writing: set[asyncio.Task[None]] = set()
 
@@ -75,7 +75,7 @@ class RedisPresence:
         head = (change.worker, LAPSE_SECONDS, change.version, change.after, len(change.left))
         keys = (self._record(room, change.worker), self._processes(room))
         with _unanswered(room):
-            await self._command(room, "EVAL", WRITE, 2, *keys, *head, *change.left, *users)
+            await self._ask(room, "EVAL", WRITE, 2, *keys, *head, *change.left, *users)
 
     async def read(self, rooms: Mapping[str, Mapping[str, int]]) -> dict[str, Records]:
         """As `Broker.presence` says."""
@@ -85,7 +85,7 @@ class RedisPresence:
     async def _read(self, room: str, known: Mapping[str, int]) -> Records | None:
         """None if Redis did not answer all that was asked: what is not known is not nobody."""
         with _unanswered(room):
-            members = await self._command(room, "SMEMBERS", self._processes(room))
+            members = await self._ask(room, "SMEMBERS", self._processes(room))
             workers = [member.decode() for member in members]
             found = await asyncio.gather(*(self._read_one(room, worker, known.get(worker)) for worker in workers))
             return {worker: record for worker, record in zip(workers, found, strict=True) if record is not None}
@@ -94,15 +94,15 @@ class RedisPresence:
     async def _read_one(self, room: str, worker: str, known: int | None) -> tuple[int, dict[str, str] | None] | None:
         """One process's version and users; None if its record has lapsed."""
         record = self._record(room, worker)
-        version = await self._command(room, "HGET", record, "")
+        version = await self._ask(room, "HGET", record, "")
         if version is not None and int(version) == known:
             return known, None
         if version is not None:
-            users = _pairs(await self._command(room, "HGETALL", record))
+            users = _pairs(await self._ask(room, "HGETALL", record))
             version = users.pop("", None)
             if version is not None:
                 return int(version), users
-        await self._command(room, "EVAL", FORGET, 2, record, self._processes(room), worker)
+        await self._ask(room, "EVAL", FORGET, 2, record, self._processes(room), worker)
         return None
 
     async def renew(self, worker: str, rooms: Mapping[str, int]) -> list[str]:
@@ -114,9 +114,9 @@ class RedisPresence:
         record, processes = self._record(room, worker), self._processes(room)
         with _unanswered(room):
             *_, found = await asyncio.gather(
-                self._command(room, "EXPIRE", record, LAPSE_SECONDS),
-                self._command(room, "EXPIRE", processes, LAPSE_SECONDS * 2),
-                self._command(room, "HGET", record, ""),
+                self._ask(room, "EXPIRE", record, LAPSE_SECONDS),
+                self._ask(room, "EXPIRE", processes, LAPSE_SECONDS * 2),
+                self._ask(room, "HGET", record, ""),
             )
             return found is not None and int(found) == version
         return True  # nothing can be told there either

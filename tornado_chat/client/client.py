@@ -56,7 +56,7 @@ class Ack:
     duplicate: bool
 
 
-class _Room:
+class _JoinedRoom:
     """A room that is joined, or about to be."""
 
     __slots__ = ("cursor", "epoch", "failures", "hole", "join_id", "joining", "last", "live", "name", "timer")
@@ -137,7 +137,7 @@ class Client:
         self._timeout = timeout
         self._max_events = max_events
         self._max_commands = max_commands
-        self._rooms: dict[str, _Room] = {}
+        self._rooms: dict[str, _JoinedRoom] = {}
         self._outbound = Outbound(self._link, max_commands)
         self._inbox: deque[Data] = deque()
         self._arrived = asyncio.Event()
@@ -193,7 +193,7 @@ class Client:
         or `last`: a count; neither: from now on. The room stays joined until `leave`, over all reconnections.
         """
         self._check({"type": "join", "room": room, "after": after, "last": last})
-        found = _Room(room, after, last, epoch)
+        found = _JoinedRoom(room, after, last, epoch)
         self._drop(room, ChatError(ErrorCode.BAD_REQUEST, f"another join of {room} took the place of this one"))
         self._rooms[room] = found
         self._send_join(found)
@@ -264,7 +264,7 @@ class Client:
         self._taken.set()
         return self._inbox.popleft()
 
-    async def _deliver(self, room: _Room, item: Data) -> None:
+    async def _deliver(self, room: _JoinedRoom, item: Data) -> None:
         while len(self._inbox) >= self._max_events:
             self._taken.clear()
             await self._taken.wait()
@@ -307,7 +307,7 @@ class Client:
             if reason is not None:
                 room.refuse(reason)
 
-    def _send_join(self, room: _Room) -> None:
+    def _send_join(self, room: _JoinedRoom) -> None:
         room.live = False
         room.join_id = _new_id()
         where = {"after": room.cursor, "last": room.last}
@@ -342,7 +342,7 @@ class Client:
         else:
             self._outbound.on_answer(message)
 
-    def _is_next(self, room: _Room, seq: int) -> bool:
+    def _is_next(self, room: _JoinedRoom, seq: int) -> bool:
         """What is held already is dropped; a hole is asked for once more."""
         assert room.cursor is not None
         if seq == room.cursor + 1:

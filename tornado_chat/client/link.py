@@ -60,7 +60,7 @@ class Lost(Exception):
         self.wait = wait
 
 
-class Receiver(Protocol):
+class LinkOwner(Protocol):
     def on_welcome(self, welcome: Data) -> None:
         """A connection is open and may be written to."""
 
@@ -76,7 +76,7 @@ class Link:
 
     def __init__(
         self,
-        receiver: Receiver,
+        owner: LinkOwner,
         url: str,
         *,
         token: Token,
@@ -87,8 +87,8 @@ class Link:
         backoff: tuple[float, float],
         notify: Callable[[str], None],
     ) -> None:
-        self.reading = False  # waiting for the server, not for the receiver
-        self._receiver = receiver
+        self.reading = False  # waiting for the server, not for the owner
+        self._owner = owner
         self._url = _websocket_url(url, name)
         self._where = urlsplit(self._url).netloc.rpartition("@")[2]
         self._fetch = token if callable(token) else None
@@ -203,7 +203,7 @@ class Link:
                 welcome = self._decode(frame)
                 self._on_welcome(welcome)
                 self._connection = connection
-                self._receiver.on_welcome(welcome)
+                self._owner.on_welcome(welcome)
                 watch = asyncio.create_task(self._watch(stream))
             while frame is not None:
                 self.reading = True
@@ -211,13 +211,13 @@ class Link:
                 self.reading = False
                 self._heard += 1
                 if frame is not None:
-                    await self._receiver.on_message(self._decode(frame))
+                    await self._owner.on_message(self._decode(frame))
         finally:
             if watch is not None:
                 watch.cancel()
             if self._connection is not None:
                 self._connection = None
-                self._receiver.on_lost()
+                self._owner.on_lost()
             await self._hang_up(connection, stream, ended=frame is None)
         raise self._verdict(connection.close_code, connection.close_reason or "")
 

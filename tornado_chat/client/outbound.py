@@ -15,7 +15,7 @@ TRANSIENT = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE, ErrorCode.
 """Errors after which the same command is sent again."""
 
 
-class Command:
+class Call:
     """A call that waits for its answer."""
 
     __slots__ = ("flown", "id", "number", "payload", "queue", "reply")
@@ -36,12 +36,12 @@ class Queue:
 
     def __init__(self, room: str) -> None:
         self.room = room
-        self.waiting: deque[Command] = deque()  # by number
-        self.flying: dict[str, Command] = {}
+        self.waiting: deque[Call] = deque()  # by number
+        self.flying: dict[str, Call] = {}
         self.timer: asyncio.TimerHandle | None = None  # nothing is sent until it fires
         self.failures = 0
 
-    def recall(self, *commands: Command) -> None:
+    def recall(self, *commands: Call) -> None:
         """They fly no more and are to be sent again, each in its place."""
         for command in commands:
             del self.flying[command.id]
@@ -57,7 +57,7 @@ class Outbound:
     """All commands of a client that are not answered yet, at most `max_commands`; see Client for their order."""
 
     def __init__(self, link: Link, max_commands: int) -> None:
-        self.commands: dict[str, Command] = {}
+        self.commands: dict[str, Call] = {}
         self.queues: dict[str, Queue] = {}  # of rooms that have commands
         self._link = link
         self._slots = asyncio.Semaphore(max_commands)
@@ -75,7 +75,7 @@ class Outbound:
             if id in self.commands:
                 raise ValueError(f"the id {id!r} waits for its answer already")
             queue = self.queues.setdefault(room, Queue(room))
-            command = self.commands[id] = Command(next(self._numbers), queue, id, payload)
+            command = self.commands[id] = Call(next(self._numbers), queue, id, payload)
             queue.waiting.append(command)
             self._pump(queue)
             try:
@@ -126,12 +126,12 @@ class Outbound:
         for command in list(self.commands.values()):
             self._fail(command, failure)
 
-    def _fail(self, command: Command, error: Exception) -> None:
+    def _fail(self, command: Call, error: Exception) -> None:
         if not command.reply.done():
             command.reply.set_exception(error)
         self._forget(command)
 
-    def _forget(self, command: Command) -> None:
+    def _forget(self, command: Call) -> None:
         """It was answered, or nobody waits for its answer any more."""
         if self.commands.pop(command.id, None) is None:
             return

@@ -13,7 +13,7 @@ from tornado_chat.errors import LogReplaced
 from tornado_chat.live.limits import TokenBucket
 from tornado_chat.live.lookup import Lookup
 from tornado_chat.live.member import CATCHING, Member
-from tornado_chat.live.presence import Presence
+from tornado_chat.live.presence import PresenceTracker
 from tornado_chat.live.ring import Budget
 from tornado_chat.live.room import PENDING_EVENTS, Room
 from tornado_chat.log import Log
@@ -67,7 +67,7 @@ class Hub:
         self.rooms: dict[str, Room] = {}
         self.typing: set[Room] = set()
         self.signals = TokenBucket(SIGNALS_A_SECOND, SIGNALS_A_SECOND, monotonic())
-        self.presence = Presence(self, uid)
+        self.presence = PresenceTracker(self, uid)
         self.heads = Lookup(self, log.heads)
         self.marks = Lookup(self, log.marks)
         self.page_reads = asyncio.Semaphore(PAGE_READS)

@@ -111,7 +111,7 @@ class RoomPresence:
                 self.went[user] = name
 
 
-class Presence:
+class PresenceTracker:
     """The presence of all rooms here."""
 
     def __init__(self, hub: Hub, uid: str) -> None:

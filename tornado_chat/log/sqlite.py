@@ -17,7 +17,7 @@ from tornado_chat.log import Appended, Entry, Revocation
 from tornado_chat.log.sqlite_checkpointer import Checkpointer
 from tornado_chat.log.sqlite_reader import Reader
 from tornado_chat.log.sqlite_writer import Writer
-from tornado_chat.log.worker import Worker
+from tornado_chat.log.threads import Threads
 from tornado_chat.wire.events import Data, Event
 
 logger = logging.getLogger(__name__)
@@ -57,17 +57,17 @@ class SQLiteLog:
         self._path = path
         self._files: list[tuple[str, tuple[int, int] | None]] = []
         busy_timeout = timeout / 2
-        self._writer = Worker(
+        self._writer = Threads(
             "writer",
             partial(Writer, path, busy_timeout, min(RESTART_SECONDS, busy_timeout)),
             threads=1,
             limit=WAITING_WRITES,
             timeout=timeout,
         )
-        self._readers = Worker(
+        self._readers = Threads(
             "readers", partial(Reader, path, busy_timeout), threads=READERS, limit=WAITING_READS, timeout=timeout
         )
-        self._checkpointer = Worker(
+        self._checkpointer = Threads(
             "checkpointer", partial(Checkpointer, path, busy_timeout), threads=1, limit=1, timeout=timeout
         )
         self._loop = asyncio.get_running_loop()

@@ -35,7 +35,7 @@ def connect(path: str, busy_timeout: float) -> sqlite3.Connection:
 
 
 class Connected:
-    """What a thread of a `Worker` owns: one connection."""
+    """What a thread of a `Threads` owns: one connection."""
 
     def __init__(self, path: str, busy_timeout: float) -> None:
         self.db = connect(path, busy_timeout)

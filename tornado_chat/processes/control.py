@@ -12,7 +12,7 @@ To a worker:
 - `metrics {workers}`: the answer to `scrape`; a list, see metrics.WorkerReport.
 - `died {uid}`: another worker has ended.
 
-The end of the channel is a message too: a worker whose parent is gone leaves.
+The end of the pipe is a message too: a worker whose parent is gone leaves.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Message = dict[str, Any]
 
 
 class Place:
-    """What a worker inherits: its number, from 1, of how many; its end of the channel; the sockets it listens on."""
+    """What a worker inherits: its number, from 1, of how many; its end of the pipe; the sockets it listens on."""
 
     __slots__ = ("listeners", "number", "socket", "workers")
 
@@ -93,7 +93,7 @@ class Place:
         return True
 
 
-class Channel:
+class Pipe:
     """One end of the socket pair, on the event loop."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -120,7 +120,7 @@ class Channel:
         except ConnectionError:
             return None
         except ValueError as error:  # of a message too long, or not JSON
-            logger.error("control channel broken reason=%s", error)
+            logger.error("control pipe broken reason=%s", error)
             return None
         return message
 
@@ -158,19 +158,19 @@ class Controlled(Protocol):
 class Parent:
     """The supervising process, as a worker sees it. `leaving` gets `reconnects` when the worker is to drain."""
 
-    def __init__(self, channel: Channel, worker: Controlled, workers: int) -> None:
+    def __init__(self, pipe: Pipe, worker: Controlled, workers: int) -> None:
         self.leaving: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        self._channel = channel
+        self._pipe = pipe
         self._worker = worker
         self._workers = workers
         self._scrapes: list[asyncio.Future[list[WorkerReport]]] = []
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._report_each_second())]
         worker.metrics.scrape = self.scrape
-        channel.send("ready", uid=worker.uid)
+        pipe.send("ready", uid=worker.uid)
 
     def leave(self) -> None:
         """Drain because of a signal; the parent is told, so that another takes this worker's place at once."""
-        self._channel.send("leaving")
+        self._pipe.send("leaving")
         self._leave(reconnects(self._workers - 1))
 
     async def scrape(self) -> list[WorkerReport]:
@@ -178,7 +178,7 @@ class Parent:
         answer: asyncio.Future[list[WorkerReport]] = asyncio.get_running_loop().create_future()
         self._scrapes.append(answer)
         if len(self._scrapes) == 1:
-            self._channel.send("scrape")
+            self._pipe.send("scrape")
         try:
             async with asyncio.timeout(SCRAPE_SECONDS):
                 return await answer
@@ -192,11 +192,11 @@ class Parent:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._report()
-        await self._channel.close()
+        await self._pipe.close()
 
     async def _follow(self) -> None:
         try:
-            while (message := await self._channel.receive()) is not None:
+            while (message := await self._pipe.receive()) is not None:
                 self._obey(message)
             logger.info("parent is gone")
         except Exception:
@@ -207,7 +207,7 @@ class Parent:
         match message["type"]:
             case "pause":
                 self._worker.pause()
-                self._channel.send("paused")
+                self._pipe.send("paused")
             case "drain":
                 self._leave(message["reconnects"])
             case "report":
@@ -232,7 +232,7 @@ class Parent:
 
     def _report(self, answers: int | None = None) -> None:
         metrics = self._worker.metrics
-        self._channel.send("report", counts=metrics.counts(), levels=metrics.levels(), answers=answers)
+        self._pipe.send("report", counts=metrics.counts(), levels=metrics.levels(), answers=answers)
 
 
 def _line(message: Message) -> bytes:

@@ -199,7 +199,7 @@ class Supervisor:
         """Let `worker` leave, `share` clients a second coming back; it is gone when this returns."""
         worker.leaving = True
         if worker.is_ready:
-            worker.channel.send("drain", reconnects=share)
+            worker.pipe.send("drain", reconnects=share)
         elif not worker.exited.done():
             worker.process.terminate()  # it does not listen to us yet
         await asyncio.wait({worker.exited}, timeout=LEAVE_SECONDS)
@@ -247,7 +247,7 @@ class Supervisor:
     async def _attend(self, worker: Worker, slot: Slot) -> None:
         """Hear what `worker` says until it is gone, then see to what that means."""
         timer = self._loop.call_later(START_SECONDS, self._give_up, worker)
-        while (message := await worker.channel.receive()) is not None:
+        while (message := await worker.pipe.receive()) is not None:
             worker.silent = 0
             try:
                 self._on_message(worker, slot, message)
@@ -256,7 +256,7 @@ class Supervisor:
                 worker.process.kill()
         code = await worker.exited
         timer.cancel()
-        await worker.channel.close()
+        await worker.pipe.close()
         self.workers.remove(worker)
         add(slot.ended, worker.counts)
         if not worker.ready.done():
@@ -268,7 +268,7 @@ class Supervisor:
         self._tell_how_it_ended(worker, code)
         if worker.uid is not None:
             for other in self.workers:
-                other.channel.send("died", uid=worker.uid)
+                other.pipe.send("died", uid=worker.uid)
         if slot.worker is worker and self._started and not self._stopped.done():
             self._fill_later(slot, self._loop.time() - worker.started_at)
 
@@ -332,10 +332,10 @@ class Supervisor:
             answered: asyncio.Future[None] = self._loop.create_future()
             self._asked[number] = asked, answered
             for worker in asked:
-                worker.channel.send("report", number=number)
+                worker.pipe.send("report", number=number)
             await asyncio.wait({answered}, timeout=REPORTS_SECONDS)
             del self._asked[number]
-        scraped.channel.send("metrics", workers=[self._report(slot) for slot in self.slots])
+        scraped.pipe.send("metrics", workers=[self._report(slot) for slot in self.slots])
 
     def _report(self, slot: Slot) -> WorkerReport:
         """Of all processes that have or had this place; two of them while one takes over from the other."""
@@ -397,7 +397,7 @@ class Supervisor:
         old = sorted((worker for worker in self.workers if worker not in new), key=lambda worker: worker.number)
         for worker in old:
             worker.leaving = True
-            worker.channel.send("pause")
+            worker.pipe.send("pause")
         if old:
             await asyncio.wait({worker.paused for worker in old}, timeout=PAUSE_SECONDS)
         share = reconnects(len(self.slots))

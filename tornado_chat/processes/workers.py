@@ -11,21 +11,35 @@ import time
 from collections.abc import Sequence
 
 from tornado_chat.metrics import Counts, Levels
-from tornado_chat.processes.control import VARIABLE, Channel, Message, Place
+from tornado_chat.processes.control import VARIABLE, Message, Pipe, Place
 from tornado_chat.processes.listeners import Listeners
 
 
 class Worker:
     """One process. It is starting, then ready, then perhaps leaving, then gone."""
 
-    __slots__ = ("channel", "counts", "exited", "leaving", "levels", "number", "paused", "process", "ready", "refused",
-                 "silent", "started", "started_at", "uid")  # fmt: skip
+    __slots__ = (
+        "counts",
+        "exited",
+        "leaving",
+        "levels",
+        "number",
+        "paused",
+        "pipe",
+        "process",
+        "ready",
+        "refused",
+        "silent",
+        "started",
+        "started_at",
+        "uid",
+    )  # fmt: skip
 
-    def __init__(self, number: int, process: subprocess.Popen[bytes], channel: Channel) -> None:
+    def __init__(self, number: int, process: subprocess.Popen[bytes], pipe: Pipe) -> None:
         loop = asyncio.get_running_loop()
         self.number = number
         self.process = process
-        self.channel = channel
+        self.pipe = pipe
         self.uid: str | None = None
         self.started = time.time()  # as the metrics have it
         self.started_at = loop.time()
@@ -67,13 +81,13 @@ async def launch(slot: Slot, workers: int, command: Sequence[str]) -> Worker:
     """Start a process for `slot`, one of `workers`, beside the one that has it; OSError if that is not possible."""
     ours, theirs = socket.socketpair()
     with theirs:
-        channel = await Channel.open(ours)
+        pipe = await Pipe.open(ours)
         try:
             process = _exec(command, Place(slot.number, workers, theirs, slot.listeners))
         except OSError:
-            await channel.close()
+            await pipe.close()
             raise
-    return Worker(slot.number, process, channel)
+    return Worker(slot.number, process, pipe)
 
 
 def _exec(command: Sequence[str], place: Place) -> subprocess.Popen[bytes]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from tornado_chat.auth import mint
 from tornado_chat.verify.checks import Finding, shape_of
-from tornado_chat.verify.client import MAX_UNANSWERED, Client, Sent
+from tornado_chat.verify.device import MAX_UNANSWERED, Device, Sent
 from tornado_chat.verify.ledger import Ledger
-from tornado_chat.verify.websocket import Address
+from tornado_chat.verify.websocket import ServerAddress
 from tornado_chat.wire.codec import JSON, MSGPACK
 from tornado_chat.wire.events import Data
 
@@ -61,7 +61,7 @@ class Crowd:
 
     def __init__(
         self,
-        address: Address,
+        address: ServerAddress,
         plan: Plan,
         ledger: Ledger,
         dice: random.Random,
@@ -80,12 +80,12 @@ class Crowd:
         self.clients = [self._client(number) for number in range(plan.clients)]
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def _client(self, number: int) -> Client:
+    def _client(self, number: int) -> Device:
         user = number % self._users
         dice = random.Random(self.dice.getrandbits(64))
         rooms = list(self.ledger.records)
         mine = [rooms[(user + step) % len(rooms)] for step in range(min(ROOMS_EACH, len(rooms)))]
-        return Client(
+        return Device(
             f"c{number + 1}",
             mine,
             self.ledger,
@@ -115,7 +115,7 @@ class Crowd:
             await asyncio.sleep(0.002)
         await self._wait(lambda: all(client.welcomed.is_set() for client in self.clients), START_SECONDS)
 
-    def _spawn(self, client: Client) -> None:
+    def _spawn(self, client: Device) -> None:
         task = asyncio.create_task(client.run())
         self._tasks.add(task)
 
@@ -162,7 +162,7 @@ class Crowd:
                 client.whisper({"type": "typing", "room": self.dice.choice(list(client.rooms)), "on": True})
             client.speak(self.command(client))
 
-    def command(self, client: Client) -> Data:
+    def command(self, client: Device) -> Data:
         """Something that `client` may say, without an id."""
         dice = self.dice
         room = dice.choice(list(client.rooms))
@@ -191,12 +191,12 @@ class Crowd:
         size = self.dice.choice((1, 3, 8, 8, 20)) if self.dice.random() < 0.8 else 400
         return f"{self.dice.getrandbits(64):016x} {' '.join(self.dice.choices(_WORDS, k=size))}"[:LONG_TEXT]
 
-    def sibling(self, client: Client) -> Client:
+    def sibling(self, client: Device) -> Device:
         """Another device of the same user, or the same where there is none."""
         others = [one for one in self.clients if one is not client and one.user == client.user]
         return self.dice.choice(others) if others else client
 
-    def old(self, client: Client) -> Sent | None:
+    def old(self, client: Device) -> Sent | None:
         """Something that was acknowledged, perhaps long ago, or is on its way at this moment."""
         if client.unanswered and self.dice.random() < 0.3:
             return self.dice.choice(list(client.unanswered.values()))
@@ -208,7 +208,7 @@ class Crowd:
         """Wait until everybody holds everything, read the whole log, and hold all to it; `patience` is in seconds."""
         deadline = time.monotonic() + patience
         await self._wait(self._all_hold, deadline - time.monotonic())
-        reader = Client(
+        reader = Device(
             "reader",
             list(self.ledger.records),
             self.ledger,
@@ -235,7 +235,7 @@ class Crowd:
     def _all_hold(self) -> bool:
         return all(client.waits() is None for client in self.clients)
 
-    def _audit(self, reader: Client) -> None:
+    def _audit(self, reader: Device) -> None:
         unanswered = {shape_of(sent.event) for client in self.clients for sent in client.unanswered.values()}
         for room, record in self.ledger.records.items():
             witness = reader.rooms[room]

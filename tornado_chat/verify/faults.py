@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from tornado_chat.verify.checks import Finding
 
 if TYPE_CHECKING:
-    from tornado_chat.verify.client import Client
     from tornado_chat.verify.crowd import Crowd
+    from tornado_chat.verify.device import Device
     from tornado_chat.verify.installation import Installation
     from tornado_chat.verify.ledger import Ledger
     from tornado_chat.verify.proxy import Proxy
@@ -57,7 +57,7 @@ class Scene:
         assert proxy is not None, "this fault needs a Redis of our own"
         return proxy
 
-    def client(self) -> Client:
+    def client(self) -> Device:
         return self.dice.choice(self.crowd.clients)
 
     async def a_while(self) -> float:

@@ -21,7 +21,7 @@ from tornado_chat.verify.faults import Scene, harms
 from tornado_chat.verify.installation import Installation
 from tornado_chat.verify.ledger import Ledger
 from tornado_chat.verify.options import Options
-from tornado_chat.verify.websocket import Address
+from tornado_chat.verify.websocket import ServerAddress
 
 LONGEST_HARM = 8.0
 """Seconds that a fault of the installation lasts, and that pass between two; a tenth of a short run."""
@@ -89,7 +89,7 @@ async def _run(options: Options, installation: Installation | None, ending: asyn
     url = installation.url if installation is not None else options.url
     assert url is not None
     crowd = Crowd(
-        Address.of(url),
+        ServerAddress.of(url),
         Plan(options.clients, options.rooms, options.rate),
         ledger,
         dice,

@@ -55,7 +55,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ServerAddress:
     """Where a server's WebSocket is."""
 
     host: str
@@ -64,13 +64,13 @@ class Address:
     tls: bool
 
     @staticmethod
-    def of(url: str) -> Address:
+    def of(url: str) -> ServerAddress:
         """Of a server's URL (http, https, ws or wss), with or without `/ws`."""
         parts: SplitResult = urlsplit(url)
         tls = parts.scheme in ("https", "wss")
         path = parts.path.rstrip("/")
         target = (path if path.endswith("/ws") else path + "/ws") + (f"?{parts.query}" if parts.query else "")
-        return Address(parts.hostname or "", parts.port or (443 if tls else 80), target, tls)
+        return ServerAddress(parts.hostname or "", parts.port or (443 if tls else 80), target, tls)
 
     @property
     def authority(self) -> str:
@@ -235,7 +235,9 @@ class WebSocket:
             await self._writer.wait_closed()
 
 
-async def connect(address: Address, *, token: str | None, codec: Codec, compressed: bool, small: bool) -> WebSocket:
+async def connect(
+    address: ServerAddress, *, token: str | None, codec: Codec, compressed: bool, small: bool
+) -> WebSocket:
     """Connect and shake hands; Refused, OSError (TimeoutError is one) or Broken. `small`: with SMALL_BUFFER."""
     async with asyncio.timeout(CONNECT_SECONDS):
         sock = await _dial(address, small)
@@ -256,7 +258,7 @@ async def connect(address: Address, *, token: str | None, codec: Codec, compress
             raise
 
 
-async def _dial(address: Address, small: bool) -> socket.socket:
+async def _dial(address: ServerAddress, small: bool) -> socket.socket:
     loop = asyncio.get_running_loop()
     error: OSError = OSError(f"{address.host} has no address")
     for family, kind, protocol, _, where in await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
@@ -280,7 +282,7 @@ async def _dial(address: Address, small: bool) -> socket.socket:
 async def _shake_hands(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
-    address: Address,
+    address: ServerAddress,
     token: str | None,
     codec: Codec,
     compressed: bool,

@@ -26,7 +26,7 @@ News = tuple[str, int]
 """A publish whose reply has not come: its room, and the last seq that it tells of (0: a signal)."""
 
 
-class Reader(Protocol):
+class RedisSocketOwner(Protocol):
     def on_push(self, push: list[Any]) -> None:
         """A message, or the confirmation of a subscription."""
 
@@ -34,13 +34,13 @@ class Reader(Protocol):
         """The transport takes bytes again."""
 
 
-class Stream(asyncio.Protocol):
+class RedisSocket(asyncio.Protocol):
     """Takes over the transport of `connection`, which has greeted its server with RESP 3.
 
     `ended` is done when nothing comes any more; its exception says why. `close` must be awaited in the end.
     """
 
-    def __init__(self, connection: aioredis.Connection, reader: Reader) -> None:
+    def __init__(self, connection: aioredis.Connection, reader: RedisSocketOwner) -> None:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.writable = True
         self.unconfirmed = 0  # channels whose subscribe or unsubscribe was written, and not confirmed
@@ -70,7 +70,7 @@ class Stream(asyncio.Protocol):
             self._transport.abort()
 
     async def close(self) -> None:
-        """What was written goes out, unless the stream has ended; then nothing is left of the connection."""
+        """What was written goes out, unless the socket has ended; then nothing is left of the connection."""
         self._transport.close()
         try:
             with contextlib.suppress(TimeoutError):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.chat import eventually
 from tornado_chat.errors import LogUnavailable
-from tornado_chat.log.worker import Worker
+from tornado_chat.log.threads import Threads
 
 
 class Gate:
@@ -54,10 +54,10 @@ class Gates:
         return gate
 
 
-async def start(make: Callable[[], Gate], *, threads: int = 1, limit: int = 9, seconds: float = 20) -> Worker[Gate]:
-    worker = Worker("gates", make, threads=threads, limit=limit, timeout=seconds)
-    await worker.start()
-    return worker
+async def start(make: Callable[[], Gate], *, threads: int = 1, limit: int = 9, seconds: float = 20) -> Threads[Gate]:
+    pool = Threads("gates", make, threads=threads, limit=limit, timeout=seconds)
+    await pool.start()
+    return pool
 
 
 async def entered(gate: Gate) -> None:
@@ -66,51 +66,51 @@ async def entered(gate: Gate) -> None:
 
 async def test_results_and_errors_come_back() -> None:
     gates = Gates()
-    worker = await start(gates)
+    pool = await start(gates)
     gates.made[0].opened.set()
-    assert await worker.call(Gate.wait, "a") == "a"
+    assert await pool.call(Gate.wait, "a") == "a"
     with pytest.raises(ValueError, match="bad"):
-        await worker.call(Gate.fail)
-    made_in, called_in = await worker.call(Gate.who)
+        await pool.call(Gate.fail)
+    made_in, called_in = await pool.call(Gate.who)
     assert made_in == called_in != threading.get_ident()
-    await worker.close()
+    await pool.close()
     assert gates.made[0].closed == 1
 
 
 async def test_calls_past_the_limit_are_refused() -> None:
     gates = Gates()
-    worker = await start(gates, limit=3)
-    tasks = [asyncio.ensure_future(worker.call(Gate.wait, name)) for name in "abc"]
+    pool = await start(gates, limit=3)
+    tasks = [asyncio.ensure_future(pool.call(Gate.wait, name)) for name in "abc"]
     await entered(gates.made[0])
     with pytest.raises(LogUnavailable, match="3 calls wait"):
-        await worker.call(Gate.wait, "d")
+        await pool.call(Gate.wait, "d")
     gates.made[0].opened.set()
     assert await asyncio.gather(*tasks) == ["a", "b", "c"]
-    assert await worker.call(Gate.wait, "e") == "e"
+    assert await pool.call(Gate.wait, "e") == "e"
     assert gates.made[0].begun == ["a", "b", "c", "e"]
-    await worker.close()
+    await pool.close()
 
 
 async def test_a_call_that_takes_too_long_is_unavailable_and_the_next_ones_too() -> None:
     gates = Gates()
-    worker = await start(gates, limit=2, seconds=0.05)
-    tasks = [asyncio.ensure_future(worker.call(Gate.wait, name)) for name in "ab"]
+    pool = await start(gates, limit=2, seconds=0.05)
+    tasks = [asyncio.ensure_future(pool.call(Gate.wait, name)) for name in "ab"]
     for task in tasks:
         with pytest.raises(LogUnavailable, match=r"within 0\.05 s"):
             await task
     with pytest.raises(LogUnavailable, match="2 calls wait"):  # the thread is not free yet
-        await worker.call(Gate.wait, "c")
+        await pool.call(Gate.wait, "c")
     gates.made[0].opened.set()
-    await worker.close()
+    await pool.close()
     assert gates.made[0].begun == ["a"]  # nobody waited for b any more
 
 
 async def test_a_call_that_was_cancelled_is_not_begun() -> None:
     gates = Gates()
-    worker = await start(gates)
-    first = asyncio.ensure_future(worker.call(Gate.wait, "a"))
-    second = asyncio.ensure_future(worker.call(Gate.wait, "b"))
-    third = asyncio.ensure_future(worker.call(Gate.wait, "c"))
+    pool = await start(gates)
+    first = asyncio.ensure_future(pool.call(Gate.wait, "a"))
+    second = asyncio.ensure_future(pool.call(Gate.wait, "b"))
+    third = asyncio.ensure_future(pool.call(Gate.wait, "c"))
     await entered(gates.made[0])
     first.cancel()
     second.cancel()
@@ -118,18 +118,18 @@ async def test_a_call_that_was_cancelled_is_not_begun() -> None:
     gates.made[0].opened.set()
     assert await third == "c"
     assert gates.made[0].begun == ["a", "c"]
-    await worker.close()
+    await pool.close()
 
 
 async def test_closing_finishes_what_waits() -> None:
     gates = Gates()
-    worker = await start(gates, threads=2)
-    tasks = [asyncio.ensure_future(worker.call(Gate.wait, name)) for name in "abcd"]
+    pool = await start(gates, threads=2)
+    tasks = [asyncio.ensure_future(pool.call(Gate.wait, name)) for name in "abcd"]
     await asyncio.sleep(0)
-    closing = asyncio.ensure_future(worker.close())
+    closing = asyncio.ensure_future(pool.close())
     await asyncio.sleep(0)
     with pytest.raises(LogUnavailable, match="closed"):
-        await worker.call(Gate.wait, "e")
+        await pool.call(Gate.wait, "e")
     for gate in gates.made:
         gate.opened.set()
     await closing
@@ -139,10 +139,10 @@ async def test_closing_finishes_what_waits() -> None:
 
 async def test_closing_interrupts_what_does_not_end() -> None:
     gates = Gates()
-    worker = await start(gates, seconds=0.05)
-    task = asyncio.ensure_future(worker.call(Gate.wait, "a"))
+    pool = await start(gates, seconds=0.05)
+    task = asyncio.ensure_future(pool.call(Gate.wait, "a"))
     await entered(gates.made[0])
-    await worker.close()
+    await pool.close()
     with pytest.raises(LogUnavailable):
         await task
     assert gates.made[0].closed == 1

@@ -27,7 +27,7 @@ ResourceT = TypeVar("ResourceT", bound=Resource)
 Job = tuple["asyncio.Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
-class Worker(Generic[ResourceT]):
+class Threads(Generic[ResourceT]):
     """`threads` threads that take calls out of one queue, first come first served.
 
     Each thread makes a resource of its own with `make` and is the only one that uses it. `limit` calls may wait at

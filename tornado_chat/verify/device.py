@@ -13,7 +13,7 @@ from typing import NoReturn
 from tornado_chat.errors import CloseCode, ErrorCode
 from tornado_chat.verify.checks import EVENTS, SIGNALS, Finding, Witness, malformed, promised
 from tornado_chat.verify.ledger import Ledger
-from tornado_chat.verify.websocket import Address, Broken, Ended, Refused, WebSocket, connect
+from tornado_chat.verify.websocket import Broken, Ended, Refused, ServerAddress, WebSocket, connect
 from tornado_chat.wire.codec import Codec
 from tornado_chat.wire.events import Data
 from tornado_chat.wire.frames import ABNORMAL
@@ -50,7 +50,7 @@ class Sent:
         self.writes = 0
 
 
-class Client:
+class Device:
     """A user's device in some rooms, from their first event on. `run` is its one task."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Client:
         name: str,
         rooms: Sequence[str],
         ledger: Ledger,
-        address: Address,
+        address: ServerAddress,
         *,
         token: str | None,
         codec: Codec,

@@ -1,7 +1,8 @@
-"""Every way a command or a connection can fail: the two tables of PROTOCOL, and the exceptions that carry them."""
+"""Every way a command or a connection can fail: the two tables of docs/protocol.md, and what carries them."""
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum, StrEnum
 
 
@@ -33,6 +34,29 @@ class CloseCode(IntEnum):
     TOKEN_EXPIRED = 4001
     SESSION_REVOKED = 4002
     WRITE_TIMEOUT = 4003
+
+
+TRANSIENT_ERRORS = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE, ErrorCode.OVERLOADED})
+"""Errors after which the same command, sent again, may fare better."""
+
+TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses of a refusal, a proxy's too, after which the same request may fare better."""
+
+FINAL_CLOSES = frozenset(
+    {CloseCode.PROTOCOL_ERROR, CloseCode.UNSUPPORTED_DATA, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG}
+)
+"""Closes that blame the client: the same again would end the same way."""
+
+
+def retry_reason(milliseconds: int) -> str:
+    """The reason of a close that tells when to come back."""
+    return f"retry_after_ms={milliseconds}"
+
+
+def retry_after(reason: str) -> float | None:
+    """The seconds that a close's reason tells to wait; None if it tells nothing."""
+    asked = re.search("retry_after_ms=([0-9]{1,9})", reason)
+    return int(asked[1]) / 1000 if asked else None
 
 
 class ChatError(Exception):

@@ -22,7 +22,7 @@ from tornado_chat.auth import load_secret
 from tornado_chat.broker import Broker
 from tornado_chat.broker.opening import open_broker
 from tornado_chat.config import Settings
-from tornado_chat.errors import CloseCode, LogReplaced, LogUnavailable
+from tornado_chat.errors import CloseCode, LogReplaced, LogUnavailable, retry_reason
 from tornado_chat.live.connection import Transport
 from tornado_chat.live.context import Context
 from tornado_chat.live.hub import POLL_SECONDS, Hub
@@ -189,7 +189,7 @@ class Server:
         self.acceptor.start(self.listeners)
         self.keepalive.start()
         watched = (self._watch(), self._watch_revocations(), self.hub.presence.run())
-        self.watching = [self.hub.spawn(work) for work in watched]
+        self.watching = [self.hub.tasks.spawn(work) for work in watched]
         self._measure_lag(time.monotonic())
         return listeners.address(self.listeners)
 
@@ -308,7 +308,7 @@ class Server:
         milliseconds = 1000 * spread(len(connections), reconnects)
         for number, connection in enumerate(connections):
             wait = RETRY_MS + int(milliseconds * number / len(connections))
-            connection.close(CloseCode.SERVICE_RESTART, f"retry_after_ms={wait}")
+            connection.close(CloseCode.SERVICE_RESTART, retry_reason(wait))
             if number % 256 == 255:
                 await asyncio.sleep(0)
         with contextlib.suppress(TimeoutError):
@@ -355,7 +355,7 @@ async def serve(settings: Settings, place: Place | None = None) -> None:
 async def _run_alone(server: Server, told: asyncio.Event) -> None:
     systemd = Systemd(os.environ, os.getpid())
     systemd.ready("serving")
-    server.hub.spawn(_feed_watchdog(systemd))
+    server.hub.tasks.spawn(_feed_watchdog(systemd))
     await told.wait()
     systemd.stopping()
     _leave_in_time(server)

@@ -86,7 +86,7 @@ def connections(server: Server) -> list[int]:
 
 
 def test_an_old_worker_leaves_when_the_one_before_is_gone(tmp_path: Path) -> None:
-    program = impatient("control", SHORTEST_SPREAD_SECONDS=0.0)
+    program = impatient("processes.control", SHORTEST_SPREAD_SECONDS=0.0)
     with Server(tmp_path, *TWO, program=program) as server, ExitStack() as stack:
         chats = [stack.enter_context(RawChat(server.port)) for _ in range(20)]
         first, second = connections(server)
@@ -110,7 +110,7 @@ def test_an_old_worker_leaves_when_the_one_before_is_gone(tmp_path: Path) -> Non
 
 
 def test_the_clients_of_an_old_worker_come_back_before_the_next_one_leaves(tmp_path: Path) -> None:
-    program = impatient("control", RECONNECTS_A_SECOND=4)
+    program = impatient("processes.control", RECONNECTS_A_SECOND=4)
     with Server(tmp_path, *TWO, program=program) as server, ExitStack() as stack:
         chats = [stack.enter_context(RawChat(server.port)) for _ in range(20)]
         first, second = connections(server)

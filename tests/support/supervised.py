@@ -22,10 +22,10 @@ PATIENCE = 20.0
 DIED = r"worker ended worker=\d+ pid=\d+ signal=SIGKILL"
 
 
-def impatient(module: str = "supervisor", **constants: float) -> tuple[str, ...]:
+def impatient(module: str = "processes.supervisor", **constants: float) -> tuple[str, ...]:
     """`program` for a Server whose first process has other constants in a module; its workers are ordinary ones."""
-    lines = ["import sys", f"from tornado_chat import cli, {module}"]
-    lines += [f"{module}.{name} = {value!r}" for name, value in constants.items()]
+    lines = ["import sys", "from tornado_chat import cli", f"import tornado_chat.{module} as module"]
+    lines += [f"module.{name} = {value!r}" for name, value in constants.items()]
     return "-c", "; ".join([*lines, "sys.exit(cli.main())"])
 
 

@@ -13,6 +13,7 @@ from redis.exceptions import ConnectionError, RedisError
 
 from tornado_chat.broker.redis_address import HostPort, RedisAddress
 from tornado_chat.broker.redis_link import RedisLink, RedisLinkOwner, channel_of
+from tornado_chat.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,7 @@ class RedisCluster:
         self._rooms: dict[str, int] = {}  # those wanted, with their slots
         self._stale = asyncio.Event()
         self._told = False  # that the cluster cannot be read
-        self._task: asyncio.Task[None] | None = None
-        self._chores: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     @property
     def hears(self) -> bool:
@@ -46,13 +46,10 @@ class RedisCluster:
 
     def start(self) -> None:
         self._stale.set()
-        self._task = asyncio.create_task(self._run())
+        self._tasks.spawn(self._run())
 
     async def close(self) -> None:
-        tasks = [task for task in (self._task, *self._chores) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.stop()
         await asyncio.gather(*(link.close() for link in self._links.values()))
 
     def want(self, room: str) -> asyncio.Future[None] | None:
@@ -158,9 +155,9 @@ class RedisCluster:
         for link in new:
             link.start()
         for link in gone:
-            self._spawn(link.close())
+            self._tasks.spawn(link.close())
         if confirmations:  # by links that hear already; a new one tells of itself
-            self._spawn(self._tell_moved(confirmations))
+            self._tasks.spawn(self._tell_moved(confirmations))
 
     def _new_link(self, server: HostPort) -> RedisLink:
         find: Callable[[], Awaitable[HostPort]] = partial(_found, server)
@@ -181,11 +178,6 @@ class RedisCluster:
     async def _tell_moved(self, confirmations: list[asyncio.Future[None]]) -> None:
         await asyncio.wait(confirmations, timeout=CONFIRM_SECONDS)
         self._owner.on_link(again=False)
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._chores.add(task)
-        task.add_done_callback(self._chores.discard)
 
 
 async def _found(server: HostPort) -> HostPort:

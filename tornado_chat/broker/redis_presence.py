@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from tornado_chat.broker import LAPSE_SECONDS, Change, Records
 from tornado_chat.broker.redis_link import channel_of
+from tornado_chat.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -61,14 +62,12 @@ class RedisPresence:
     def __init__(self, ask: Ask, epoch: str) -> None:
         self._ask = ask
         self._epoch = epoch
-        self._writing: set[asyncio.Task[None]] = set()
+        self._writing = Tasks()
 
     def write(self, room: str, change: Change) -> None:
         """Begin to bring the record up to date; one that fails is found by `renew`."""
         if len(self._writing) < CHANGES:
-            task = asyncio.get_running_loop().create_task(self._write(room, change))
-            self._writing.add(task)
-            task.add_done_callback(self._writing.discard)
+            self._writing.spawn(self._write(room, change))
 
     async def _write(self, room: str, change: Change) -> None:
         users = [part for user in change.joined.items() for part in user]
@@ -130,7 +129,7 @@ class RedisPresence:
 
     async def close(self) -> None:
         """Wait for what is being written."""
-        await asyncio.gather(*self._writing)
+        await self._writing.finished()
 
 
 @contextmanager

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from tornado_chat.client.link import LONGEST_WAIT, Closed, Link, Refused, Token
-from tornado_chat.client.outbound import TRANSIENT, Outbound
-from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.client.outbound import Outbound
+from tornado_chat.errors import TRANSIENT_ERRORS, ChatError, ErrorCode
 from tornado_chat.wire.codec import JSON, Codec
 from tornado_chat.wire.commands import parse
 from tornado_chat.wire.events import Data
@@ -382,7 +382,7 @@ class Client:
             log.warning("refused code=%s reason=%s", code, error)
         elif room is None:
             self._outbound.on_error(id, error)
-        elif code in TRANSIENT:
+        elif code in TRANSIENT_ERRORS:
             delay = self._link.pause(room.failures) if error.retry_after is None else error.retry_after
             room.failures += 1
             room.stop_timer()

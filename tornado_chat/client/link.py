@@ -16,7 +16,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.iostream import IOStream
 from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, websocket_connect
 
-from tornado_chat.errors import ChatError, CloseCode
+from tornado_chat.errors import FINAL_CLOSES, TRANSIENT_STATUSES, ChatError, CloseCode, retry_after
 from tornado_chat.wire.codec import JSON, Codec
 from tornado_chat.wire.events import Data
 from tornado_chat.wire.frames import BINARY
@@ -25,12 +25,8 @@ log = logging.getLogger(__name__)
 
 Token = str | Callable[[], Awaitable[str]] | None
 
-HTTP_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, 599})
+NO_ANSWER = 599  # Tornado's status of a request that was not answered
 UNAUTHORIZED = frozenset({401, CloseCode.TOKEN_EXPIRED, CloseCode.SESSION_REVOKED})
-FINAL = frozenset(
-    {CloseCode.PROTOCOL_ERROR, CloseCode.UNSUPPORTED_DATA, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG}
-)
-"""Close codes after which the same again would end the same way."""
 
 MAX_MESSAGE_BYTES = 16 << 20  # the largest, a page of history, is about 1 MiB
 CLOSE_TIMEOUT = 1.0
@@ -285,7 +281,7 @@ class Link:
                 text = JSON.decode(response.body)["error"]["message"]  # type: ignore[index]  # TypeError is expected
         if error.code == 401 and self._renew(401):
             return Lost(f"{self._where} does not take the token any more: {text}")
-        if error.code not in HTTP_TRANSIENT:
+        if error.code not in TRANSIENT_STATUSES and error.code != NO_ANSWER:
             return Refused(error.code, f"{self._where} refused the connection: {text} (HTTP {error.code})")
         after = response.headers.get("Retry-After", "") if response is not None else ""
         wait = int(after) + self.pause(0) if re.fullmatch("[0-9]{1,9}", after) else None
@@ -295,12 +291,11 @@ class Link:
         """Of a connection that was closed with `code`; None: without a close frame."""
         if code is None:
             return Lost("connection lost")
-        if code in FINAL or (code in UNAUTHORIZED and not self._renew(code)):
+        if code in FINAL_CLOSES or (code in UNAUTHORIZED and not self._renew(code)):
             return Refused(code, f"{self._where} closed the connection: {code} {reason}".rstrip())
         wait = None
         if code in (CloseCode.SERVICE_RESTART, CloseCode.TRY_AGAIN_LATER):
-            asked = re.search("retry_after_ms=([0-9]{1,9})", reason)
-            wait = int(asked[1]) / 1000 if asked else None
+            wait = retry_after(reason)
         elif code == CloseCode.POLICY_VIOLATION:
             wait = self._backoff[1]
         return Lost(f"connection closed with {code} {reason}".rstrip(), wait)

@@ -8,11 +8,8 @@ import math
 from collections import deque
 
 from tornado_chat.client.link import LONGEST_WAIT, Link
-from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.errors import TRANSIENT_ERRORS, ChatError, ErrorCode
 from tornado_chat.wire.events import Data
-
-TRANSIENT = frozenset({ErrorCode.RATE_LIMITED, ErrorCode.UNAVAILABLE, ErrorCode.OVERLOADED})
-"""Errors after which the same command is sent again."""
 
 
 class Call:
@@ -114,7 +111,7 @@ class Outbound:
         command = self.commands.get(id)
         if command is None:  # its caller has given up
             return
-        if error.code in TRANSIENT and id in command.queue.flying:
+        if error.code in TRANSIENT_ERRORS and id in command.queue.flying:
             command.queue.recall(command)
             self._rest(command.queue, error.retry_after)
         else:

@@ -96,7 +96,7 @@ class CatchingUp:
         readers = self.readers.get(member.cursor)
         if readers is None:
             self.readers[member.cursor] = {member}
-            self.room.hub.spawn(self._read(member.cursor))
+            self.room.hub.tasks.spawn(self._read(member.cursor))
         else:
             readers.add(member)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
 from time import monotonic
 
 from tornado_chat.broker import Broker, Change
@@ -18,6 +17,7 @@ from tornado_chat.live.ring import Budget
 from tornado_chat.live.room import PENDING_EVENTS, Room
 from tornado_chat.log import Log
 from tornado_chat.metrics import Metrics
+from tornado_chat.tasks import Tasks
 from tornado_chat.wire.events import Data, Event
 
 logger = logging.getLogger(__name__)
@@ -71,31 +71,16 @@ class Hub:
         self.heads = Lookup(self, log.heads)
         self.marks = Lookup(self, log.marks)
         self.page_reads = asyncio.Semaphore(PAGE_READS)
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks = Tasks()
         self.poll_wanted = asyncio.Event()  # the heads are to be asked for now, not at the next turn
         self._flushing: deque[Room] = deque()
         self._flush_due = False
         self._feeding: deque[tuple[Member, Room]] = deque()
         self._feed_due = False
 
-    def spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        """Run `work` beside the callbacks; a failure is logged, `stop` cancels what is left."""
-        task = self.loop.create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("task failed", exc_info=error)
-
     async def stop(self) -> None:
-        """Cancel what still runs; members are the server's to close first."""
-        tasks = list(self.tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """End what still runs beside the callbacks; members are the server's to close first."""
+        await self.tasks.stop()
 
     # Rooms
 
@@ -104,7 +89,7 @@ class Hub:
         room = self.rooms.get(name)
         if room is None:
             room = self.rooms[name] = Room(self, name)
-            self.spawn(self._open(room))
+            self.tasks.spawn(self._open(room))
         return room
 
     async def _open(self, room: Room) -> None:
@@ -132,7 +117,7 @@ class Hub:
             self.typing.discard(room)
             room.ring.clear(CLEARED)
             if len(room.ring):
-                self.spawn(self._clear(room))
+                self.tasks.spawn(self._clear(room))
 
     async def _clear(self, room: Room) -> None:
         while len(room.ring):

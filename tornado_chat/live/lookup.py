@@ -30,7 +30,7 @@ class Lookup(Generic[K]):
             answer = self.wanted[key] = self.hub.loop.create_future()
             if not self.asking:
                 self.asking = True
-                self.hub.spawn(self._ask())
+                self.hub.tasks.spawn(self._ask())
         return await asyncio.shield(answer)  # others wait for the same answer
 
     async def _ask(self) -> None:

@@ -197,7 +197,7 @@ class PresenceTracker:
             self._to_ask[room] = None
             if not self._asking:
                 self._asking = True
-                self.hub.spawn(self._ask())
+                self.hub.tasks.spawn(self._ask())
 
     async def _ask(self) -> None:
         try:

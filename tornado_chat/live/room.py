@@ -282,7 +282,7 @@ class Room:
         if self.head >= 0 and self.known > self.head and not self.mending:
             self.mending = True
             self.hub.metrics.holes += 1
-            self.hub.spawn(self._mend())
+            self.hub.tasks.spawn(self._mend())
 
     async def _mend(self) -> None:
         try:

@@ -331,7 +331,7 @@ class Session:
         if len(self.members) >= ROOMS and command.room not in self.members:
             raise ChatError(ErrorCode.TOO_LARGE, f"a connection may be in {ROOMS:,} rooms: leave one first")
         self.context.limits.check_join(self.address)
-        self.task = self.context.hub.spawn(self._answer(self._enter, command))
+        self.task = self.context.hub.tasks.spawn(self._answer(self._enter, command))
         return True
 
     async def _enter(self, command: Join) -> None:
@@ -381,7 +381,7 @@ class Session:
             return False
         self._check_room(command.room)
         self._charge()
-        self.task = self.context.hub.spawn(self._answer(self._recount, command))
+        self.task = self.context.hub.tasks.spawn(self._answer(self._recount, command))
         return True
 
     async def _recount(self, command: History) -> None:
@@ -401,7 +401,7 @@ class Session:
         if room is not None:
             self._tell_presence(command, room.presence)
         else:
-            self.task = self.context.hub.spawn(self._answer(self._look_up_presence, command))
+            self.task = self.context.hub.tasks.spawn(self._answer(self._look_up_presence, command))
         return True
 
     async def _look_up_presence(self, command: Presence) -> None:

@@ -16,7 +16,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tornado_chat.config import Settings
@@ -26,6 +26,7 @@ from tornado_chat.processes.control import Message, reconnects, spread
 from tornado_chat.processes.listeners import Listeners
 from tornado_chat.processes.systemd import Systemd
 from tornado_chat.processes.workers import Slot, Worker, all_ready, launch
+from tornado_chat.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +85,8 @@ class Supervisor:
         safe = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
         self._command = [sys.executable, *safe, "-m", "tornado_chat", *arguments]
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._changes: set[asyncio.Task[None]] = set()  # those of them that may start a worker
+        self._tasks = Tasks()
+        self._changes = Tasks()  # those that may start a worker: a stop ends them first
         self._terminal = os.isatty(0)
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._stopped_at = 0.0
@@ -107,38 +108,20 @@ class Supervisor:
         try:
             code = await self._start()
             if code is None:
-                self._spawn(self._sweep())
-                self._spawn(self._feed_watchdog())
-                self._change(self._roll_when_wanted())
+                self._tasks.spawn(self._sweep())
+                self._tasks.spawn(self._feed_watchdog())
+                self._changes.spawn(self._roll_when_wanted())
                 await self._stopped
                 code = 0
             self.systemd.stopping()
             await self._drain_all()
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._changes.stop()
+            await self._tasks.stop()
             for worker in self.workers:  # after a fault of ours only
                 worker.process.kill()
                 worker.process.wait()
         return 1 if self._killed else code
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-        return task
-
-    def _change(self, work: Coroutine[object, object, None]) -> None:
-        """Spawn `work`, which may start a worker: a stop cancels it first."""
-        task = self._spawn(work)
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("task failed", exc_info=error)
 
     # Start and stop
 
@@ -186,10 +169,7 @@ class Supervisor:
     async def _drain_all(self) -> None:
         for slot in self.slots:
             slot.stop_timer()
-        changes = list(self._changes)
-        for change in changes:
-            change.cancel()
-        await asyncio.gather(*changes, return_exceptions=True)
+        await self._changes.stop()
         logger.info("stopping workers=%d", len(self.workers))
         share = reconnects(len(self.slots), sharing=len(self.slots))
         await asyncio.gather(*(self._drain(worker, share) for worker in list(self.workers)))
@@ -216,7 +196,7 @@ class Supervisor:
     async def _launch(self, slot: Slot) -> Worker:
         worker = await launch(slot, len(self.slots), self._command)
         self.workers.add(worker)
-        self._spawn(self._attend(worker, slot))
+        self._tasks.spawn(self._attend(worker, slot))
         logger.info("worker started worker=%d pid=%d", slot.number, worker.process.pid)
         return worker
 
@@ -232,7 +212,7 @@ class Supervisor:
             if slot.worker is None:
                 slot.worker = worker
             else:  # a roll was quicker
-                self._spawn(self._drain(worker, reconnects(len(self.slots))))
+                self._tasks.spawn(self._drain(worker, reconnects(len(self.slots))))
 
     def _fill_later(self, slot: Slot, life: float) -> None:
         """The worker of `slot` lived for `life` seconds, and another shall follow."""
@@ -242,7 +222,7 @@ class Supervisor:
         slot.restarts += 1
         pause = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** (slot.failures - 1)) if slot.failures else 0.0
         slot.failures += 1
-        slot.timer = self._loop.call_later(pause, lambda: self._change(self._fill(slot)))
+        slot.timer = self._loop.call_later(pause, lambda: self._changes.spawn(self._fill(slot)))
 
     async def _attend(self, worker: Worker, slot: Slot) -> None:
         """Hear what `worker` says until it is gone, then see to what that means."""
@@ -305,7 +285,7 @@ class Supervisor:
                 if answered is not None and not asked and not answered.done():
                     answered.set_result(None)
             case "scrape":
-                self._spawn(self._answer_scrape(worker))
+                self._tasks.spawn(self._answer_scrape(worker))
             case "paused":
                 if not worker.paused.done():
                     worker.paused.set_result(None)
@@ -313,7 +293,7 @@ class Supervisor:
                 worker.leaving = True
                 if slot.worker is worker and not self._stopped.done():
                     self._fill_later(slot, self._loop.time() - worker.started_at)
-                self._spawn(self._drain(worker, reconnects(len(self.slots) - 1)))  # for its time limit
+                self._tasks.spawn(self._drain(worker, reconnects(len(self.slots) - 1)))  # for its time limit
 
     def _reap(self) -> None:
         for worker in self.workers:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from tornado_chat.errors import CloseCode, ErrorCode
+from tornado_chat.errors import FINAL_CLOSES, TRANSIENT_ERRORS, TRANSIENT_STATUSES, CloseCode, ErrorCode, retry_after
 from tornado_chat.verify.checks import EVENTS, SIGNALS, Finding, Witness, malformed, promised
 from tornado_chat.verify.ledger import Ledger
 from tornado_chat.verify.websocket import Broken, Ended, Refused, ServerAddress, WebSocket, connect
@@ -26,13 +25,7 @@ LONGEST_PAUSE = 2.0
 LONGEST_ASKED = 30.0
 """Longest pause that a server may ask for, in seconds; a longer one is cut to it."""
 
-TRANSIENT = frozenset({ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED, ErrorCode.OVERLOADED})
-OWN_FAULT = frozenset(
-    {CloseCode.PROTOCOL_ERROR, CloseCode.UNSUPPORTED_DATA, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG}
-)
-"""Close codes that blame a client which did nothing wrong."""
 COMMON = frozenset({CloseCode.NORMAL, CloseCode.SERVICE_RESTART, CloseCode.TRY_AGAIN_LATER})
-HTTP_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class Sent:
@@ -180,7 +173,7 @@ class Device:
             except Refused as error:
                 self.ledger.counts["refused"] += 1
                 wait = error.retry_after
-                if error.status not in HTTP_TRANSIENT:
+                if error.status not in TRANSIENT_STATUSES:
                     self._give_up(error)
                     if self.welcomed.is_set():
                         self._violation(Finding("error", f"a handshake like others before was refused: {error}"))
@@ -234,10 +227,9 @@ class Device:
         elif end.code not in COMMON:
             self.ledger.note(f"{self.name}: connection closed with {end}")
         self.ledger.closes[name] += 1
-        if end.code in OWN_FAULT:
+        if end.code in FINAL_CLOSES:
             self._violation(Finding("error", f"closed with {end}, though nothing was wrong"))
-        asked = re.search("retry_after_ms=([0-9]{1,9})", end.reason)
-        return int(asked[1]) / 1000 if asked else None
+        return retry_after(end.reason)
 
     # What it is told.
 
@@ -357,13 +349,13 @@ class Device:
             witness = self.rooms.get(room)
             if witness is None or not witness.asked:
                 self._violation(Finding("error", f"{text}: of a join that was not sent"))
-            elif code not in TRANSIENT:
+            elif code not in TRANSIENT_ERRORS:
                 self._violation(Finding("error", f"join: {text}"), room)
             else:
                 witness.asked.popleft()
                 self._later(wait, lambda: self._join(room, self.rooms[room].cursor))
             return
-        if id is None and code in TRANSIENT:
+        if id is None and code in TRANSIENT_ERRORS:
             return  # of a whisper
         sent = self._sending.get(id) if isinstance(id, str) else None
         if sent is None:
@@ -375,7 +367,7 @@ class Device:
             self._violation(finding, sent.room)
         if sent.id not in witness.pending:
             del self._sending[sent.id]
-        if code in TRANSIENT:
+        if code in TRANSIENT_ERRORS:
             self._later(wait, lambda: self._retry(sent))
         elif code == ErrorCode.NOT_FOUND and sent.command["type"] in ("edit", "react") and not sent.seq:
             self.unanswered.pop(sent.id, None)

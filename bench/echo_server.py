@@ -1,4 +1,4 @@
-"""`/echo` on the server's own Connection: for conformance suites, and as the baseline of latency and CPU.
+"""`/echo` on the server's own WebSocket: for conformance suites, and as the baseline of latency and CPU.
 
 python -m bench.echo_server --port 9001
 """
@@ -15,11 +15,13 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
-from tornado_chat.live.connection import Connection, Transport
 from tornado_chat.live.keepalive import Keepalive
+from tornado_chat.live.socket_line import Lines
+from tornado_chat.live.websocket import WebSocket
 from tornado_chat.web.handover import take_over
+from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.deflate import deflate, negotiate
-from tornado_chat.wire.frames import frame
+from tornado_chat.wire.frames import BINARY, TEXT, frame
 from tornado_chat.wire.handshake import HandshakeError, check, response
 
 DEFLATE_FROM = 128  # bytes; smaller payloads go uncompressed
@@ -32,15 +34,21 @@ class Echo:
 
     def __init__(self, window_bits: int) -> None:
         self.window_bits = window_bits  # 0: no compression
-        self.connection: Connection | None = None
+        self.connection: WebSocket | None = None
 
-    def on_message(self, opcode: int, payload: bytes) -> None:
+    def on_message(self, payload: bytes) -> None:
+        self.echo(TEXT, payload)
+
+    def echo(self, opcode: int, payload: bytes) -> None:
         if self.connection is None:
             return
         if self.window_bits and len(payload) >= DEFLATE_FROM:
             self.connection.write(frame(opcode, deflate(payload, self.window_bits), rsv1=True))
         else:
             self.connection.write(frame(opcode, payload))
+
+    def on_ping(self, size: int) -> None:
+        pass
 
     def on_drained(self) -> None:
         pass
@@ -49,9 +57,19 @@ class Echo:
         self.connection = None
 
 
+class EchoSocket(WebSocket):
+    """Takes text and binary messages."""
+
+    __slots__ = ()
+
+    def _take_other_kind(self, payload: bytes) -> None:
+        if isinstance(self.listener, Echo):
+            self.listener.echo(BINARY, payload)
+
+
 class EchoHandler(RequestHandler):
-    def initialize(self, transport: Transport) -> None:
-        self.transport = transport
+    def initialize(self, lines: Lines) -> None:
+        self.lines = lines
 
     async def get(self) -> None:
         request = self.request
@@ -69,7 +87,7 @@ class EchoHandler(RequestHandler):
         except StreamClosedError:
             return
         echo = Echo(window_bits)
-        echo.connection = Connection(self.transport, sock, echo, deflate=bool(window_bits))
+        echo.connection = EchoSocket(self.lines, sock, echo, JSON, deflate=bool(window_bits))
         echo.connection.write(response(upgrade, extensions=extensions))
         echo.connection.start(early)
 
@@ -78,11 +96,11 @@ class EchoServer:
     """An echo server on the running loop; listens once it is made."""
 
     def __init__(self, host: str, port: int, max_frame_bytes: int) -> None:
-        self.transport = Transport(
+        self.lines = Lines(
             asyncio.get_running_loop(), max_frame_bytes=max_frame_bytes, high_water_mark=1 << 20, close_timeout=5.0
         )
-        self.keepalive = Keepalive(self.transport, ping_interval=25.0, ping_timeout=20.0, write_timeout=30.0)
-        self.http = HTTPServer(Application([("/echo", EchoHandler, {"transport": self.transport})]))
+        self.keepalive = Keepalive(self.lines, ping_interval=25.0, ping_timeout=20.0, write_timeout=30.0)
+        self.http = HTTPServer(Application([("/echo", EchoHandler, {"lines": self.lines})]))
         sockets = bind_sockets(port, host, backlog=4096)
         self.port: int = sockets[0].getsockname()[1]
         self.http.add_sockets(sockets)
@@ -93,9 +111,9 @@ class EchoServer:
         self.keepalive.stop()
         self.http.stop()
         await self.http.close_all_connections()
-        for connection in list(self.transport.connections):
+        for connection in list(self.lines.open):
             connection.close(1001)
-        await self.transport.wait_empty()
+        await self.lines.wait_empty()
 
 
 async def main(arguments: argparse.Namespace) -> None:

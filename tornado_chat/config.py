@@ -302,6 +302,12 @@ class Settings:
     send_burst: int = setting(
         "100", integer(0, 10**9), "events that a user may send at once, after a rest; 0: no limit", "N"
     )
+    address_users: int = setting(
+        "100",
+        integer(0, 10**9),
+        "users whose rates one address may use together, for its guests' events and for all its bytes; 0: no limit",
+        "N",
+    )
     join_rate: int = setting(
         "5000",
         integer(0, 10**9),
@@ -314,6 +320,10 @@ class Settings:
     max_connections: int = setting(
         "0", integer(0, 10**9), "connections open at once; 0: no limit but that of open files", "N"
     )
+    rooms_per_address: int = setting(
+        "20000", integer(0, 10**9), "different rooms that the connections of one address may be in; 0: no limit", "N"
+    )
+    max_rooms: int = setting("100000", integer(0, 10**9), "rooms open at once; 0: no limit", "N")
     max_frame_bytes: int = setting(
         "65536", integer(1024, 1 << 30), "largest message that a client may send, inflated", "BYTES"
     )

@@ -11,8 +11,8 @@ from json import dumps  # not orjson: what leaves here for a terminal is ASCII
 from typing import TextIO
 
 from tornado_chat.client import Client, Closed
-from tornado_chat.client.client import EVENTS
 from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.log.kinds import KINDS
 from tornado_chat.wire.events import Data
 
 WINDOW = 64
@@ -43,7 +43,7 @@ async def tail(url: str, room: str, *, token: str | None, name: str | None, last
             async for event in chat:
                 if event["type"] == "left":
                     return _fail(f"{room}: {event['message']}")
-                if event["type"] in EVENTS or event["type"] == "reset":
+                if event["type"] in KINDS or event["type"] == "reset":
                     print(dumps(event) if json else _encodable(printer.line(event), out), file=out, flush=True)
     except (ChatError, Closed) as error:
         return _fail(f"{room}: {error}")

@@ -23,7 +23,6 @@ from tornado_chat.broker import Broker
 from tornado_chat.broker.opening import open_broker
 from tornado_chat.config import Settings
 from tornado_chat.errors import CloseCode, LogReplaced, LogUnavailable, retry_reason
-from tornado_chat.live.connection import Transport
 from tornado_chat.live.context import Context
 from tornado_chat.live.hub import POLL_SECONDS, Hub
 from tornado_chat.live.keepalive import Keepalive
@@ -31,6 +30,7 @@ from tornado_chat.live.limits import Limits
 from tornado_chat.live.publisher import Publisher
 from tornado_chat.live.revocations import POLL_SECONDS as REVOCATIONS_POLL_SECONDS
 from tornado_chat.live.session import Session
+from tornado_chat.live.socket_line import Lines
 from tornado_chat.log import Log
 from tornado_chat.log.opening import open_log
 from tornado_chat.metrics import Metrics
@@ -81,6 +81,7 @@ class Server:
         self.log = log
         self.metrics = Metrics()
         self.uid = secrets.token_hex(8)
+        self.limits = Limits(settings, _connections_allowed(settings.max_connections), time.monotonic)
         self.hub = Hub(
             loop,
             log,
@@ -89,21 +90,12 @@ class Server:
             self.metrics,
             high_water_mark=settings.high_water_mark,
             ring_bytes=settings.ring_bytes,
+            limits=self.limits.rooms,
         )
         self.publisher = Publisher(self.hub)
-        self.limits = Limits(
-            send_rate=settings.send_rate,
-            send_burst=settings.send_burst,
-            join_rate=settings.join_rate,
-            per_address=settings.connections_per_address,
-            max_connections=_connections_allowed(settings.max_connections),
-            time=time.monotonic,
-        )
-        self.transport = Transport(
-            loop, max_frame_bytes=settings.max_frame_bytes, high_water_mark=settings.high_water_mark
-        )
+        self.lines = Lines(loop, max_frame_bytes=settings.max_frame_bytes, high_water_mark=settings.high_water_mark)
         self.keepalive = Keepalive(
-            self.transport,
+            self.lines,
             ping_interval=settings.ping_interval,
             ping_timeout=settings.ping_timeout,
             write_timeout=settings.write_timeout,
@@ -111,8 +103,8 @@ class Server:
         self.draining = False
         self.log_answers = True
         self.lag = 0.0
-        self.context = Context(self.hub, self.publisher, self.limits, settings)
-        front = Front(Gate(self.context, self.transport, secret), self.metrics, self.failing, self.degraded)
+        self.context = Context(self.hub, self.publisher, self.limits, self.lines, settings)
+        front = Front(Gate(self.context, secret), self.metrics, self.failing, self.degraded)
         self.http = HTTPServer(
             front, idle_connection_timeout=HTTP_IDLE_SECONDS, body_timeout=HTTP_IDLE_SECONDS, max_body_size=64 * 1024
         )
@@ -125,12 +117,12 @@ class Server:
 
     def _register_gauges(self) -> None:
         metrics, hub = self.metrics, self.hub
-        metrics.bytes_in = lambda: self.transport.bytes_in
-        metrics.messages_in = lambda: self.transport.messages_in
+        metrics.bytes_in = lambda: self.lines.bytes_in
+        metrics.messages_in = lambda: self.lines.messages_in
         metrics.broker = hub.broker.counts
-        metrics.closes = self.transport.closes
+        metrics.closes = self.lines.closes
         metrics.log_reads = lambda: self.log.reads
-        metrics.gauge("connections", "WebSocket connections open.", lambda: len(self.transport.connections))
+        metrics.gauge("connections", "WebSocket connections open.", lambda: len(self.lines.open))
         metrics.gauge("failing", "Checks of /readyz that fail.", lambda: len(self.failing()))
         metrics.gauge("degraded", "1 for a worker whose broker is away.", lambda: len(self.degraded()))
         metrics.gauge("rooms", "Rooms with members here.", lambda: len(hub.rooms))
@@ -147,9 +139,9 @@ class Server:
         metrics.gauge(
             "outbox_bytes",
             "Bytes waiting for slow clients' sockets, what they share counted for each.",
-            lambda: sum(connection.outbox_bytes for connection in self.transport.connections),
+            lambda: self.lines.outbox_bytes,
         )
-        metrics.gauge("ring_bytes", "Bytes held by the rings of recent events.", lambda: hub.budget.bytes)
+        metrics.gauge("ring_bytes", "Bytes held by the rings of recent events.", lambda: hub.shared.budget.bytes)
         metrics.gauge(
             "users", "Users with a connection or a spent rate limit.", lambda: len(self.limits.users.accounts)
         )
@@ -158,7 +150,7 @@ class Server:
     def _free(self) -> int:
         """Connections that may still be opened."""
         allowed = self.limits.max_connections
-        return allowed - len(self.transport.connections) if allowed else sys.maxsize
+        return allowed - len(self.lines.open) if allowed else sys.maxsize
 
     def failing(self) -> list[str]:
         """The checks that keep this process from being ready."""
@@ -179,6 +171,7 @@ class Server:
         """Learn what must be known before the first client comes: who may not come in, and what others publish."""
         await self.context.revocations.poll()
         await self.hub.broker.start(self.hub)
+        self.publisher.start()
 
     def start(self, inherited: Listeners | None = None) -> str:
         """Accept connections on the sockets that were inherited, or on some made now; listeners.address of them."""
@@ -196,7 +189,6 @@ class Server:
     def _measure_lag(self, due: float) -> None:
         lag = max(0.0, time.monotonic() - due)
         self.metrics.lag_seconds.observe(lag)
-        self.hub.lapse_typing()
         self.lag = max(lag, self.lag * 0.9)  # a bad moment is remembered for some seconds
         if not self.context.draining:
             self.loop.call_later(LAG_PERIOD, self._measure_lag, time.monotonic() + LAG_PERIOD)
@@ -280,8 +272,8 @@ class Server:
         self.context.draining = True
         self.acceptor.close()
         deadline = self.loop.time() + DRAIN_SECONDS
-        for connection in list(self.transport.connections):
-            connection.pause_reading()
+        for line in list(self.lines.open):
+            line.pause_reading()
         await self._finish_commands(deadline)
         await self.publisher.stop(max(1.0, deadline - self.loop.time()))
         await self._flush_rooms(deadline)
@@ -293,7 +285,7 @@ class Server:
         await self.log.close()
 
     async def _finish_commands(self, deadline: float) -> None:
-        sessions = [connection.receiver for connection in self.transport.connections]
+        sessions = [line.listener for line in self.lines.open]
         busy = [session for session in sessions if isinstance(session, Session)]
         while self.loop.time() < deadline and any(s.unfinished for s in busy):  # noqa: ASYNC110  # once in a life
             await asyncio.sleep(0.005)
@@ -304,17 +296,17 @@ class Server:
             await asyncio.sleep(0.001)
 
     async def _close_connections(self, reconnects: float) -> None:
-        connections = list(self.transport.connections)
-        milliseconds = 1000 * spread(len(connections), reconnects)
-        for number, connection in enumerate(connections):
-            wait = RETRY_MS + int(milliseconds * number / len(connections))
-            connection.close(CloseCode.SERVICE_RESTART, retry_reason(wait))
+        lines = list(self.lines.open)
+        milliseconds = 1000 * spread(len(lines), reconnects)
+        for number, line in enumerate(lines):
+            wait = RETRY_MS + int(milliseconds * number / len(lines))
+            line.close(CloseCode.SERVICE_RESTART, retry_reason(wait))
             if number % 256 == 255:
                 await asyncio.sleep(0)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.transport.wait_empty(), CLOSE_SECONDS)
-        for connection in list(self.transport.connections):
-            connection.abort(CloseCode.SERVICE_RESTART, "did not answer the close frame")
+            await asyncio.wait_for(self.lines.wait_empty(), CLOSE_SECONDS)
+        for line in list(self.lines.open):
+            line.abort(CloseCode.SERVICE_RESTART, "did not answer the close frame")
 
 
 def _connections_allowed(wanted: int) -> int:
@@ -386,4 +378,4 @@ async def _run_in_place(server: Server, told: asyncio.Event, place: Place) -> No
 def _leave_in_time(server: Server) -> None:
     """The kernel ends the process after LEAVE_SECONDS, even if the loop does not turn any more."""
     signal.alarm(LEAVE_SECONDS)
-    logger.info("stopping connections=%d", len(server.transport.connections))
+    logger.info("stopping connections=%d", len(server.lines.open))

@@ -164,7 +164,7 @@ async def test_attempts_to_connect_are_ever_further_apart_and_at_random(
 
     def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         attempts.append(monotonic())
-        writer.transport.abort()
+        writer.lines.abort()
 
     monkeypatch.setattr("random.uniform", longest)
     with RedisServer(tmp_path) as server:

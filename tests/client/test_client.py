@@ -23,13 +23,15 @@ from tornado.websocket import WebSocketHandler
 
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.client import Ack, Client, Closed, Refused
-from tornado_chat.client.client import EVENTS
 from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.log import kinds
 from tornado_chat.wire.codec import MSGPACK
 
 PATIENCE = 30.0
 FAST = (0.01, 0.2)
 """Bounds of the back-off where waiting is not what is tested."""
+
+KINDS = frozenset(kinds.KINDS)
 
 
 async def eventually(condition: Callable[[], object]) -> None:
@@ -38,7 +40,7 @@ async def eventually(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def take(chat: Client, count: int, types: frozenset[str] = EVENTS) -> list[dict[str, Any]]:
+async def take(chat: Client, count: int, types: frozenset[str] = KINDS) -> list[dict[str, Any]]:
     """The next `count` items of `types`."""
     taken: list[dict[str, Any]] = []
     async with asyncio.timeout(PATIENCE):
@@ -199,7 +201,7 @@ async def test_kill_9_in_the_middle_of_a_stream_loses_doubles_and_reorders_nothi
             async def read_all() -> None:
                 async for event in reader:
                     assert event["type"] != "reset"
-                    if event["type"] in EVENTS:
+                    if event["type"] in KINDS:
                         read.append(event)
 
             acks: list[Ack] = []
@@ -251,7 +253,7 @@ async def test_a_new_epoch_resets_the_room_and_gives_it_again(tmp_path: Path) ->
             await stop(server)
             new_epoch(server)
             await start(server)
-            items = await take(chat, 6, EVENTS | {"reset"})
+            items = await take(chat, 6, KINDS | {"reset"})
             assert items[0] == {"type": "reset", "room": "lobby", "epoch": chat.welcome["epoch"]}
             assert texts(items[1:]) == list("01234")
             await chat.send("lobby", "5")
@@ -265,7 +267,7 @@ async def test_a_cursor_of_another_log_is_not_believed(tmp_path: Path, held: dic
             for number in range(5):
                 await chat.send("lobby", str(number))
             await chat.join("lobby", **held)
-            items = await take(chat, 6, EVENTS | {"reset"})
+            items = await take(chat, 6, KINDS | {"reset"})
             assert items[0]["type"] == "reset"
             assert texts(items[1:]) == list("01234")
 

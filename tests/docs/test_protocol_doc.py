@@ -14,8 +14,9 @@ from tornado_chat.auth import GUEST_TTL
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode
 from tornado_chat.live.session import HISTORY_BYTES, PRESENT_USERS, ROOMS
 from tornado_chat.log import Entry, event_of
-from tornado_chat.wire.codec import CODECS, JSON
+from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import COMMANDS, HISTORY_DEFAULT, SEQ_MAX, describe, parse
+from tornado_chat.wire.encodings import SUBPROTOCOLS
 
 DOC = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 TEXT_CHARS = 8_000
@@ -86,7 +87,7 @@ def test_the_bounds_in_the_text() -> None:
 
 
 def test_the_sub_protocols() -> None:
-    assert [row[0].strip("`") for row in table("### Sub-protocols")] == list(CODECS)
+    assert [row[0].strip("`") for row in table("### Sub-protocols")] == list(SUBPROTOCOLS)
 
 
 def test_the_error_codes() -> None:

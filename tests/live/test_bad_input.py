@@ -31,7 +31,7 @@ def json_cases(name: str) -> Iterator[Case]:
                 continue  # the one command whose seq may be 0
             yield as_json(message(name, **{field: value})), field
         for value in (float("nan"), float("inf"), float("-inf")):
-            yield as_json(message(name, **{field: value})), field
+            yield as_json(message(name, **{field: value})), "message"
     for field in REQUIRED[name]:
         yield as_json({key: value for key, value in message(name).items() if key != field}), field
     yield as_json(message(name) | {"type": name.upper()}), "type"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from tornado_chat.config import Settings
 from tornado_chat.errors import ChatError
-from tornado_chat.live.limits import Accounts, Limits, TokenBucket
+from tornado_chat.live.limits import ADDRESS_FRAME_BYTES, USER_FRAME_BYTES, Limits, TokenBucket
 
 
 class Clock:
@@ -16,9 +19,9 @@ class Clock:
         return self.now
 
 
-def make_limits(clock: Clock, **changed: int) -> Limits:
-    wanted = {"send_rate": 10, "send_burst": 5, "join_rate": 2, "per_address": 3, "max_connections": 5} | changed
-    return Limits(time=clock, **wanted)
+def make_limits(clock: Clock, **changed: Any) -> Limits:
+    wanted: dict[str, Any] = {"send_rate": 10, "send_burst": 5, "join_rate": 2, "connections_per_address": 3} | changed
+    return Limits(Settings(**wanted), 5, clock)
 
 
 def test_bucket_gives_its_burst_and_then_its_rate() -> None:
@@ -45,10 +48,10 @@ def test_zero_is_no_limit(rate: int, burst: int) -> None:
 def test_account_outlives_its_connection_until_the_bucket_is_full() -> None:
     """Else a reconnect would be a way around the limit."""
     clock = Clock()
-    accounts = Accounts(rate=10, burst=5, time=clock)
+    accounts = make_limits(clock).users
     account = accounts.enter("alice")
     for _ in range(5):
-        assert account.bucket.take(clock()) == 0.0
+        assert account.events.take(clock()) == 0.0
     account.connections -= 1
     accounts.sweep()
     assert accounts.enter("alice") is account
@@ -60,7 +63,7 @@ def test_account_outlives_its_connection_until_the_bucket_is_full() -> None:
 
 def test_account_with_a_connection_is_kept() -> None:
     clock = Clock()
-    accounts = Accounts(rate=10, burst=5, time=clock)
+    accounts = make_limits(clock).users
     accounts.enter("alice")
     clock.now += 1000
     accounts.sweep()
@@ -105,3 +108,66 @@ def test_joins_are_limited_for_an_address_and_for_the_process() -> None:
         limits.check_join(limits.addresses.enter("192.0.2.9"))
     clock.now += 10
     limits.check_join(one)
+
+
+def test_bytes_are_owed_and_paid_in_time() -> None:
+    clock = Clock()
+    limits = make_limits(clock, max_frame_bytes=1024)
+    account = limits.users.enter("alice")
+    assert account.bytes is None, "who sends little costs nothing"
+    assert limits.users.owe_bytes(account, 5 * USER_FRAME_BYTES) == 0.0
+    assert limits.users.owe_bytes(account, 2 * USER_FRAME_BYTES) == pytest.approx(0.2)
+    clock.now += 0.1
+    assert limits.users.owe_bytes(account, 0) == pytest.approx(0.1)
+    account.connections -= 1
+    clock.now += 0.5
+    limits.sweep()
+    assert limits.users.accounts == {"alice": account}, "a new connection would owe nothing"
+    clock.now += 0.2
+    limits.sweep()
+    assert not limits.users.accounts
+
+
+def test_an_address_may_use_the_rates_of_so_many_users() -> None:
+    limits = make_limits(Clock(), address_users=100)
+    address = limits.addresses.enter("192.0.2.1")
+    assert [address.events.take(limits.time()) for _ in range(1000)] == [0.0] * 1000
+    assert address.events.take(limits.time()) == pytest.approx(0.001)
+    assert limits.addresses.owe_bytes(address, 1000 * ADDRESS_FRAME_BYTES) == 0.0
+    assert limits.addresses.owe_bytes(address, 1000 * ADDRESS_FRAME_BYTES) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("lifted", [{"send_rate": 0}, {"address_users": 0}])
+def test_the_limits_of_an_address_can_be_lifted(lifted: dict[str, int]) -> None:
+    limits = make_limits(Clock(), **lifted)
+    address = limits.addresses.enter("192.0.2.1")
+    assert not any(address.events.take(limits.time()) for _ in range(10_000))
+    assert limits.addresses.owe_bytes(address, 1 << 40) == 0.0
+
+
+def test_rooms_of_an_address_are_limited() -> None:
+    limits = make_limits(Clock(), rooms_per_address=2)
+    one, other = limits.addresses.enter("192.0.2.1"), limits.addresses.enter("192.0.2.2")
+    for name in ("a", "b", "a"):
+        limits.rooms.take(one, name, ())
+    with pytest.raises(ChatError) as refused:
+        limits.rooms.take(one, "c", ())
+    assert refused.value.code == "overloaded"
+    assert refused.value.retry_after
+    limits.rooms.take(other, "c", ())
+    one.leave_room("a")
+    with pytest.raises(ChatError):
+        limits.rooms.take(one, "c", ())
+    one.leave_room("a")
+    limits.rooms.take(one, "c", ())
+    assert one.rooms == {"b": 1, "c": 1}
+
+
+def test_rooms_of_the_process_are_limited() -> None:
+    limits = make_limits(Clock(), max_rooms=2)
+    address = limits.addresses.enter("192.0.2.1")
+    limits.rooms.take(address, "a", {"a", "b"})
+    with pytest.raises(ChatError) as refused:
+        limits.rooms.take(address, "c", {"a", "b"})
+    assert refused.value.code == "overloaded"
+    limits.rooms.take(address, "c", {"a"})

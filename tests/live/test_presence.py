@@ -67,7 +67,7 @@ async def test_a_reconnection_within_a_second_is_not_told(tmp_path: Path) -> Non
         await told(alice, count=2)
         here.server.watching[-1].cancel()  # time stands still
         await bob.close()
-        await eventually(lambda: len(here.server.transport.connections) == 1)
+        await eventually(lambda: len(here.server.lines.open) == 1)
         await here.join("r", path("bob"))
         await here.join("r", path("carol"))
         await here.server.hub.presence._tell()

@@ -17,6 +17,7 @@ from tornado_chat.live import publisher as publisher_module
 from tornado_chat.live import room as room_module
 from tornado_chat.live import session as session_module
 from tornado_chat.live.hub import Hub
+from tornado_chat.live.session import Session
 from tornado_chat.log import Appended, Entry
 
 Batch = Sequence[Entry]
@@ -94,6 +95,16 @@ async def test_what_comes_while_a_commit_runs_goes_into_the_next_one(
         assert gate.batches == [1, 50]
 
 
+def sessions_of(here: Running) -> list[Session]:
+    return [line.listener for line in here.server.lines.open if isinstance(line.listener, Session)]
+
+
+def is_full(session: Session) -> bool:
+    """It has as much unfinished as it may have, so that its client is not read."""
+    held = len(session.held or ())
+    return session.unanswered + held >= session_module.UNFINISHED or session.held_bytes > session_module.HELD_BYTES
+
+
 @pytest.mark.parametrize("bound", ["entries", "chars"])
 async def test_a_full_queue_stops_the_reading_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
@@ -113,11 +124,14 @@ async def test_a_full_queue_stops_the_reading_and_loses_nothing(
         writing = [
             asyncio.create_task(chat.say(*sends(str(number), 500, text=text))) for number, chat in enumerate(chats)
         ]
-        taken = 1 + len(chats) * session_module.UNFINISHED
-        await eventually(lambda: here.server.transport.messages_in == taken)
+        await eventually(lambda: len(publisher.queue) == most and sum(map(is_full, sessions_of(here))) == len(chats))
+        taken = here.server.lines.messages_in
         for _ in range(200):
             await asyncio.sleep(0)
-        assert here.server.transport.messages_in == taken, "it goes on reading"
+        assert here.server.lines.messages_in == taken, "it goes on reading"
+        assert taken <= 1 + len(chats) * session_module.UNFINISHED
+        held = [session.held_bytes for session in sessions_of(here)]
+        assert max(held) <= session_module.HELD_BYTES + 2 * len(text) + 200
         assert len(publisher.queue) == most, "over its bound"
         assert publisher.queued_chars == most * len(text)
         # Who wants something else is served.
@@ -156,7 +170,7 @@ async def test_a_room_with_much_to_flush_stops_the_reading_of_those_who_send_to_
 
         monkeypatch.setattr(room_module.Room, "_flush", lambda room: held_flush())
         writing = [asyncio.create_task(chat.say(*sends(str(number), 500))) for number, chat in enumerate(chats)]
-        await eventually(lambda: len(room.blocked) >= len(chats) and not here.server.publisher.queue)
+        await eventually(lambda: len(room.blocked) >= len(chats) and here.server.publisher.idle.is_set())
         pending = len(room.pending)
         assert most <= pending <= most + len(chats) * session_module.UNFINISHED
         elsewhere = (await connected(here, stack, 1))[0]
@@ -192,7 +206,7 @@ async def test_a_log_that_fails_and_is_mended(tmp_path: Path, monkeypatch: pytes
         assert [(await member.hear())["id"] for _ in range(10)] == [f"a {number}" for number in range(10)]
         assert (await chat.ask(type="history", room="r", id="h"))["messages"][-1]["seq"] == 10
         assert here.server.metrics.errors == {"unavailable": 10}
-        assert len(here.server.transport.connections) == 2
+        assert len(here.server.lines.open) == 2
 
 
 @pytest.mark.logs("log unavailable entries=5 reason=no answer in time")
@@ -318,9 +332,9 @@ async def test_what_waits_for_its_turn_is_carried_out_in_order(tmp_path: Path, m
             *sends("c", 1),
         )
         await eventually(lambda: gate.waiting)
-        (session,) = [connection.receiver for connection in here.server.transport.connections]
+        (session,) = [connection.listener for connection in here.server.lines.open]
         assert isinstance(session, session_module.Session)
-        await eventually(lambda: len(session.held) == 9)
+        await eventually(lambda: len(session.held or ()) == 9)
         gate.open.set()
         got: list[Any] = []
         while not got or got[-1].get("id") != "c 0":
@@ -356,15 +370,15 @@ async def test_a_client_that_was_reset_in_the_middle_of_its_commits_harms_nobody
         await eventually(lambda: len(here.server.publisher.queue) >= session_module.UNFINISHED + 2)
         (connection,) = [
             connection
-            for connection in here.server.transport.connections
-            if isinstance(connection.receiver, session_module.Session)
-            and connection.receiver.user == gone.welcome["user"]
+            for connection in here.server.lines.open
+            if isinstance(connection.listener, session_module.Session)
+            and connection.listener.user == gone.welcome["user"]
         ]
         gone.reset()
         await eventually(lambda: not connection._reading)  # it has seen that something is up, while it is paused
         first_commit, gate.open = gate.open, asyncio.Event()
         first_commit.set()
-        await eventually(lambda: connection.closing and connection not in here.server.transport.connections)
+        await eventually(lambda: connection.closing and connection not in here.server.lines.open)
         others = [other]
         if descriptor != "closed":
             others += await connected(here, stack, 5)  # one of them has it, on one of its two ends
@@ -374,7 +388,7 @@ async def test_a_client_that_was_reset_in_the_middle_of_its_commits_harms_nobody
             assert (await chat.ask(type="ping", id="p"))["type"] == "pong"
             assert (await chat.ask(type="send", room="r", text="x", id=f"n {number}"))["type"] == "ack"
         assert not here.server.metrics.errors
-        await eventually(lambda: len(here.server.transport.connections) == len(others))
+        await eventually(lambda: len(here.server.lines.open) == len(others))
 
 
 async def test_a_stop_finishes_what_was_read_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +397,7 @@ async def test_a_stop_finishes_what_was_read_and_nothing_else(tmp_path: Path, mo
         chat = (await connected(here, stack, 1))[0]
         gate.open.clear()
         await chat.say(*sends("a", 500))
-        await eventually(lambda: gate.waiting and here.server.transport.messages_in >= session_module.UNFINISHED)
+        await eventually(lambda: gate.waiting and here.server.lines.messages_in >= session_module.UNFINISHED)
         stopping = asyncio.create_task(here.server.stop())
         await eventually(lambda: here.server.draining)
         gate.open.set()

@@ -41,7 +41,7 @@ async def test_a_revoked_session_does_not_come_in_again_not_even_after_a_restart
             if not start:
                 await here.connect(path("phone"))
                 await here.server.log.revoke("phone", time.time() + 3600)
-                await eventually(lambda: not here.server.transport.connections)
+                await eventually(lambda: not here.server.lines.open)
             with pytest.raises(HTTPClientError) as refused:
                 await here.connect(path("phone"))
             assert refused.value.code == 401
@@ -53,6 +53,6 @@ async def test_what_is_kept_of_a_revocation_goes_with_its_token(tmp_path: Path) 
         await here.connect(path("phone"))
         await here.server.log.revoke("phone", time.time() + 1.2)
         revocations = here.server.context.revocations
-        await eventually(lambda: not revocations._sessions)
+        await eventually(lambda: not revocations._lines)
         assert revocations._expires
         await eventually(lambda: not revocations._expires)

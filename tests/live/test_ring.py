@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tornado_chat.live.ring import EVENT_BYTES, Budget, Ring
-from tornado_chat.wire.codec import JSON, encoding
+from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.encodings import websocket
 from tornado_chat.wire.events import Event
 
-PLAIN = encoding(JSON, 0)
+PLAIN = websocket(JSON)
 
 
 def message(seq: int, text: str = "x") -> Event:
@@ -16,6 +17,11 @@ def message(seq: int, text: str = "x") -> Event:
 def fill(ring: Ring, first: int, last: int, text: str = "x") -> None:
     for seq in range(first, last + 1):
         ring.append(message(seq, text))
+
+
+def frame(ring: Ring, event: Event) -> bytes:
+    ring.encode(event, [PLAIN])
+    return event.frames[PLAIN]
 
 
 def seqs(events: list[Event] | None) -> list[int] | None:
@@ -54,7 +60,7 @@ def test_a_late_encoding_is_charged_too() -> None:
     fill(ring, 1, 1, text="y" * 1000)
     before = budget.bytes
     event = ring.events[0]
-    assert ring.frame(event, PLAIN) is ring.frame(event, PLAIN)
+    assert frame(ring, event) is frame(ring, event)
     assert budget.bytes == before + len(event.frames[PLAIN])
     ring.clear(1000)
     assert budget.bytes == 0
@@ -105,9 +111,9 @@ def test_erase_takes_the_message_and_its_edits() -> None:
     edit = Event(3, {"type": "edited", "room": "r", "seq": 3, "target": 1, "user": "u", "text": "secret 2", "ts": 1})
     ring.append(edit)
     for event in ring.events:
-        ring.frame(event, PLAIN)
+        frame(ring, event)
     ring.erase(1)
-    assert b"secret" not in ring.frame(ring.events[0], PLAIN)
-    assert b'"deleted":true' in ring.frame(ring.events[0], PLAIN)
-    assert b"secret" in ring.frame(ring.events[1], PLAIN)
-    assert b"secret" not in ring.frame(edit, PLAIN)
+    assert b"secret" not in frame(ring, ring.events[0])
+    assert b'"deleted":true' in frame(ring, ring.events[0])
+    assert b"secret" in frame(ring, ring.events[1])
+    assert b"secret" not in frame(ring, edit)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,19 +17,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.chat import eventually
-from tornado_chat.auth import Identity
 from tornado_chat.broker.local import LocalBroker
 from tornado_chat.errors import ChatError, LogUnavailable
-from tornado_chat.live.hub import PAGE_READS, Hub
+from tornado_chat.live.hub import Hub, Memberships
+from tornado_chat.live.limits import AddressAccount, RoomLimits, TokenBucket
 from tornado_chat.live.member import GONE, LIVE, Member
 from tornado_chat.live.room import EARLY_EVENTS, PENDING_SIGNALS, SLICE, Room
+from tornado_chat.live.shared import PAGE_READS
 from tornado_chat.log import Appended, Entry, Revocation
 from tornado_chat.metrics import Metrics
-from tornado_chat.wire.codec import JSON, encoding
+from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.commands import Join
+from tornado_chat.wire.encodings import websocket
 from tornado_chat.wire.events import Data, Event
+from tornado_chat.wire.replies import Left, Typing
 
 MARK = 4096
-PLAIN = encoding(JSON, 0)
+PLAIN = websocket(JSON)
 
 
 class MemoryLog:
@@ -96,27 +101,32 @@ class MemoryLog:
 
 
 class Peer:
-    """A connection and its session in one: what was written, and an outbox that drains when it is told to."""
+    """A line and its session in one: what was written, and an outbox that drains when it is told to.
+
+    It joins and leaves as a session does: by the hub.
+    """
 
     def __init__(self, hub: Hub, user: str) -> None:
         self.hub = hub
         self.user = user
-        self.encoding = PLAIN
-        self.identity = Identity(user, "name")
-        self.connection = self
         self.closing = False
+        self.asked_bytes = 0
         self.written: list[Data] = []
         self.outbox_bytes = 0
         self.most = 0
         self.stalled = False
         self.closed = False
         self.drain_wanted = False
-        self.member: Member | None = None
+        self.memberships: Memberships = {}
+        self.address = AddressAccount(TokenBucket(0, 0, 0), TokenBucket(0, 0, 0))
+        self.doing: asyncio.Task[None] | None = None
         self.everybody: list[Peer] = []
 
-    def write(self, data: bytes | Data) -> None:
-        if isinstance(data, dict):
-            data = PLAIN.frame(data)
+    @property
+    def member(self) -> Member | None:
+        return self.memberships.get("r")
+
+    def write(self, data: bytes) -> None:
         frames = unframe(data)
         along = {frame["target"] for frame in frames if frame["type"] == "deleted"}
         for written in frames:
@@ -128,36 +138,46 @@ class Peer:
             self.outbox_bytes += len(data)
             self.most = max(self.most, self.outbox_bytes)
 
-    def close(self, code: int, reason: str) -> None:
+    def close(self, code: int, reason: str = "") -> None:
         self.closed = True
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
 
     def want_drained(self) -> None:
         self.drain_wanted = True
         if not self.stalled:
-            self.hub.loop.call_soon(self.drain)
+            self.hub.shared.loop.call_soon(self.drain)
 
     def drain(self) -> None:
         self.stalled = False
         self.outbox_bytes = 0
         if self.drain_wanted:
             self.drain_wanted = False
-            if self.member is not None and self.member.state:
-                self.hub.feed_soon(self.member, self.hub.rooms["r"])
+            self.hub.drained(self.memberships)
 
-    def join(self, after: int | None) -> None:
-        room = self.hub.rooms["r"]
-        self.leave()
-        head = room.flushed
-        cursor = head if after is None else min(after, head)
-        self.member = Member(self, cursor)  # type: ignore[arg-type]  # stands in for a Session
-        self.written.append({"type": "joined", "cursor": cursor})
-        room.enter(self.member)
+    def begin(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do `work` when what was begun before is done: as a session does with `join` and `leave`."""
+        self.doing = self.hub.shared.loop.create_task(self._do(self.doing, work))
 
-    def leave(self) -> None:
+    async def _do(self, before: asyncio.Task[None] | None, work: Callable[[], Awaitable[None]]) -> None:
+        if before is not None:
+            await before
+        await work()
+
+    async def join(self, after: int | None) -> None:
+        member = Member(self, self.user, "name", PLAIN)
+        await self.hub.admit(member, Join(room="r", after=after), self.memberships, self.address)
+
+    async def leave(self) -> None:
         if self.member is not None:
-            self.hub.rooms["r"].leave(self.member)
-            self.member = None
-            self.written.append({"type": "left"})
+            self.hub.leave("r", self.memberships, self.address)
+            self.write(PLAIN.frame(Left(room="r")))
+
+    @property
+    def busy(self) -> bool:
+        return self.doing is not None and not self.doing.done()
 
 
 def unframe(data: bytes) -> list[Data]:
@@ -179,12 +199,11 @@ def check(written: list[Data], head: int, *, here: bool) -> None:
     live = False
     for data in written:
         match data["type"]:
-            case "joined":
-                assert cursor is None
+            case "joined":  # perhaps in the place of another membership, of which nothing comes any more
                 cursor, live = data["cursor"], False
             case "left":
                 assert cursor is not None
-                cursor = None
+                cursor, live = None, False
             case "synced":
                 assert cursor == data["seq"]
                 assert not live
@@ -216,14 +235,16 @@ async def quiet(hub: Hub, peers: list[Peer]) -> None:
             peer.drain()
         await asyncio.sleep(0)
         room = hub.rooms.get("r")
+        if any(peer.busy for peer in peers):
+            continue
         if room is None or not (room.pending or room.flushing or room.catching or room.hole or hub.tasks):
             return
     raise AssertionError("it never came to rest")
 
 
 def made_hub(log: MemoryLog, ring_bytes: int) -> Hub:
-    loop, broker = asyncio.get_running_loop(), LocalBroker(alone=True)
-    return Hub(loop, log, broker, "here", Metrics(), high_water_mark=MARK, ring_bytes=ring_bytes)
+    loop, broker, limits = asyncio.get_running_loop(), LocalBroker(alone=True), RoomLimits(0, 0)
+    return Hub(loop, log, broker, "here", Metrics(), high_water_mark=MARK, ring_bytes=ring_bytes, limits=limits)
 
 
 async def start(log: MemoryLog, *, ring_bytes: int = 10**6) -> tuple[Hub, Room]:
@@ -269,7 +290,7 @@ def test_every_member_gets_every_event_once_and_in_order(
         peers = [Peer(hub, f"user{number}") for number in range(2)]
         for peer in peers:
             peer.everybody = peers
-            peer.join(None)
+            await peer.join(None)
         erased: set[int] = set()
         for step in steps:
             match step:
@@ -296,16 +317,17 @@ def test_every_member_gets_every_event_once_and_in_order(
                         erased.add(target)
                         room.deliver(log.add("", target=target))
                 case "join", who, after:
-                    peers[who].join(after)
+                    peers[who].begin(partial(peers[who].join, after))
                 case "leave", who:
-                    peers[who].leave()
+                    peers[who].begin(peers[who].leave)
                 case "stall", who:
                     peers[who].stalled = True
                 case "drain", who:
                     peers[who].drain()
                 case "typing", who:
-                    room.typing.pop(peers[who].user, None)
-                    room.set_typing(peers[who], on=True)
+                    peer = peers[who]
+                    room.typing.pop(peer.user, None)
+                    room.set_typing(peer.user, "name", peer, on=True)
                 case "slow log", delay:
                     log.delay = delay
                 case "turn", count:
@@ -325,14 +347,15 @@ def test_every_member_gets_every_event_once_and_in_order(
         for event in room.ring.events[room.ring.dropped :]:
             assert (event.data.get("deleted") is True) == (event.seq in erased)
         for peer in peers:
-            peer.leave()
+            await peer.leave()
+            assert not peer.address.rooms
         room.holds -= 1
         room.release()
         assert not hub.rooms
-        assert not hub.budget.order
-        assert hub.budget.bytes == 0
+        assert not hub.shared.budget.order
+        assert hub.shared.budget.bytes == 0
         assert not hub.tasks
-        assert hub.page_reads._value == PAGE_READS
+        assert hub.shared.page_reads._value == PAGE_READS
 
     import tornado_chat.live.room as module
 
@@ -351,12 +374,12 @@ async def test_members_at_one_cursor_share_one_query_and_one_chunk() -> None:
     hub, _ = await start(log)
     peers = [Peer(hub, f"user{number}") for number in range(300)]
     for peer in peers:
-        peer.join(0)
+        await peer.join(0)
     await quiet(hub, peers)
     assert log.reads == 1
     assert all(peer.member is not None and peer.member.state == LIVE for peer in peers)
     late = Peer(hub, "late")
-    late.join(2)
+    await late.join(2)
     await quiet(hub, [late])
     assert log.reads == 1, "the page went into the ring"
 
@@ -370,7 +393,7 @@ async def test_a_log_that_does_not_answer_delays_a_page_and_loses_nothing(monkey
     hub, _ = await start(log)
     log.fail_next = True
     peer = Peer(hub, "u")
-    peer.join(0)
+    await peer.join(0)
     await quiet(hub, [peer])
     check(peer.written, 20, here=True)
 
@@ -380,7 +403,7 @@ async def test_nothing_follows_left_in_the_middle_of_a_flush() -> None:
     hub, room = await start(log)
     peers = [Peer(hub, f"user{number}") for number in range(3 * SLICE)]
     for peer in peers:
-        peer.join(None)
+        await peer.join(None)
     room.deliver(log.add("hello"))
     await turns(2)
     assert room.batches, "the flush is under way"
@@ -388,19 +411,36 @@ async def test_nothing_follows_left_in_the_middle_of_a_flush() -> None:
     assert 0 < reached < len(peers)
     member = peers[-1].member
     assert member is not None
-    peers[-1].leave()
+    await peers[-1].leave()
     assert member.state == GONE
-    peers[-2].join(0)
+    await peers[-2].join(0)
     newcomer = Peer(hub, "newcomer")
-    newcomer.join(None)
+    await newcomer.join(None)
     await quiet(hub, [*peers, newcomer])
-    assert peers[-1].written[-1] == {"type": "left"}
+    assert peers[-1].written[-1] == {"type": "left", "room": "r"}
     check(peers[-1].written, 1, here=False)
     check(peers[-2].written, 1, here=True)
     check(newcomer.written, 1, here=True)
     assert not [d for d in newcomer.written if d["type"] == "message"], "its cursor was past the batch"
     for peer in peers[:-2]:
         check(peer.written, 1, here=True)
+
+
+async def test_no_signal_follows_left_in_the_middle_of_a_flush() -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peers = [Peer(hub, f"user{number}") for number in range(3 * SLICE)]
+    for peer in peers:
+        await peer.join(None)
+    room.signal(Typing(room="r", user="elsewhere", name="name", on=True))
+    await turns(2)
+    last = peers[-1]
+    assert room.batches, "the flush is under way"
+    assert last.written[-1]["type"] == "synced", "and has not come to the last"
+    await last.leave()
+    await quiet(hub, peers)
+    assert last.written[-1]["type"] == "left"
+    assert all(peer.written[-1]["type"] == "typing" for peer in peers[:-1])
 
 
 async def filled(hub: Hub, peer: Peer, head: int) -> None:
@@ -415,7 +455,7 @@ async def test_a_hole_is_filled_from_the_log_soon() -> None:
     log = MemoryLog()
     hub, room = await start(log)
     peer = Peer(hub, "u")
-    peer.join(None)
+    await peer.join(None)
     room.deliver(log.add("one"))
     log.add("never announced")
     log.add("neither")
@@ -428,7 +468,7 @@ async def test_what_was_overtaken_has_a_moment_to_come_by_itself() -> None:
     log = MemoryLog()
     hub, room = await start(log)
     peer = Peer(hub, "u")
-    peer.join(None)
+    await peer.join(None)
     first, *others = [log.add(f"{number}") for number in range(5)]
     for event in others:
         room.deliver(event)
@@ -444,7 +484,7 @@ async def test_events_that_wait_for_a_hole_are_bounded() -> None:
     log = MemoryLog()
     hub, room = await start(log)
     peer = Peer(hub, "u")
-    peer.join(None)
+    await peer.join(None)
     log.add("never announced")
     for number in range(EARLY_EVENTS + 50):
         room.deliver(log.add(f"{number}"))
@@ -483,9 +523,9 @@ async def test_signals_beyond_the_bound_are_dropped_and_counted() -> None:
     log = MemoryLog()
     hub, room = await start(log)
     peer = Peer(hub, "u")
-    peer.join(None)
+    await peer.join(None)
     for number in range(PENDING_SIGNALS + 5):
-        room.signal({"type": "typing", "room": "r", "user": f"user{number}"})
+        room.signal(Typing(room="r", user=f"user{number}", name="name", on=True))
     await quiet(hub, [peer])
     assert sum(data["type"] == "typing" for data in peer.written) == PENDING_SIGNALS
     assert hub.metrics.signals_dropped == 5
@@ -504,7 +544,7 @@ async def test_pages_held_for_members_are_bounded_over_all_rooms() -> None:
         room.head = room.flushed = 40
     members = []
     for room in rooms:
-        member = Member(Peer(hub, "u"), 0)  # type: ignore[arg-type]  # stands in for a Session
+        member = Member(Peer(hub, "u"), "u", "name", PLAIN)
         members.append(member)
         room.enter(member)
     most = 0
@@ -512,7 +552,7 @@ async def test_pages_held_for_members_are_bounded_over_all_rooms() -> None:
         most = max(most, sum(len(room.catching.pages) for room in rooms if room.catching))
         await asyncio.sleep(0)
     assert 0 < most <= PAGE_READS
-    assert hub.page_reads._value == PAGE_READS
+    assert hub.shared.page_reads._value == PAGE_READS
 
 
 async def test_the_page_of_a_member_that_left_is_not_read() -> None:
@@ -523,12 +563,12 @@ async def test_the_page_of_a_member_that_left_is_not_read() -> None:
     peer = Peer(hub, "u")
     log.delay = 200
     for after in range(30):
-        peer.join(after)
+        await peer.join(after)
         await turns(2)
-    peer.leave()
+    await peer.leave()
     await quiet(hub, [peer])
     assert log.reads <= PAGE_READS
-    assert hub.page_reads._value == PAGE_READS
+    assert hub.shared.page_reads._value == PAGE_READS
 
 
 @pytest.mark.logs("flush failed, its members are cut off")
@@ -536,7 +576,7 @@ async def test_a_fault_in_a_flush_cuts_the_members_off_and_the_room_goes_on(monk
     log = MemoryLog()
     hub, room = await start(log)
     peer = Peer(hub, "u")
-    peer.join(None)
+    await peer.join(None)
     resumed: list[bool] = []
     peer.resume = lambda: resumed.append(True)  # type: ignore[attr-defined]  # stands in for a Session's
     room.blocked.append(peer)  # type: ignore[arg-type]  # likewise
@@ -547,7 +587,7 @@ async def test_a_fault_in_a_flush_cuts_the_members_off_and_the_room_goes_on(monk
     assert peer.closed
     assert resumed, "who waited for the flush must not wait for ever"
     back = Peer(hub, "u")
-    back.join(0)
+    await back.join(0)
     room.deliver(log.add("next"))
     await quiet(hub, [back])
     check(back.written, 2, here=True)
@@ -558,7 +598,7 @@ async def test_news_that_come_faster_than_the_flush_are_bounded(monkeypatch: pyt
     log = MemoryLog()
     hub, room = await start(log)
     peer = Peer(hub, "u")
-    peer.join(None)
+    await peer.join(None)
     for number in range(100):  # in one turn of the loop: nothing is flushed meanwhile
         hub.on_events("r", [log.add(f"{number}").data])
     assert len(room.pending) == 10

@@ -326,7 +326,7 @@ async def test_presence_is_that_of_all_processes(tmp_path: Path, redis_server: R
             answer = await present(client, 2)
             assert sorted(user["name"] for user in answer["users"]) == ["Alice", "Bob"]
         await phone.close()
-        await eventually(lambda: len(two.server.transport.connections) == 1)
+        await eventually(lambda: len(two.server.lines.open) == 1)
         await bob.ask(type="leave", room="r")
         await present(alice, 1)
         outside = await two.connect()

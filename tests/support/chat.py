@@ -143,10 +143,10 @@ async def running(path: Path, *, siblings: int = 0, **settings: Any) -> AsyncIte
         yield here
         for client in here.clients:
             await client.close()
-        await eventually(lambda: not server.transport.connections)
+        await eventually(lambda: not server.lines.open)
         assert not server.hub.rooms
-        assert not server.hub.budget.order
-        assert server.hub.budget.bytes == 0
+        assert not server.hub.shared.budget.order
+        assert server.hub.shared.budget.bytes == 0
     finally:
         await server.stop()
         for client in here.clients:

@@ -1,4 +1,4 @@
-"""A Connection and its peer over real TCP on loopback, for the tests of live/."""
+"""A WebSocket and its peer over real TCP on loopback, for the tests of live/."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.raw_websocket import Frame, client_frame
-from tornado_chat.live.connection import Connection, Transport
-from tornado_chat.wire.frames import CLOSE
+from tornado_chat.live.socket_line import Lines
+from tornado_chat.live.websocket import WebSocket
+from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.frames import BINARY, CLOSE, TEXT
 
 TIMEOUT = 10.0
 
@@ -23,19 +25,26 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 class Recorder:
-    """A receiver that remembers what it was told; `reaction` is called for each message."""
+    """A listener that remembers what it was told; `reaction` is called for each message."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[int, bytes]] = []
+        self.pings: list[int] = []
         self.drained = 0
         self.closed: list[tuple[int, str]] = []
         self.reaction: Callable[[int, bytes], object] = lambda opcode, payload: None
         self.drained_reaction: Callable[[], object] = lambda: None
         self.closed_reaction: Callable[[], object] = lambda: None
 
-    def on_message(self, opcode: int, payload: bytes) -> None:
+    def on_message(self, payload: bytes) -> None:
+        self.take(TEXT, payload)
+
+    def take(self, opcode: int, payload: bytes) -> None:
         self.messages.append((opcode, payload))
         self.reaction(opcode, payload)
+
+    def on_ping(self, size: int) -> None:
+        self.pings.append(size)
 
     def on_drained(self) -> None:
         self.drained += 1
@@ -46,8 +55,8 @@ class Recorder:
         self.closed_reaction()
 
 
-def new_transport(*, high_water_mark: int = 1 << 20, close_timeout: float = 1000.0) -> Transport:
-    return Transport(
+def new_lines(*, high_water_mark: int = 1 << 20, close_timeout: float = 1000.0) -> Lines:
+    return Lines(
         asyncio.get_running_loop(),
         max_frame_bytes=65536,
         high_water_mark=high_water_mark,
@@ -55,13 +64,22 @@ def new_transport(*, high_water_mark: int = 1 << 20, close_timeout: float = 1000
     )
 
 
-class Pair:
-    """`connection` with its `receiver`, and the peer's end of the socket. Nothing of it is left after the block."""
+class Both(WebSocket):
+    """One that takes text and binary messages."""
 
-    def __init__(self, transport: Transport | None = None, *, buffers: int | None = None) -> None:
+    def _take_other_kind(self, payload: bytes) -> None:
+        if not self.closing and isinstance(self.listener, Recorder):
+            self._lines.messages_in += 1
+            self.listener.take(BINARY, payload)
+
+
+class Pair:
+    """`connection` with its `listener`, and the peer's end of the socket. Nothing of it is left after the block."""
+
+    def __init__(self, lines: Lines | None = None, *, buffers: int | None = None) -> None:
         """`buffers`: what the kernel may hold, about, on each side; None: as it likes."""
-        self.transport = transport or new_transport()
-        self.receiver = Recorder()
+        self.lines = lines or new_lines()
+        self.listener = Recorder()
         with socket.create_server(("127.0.0.1", 0)) as listener:
             if buffers is not None:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
@@ -75,7 +93,7 @@ class Pair:
         self.sock.setblocking(False)
         server.setblocking(False)
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.connection = Connection(self.transport, server, self.receiver, deflate=False)
+        self.connection = Both(self.lines, server, self.listener, JSON, deflate=False)
         self.buffer = b""
 
     async def __aenter__(self) -> Self:
@@ -87,9 +105,9 @@ class Pair:
     ) -> None:
         self.sock.close()
         self.connection.abort(1006)
-        await until(lambda: self.receiver.closed)
-        assert len(self.receiver.closed) == 1
-        assert self.connection not in self.transport.connections
+        await until(lambda: self.listener.closed)
+        assert len(self.listener.closed) == 1
+        assert self.connection not in self.lines.open
 
     async def send(self, data: bytes) -> None:
         async with asyncio.timeout(TIMEOUT):

@@ -91,8 +91,8 @@ BAD: dict[str, list[Any]] = {
     ],
 }
 NAN: list[Any] = [math.nan, math.inf, -math.inf]
-EXT = msgpack.ExtType(5, b"a")
-ONLY_MSGPACK: list[Any] = [b"a", b"\xff", b"", EXT, msgpack.Timestamp(1), {1: 2}, {None: 1}, {b"a": 1}, *NAN]
+EXTENSIONS: list[Any] = [msgpack.ExtType(5, b"a"), msgpack.ExtType(5, b""), msgpack.Timestamp(1)]
+ONLY_MSGPACK: list[Any] = [b"a", b"\xff", b"", {1: 2}, {None: 1}, {b"a": 1}, *NAN]
 
 
 def message(name: str, **changes: Any) -> dict[str, Any]:

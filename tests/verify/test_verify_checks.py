@@ -15,7 +15,8 @@ from tornado_chat.verify.checks import MISSING_KEPT, SEQ_LEAP, Finding, Record, 
 from tornado_chat.verify.device import Device
 from tornado_chat.verify.ledger import VIOLATIONS_KEPT, Ledger, Times
 from tornado_chat.verify.websocket import Broken, ServerAddress, ServerFrames, WebSocket, client_frame
-from tornado_chat.wire.codec import JSON, encoding
+from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.encodings import websocket
 from tornado_chat.wire.events import Data
 from tornado_chat.wire.frames import PING, TEXT, FrameReader
 
@@ -257,7 +258,7 @@ def test_messages_that_are_not_the_protocols(message: Data, why: str) -> None:
 )
 def test_frames_of_a_server_in_any_pieces(sizes: list[tuple[int, int]], data: st.DataObject) -> None:
     objects = [{"text": "a" * size} for _, size in sizes]
-    whole = b"".join(encoding(JSON, bits).frame(one) for (bits, _), one in zip(sizes, objects, strict=True))
+    whole = b"".join(websocket(JSON, bits).frame(one) for (bits, _), one in zip(sizes, objects, strict=True))
     cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=8).map(sorted))
     reader, got = ServerFrames(True), []
     for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):

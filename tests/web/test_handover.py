@@ -1,4 +1,4 @@
-"""A socket changes hands: from Tornado's HTTP server to a Connection."""
+"""A socket changes hands: from Tornado's HTTP server to a WebSocket."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from tornado.iostream import StreamClosedError
 from tornado.netutil import bind_sockets, bind_unix_socket
 from tornado.web import Application, RequestHandler
 
-from tests.support.connections import Recorder, new_transport, until
+from tests.support.connections import Recorder, new_lines, until
 from tests.support.raw_websocket import client_frame
-from tornado_chat.live.connection import Connection
+from tornado_chat.live.websocket import WebSocket
 from tornado_chat.web.handover import take_over
-from tornado_chat.wire.frames import BINARY, TEXT
+from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.frames import TEXT
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
@@ -112,20 +113,20 @@ async def test_unix_socket(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 async def test_nothing_of_tornado_is_kept_alive() -> None:
     listeners, connect = tcp()
-    transport = new_transport()
+    lines = new_lines()
     async with serving(lambda: True, listeners) as (taken, handlers):
         with connect() as client:
             client.sendall(REQUEST + client_frame(TEXT, b"early"))
             await until(lambda: taken)
             result = taken.pop()
             assert isinstance(result, tuple)
-            receiver = Recorder()
-            connection = Connection(transport, result[0], receiver, deflate=False)
+            listener = Recorder()
+            connection = WebSocket(lines, result[0], listener, JSON, deflate=False)
             connection.start(result[1])
-            client.sendall(client_frame(BINARY, b"late"))
-            await until(lambda: len(receiver.messages) == 2)
-            assert receiver.messages == [(TEXT, b"early"), (BINARY, b"late")]
+            client.sendall(client_frame(TEXT, b"late"))
+            await until(lambda: len(listener.messages) == 2)
+            assert listener.messages == [(TEXT, b"early"), (TEXT, b"late")]
             gc.collect()
             assert handlers[0]() is None
-        await until(lambda: not transport.connections)
-        await until(lambda: receiver.closed)
+        await until(lambda: not lines.open)
+        await until(lambda: listener.closed)

@@ -322,6 +322,6 @@ async def test_503_for_too_many_connections(tmp_path: Path) -> None:
         assert int(answer.headers["retry-after"]) > 0
         assert (await get(here, "/healthz")).status == 200
         await clients[0].close()
-        await eventually(lambda: len(here.server.transport.connections) == 2)
+        await eventually(lambda: len(here.server.lines.open) == 2)
         await here.connect()
         assert here.server.metrics.refusals == {503: 1}

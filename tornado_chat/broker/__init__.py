@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from tornado_chat.wire.events import Data, Event
+from tornado_chat.wire.replies import Signal
 
 LAPSE_SECONDS = 20
 """How long a record of presence lasts that nobody renews."""
@@ -46,7 +47,7 @@ class Receiver(Protocol):
         """The log holds the events of `room` up to `seq`; said in place of events that were too big to be sent."""
         ...
 
-    def on_signal(self, room: str, data: Data, not_for: str | None) -> None:
+    def on_signal(self, room: str, signal: Signal, not_for: str | None) -> None:
         """For the live members of `room`, but for the user `not_for`."""
         ...
 
@@ -91,7 +92,7 @@ class Broker(Protocol):
         """Tell the other processes what was committed; ascending, without holes."""
         ...
 
-    def publish_signal(self, room: str, data: Data, not_for: str | None) -> None: ...
+    def publish_signal(self, room: str, signal: Signal, not_for: str | None) -> None: ...
 
     def publish_presence(self, room: str, change: Change) -> None:
         """Record the change, which lapses if it is not renewed, and tell the other processes, in this order."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tornado_chat.broker import Change, Receiver, Records
-from tornado_chat.wire.events import Data, Event
+from tornado_chat.wire.events import Event
+from tornado_chat.wire.replies import Signal
 
 
 class LocalBroker:
@@ -27,7 +28,7 @@ class LocalBroker:
 
     def publish_events(self, room: str, events: Sequence[Event]) -> None: ...
 
-    def publish_signal(self, room: str, data: Data, not_for: str | None) -> None: ...
+    def publish_signal(self, room: str, signal: Signal, not_for: str | None) -> None: ...
 
     def publish_presence(self, room: str, change: Change) -> None: ...
 

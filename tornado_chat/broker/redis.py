@@ -21,6 +21,7 @@ from functools import lru_cache
 from time import monotonic
 from typing import Any
 
+import msgspec
 import orjson
 
 from tornado_chat.broker import Change, Receiver, Records
@@ -28,7 +29,9 @@ from tornado_chat.broker.redis_address import RedisAddress
 from tornado_chat.broker.redis_cluster import RedisCluster
 from tornado_chat.broker.redis_link import RedisLink
 from tornado_chat.broker.redis_presence import RedisPresence
+from tornado_chat.wire.codec import JSON, Encoded
 from tornado_chat.wire.events import Data, Event
+from tornado_chat.wire.replies import Signal
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +133,7 @@ class RedisBroker:
     def publish_events(self, room: str, events: Sequence[Event]) -> None:
         head = events[-1].seq
         try:
-            body = orjson.dumps([event.data for event in events])
+            body = b"[" + b",".join(JSON.encode(event.data) for event in events) + b"]"
         except TypeError:  # what orjson does not take, as an integer past 64 bits, is in the log all the same
             body = b""
         if body and len(body) <= PAYLOAD_BYTES:
@@ -144,8 +147,8 @@ class RedisBroker:
         self.dropped += len(events)
         self._refer(room, head)
 
-    def publish_signal(self, room: str, data: Data, not_for: str | None) -> None:
-        if not self._publish(room, self._origin + b"s" + orjson.dumps([not_for, data]), 0):
+    def publish_signal(self, room: str, signal: Signal, not_for: str | None) -> None:
+        if not self._publish(room, self._origin + b"s" + msgspec.json.encode((not_for, signal)), 0):
             self.dropped += 1
 
     # Presence
@@ -216,7 +219,7 @@ class RedisBroker:
             elif kind == HEAD:
                 head = _head(body)
             elif kind == SIGNAL:
-                data, not_for = _signal(room, body)
+                signal, not_for = _signal(room, body)
             elif kind == CHANGE:
                 change = _change(body)
             else:
@@ -232,7 +235,7 @@ class RedisBroker:
             elif kind == CHANGE:
                 receiver.on_presence(room, change)
             else:
-                receiver.on_signal(room, data, not_for)
+                receiver.on_signal(room, signal, not_for)
         except Exception:
             logger.exception("news not taken room=%s", room)
 
@@ -269,6 +272,8 @@ def _events(room: str, body: bytes) -> list[Data]:
         if event["seq"] != seq or event["room"] != room:
             raise ValueError("events of another room, or with a hole among them")
         seq += 1
+        if "meta" in event:
+            event["meta"] = Encoded(orjson.dumps(event["meta"]))
     return events
 
 
@@ -285,8 +290,11 @@ def _head(body: bytes) -> int:
     return int(body)
 
 
-def _signal(room: str, body: bytes) -> tuple[Data, str | None]:
-    not_for, data = orjson.loads(body)
-    if data["room"] != room or not isinstance(data["type"], str) or not isinstance(not_for, str | None):
-        raise ValueError("not a signal of this room")
-    return data, not_for
+_decode_signal = msgspec.json.Decoder(tuple[str | None, Signal]).decode
+
+
+def _signal(room: str, body: bytes) -> tuple[Signal, str | None]:
+    not_for, signal = _decode_signal(body)
+    if signal.room != room:
+        raise ValueError("a signal of another room")
+    return signal, not_for

@@ -31,6 +31,7 @@ from types import TracebackType
 from tornado_chat.client.link import LONGEST_WAIT, Closed, Link, Refused, Token
 from tornado_chat.client.outbound import Outbound
 from tornado_chat.errors import TRANSIENT_ERRORS, ChatError, ErrorCode
+from tornado_chat.log.kinds import KINDS
 from tornado_chat.wire.codec import JSON, Codec
 from tornado_chat.wire.commands import parse
 from tornado_chat.wire.events import Data
@@ -39,7 +40,6 @@ __all__ = ["Ack", "Client", "Closed", "Refused"]
 
 log = logging.getLogger(__name__)
 
-EVENTS = frozenset({"message", "edited", "deleted", "reacted"})
 NOTES = frozenset({"synced", "behind", "typing", "read", "presence"})
 TEXT_CHARS = 1_000_000  # until `welcome` tells: no server takes more
 
@@ -330,7 +330,7 @@ class Client:
 
     async def on_message(self, message: Data) -> None:
         kind = message["type"]
-        if kind in EVENTS or kind in NOTES:
+        if kind in KINDS or kind in NOTES:
             room = self._rooms.get(message["room"])
             # Not live: it belongs to a join whose place another took.
             if room is not None and room.live and (kind in NOTES or self._is_next(room, message["seq"])):

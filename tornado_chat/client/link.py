@@ -18,6 +18,7 @@ from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, w
 
 from tornado_chat.errors import FINAL_CLOSES, TRANSIENT_STATUSES, ChatError, CloseCode, retry_after
 from tornado_chat.wire.codec import JSON, Codec
+from tornado_chat.wire.encodings import opcode_of, subprotocol_of
 from tornado_chat.wire.events import Data
 from tornado_chat.wire.frames import BINARY
 
@@ -115,7 +116,7 @@ class Link:
         if self._connection is not None:
             with contextlib.suppress(WebSocketClosedError):  # the reader is about to be told
                 write = asyncio.ensure_future(
-                    self._connection.write_message(payload, binary=self._codec.opcode == BINARY)
+                    self._connection.write_message(payload, binary=opcode_of(self._codec) == BINARY)
                 )
                 self._writes.add(write)
                 write.add_done_callback(self._written)
@@ -166,7 +167,7 @@ class Link:
         )
         # Compression is not offered: Tornado would deflate every frame of ours, and most are too short to gain by it.
         attempt = asyncio.ensure_future(
-            websocket_connect(request, subprotocols=[self._codec.name], max_message_size=MAX_MESSAGE_BYTES)
+            websocket_connect(request, subprotocols=[subprotocol_of(self._codec)], max_message_size=MAX_MESSAGE_BYTES)
         )
         try:
             return await asyncio.shield(attempt)
@@ -259,7 +260,7 @@ class Link:
             reason = "not an object with a type"
         except ChatError as error:
             reason = error.message
-        raise Refused(CloseCode.INVALID_DATA, f"{self._where} does not speak {self._codec.name}: {reason}")
+        raise Refused(CloseCode.INVALID_DATA, f"{self._where} does not speak {subprotocol_of(self._codec)}: {reason}")
 
     def _on_welcome(self, welcome: Data) -> None:
         if welcome["type"] != "welcome":

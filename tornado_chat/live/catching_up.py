@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tornado_chat.errors import LogUnavailable
 from tornado_chat.live.member import CATCHING, Member, Page
 from tornado_chat.live.ring import erase_if
-from tornado_chat.wire.codec import Encoding
+from tornado_chat.wire.encodings import Encoding
 from tornado_chat.wire.events import Event
 
 if TYPE_CHECKING:
@@ -48,30 +48,30 @@ class CatchingUp:
 
     def feed(self, member: Member) -> None:
         """Write the next chunk to `member`, or ask the log for it, or let it go live."""
-        room, connection = self.room, member.connection
+        room, line = self.room, member.line
         if member.cursor == room.flushed:
             room.go_live(member)
             return
-        if connection.outbox_bytes > room.hub.high_water_mark // 2:
+        if line.outbox_bytes > room.shared.high_water_mark // 2:
             member.drop_page()  # it may stand still for long: what was kept for it is made again then
             self.chunk = None
-            connection.want_drained()
+            line.want_drained()
             return
         made = self._make_chunk(member)
         if made is None:
             self._ask(member)
             return
         data, member.cursor, count = made
-        connection.write(data)
+        line.write(data)
         if member.page is not None and not member.page.after(member.cursor, member.cursor + 1):
             member.drop_page()
-        room.hub.metrics.deliveries += count
-        room.hub.metrics.bytes_out += len(data)
-        room.hub.feed_soon(member, room)
+        room.shared.metrics.deliveries += count
+        room.shared.metrics.bytes_out += len(data)
+        room.feed_soon(member)
 
     def _make_chunk(self, member: Member) -> tuple[bytes, int, int] | None:
         """The frames after the member's cursor, their last seq and number; None if only the log has them."""
-        room, cursor, encoding = self.room, member.cursor, member.session.encoding
+        room, cursor, encoding = self.room, member.cursor, member.encoding
         if self.chunk is not None and self.chunk[0] is encoding and self.chunk[1] == cursor:
             return self.chunk[2:]
         last = min(room.flushed, cursor + CHUNK_EVENTS)
@@ -83,9 +83,10 @@ class CatchingUp:
         frames: list[bytes] = []
         size = 0
         for event in events:
-            frame = room.ring.frame(event, encoding)
+            room.ring.encode(event, (encoding,))
+            frame = event.frames[encoding]
             size += max(len(frame), len(event.data.get("text", "")))  # deflating a long text takes its time
-            if size > room.hub.batch_bytes and frames:
+            if size > room.shared.batch_bytes and frames:
                 break
             frames.append(frame)
         made = b"".join(frames), cursor + len(frames), len(frames)
@@ -96,13 +97,13 @@ class CatchingUp:
         readers = self.readers.get(member.cursor)
         if readers is None:
             self.readers[member.cursor] = {member}
-            self.room.hub.tasks.spawn(self._read(member.cursor))
+            self.room.shared.tasks.spawn(self._read(member.cursor))
         else:
             readers.add(member)
 
     async def _read(self, after: int) -> None:
         """Fetch the page after `after`, up to where the ring begins, for all who wait for it."""
-        room, permits = self.room, self.room.hub.page_reads
+        room, permits = self.room, self.room.shared.page_reads
         await permits.acquire()
         page = Page(permits, self.pages)
         try:
@@ -122,7 +123,7 @@ class CatchingUp:
         if before is not None and before <= after + 1:
             return []  # another page was put into the ring meanwhile
         try:
-            page = await room.hub.log.read(
+            page = await room.shared.log.read(
                 room.name, after, before=before, max_events=PAGE_EVENTS, max_bytes=PAGE_BYTES
             )
             if page:
@@ -149,7 +150,7 @@ class CatchingUp:
             if member.state == CATCHING:
                 if events:
                     member.take_page(page)
-                room.hub.feed_soon(member, room)
+                room.feed_soon(member)
 
     def erase(self, target: int) -> None:
         """A `deleted` was delivered: its texts leave the pages that are held or on their way."""

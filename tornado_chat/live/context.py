@@ -11,6 +11,8 @@ from tornado_chat.live.hub import Hub
 from tornado_chat.live.limits import Limits
 from tornado_chat.live.publisher import Publisher
 from tornado_chat.live.revocations import Revocations
+from tornado_chat.live.socket_line import Lines
+from tornado_chat.wire import replies
 
 
 class Context:
@@ -22,25 +24,24 @@ class Context:
         "draining",
         "hub",
         "limits",
+        "lines",
         "publisher",
         "revocations",
         "settings",
         "welcome_limits",
     )
 
-    def __init__(self, hub: Hub, publisher: Publisher, limits: Limits, settings: Settings) -> None:
+    def __init__(self, hub: Hub, publisher: Publisher, limits: Limits, lines: Lines, settings: Settings) -> None:
         self.hub = hub
         self.publisher = publisher
         self.limits = limits
+        self.lines = lines
         self.revocations = Revocations(hub.log)
         self.settings = settings
         self.draining = False  # nothing more is read; what was read is finished
-        self.welcome_limits = {
-            "frame_bytes": settings.max_frame_bytes,
-            "text_chars": settings.text_chars,
-            "send_rate": settings.send_rate,
-            "send_burst": settings.send_burst,
-        }
+        self.welcome_limits = replies.Limits(
+            settings.max_frame_bytes, settings.text_chars, settings.send_rate, settings.send_burst
+        )
         self._hidden_keys = itertools.count()
         self._hidden_prefix = f"\x01{time.time_ns():x}{secrets.token_hex(16)}-"
 

@@ -1,38 +1,25 @@
-"""The rooms of this process, and the work that they share one loop for."""
+"""The rooms of this process: opened, found, forgotten; who is admitted to them, and what the broker tells of them."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
-from time import monotonic
 
 from tornado_chat.broker import Broker, Change
 from tornado_chat.errors import LogReplaced
-from tornado_chat.live.limits import TokenBucket
+from tornado_chat.live.limits import AddressAccount, RoomLimits
 from tornado_chat.live.lookup import Lookup
-from tornado_chat.live.member import CATCHING, Member
+from tornado_chat.live.member import Member
 from tornado_chat.live.presence import PresenceTracker
-from tornado_chat.live.ring import Budget
 from tornado_chat.live.room import PENDING_EVENTS, Room
+from tornado_chat.live.shared import Shared
 from tornado_chat.log import Log
 from tornado_chat.metrics import Metrics
-from tornado_chat.tasks import Tasks
+from tornado_chat.wire.commands import Join
 from tornado_chat.wire.events import Data, Event
+from tornado_chat.wire.replies import Joined, Signal
 
-logger = logging.getLogger(__name__)
-
-FEEDS, FEED_SECONDS = 16, 0.001
-"""Chunks for members that catch up in one loop turn, over all rooms, and about how long they may take together."""
-
-BATCH_BYTES = 64 * 1024
-"""About this much of a room is written to one member at once, and never more than half the high-water mark."""
-
-PAGE_READS = 8
-"""Pages of the log that are on their way or held for members, over all rooms: bounds their memory."""
-
-SIGNALS_A_SECOND = 200_000
-"""Deliveries of signals (typing, read) in all rooms together; further ones are dropped: they may be lost."""
+FLUSH_SECONDS = 10.0
+"""A join that waits longer than this for the room to have delivered what the log has is answered `unavailable`."""
 
 CLEARED = 1000
 """Events of a closed room's ring that are let go in one loop turn."""
@@ -40,6 +27,9 @@ CLEARED = 1000
 POLL_SECONDS = 5
 """How often the log is asked for the heads of the rooms here: finds what was committed and never announced. Each second
 while the broker is away, and after a commit with an unknown outcome."""
+
+Memberships = dict[str, Member]
+"""Those of one session, by room."""
 
 
 class Hub:
@@ -55,28 +45,20 @@ class Hub:
         *,
         high_water_mark: int,
         ring_bytes: int,
+        limits: RoomLimits,
     ) -> None:
         """`uid` names this process to the others."""
-        self.loop = loop
+        self.shared = Shared(loop, log, broker, metrics, high_water_mark=high_water_mark, ring_bytes=ring_bytes)
         self.log = log
         self.broker = broker
         self.metrics = metrics
-        self.high_water_mark = high_water_mark
-        self.batch_bytes = min(BATCH_BYTES, high_water_mark // 2)
-        self.budget = Budget(ring_bytes)
+        self.limits = limits
+        self.tasks = self.shared.tasks
         self.rooms: dict[str, Room] = {}
-        self.typing: set[Room] = set()
-        self.signals = TokenBucket(SIGNALS_A_SECOND, SIGNALS_A_SECOND, monotonic())
-        self.presence = PresenceTracker(self, uid)
-        self.heads = Lookup(self, log.heads)
-        self.marks = Lookup(self, log.marks)
-        self.page_reads = asyncio.Semaphore(PAGE_READS)
-        self.tasks = Tasks()
+        self.presence = PresenceTracker(self.shared, self.rooms, uid)
+        self.heads = Lookup(self.tasks, log.heads)
+        self.marks = Lookup(self.tasks, log.marks)
         self.poll_wanted = asyncio.Event()  # the heads are to be asked for now, not at the next turn
-        self._flushing: deque[Room] = deque()
-        self._flush_due = False
-        self._feeding: deque[tuple[Member, Room]] = deque()
-        self._feed_due = False
 
     async def stop(self) -> None:
         """End what still runs beside the callbacks; members are the server's to close first."""
@@ -88,7 +70,7 @@ class Hub:
         """The room, perhaps still waiting for its head: `await room.opened`, which raises LogUnavailable."""
         room = self.rooms.get(name)
         if room is None:
-            room = self.rooms[name] = Room(self, name)
+            room = self.rooms[name] = Room(self.shared, name, self._close_room)
             self.tasks.spawn(self._open(room))
         return room
 
@@ -107,14 +89,13 @@ class Hub:
             self.presence.ask(room)
             room.release()
 
-    def close_room(self, room: Room) -> None:
-        """Forget a room without members; called by the room itself."""
+    def _close_room(self, room: Room) -> None:
+        """Forget a room that nobody needs."""
         if room.opened.done() and self.rooms.get(room.name) is room:
             del self.rooms[room.name]
             self.presence.close_room(room)
             self.broker.unsubscribe(room.name)
             room.shut()
-            self.typing.discard(room)
             room.ring.clear(CLEARED)
             if len(room.ring):
                 self.tasks.spawn(self._clear(room))
@@ -140,6 +121,63 @@ class Hub:
             if room is not None and head > room.head:
                 room.expect(head)
 
+    # Members
+
+    async def admit(self, member: Member, join: Join, memberships: Memberships, address: AddressAccount) -> None:
+        """Make `member` one of the room that `join` names: `joined` is written, what it lacks follows, then all else.
+
+        It takes its place among the `memberships` of its session, where an older one of the same room ends. The room
+        is counted for `address`. ChatError: one too many; LogUnavailable, TimeoutError: the log does not answer.
+        """
+        name = join.room
+        self.limits.take(address, name, self.rooms)
+        try:
+            room = self.open_room(name)
+            room.holds += 1
+            try:
+                mark = await self.marks.get((name, member.user))
+                await asyncio.shield(room.opened)  # shared with others who join
+                after, target = join.after, room.head
+                if after is not None and after > target:
+                    target = min(after, await self.heads.get(name))
+                    room.mend(target)
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    while room.flushed < target:
+                        await room.flush_begun()
+                head = room.flushed
+                if after is None:
+                    after = head - (join.last or 0)
+                member.cursor = max(0, min(after, head))
+                self.leave(name, memberships, address)
+                memberships[name] = member
+                epoch = self.log.epoch
+                member.write(Joined(id=join.id, room=name, head=head, cursor=member.cursor, read=mark, epoch=epoch))
+                if room.enter(member):
+                    self.presence.enter(room, member.user, member.name)
+            finally:
+                room.holds -= 1
+                room.release()
+        except BaseException:
+            if memberships.get(name) is not member:
+                address.leave_room(name)
+            raise
+
+    def leave(self, name: str, memberships: Memberships, address: AddressAccount) -> None:
+        """End the membership of the room, if there is one."""
+        member = memberships.pop(name, None)
+        if member is not None:
+            address.leave_room(name)
+            room = self.rooms[name]
+            if room.leave(member):
+                self.presence.leave(room, member.user)
+            room.release()
+
+    def drained(self, memberships: Memberships) -> None:
+        """The line of these takes bytes again: those that are behind are fed."""
+        for name, member in memberships.items():
+            if member.state:
+                self.rooms[name].feed_soon(member)
+
     # Receiver: what the broker tells
 
     def on_events(self, room: str, events: list[Data]) -> None:
@@ -159,10 +197,10 @@ class Hub:
         if found is not None:
             found.mend(seq)
 
-    def on_signal(self, room: str, data: Data, not_for: str | None) -> None:
+    def on_signal(self, room: str, signal: Signal, not_for: str | None) -> None:
         found = self.rooms.get(room)
         if found is not None:
-            found.signal(data, not_for)
+            found.signal(signal, not_for)
 
     def on_presence(self, room: str, change: Change) -> None:
         found = self.rooms.get(room)
@@ -173,59 +211,7 @@ class Hub:
         self.poll_wanted.set()
         self.presence.renew_soon()
 
-    def signal(self, room: str, data: Data, not_for: str | None = None) -> None:
+    def signal(self, room: str, signal: Signal, not_for: str | None = None) -> None:
         """Tell the live members of `room`, in all processes, something that may be lost."""
-        self.on_signal(room, data, not_for)
-        self.broker.publish_signal(room, data, not_for)
-
-    def lapse_typing(self) -> None:
-        now = monotonic()
-        for room in list(self.typing):
-            room.lapse_typing(now)
-            if not room.typing:
-                self.typing.discard(room)
-
-    # Shares of the loop
-
-    def flush_in_slices(self, room: Room) -> None:
-        """A big room's flush: one slice in each loop turn, the big rooms in turn."""
-        self._flushing.append(room)
-        if not self._flush_due:
-            self._flush_due = True
-            self.loop.call_soon(self._flush_turn)
-
-    def _flush_turn(self) -> None:
-        try:
-            room = self._flushing.popleft()
-            if room.flush_slice():
-                self._flushing.append(room)
-        finally:
-            self._flush_due = bool(self._flushing)
-            if self._flush_due:
-                # Every other turn only: a message passes through three turns from its arrival to its delivery.
-                self.loop.call_soon(self.loop.call_soon, self._flush_turn)
-
-    def feed_soon(self, member: Member, room: Room) -> None:
-        """Let `member`, which is catching up, have its next chunk in a loop turn to come."""
-        if member.due:
-            return
-        member.due = True
-        self._feeding.append((member, room))
-        if not self._feed_due:
-            self._feed_due = True
-            self.loop.call_soon(self._feed_turn)
-
-    def _feed_turn(self) -> None:
-        until = monotonic() + FEED_SECONDS
-        try:
-            for _ in range(min(FEEDS, len(self._feeding))):
-                if monotonic() > until:
-                    break
-                member, room = self._feeding.popleft()
-                member.due = False
-                if member.state == CATCHING and room.catching is not None:
-                    room.catching.feed(member)
-        finally:
-            self._feed_due = bool(self._feeding)
-            if self._feed_due:
-                self.loop.call_soon(self._feed_turn)
+        self.on_signal(room, signal, not_for)
+        self.broker.publish_signal(room, signal, not_for)

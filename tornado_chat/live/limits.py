@@ -1,14 +1,23 @@
-"""How much one user, one address and the process may ask for: token buckets and counts of connections."""
+"""How much one user, one address and the process may ask for: token buckets and counts of connections and rooms."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Generic, TypeVar
 
+from tornado_chat.config import Settings
 from tornado_chat.errors import ChatError, ErrorCode
 
 PROCESS_SHARE = 4
 """The process takes this many times the joins a second that one address may ask for."""
+
+FRAME_BYTES = 128
+"""Each frame counts as so many bytes more than it has: the least of them costs 1 us."""
+
+USER_FRAME_BYTES, ADDRESS_FRAME_BYTES = 8192, 2048
+"""Bytes that a user, and an address, may send for each event that they may: the longest usual text, and seven times
+what a busy user's events have."""
 
 
 class TokenBucket:
@@ -34,6 +43,14 @@ class TokenBucket:
         self.tokens = tokens
         return (count - tokens) / self.rate
 
+    def owe(self, now: float, count: float) -> float:
+        """Take `count` tokens, whether they are there or not: the seconds until none is owed."""
+        if not self.rate:
+            return 0.0
+        self.tokens = min(self.burst, self.tokens + (now - self.filled) * self.rate) - count
+        self.filled = now
+        return -self.tokens / self.rate if self.tokens < 0 else 0.0
+
     def full(self, now: float) -> bool:
         return not self.rate or self.tokens + (now - self.filled) * self.rate >= self.burst
 
@@ -45,33 +62,61 @@ def rate_limited(what: str, wait: float) -> ChatError:
 
 
 class Account:
-    """What one user or one address has in use: `connections` open, and a bucket of sends or of joins."""
+    """What one user has in use: `connections` open, a bucket of events, and one of bytes once some were charged."""
 
-    __slots__ = ("bucket", "connections")
+    __slots__ = ("bytes", "connections", "events")
 
-    def __init__(self, bucket: TokenBucket) -> None:
-        self.bucket = bucket
+    def __init__(self, events: TokenBucket) -> None:
+        self.events = events
+        self.bytes: TokenBucket | None = None
         self.connections = 0
 
+    def is_idle(self, now: float) -> bool:
+        """Nothing is in use, and nothing is to be paid back: a reconnect would be no way around a limit."""
+        return not self.connections and self.events.full(now) and (self.bytes is None or self.bytes.full(now))
 
-class Accounts:
-    """The accounts of all users, or of all addresses.
 
-    One without connections is kept until its bucket is full again, or a reconnect would be a way around the limit.
-    """
+class AddressAccount(Account):
+    """What one address has in use: besides, the rooms that its connections are in, and a bucket of joins."""
 
-    __slots__ = ("accounts", "burst", "rate", "time")
+    __slots__ = ("joins", "rooms")
 
-    def __init__(self, rate: float, burst: float, time: Callable[[], float]) -> None:
-        self.rate = rate
-        self.burst = burst
+    def __init__(self, events: TokenBucket, joins: TokenBucket) -> None:
+        super().__init__(events)
+        self.joins = joins
+        self.rooms: dict[str, int] = {}  # how many memberships each has, those to be included
+
+    def leave_room(self, name: str) -> None:
+        left = self.rooms[name] - 1
+        if left:
+            self.rooms[name] = left
+        else:
+            del self.rooms[name]
+
+    def is_idle(self, now: float) -> bool:
+        return not self.rooms and self.joins.full(now) and super().is_idle(now)
+
+
+A = TypeVar("A", bound=Account)
+
+
+class Accounts(Generic[A]):
+    """The accounts of all users, or of all addresses. One is kept until it is idle."""
+
+    __slots__ = ("accounts", "byte_burst", "byte_rate", "make", "time")
+
+    def __init__(self, make: Callable[[], A], byte_rate: float, byte_burst: float, time: Callable[[], float]) -> None:
+        self.make = make
+        self.byte_rate = byte_rate
+        self.byte_burst = byte_burst
         self.time = time
-        self.accounts: dict[str, Account] = {}
+        self.accounts: dict[str, A] = {}
 
-    def enter(self, key: str) -> Account:
+    def enter(self, key: str) -> A:
+        """The account of `key`, with one connection more."""
         account = self.accounts.get(key)
         if account is None:
-            account = self.accounts[key] = Account(TokenBucket(self.rate, self.burst, self.time()))
+            account = self.accounts[key] = self.make()
         account.connections += 1
         return account
 
@@ -79,35 +124,75 @@ class Accounts:
         account = self.accounts.get(key)
         return account.connections if account else 0
 
-    def sweep(self) -> None:
-        """Forget whoever has no connection and nothing to pay back."""
+    def owe_bytes(self, account: A, count: int) -> float:
+        """Charge bytes that came already: the seconds until none is owed."""
         now = self.time()
-        idle = [k for k, account in self.accounts.items() if not account.connections and account.bucket.full(now)]
-        for key in idle:
+        if account.bytes is None:
+            account.bytes = TokenBucket(self.byte_rate, self.byte_burst, now)
+        return account.bytes.owe(now, count)
+
+    def sweep(self) -> None:
+        """Forget whoever is idle."""
+        now = self.time()
+        for key in [key for key, account in self.accounts.items() if account.is_idle(now)]:
             del self.accounts[key]
 
 
-class Limits:
-    """The limits of one server (settings `send_*`, `join_rate`, `connections_per_address`, `max_connections`)."""
+class RoomLimits:
+    """How many rooms may be open in the process, and for each address; 0: no limit."""
 
-    __slots__ = ("addresses", "joins", "max_connections", "per_address", "time", "users")
+    __slots__ = ("per_address", "per_process")
 
-    def __init__(
-        self,
-        *,
-        send_rate: float,
-        send_burst: float,
-        join_rate: float,
-        per_address: int,
-        max_connections: int,
-        time: Callable[[], float],
-    ) -> None:
-        self.time = time
-        self.users = Accounts(send_rate, send_burst, time)
-        self.addresses = Accounts(join_rate, join_rate * 2, time)
-        self.joins = TokenBucket(join_rate * PROCESS_SHARE, join_rate * PROCESS_SHARE * 2, time())
+    def __init__(self, per_process: int, per_address: int) -> None:
+        self.per_process = per_process
         self.per_address = per_address
+
+    def take(self, address: AddressAccount, name: str, rooms: Collection[str]) -> None:
+        """Count a membership of the room `name` for `address`, `rooms` being open; `overloaded`: it is one too many."""
+        held = address.rooms.get(name, 0)
+        if not held and self.per_address and len(address.rooms) >= self.per_address:
+            raise ChatError(
+                ErrorCode.OVERLOADED,
+                f"this address is in {self.per_address:,} rooms, which is the limit: leave some first",
+                retry_after=5,
+            )
+        if self.per_process and name not in rooms and len(rooms) >= self.per_process:
+            raise ChatError(
+                ErrorCode.OVERLOADED, "this server has as many rooms open as it takes: come later", retry_after=5
+            )
+        address.rooms[name] = held + 1
+
+
+class Limits:
+    """The limits of one server, by its settings.
+
+    A user may send `send_rate` events a second, and 8 KiB of frames for each; an address as much as `address_users` of
+    them, but 2 KiB for each. Bytes are charged after they came: who owes some is not read until they are paid.
+    """
+
+    __slots__ = ("addresses", "joins", "max_connections", "per_address", "rooms", "time", "users")
+
+    def __init__(self, settings: Settings, max_connections: int, time: Callable[[], float]) -> None:
+        self.time = time
+        rate, burst, joins = settings.send_rate, settings.send_burst, settings.join_rate
+        all_rate = rate * settings.address_users
+        all_burst = max(all_rate, burst) if all_rate else 0
+        self.users: Accounts[Account] = Accounts(
+            lambda: Account(TokenBucket(rate, burst, time())),
+            rate * USER_FRAME_BYTES,
+            max(burst * USER_FRAME_BYTES, 2 * settings.max_frame_bytes) if burst else 0,
+            time,
+        )
+        self.addresses: Accounts[AddressAccount] = Accounts(
+            lambda: AddressAccount(TokenBucket(all_rate, all_burst, time()), TokenBucket(joins, joins * 2, time())),
+            all_rate * ADDRESS_FRAME_BYTES,
+            max(all_burst * ADDRESS_FRAME_BYTES, 2 * settings.max_frame_bytes) if all_rate else 0,
+            time,
+        )
+        self.joins = TokenBucket(joins * PROCESS_SHARE, joins * PROCESS_SHARE * 2, time())
+        self.per_address = settings.connections_per_address
         self.max_connections = max_connections
+        self.rooms = RoomLimits(settings.max_rooms, settings.rooms_per_address)
 
     def check_connection(self, address: str, sockets: int) -> None:
         """Raise `rate_limited` (the address has too many) or `overloaded` (the process has: `sockets` are open)."""
@@ -122,10 +207,10 @@ class Limits:
                 ErrorCode.OVERLOADED, "this server has as many connections as it takes: come later", retry_after=5
             )
 
-    def check_join(self, address: Account) -> None:
+    def check_join(self, address: AddressAccount) -> None:
         """Raise `rate_limited` if the address, or everybody together, joins rooms too fast."""
         now = self.time()
-        wait = address.bucket.take(now) or self.joins.take(now)
+        wait = address.joins.take(now) or self.joins.take(now)
         if wait:
             raise rate_limited("too many joins", wait)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
-if TYPE_CHECKING:
-    from tornado_chat.live.hub import Hub
+from tornado_chat.tasks import Tasks
 
 K = TypeVar("K")
 
@@ -15,10 +14,10 @@ K = TypeVar("K")
 class Lookup(Generic[K]):
     """Numbers by key (heads by room, marks by room and user); a key that the log does not know has 0."""
 
-    __slots__ = ("asking", "hub", "query", "wanted")
+    __slots__ = ("asking", "query", "tasks", "wanted")
 
-    def __init__(self, hub: Hub, query: Callable[[Collection[K]], Awaitable[dict[K, int]]]) -> None:
-        self.hub = hub
+    def __init__(self, tasks: Tasks, query: Callable[[Collection[K]], Awaitable[dict[K, int]]]) -> None:
+        self.tasks = tasks
         self.query = query
         self.wanted: dict[K, asyncio.Future[int]] = {}
         self.asking = False
@@ -27,10 +26,10 @@ class Lookup(Generic[K]):
         """The number of `key`; raises LogUnavailable like the query."""
         answer = self.wanted.get(key)
         if answer is None:
-            answer = self.wanted[key] = self.hub.loop.create_future()
+            answer = self.wanted[key] = asyncio.get_running_loop().create_future()
             if not self.asking:
                 self.asking = True
-                self.hub.tasks.spawn(self._ask())
+                self.tasks.spawn(self._ask())
         return await asyncio.shield(answer)  # others wait for the same answer
 
     async def _ask(self) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Any
 
+from tornado_chat.live.line import Line
+from tornado_chat.wire.encodings import Encoding
 from tornado_chat.wire.events import Event
-
-if TYPE_CHECKING:
-    from tornado_chat.live.session import Session
 
 LIVE, CATCHING, GONE = 0, 1, 2
 
@@ -35,15 +34,20 @@ class Page:
 class Member:
     """`cursor` is the last seq that was written to it; a live member's is the room's `flushed` and not kept here."""
 
-    __slots__ = ("connection", "cursor", "due", "page", "session", "state")
+    __slots__ = ("cursor", "due", "encoding", "line", "name", "page", "state", "user")
 
-    def __init__(self, session: Session, cursor: int) -> None:
-        self.session = session
-        self.connection = session.connection
-        self.cursor = cursor
-        self.state = CATCHING
-        self.due = False  # it stands in the hub's queue for its next chunk
+    def __init__(self, line: Line, user: str, name: str, encoding: Encoding) -> None:
+        self.line = line
+        self.user = user
+        self.name = name
+        self.encoding = encoding
+        self.cursor = 0
+        self.state = GONE  # until it enters a room
+        self.due = False  # it stands in the queue for its next chunk
         self.page: Page | None = None
+
+    def write(self, reply: Any) -> None:
+        self.line.write(self.encoding.frame(reply))
 
     def take_page(self, page: Page) -> None:
         self.drop_page()

@@ -13,15 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from tornado_chat.broker import LAPSE_SECONDS, Change, Records
-from tornado_chat.wire.events import Data
-
-if TYPE_CHECKING:
-    from tornado_chat.live.hub import Hub
-    from tornado_chat.live.room import Room
+from tornado_chat.live.room import Room
+from tornado_chat.live.room_presence import Elsewhere, RoomPresence
+from tornado_chat.live.shared import Shared
+from tornado_chat.wire.replies import Presence, User
 
 logger = logging.getLogger(__name__)
 
@@ -43,80 +41,14 @@ SLICE = 64
 """Rooms that are looked at in one loop turn."""
 
 
-class Elsewhere:
-    """What one other process has in a room."""
-
-    __slots__ = ("seen", "users", "version")
-
-    def __init__(self, version: int, users: dict[str, str], seen: float) -> None:
-        self.version = version
-        self.users = users  # names by user id
-        self.seen = seen  # the loop's time of the last sign of it
-
-
-class RoomPresence:
-    """The users of one room that is open here."""
-
-    __slots__ = (
-        "arrived",
-        "came",
-        "compared",
-        "departed",
-        "elsewhere",
-        "names",
-        "told",
-        "version",
-        "was_told",
-        "went",
-    )
-
-    def __init__(self) -> None:
-        self.names: dict[str, str] = {}  # of the users here, by id
-        self.elsewhere: dict[str, Elsewhere] = {}  # by the uid of their process
-        self.came: dict[str, str] = {}
-        self.went: dict[str, str] = {}
-        self.arrived: dict[str, str] = {}  # what the other processes were not told yet
-        self.departed: set[str] = set()
-        self.version = 0  # of the record of this process; 0: there is none, or it is to be written anew
-        self.was_told = False  # the others have been told of somebody here
-        self.compared = False  # the records of the others have been read once
-        self.told = 0.0  # when the members here were told last, by the loop's time
-
-    def is_elsewhere(self, user: str) -> bool:
-        return any(user in other.users for other in self.elsewhere.values())
-
-    def users(self) -> Iterator[tuple[str, str]]:
-        """(id, name) of everybody, each once; whoever is here first."""
-        yield from self.names.items()
-        if self.elsewhere:
-            seen = set(self.names)
-            for other in self.elsewhere.values():
-                for user, name in other.users.items():
-                    if user not in seen:
-                        seen.add(user)
-                        yield user, name
-
-    def count(self) -> int:
-        if not self.elsewhere:
-            return len(self.names)
-        return len(set(self.names).union(*(other.users for other in self.elsewhere.values())))
-
-    def note(self, came: Iterable[tuple[str, str]], went: Iterable[tuple[str, str]]) -> None:
-        """For the members: who came back within a second never went."""
-        for user, name in came:
-            if self.went.pop(user, None) is None:
-                self.came[user] = name
-        for user, name in went:
-            if self.came.pop(user, None) is None:
-                self.went[user] = name
-
-
 class PresenceTracker:
     """The presence of all rooms here."""
 
-    def __init__(self, hub: Hub, uid: str) -> None:
-        self.hub = hub
+    def __init__(self, shared: Shared, rooms: Mapping[str, Room], uid: str) -> None:
+        """`rooms` are those that are open here; `uid` names this process to the others."""
         self.uid = uid
+        self._shared = shared
+        self._rooms = rooms
         self._changed: dict[Room, None] = {}  # rooms with something to tell
         self._to_ask: dict[Room, None] = {}  # rooms whose records are to be read
         self._asking = False
@@ -151,7 +83,7 @@ class PresenceTracker:
         self._changed.pop(room, None)
         here = room.presence
         if here.was_told:
-            self.hub.broker.publish_presence(room.name, Change(self.uid, self._version(), 0, {}, ()))
+            self._shared.broker.publish_presence(room.name, Change(self.uid, self._version(), 0, {}, ()))
             here.version, here.was_told = 0, False
 
     def _version(self) -> int:
@@ -167,7 +99,7 @@ class PresenceTracker:
         known = here.elsewhere.get(change.worker)
         if change.worker in self._dead or (known is not None and change.version <= known.version):
             return
-        now = self.hub.loop.time()
+        now = self._shared.loop.time()
         if not change.after:
             self._replace(room, change.worker, Elsewhere(change.version, dict(change.joined), now))
         elif known is not None and change.after == known.version:
@@ -193,11 +125,11 @@ class PresenceTracker:
 
     def ask(self, room: Room) -> None:
         """Read the broker's records of the others in `room`; soon, and together with those of other rooms."""
-        if self.hub.broker.carries:
+        if self._shared.broker.carries:
             self._to_ask[room] = None
             if not self._asking:
                 self._asking = True
-                self.hub.tasks.spawn(self._ask())
+                self._shared.tasks.spawn(self._ask())
 
     async def _ask(self) -> None:
         try:
@@ -207,16 +139,16 @@ class PresenceTracker:
                     room.name: {worker: other.version for worker, other in room.presence.elsewhere.items()}
                     for room in rooms
                 }
-                found = await self.hub.broker.presence(known)
+                found = await self._shared.broker.presence(known)
                 for room in rooms:
-                    if room.name in found and self.hub.rooms.get(room.name) is room:
+                    if room.name in found and self._rooms.get(room.name) is room:
                         self._compare(room, found[room.name], known[room.name])
         finally:
             self._asking = False
 
     def _compare(self, room: Room, found: Records, known: dict[str, int]) -> None:
         here = room.presence
-        now = self.hub.loop.time()
+        now = self._shared.loop.time()
         for worker, (version, users) in found.items():
             other = here.elsewhere.get(worker)
             if worker == self.uid or worker in self._dead:
@@ -233,17 +165,17 @@ class PresenceTracker:
 
     def on_died(self, uid: str) -> None:
         """A process is known to have ended: its users are not here any more, whatever its records say."""
-        self._dead[uid] = self.hub.loop.time()
-        for room in self.hub.rooms.values():
+        self._dead[uid] = self._shared.loop.time()
+        for room in self._rooms.values():
             if uid in room.presence.elsewhere:
                 self._replace(room, uid, None)
                 # For other machines, too.
-                self.hub.broker.publish_presence(room.name, Change(uid, self._version(), 0, {}, ()))
+                self._shared.broker.publish_presence(room.name, Change(uid, self._version(), 0, {}, ()))
 
     async def look_up(self, name: str) -> RoomPresence:
         """Who is in a room that is not open here, by the broker's records; nobody if it does not tell."""
         found = RoomPresence()
-        records = await self.hub.broker.presence({name: {}})
+        records = await self._shared.broker.presence({name: {}})
         for worker, (version, users) in records.get(name, {}).items():
             if users and worker not in self._dead:
                 found.elsewhere[worker] = Elsewhere(version, users, 0.0)
@@ -253,7 +185,7 @@ class PresenceTracker:
 
     async def run(self) -> None:
         """Tell what changed each second; renew and compare the records in time."""
-        loop = self.hub.loop
+        loop = self._shared.loop
         while True:
             await asyncio.sleep(SIGNAL_SECONDS)
             try:
@@ -273,7 +205,7 @@ class PresenceTracker:
         for number, room in enumerate(changed):
             if number % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
-            if self.hub.rooms.get(room.name) is not room:
+            if self._rooms.get(room.name) is not room:
                 continue
             try:
                 self._tell_processes(room)
@@ -287,7 +219,7 @@ class PresenceTracker:
             return
         version = self._version()
         joined, left = (here.arrived, tuple(here.departed)) if here.version else (dict(here.names), ())
-        self.hub.broker.publish_presence(room.name, Change(self.uid, version, here.version, joined, left))
+        self._shared.broker.publish_presence(room.name, Change(self.uid, version, here.version, joined, left))
         here.version, here.was_told = version, True
         here.arrived, here.departed = {}, set()
 
@@ -295,7 +227,7 @@ class PresenceTracker:
         here = room.presence
         if not (here.came or here.went):
             return
-        now = self.hub.loop.time()
+        now = self._shared.loop.time()
         if now - here.told < CROWD_SECONDS and here.count() > CROWD:
             self._changed[room] = None  # later
             return
@@ -303,22 +235,22 @@ class PresenceTracker:
         count = here.count()
         came, here.came = here.came, {}
         went, here.went = here.went, {}
-        data: Data = {"type": "presence", "room": room.name}
+        signal = Presence(room=room.name, count=count)
         if max(count, len(came), len(went)) <= NAMED:  # thousands may leave a room of which few remain
-            data["joined"] = [{"user": user, "name": name} for user, name in came.items()]
-            data["left"] = [{"user": user, "name": name} for user, name in went.items()]
-        room.signal(data | {"count": count})
+            signal.joined = [User(user, name) for user, name in came.items()]
+            signal.left = [User(user, name) for user, name in went.items()]
+        room.signal(signal)
 
     async def _renew(self) -> None:
-        now = self.hub.loop.time()
+        now = self._shared.loop.time()
         self._dead = {uid: died for uid, died in self._dead.items() if now - died < 2 * LAPSE_SECONDS}
-        if not self.hub.broker.carries:
+        if not self._shared.broker.carries:
             return
-        rooms = [room for room in self.hub.rooms.values() if room.presence.names or room.presence.elsewhere]
+        rooms = [room for room in self._rooms.values() if room.presence.names or room.presence.elsewhere]
         for start in range(0, len(rooms), SLICE):
-            part = [room for room in rooms[start : start + SLICE] if self.hub.rooms.get(room.name) is room]
+            part = [room for room in rooms[start : start + SLICE] if self._rooms.get(room.name) is room]
             told = {room.name: room.presence.version for room in part if room.presence.version}
-            for name in await self.hub.broker.renew_presence(self.uid, told):
+            for name in await self._shared.broker.renew_presence(self.uid, told):
                 self._tell_anew(name)
             for room in part:
                 for worker, other in list(room.presence.elsewhere.items()):
@@ -329,7 +261,7 @@ class PresenceTracker:
 
     def _tell_anew(self, name: str) -> None:
         """The broker has lost this process's record of a room: it gets the whole again."""
-        room = self.hub.rooms.get(name)
+        room = self._rooms.get(name)
         if room is not None and room.presence.names:
             here = room.presence
             here.version = 0

@@ -7,16 +7,14 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
+from tornado_chat.live.hub import Hub
+from tornado_chat.live.line import Sender
 from tornado_chat.live.room import PENDING_EVENTS, Room
 from tornado_chat.log import Appended, Entry, event_of
-from tornado_chat.wire.events import Data, Event
-
-if TYPE_CHECKING:
-    from tornado_chat.live.hub import Hub
-    from tornado_chat.live.session import Session
+from tornado_chat.wire.events import Event
+from tornado_chat.wire.replies import Read
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +22,8 @@ BATCH_ENTRIES = 1024
 """Entries in one commit: about 6 ms of SQLite, so that a commit does not make the next one's senders wait for long."""
 
 QUEUE_ENTRIES, QUEUE_CHARS = 8192, 16 * 1024 * 1024
-"""While this much waits for a commit, connections that want to publish are not read."""
+"""While this much waits for a commit, who wants to publish waits too, and is not read. (Characters of texts, bytes of
+metas.)"""
 
 
 def _log_fault(what: str, whose: str) -> None:
@@ -33,21 +32,25 @@ def _log_fault(what: str, whose: str) -> None:
 
 
 class Publisher:
-    """Takes entries in the order submitted; answers each to its session after the commit that holds it."""
+    """Takes entries in the order submitted; answers each to its sender after the commit that holds it."""
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        self.queue: deque[tuple[Session, Entry, float]] = deque()
+        self.queue: deque[tuple[Sender, Entry, float]] = deque()
         self.queued_chars = 0
-        self.blocked: deque[Session] = deque()  # sessions that wait because the queue is full
+        self.blocked: deque[Sender] = deque()  # those who wait because the queue is full
         self.failing = False  # the last commit's outcome is not known
         self.idle = asyncio.Event()
         self.idle.set()
         self._work = asyncio.Event()
-        self._task = hub.loop.create_task(self._run())
+        self._task: asyncio.Task[None] | None = None
 
-    def congestion(self, room_name: str) -> deque[Session] | None:
-        """Where a session has to wait before it may submit to this room; None if it need not."""
+    def start(self) -> None:
+        """Begin to commit; `stop` is to follow."""
+        self._task = self.hub.tasks.spawn(self._run(), name="publisher")
+
+    def congestion(self, room_name: str) -> deque[Sender] | None:
+        """Where a sender has to wait before it may submit to this room; None if it need not."""
         if len(self.queue) >= QUEUE_ENTRIES or self.queued_chars >= QUEUE_CHARS:
             return self.blocked
         room = self.hub.rooms.get(room_name)
@@ -55,16 +58,16 @@ class Publisher:
             return room.blocked
         return None
 
-    def submit(self, session: Session, entry: Entry) -> None:
-        self.queue.append((session, entry, monotonic()))  # not the loop's time: uvloop counts whole milliseconds
-        self.queued_chars += len(entry.text or "")
+    def submit(self, sender: Sender, entry: Entry) -> None:
+        self.queue.append((sender, entry, monotonic()))  # not the loop's time: uvloop counts whole milliseconds
+        self.queued_chars += _size(entry)
         self.idle.clear()
         self._work.set()
 
     @property
     def ended(self) -> bool:
         """Nothing is committed any more, by a fault or by `stop`."""
-        return self._task.done()
+        return self._task is None or self._task.done()
 
     async def stop(self, seconds: float) -> None:
         """Commit what was submitted, for at most `seconds`, then end."""
@@ -72,8 +75,9 @@ class Publisher:
             await asyncio.wait_for(self.idle.wait(), seconds)
         except TimeoutError:
             logger.error("stopped with uncommitted entries count=%d", len(self.queue))
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:
@@ -82,15 +86,15 @@ class Publisher:
                 self.idle.set()
                 await self._work.wait()
             batch = [self.queue.popleft() for _ in range(min(BATCH_ENTRIES, len(self.queue)))]
-            self.queued_chars -= sum(len(entry.text or "") for _, entry, _ in batch)
+            self.queued_chars -= sum(_size(entry) for _, entry, _ in batch)
             self._announce(batch, await self._commit([entry for _, entry, _ in batch]))
             if self.blocked and len(self.queue) <= QUEUE_ENTRIES // 2 and self.queued_chars <= QUEUE_CHARS // 2:
                 blocked, self.blocked = self.blocked, deque()
-                for session in blocked:
+                for sender in blocked:
                     try:
-                        session.resume()
+                        sender.resume()
                     except Exception:
-                        _log_fault("session not resumed", session.user)
+                        _log_fault("sender not resumed", sender.user)
 
     async def _commit(self, entries: list[Entry]) -> Sequence[Appended | ChatError]:
         """The outcomes of `entries`; all `unavailable` if the log did not answer."""
@@ -114,29 +118,29 @@ class Publisher:
         metrics.batch_size.observe(len(entries))
         return outcomes
 
-    def _announce(self, batch: list[tuple[Session, Entry, float]], outcomes: Sequence[Appended | ChatError]) -> None:
+    def _announce(self, batch: list[tuple[Sender, Entry, float]], outcomes: Sequence[Appended | ChatError]) -> None:
         """Deliver the new events to the rooms here, then answer the senders: one write for each."""
-        answered: dict[Session, None] = {}
+        answered: dict[Sender, None] = {}
         rooms: dict[Room, None] = {}
         news: dict[str, list[Event]] = {}
-        for (session, entry, born), outcome in zip(batch, outcomes, strict=True):
+        for (sender, entry, born), outcome in zip(batch, outcomes, strict=True):
             try:
                 if isinstance(outcome, Appended):
                     room = self.hub.rooms.get(entry.room)
                     if room is not None:
                         rooms[room] = None
                     self._deliver(room, entry, outcome, born, news)
-                session.published(entry, outcome)
+                sender.published(entry, outcome)
             except Exception:
                 _log_fault("entry not announced", entry.room)
-            answered[session] = None
+            answered[sender] = None
         for name, events in news.items():
             self.hub.broker.publish_events(name, events)
-        for session in answered:
+        for sender in answered:
             try:
-                session.flush_replies()
+                sender.flush_replies()
             except Exception:
-                _log_fault("replies not written", session.user)
+                _log_fault("replies not written", sender.user)
         for room in rooms:
             try:
                 room.flush_now()
@@ -149,8 +153,7 @@ class Publisher:
         """Deliver to the room here, and add to the news for the other processes."""
         if entry.type == "read":
             if outcome.changed:
-                mark: Data = {"type": "read", "room": entry.room, "user": entry.user, "name": entry.name}
-                self.hub.signal(entry.room, mark | {"seq": outcome.seq})
+                self.hub.signal(entry.room, Read(room=entry.room, user=entry.user, name=entry.name, seq=outcome.seq))
         elif outcome.duplicate:
             if room is not None and outcome.seq > room.head:
                 room.mend(outcome.seq)  # committed, but never announced here
@@ -165,3 +168,7 @@ class Publisher:
                 news.setdefault(entry.room, []).append(event)
             if room is not None:
                 room.deliver(event)
+
+
+def _size(entry: Entry) -> int:
+    return len(entry.text or "") + len(entry.meta or "")

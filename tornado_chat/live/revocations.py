@@ -3,55 +3,51 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode
+from tornado_chat.live.line import Line
 from tornado_chat.log import Log
-
-if TYPE_CHECKING:
-    from tornado_chat.live.session import Session
 
 POLL_SECONDS = 0.4
 """How often the log is asked for new ones: no connection of a revoked session may live for a second."""
 
 
 class Revocations:
-    """What the log has told so far, and the sessions here by their `jti`.
+    """What the log has told so far, and the lines of the sessions here by their `jti`.
 
     The log alone tells of them, by being asked often: a broker may be away, and this must not wait for it.
     """
 
-    __slots__ = ("_expires", "_last", "_log", "_sessions")
+    __slots__ = ("_expires", "_last", "_lines", "_log")
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._last = 0
         self._expires: dict[str, float | None] = {}  # by jti, in Unix seconds; None: never
-        self._sessions: dict[str, set[Session]] = {}
+        self._lines: dict[str, set[Line]] = {}
 
     async def poll(self) -> None:
         """Take note of the new ones and cut off their connections; LogUnavailable if the log does not tell."""
         for revocation in await self._log.revocations(self._last):
             self._last = revocation.id
             self._expires[revocation.jti] = revocation.expires_at
-            for session in tuple(self._sessions.get(revocation.jti, ())):
-                session.connection.close(CloseCode.SESSION_REVOKED, "this session was revoked: sign in again")
+            for line in tuple(self._lines.get(revocation.jti, ())):
+                line.close(CloseCode.SESSION_REVOKED, "this session was revoked: sign in again")
 
     def check(self, jti: str | None) -> None:
         """Raise `unauthorized` if the session was revoked."""
         if jti in self._expires:
             raise ChatError(ErrorCode.UNAUTHORIZED, "the token does not check: its session was revoked; sign in again")
 
-    def enter(self, session: Session) -> None:
-        if session.identity.jti is not None:
-            self._sessions.setdefault(session.identity.jti, set()).add(session)
+    def enter(self, jti: str | None, line: Line) -> None:
+        if jti is not None:
+            self._lines.setdefault(jti, set()).add(line)
 
-    def leave(self, session: Session) -> None:
-        jti = session.identity.jti
-        if jti is not None and jti in self._sessions:
-            self._sessions[jti].discard(session)
-            if not self._sessions[jti]:
-                del self._sessions[jti]
+    def leave(self, jti: str | None, line: Line) -> None:
+        if jti is not None and jti in self._lines:
+            self._lines[jti].discard(line)
+            if not self._lines[jti]:
+                del self._lines[jti]
 
     def sweep(self) -> None:
         """Forget those whose tokens have expired by now: they are refused for that."""

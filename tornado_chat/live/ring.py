@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from sys import getsizeof
 
-from tornado_chat.wire.codec import Encoding
+from tornado_chat.log.kinds import edits
+from tornado_chat.wire.codec import Encoded
+from tornado_chat.wire.encodings import Encoding
 from tornado_chat.wire.events import Event
 
 EVENT_BYTES = 1150
 """What an event costs beside its text and frames: objects, two dictionaries, short strings (measured)."""
+
+NO_TEXT = getsizeof("")
 
 TRIM = 256
 """Evicted places at the front of a ring are given back this many at a time, so that an eviction stays O(1)."""
@@ -70,32 +75,31 @@ class Ring:
         self.budget.evict()
 
     def _charge(self, event: Event) -> None:
-        if event.data["type"] == "edited":
-            self.edits.setdefault(event.data["target"], []).append(event)
-        event.cost = EVENT_BYTES + len(event.data.get("text", "")) + sum(map(len, event.frames.values()))
+        target = edits(event.data)
+        if target is not None:
+            self.edits.setdefault(target, []).append(event)
+        event.cost = EVENT_BYTES + _content_bytes(event) + sum(map(len, event.frames.values()))
         self.budget.bytes += event.cost
 
-    def frame(self, event: Event, encoding: Encoding) -> bytes:
-        """The event's frame; a new one is charged to the budget if the event is held here."""
-        frame = event.frames.get(encoding)
-        if frame is None:
-            frame = event.frame(encoding)
-            if event.cost:
-                event.cost += len(frame)
-                self.budget.bytes += len(frame)
-                self.budget.evict()
-        return frame
+    def encode(self, event: Event, encodings: Iterable[Encoding]) -> None:
+        """Make the event's frames that are missing; they are charged to the budget if the event is held here."""
+        added = event.encode(encodings)
+        if added and event.cost:
+            event.cost += added
+            self.budget.bytes += added
+            self.budget.evict()
 
     def drop_first(self) -> None:
         event = self.events[self.dropped]
         del self.budget.order[event]
         self.budget.bytes -= event.cost
         event.cost = 0
-        if event.data["type"] == "edited":
-            edits = self.edits[event.data["target"]]
-            edits.remove(event)
-            if not edits:
-                del self.edits[event.data["target"]]
+        target = edits(event.data)
+        if target is not None:
+            found = self.edits[target]
+            found.remove(event)
+            if not found:
+                del self.edits[target]
         self.dropped += 1
         if self.dropped >= TRIM or self.dropped == len(self.events):
             del self.events[: self.dropped]
@@ -123,5 +127,11 @@ class Ring:
 
 def erase_if(event: Event, target: int) -> None:
     """Erase `event` if it is the message `target` or an edit of it."""
-    if event.seq == target or (event.data["type"] == "edited" and event.data["target"] == target):
+    if event.seq == target or edits(event.data) == target:
         event.erase()
+
+
+def _content_bytes(event: Event) -> int:
+    """The text's, of which a character takes one byte to four, and the meta's."""
+    meta: Encoded | None = event.data.get("meta")
+    return getsizeof(event.data.get("text", "")) - NO_TEXT + (len(meta.json) if meta is not None else 0)

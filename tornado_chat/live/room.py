@@ -16,21 +16,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from tornado_chat.errors import CloseCode, LogUnavailable
 from tornado_chat.live.catching_up import CatchingUp
+from tornado_chat.live.line import Line, Sender
 from tornado_chat.live.member import CATCHING, GONE, LIVE, Member
-from tornado_chat.live.presence import RoomPresence
 from tornado_chat.live.ring import Ring
-from tornado_chat.wire.codec import Encoding
-from tornado_chat.wire.events import Data, Event
-
-if TYPE_CHECKING:
-    from tornado_chat.live.hub import Hub
-    from tornado_chat.live.session import Session
+from tornado_chat.live.room_presence import RoomPresence
+from tornado_chat.live.shared import Shared
+from tornado_chat.log.kinds import erases
+from tornado_chat.wire.codec import Codec
+from tornado_chat.wire.encodings import Encoding
+from tornado_chat.wire.events import Event
+from tornado_chat.wire.replies import Behind, Presence, Signal, Synced, Typing
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ class Room:
         "batches",
         "blocked",
         "catching",
+        "closed",
         "due",
         "early",
         "flushed",
@@ -93,25 +94,29 @@ class Room:
         "head",
         "holds",
         "hole",
-        "hub",
         "known",
         "mending",
         "name",
         "next_flush",
+        "on_empty",
         "opened",
         "pending",
         "presence",
         "ring",
+        "shared",
         "signals",
         "typing",
+        "typing_lapses",
         "users",
         "writing",
     )
 
-    def __init__(self, hub: Hub, name: str) -> None:
-        self.hub = hub
+    def __init__(self, shared: Shared, name: str, on_empty: Callable[[Room], None]) -> None:
+        """`on_empty` is called when nobody needs the room any more."""
+        self.shared = shared
         self.name = name
-        self.opened: asyncio.Future[None] = hub.loop.create_future()  # done when the log has told the head
+        self.on_empty = on_empty
+        self.opened: asyncio.Future[None] = shared.loop.create_future()  # done when the log has told the head
         self.head = -1  # the last event delivered; -1 until opened
         self.flushed = -1
         self.known = 0  # the last event that the log is known to hold: beyond head means that some are missing here
@@ -119,20 +124,23 @@ class Room:
         self.early: dict[int, Event] = {}  # by seq
         self.hole: asyncio.TimerHandle | None = None  # to ask the log for what did not come
         self.holds = 0  # joins under way, for which the room stays open
-        self.ring = Ring(hub.budget)
+        self.ring = Ring(shared.budget)
         self.groups: dict[Encoding, dict[Member, None]] = {}
         self.catching: CatchingUp | None = None  # only while somebody is behind
         self.pending: list[Event] = []
-        self.signals: list[tuple[Data, str | None]] = []  # with the user whom it is not for
+        # The newest of each kind of each user, with the user whom it is not for.
+        self.signals: dict[object, tuple[Signal, str | None]] = {}
         self.writing: list[Event] = []  # the events of the flush that runs
         self.batches: deque[Batch] = deque()
         self.flushing = False
         self.due: asyncio.Handle | None = None  # the call that begins a flush
         self.next_flush: asyncio.Future[None] | None = None
-        self.blocked: deque[Session] = deque()  # sessions that wait because too much is pending
-        self.typing: dict[str, tuple[Session, float]] = {}  # by user: on which device, and when it lapses
+        self.blocked: deque[Sender] = deque()  # those who wait because too much is pending
+        self.typing: dict[str, tuple[str, Line, float]] = {}  # by user: the name, on which line, when it lapses
+        self.typing_lapses: asyncio.TimerHandle | None = None
         self.users: dict[str, int] = {}  # how many members each has here
         self.presence = RoomPresence()
+        self.closed = False  # forgotten: whoever asks for the room gets another
 
     # Opening and closing
 
@@ -146,10 +154,13 @@ class Room:
 
     def shut(self) -> None:
         """It is forgotten: nothing is expected any more."""
+        self.closed = True
         self.early.clear()
-        if self.hole is not None:
-            self.hole.cancel()
-            self.hole = None
+        self.typing.clear()
+        for timer in (self.hole, self.typing_lapses):
+            if timer is not None:
+                timer.cancel()
+        self.hole = self.typing_lapses = None
 
     def size(self) -> int:
         """How many members, live or catching up."""
@@ -163,22 +174,23 @@ class Room:
             yield from self.catching.members
 
     def release(self) -> None:
-        """Give the room back to the hub if nobody needs it."""
+        """Say so if nobody needs the room any more."""
         if not self.groups and not self.catching and not self.holds:
-            self.hub.close_room(self)
+            self.on_empty(self)
 
     # Members
 
-    def enter(self, member: Member) -> None:
-        """`joined` has been written; live at once if nothing is missing, else by catching up."""
-        user = member.session.user
-        self.users[user] = self.users.get(user, 0) + 1
-        if self.users[user] == 1:
-            self.hub.presence.enter(self, user, member.session.identity.name)
+    def enter(self, member: Member) -> bool:
+        """`joined` has been written; live at once if nothing is missing, else by catching up.
+
+        Whether the user was not here before.
+        """
+        self.users[member.user] = self.users.get(member.user, 0) + 1
         if member.cursor == self.flushed:
             self.go_live(member)
         else:
             self._catch_up(member)
+        return self.users[member.user] == 1
 
     def go_live(self, member: Member) -> None:
         """The cursor has reached `flushed`: `synced`, then every flush that begins from now on."""
@@ -188,30 +200,32 @@ class Room:
                 self.catching = None
         member.state = LIVE
         member.drop_page()
-        self.groups.setdefault(member.session.encoding, {})[member] = None
-        member.session.write({"type": "synced", "room": self.name, "seq": member.cursor})
+        self.groups.setdefault(member.encoding, {})[member] = None
+        member.write(Synced(room=self.name, seq=member.cursor))
 
-    def leave(self, member: Member) -> None:
-        """Nothing of this room is written to `member` any more, not even by a flush that runs."""
+    def leave(self, member: Member) -> bool:
+        """Nothing of this room is written to `member` any more, not even by a flush that runs.
+
+        Whether the user is not here any more. `release` is to follow.
+        """
         self._remove(member)
         member.state = GONE
         member.drop_page()
-        session = member.session
-        if self.users[session.user] > 1:
-            self.users[session.user] -= 1
-        else:
-            del self.users[session.user]
-            self.hub.presence.leave(self, session.user)
-        if session.user in self.typing and self.typing[session.user][0] is session:
-            self.set_typing(session, on=False)
-        self.release()
+        user = member.user
+        if user in self.typing and self.typing[user][1] is member.line:
+            self.set_typing(user, member.name, member.line, on=False)
+        if self.users[user] > 1:
+            self.users[user] -= 1
+            return False
+        del self.users[user]
+        return True
 
     def _remove(self, member: Member) -> None:
         if member.state == LIVE:
-            group = self.groups[member.session.encoding]
+            group = self.groups[member.encoding]
             del group[member]
             if not group:
-                del self.groups[member.session.encoding]
+                del self.groups[member.encoding]
         elif self.catching:
             self.catching.members.discard(member)
             if not self.catching.members:
@@ -219,17 +233,25 @@ class Room:
 
     def _catch_up(self, member: Member) -> None:
         member.state = CATCHING
-        self.hub.metrics.catch_ups += 1
+        self.shared.metrics.catch_ups += 1
         if self.catching is None:
             self.catching = CatchingUp(self)
         self.catching.members.add(member)
-        self.hub.feed_soon(member, self)
+        self.feed_soon(member)
+
+    def feed_soon(self, member: Member) -> None:
+        """Let `member`, which is catching up, have its next chunk in a loop turn to come."""
+        self.shared.turns.feed(member, self._feed)
+
+    def _feed(self, member: Member) -> None:
+        if member.state == CATCHING and self.catching is not None:
+            self.catching.feed(member)
 
     def _fall_behind(self, member: Member, after: int) -> None:
         self._remove(member)
         member.cursor = after
-        self.hub.metrics.frames_deferred += 1
-        member.session.write({"type": "behind", "room": self.name, "seq": after, "head": self.head})
+        self.shared.metrics.frames_deferred += 1
+        member.write(Behind(room=self.name, seq=after, head=self.head))
         self._catch_up(member)
 
     # Delivery
@@ -256,10 +278,11 @@ class Room:
         if self.early:
             self.early.pop(event.seq, None)  # it came twice
         self.ring.append(event)
-        if event.data["type"] == "deleted":
-            self.ring.erase(event.data["target"])
+        target = erases(event.data)
+        if target is not None:
+            self.ring.erase(target)
             if self.catching:
-                self.catching.erase(event.data["target"])
+                self.catching.erase(target)
         self.pending.append(event)
         self._flush_soon()
 
@@ -267,7 +290,7 @@ class Room:
         """The log holds events up to `known`: those that are missing here have a moment to come by themselves."""
         self.known = max(self.known, known)
         if self.head >= 0 and self.known > self.head and self.hole is None and not self.mending:
-            self.hole = self.hub.loop.call_later(HOLE_SECONDS, self._look_at_hole, self.head)
+            self.hole = self.shared.loop.call_later(HOLE_SECONDS, self._look_at_hole, self.head)
 
     def _look_at_hole(self, head: int) -> None:
         self.hole = None
@@ -281,16 +304,16 @@ class Room:
         self.known = max(self.known, known)
         if self.head >= 0 and self.known > self.head and not self.mending:
             self.mending = True
-            self.hub.metrics.holes += 1
-            self.hub.tasks.spawn(self._mend())
+            self.shared.metrics.holes += 1
+            self.shared.tasks.spawn(self._mend())
 
     async def _mend(self) -> None:
         try:
             while self.head < self.known:
                 while len(self.pending) >= PENDING_EVENTS:
                     await self.flush_begun()
-                page = await self.hub.log.read(self.name, self.head, max_events=MEND_EVENTS, max_bytes=MEND_BYTES)
-                if self.hub.rooms.get(self.name) is not self:
+                page = await self.shared.log.read(self.name, self.head, max_events=MEND_EVENTS, max_bytes=MEND_BYTES)
+                if self.closed:
                     return  # closed meanwhile: its ring must stay empty
                 if not page:
                     logger.error("log lost events room=%s head=%d known=%d", self.name, self.head, self.known)
@@ -302,41 +325,57 @@ class Room:
         finally:
             self.mending = False
 
-    def signal(self, data: Data, not_for: str | None = None) -> None:
-        """Tell the live members something that may be lost; `not_for` is the user who need not hear it."""
+    def signal(self, signal: Signal, not_for: str | None = None) -> None:
+        """Tell the live members something that may be lost; `not_for` is the user who need not hear it.
+
+        Of one user's `read` or `typing` the newest counts.
+        """
         if not self.groups:
             return
-        if len(self.signals) >= PENDING_SIGNALS or self.hub.signals.take(monotonic(), self.size()):
-            self.hub.metrics.signals_dropped += 1
+        key: object = id(signal) if isinstance(signal, Presence) else (signal.__class__, signal.user)
+        if key not in self.signals and (
+            len(self.signals) >= PENDING_SIGNALS or self.shared.signals.take(monotonic(), self.size())
+        ):
+            self.shared.metrics.signals_dropped += 1
             return
-        self.signals.append((data, not_for))
+        self.signals[key] = signal, not_for
         self._flush_soon()
 
-    def set_typing(self, session: Session, *, on: bool) -> None:
+    def tell(self, signal: Signal, not_for: str | None = None) -> None:
+        """`signal`, in all processes."""
+        self.signal(signal, not_for)
+        self.shared.broker.publish_signal(self.name, signal, not_for)
+
+    def set_typing(self, user: str, name: str, line: Line, *, on: bool) -> None:
         """Note and tell that a user types or stopped; a repetition within a second is not told again."""
         now = monotonic()
-        user, name = session.user, session.identity.name
         before = self.typing.get(user)
         if on:
-            if before and before[1] - now > TYPING_SECONDS - 1.0:
+            if before and before[2] - now > TYPING_SECONDS - 1.0:
                 return
-            self.typing[user] = session, now + TYPING_SECONDS
-            self.hub.typing.add(self)
+            self.typing[user] = name, line, now + TYPING_SECONDS
+            if self.typing_lapses is None:
+                self.typing_lapses = self.shared.loop.call_later(TYPING_SECONDS, self._lapse_typing)
         elif self.typing.pop(user, None) is None:
             return
-        self.hub.signal(self.name, {"type": "typing", "room": self.name, "user": user, "name": name, "on": on}, user)
+        self.tell(Typing(room=self.name, user=user, name=name, on=on), user)
 
-    def lapse_typing(self, now: float) -> None:
-        for session, lapses in list(self.typing.values()):
+    def _lapse_typing(self) -> None:
+        self.typing_lapses = None
+        now = monotonic()
+        for user, (name, line, lapses) in list(self.typing.items()):
             if lapses <= now:
-                self.set_typing(session, on=False)
+                self.set_typing(user, name, line, on=False)
+        if self.typing:
+            wait = min(lapses for _, _, lapses in self.typing.values()) - now
+            self.typing_lapses = self.shared.loop.call_later(wait, self._lapse_typing)
 
     # The flush
 
     def _flush_soon(self) -> None:
         if not self.flushing:
             self.flushing = True
-            self.due = self.hub.loop.call_soon(self._flush)
+            self.due = self.shared.loop.call_soon(self._flush)
 
     def flush_now(self) -> None:
         """The commit is announced whole: a flush that waits for the loop's next turn need not wait any longer."""
@@ -347,7 +386,7 @@ class Room:
     async def flush_begun(self) -> None:
         """Return when the next flush has taken its events out of `pending`."""
         if self.next_flush is None:
-            self.next_flush = self.hub.loop.create_future()
+            self.next_flush = self.shared.loop.create_future()
         await asyncio.shield(self.next_flush)
 
     def _flush(self) -> None:
@@ -368,7 +407,7 @@ class Room:
         self._flush_has_begun()
         self._unblock()
         for member in list(self.members()):
-            member.connection.close(CloseCode.INTERNAL_ERROR, "the server failed on a room")
+            member.line.close(CloseCode.INTERNAL_ERROR, "the server failed on a room")
 
     def _begin_flush(self) -> None:
         """Take what is pending, as one batch for each encoding, and write it: a small room at once."""
@@ -376,12 +415,12 @@ class Room:
         events = self.writing = self._take_pending()
         if events:
             self.flushed = events[-1].seq
-        signals, self.signals = self.signals, []
+        told = self._take_signals()
         total = 0
         for encoding, group in self.groups.items():
-            frames = [self.ring.frame(event, encoding) for event in events]
-            told = [(encoding.frame(data), not_for) for data, not_for in signals]
-            self.batches.append(Batch(list(group), frames, after, told))
+            frames = [event.frames[encoding] for event in events]
+            signals = [(encoding.wrap(payload), not_for) for payload, not_for in told[encoding.codec]]
+            self.batches.append(Batch(list(group), frames, after, signals))
             total += len(group)
         self._flush_has_begun()
         if total <= SLICE:
@@ -389,19 +428,26 @@ class Room:
                 self._write_slice()
             self._flushed()
         else:
-            self.hub.flush_in_slices(self)
+            self.shared.turns.flush(self.flush_slice)
 
     def _take_pending(self) -> list[Event]:
-        """The next events up to the hub's `batch_bytes` in the first encoding; all of them if nobody is live."""
+        """The next events up to `batch_bytes` in the longest encoding, encoded; all of them if nobody is live."""
         taken = len(self.pending)
         size = 0
         for number, event in enumerate(self.pending if self.groups else ()):
-            size += max(len(self.ring.frame(event, encoding)) for encoding in self.groups)
-            if size > self.hub.batch_bytes and number:
+            self.ring.encode(event, self.groups)
+            size += max(map(len, event.frames.values()))
+            if size > self.shared.batch_bytes and number:
                 taken = number
                 break
         events, self.pending = self.pending[:taken], self.pending[taken:]
         return events
+
+    def _take_signals(self) -> dict[Codec, list[tuple[bytes, str | None]]]:
+        """The signals that wait, serialised once for each codec that somebody here speaks."""
+        signals, self.signals = self.signals, {}
+        codecs = {encoding.codec for encoding in self.groups}
+        return {codec: [(codec.encode(signal), not_for) for signal, not_for in signals.values()] for codec in codecs}
 
     def flush_slice(self) -> bool:
         """Write to the next SLICE members; False when the flush is done and nothing waits for another."""
@@ -419,7 +465,7 @@ class Room:
         members = batch.members[batch.position : batch.position + SLICE]
         until = monotonic() + SLICE_SECONDS
         data, users, events = batch.data, batch.users, batch.events
-        room_for = self.hub.high_water_mark - len(data)
+        room_for = self.shared.high_water_mark - len(data)
         written = seen = 0
         for member in members:
             if seen & 15 == 15 and monotonic() > until:
@@ -427,25 +473,25 @@ class Room:
             seen += 1
             if member.state:  # it left, or fell behind, since the snapshot
                 continue
-            connection = member.connection
-            if connection.outbox_bytes > room_for and connection.outbox_bytes:
+            line = member.line
+            if line.outbox_bytes > room_for and line.outbox_bytes:
                 if events:
                     self._fall_behind(member, batch.after)
                 continue
-            own = batch.without(member.session.user) if users and member.session.user in users else data
+            own = batch.without(member.user) if users and member.user in users else data
             if own:
-                connection.write(own)
+                line.write(own)
                 written += 1
         batch.position += seen
         if batch.position >= len(batch.members):
             self.batches.popleft()
-        self.hub.metrics.deliveries += written * events
-        self.hub.metrics.bytes_out += written * len(data)
+        self.shared.metrics.deliveries += written * events
+        self.shared.metrics.bytes_out += written * len(data)
 
     def _flushed(self) -> None:
         """The flush is through: the next one, if something came meanwhile; blocked senders go on."""
         now = monotonic()
-        observe = self.hub.metrics.delivery_seconds.observe
+        observe = self.shared.metrics.delivery_seconds.observe
         for event in self.writing:
             if event.born:
                 observe(now - event.born)
@@ -463,5 +509,5 @@ class Room:
 
     def _unblock(self) -> None:
         blocked, self.blocked = self.blocked, deque()
-        for session in blocked:
-            session.resume()
+        for sender in blocked:
+            sender.resume()

@@ -6,96 +6,13 @@ Each room has one sequence of events, numbered 1, 2, 3 ... without holes. What `
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 from tornado_chat.errors import ChatError
+from tornado_chat.log.kinds import Entry, event_of
 from tornado_chat.wire.events import Data, Event
 
-EntryType = Literal["message", "edited", "deleted", "reacted", "read"]
-
-
-class Entry:
-    """One thing to be written: an event to be, or (`read`) a user's read mark.
-
-    `key` names the event of (room, user) for ever: the client's `id`, or a hidden one that no client can guess.
-    `id` is what readers of the event see; None for a hidden key. `seq` (of a `read`) is the mark that is asked for.
-    """
-
-    __slots__ = (
-        "emoji",
-        "id",
-        "key",
-        "meta",
-        "name",
-        "on",
-        "reply_to",
-        "room",
-        "seq",
-        "target",
-        "text",
-        "type",
-        "user",
-    )
-
-    def __init__(
-        self,
-        type: EntryType,
-        room: str,
-        user: str,
-        name: str,
-        *,
-        key: str = "",
-        id: str | None = None,
-        text: str | None = None,
-        reply_to: int | None = None,
-        meta: dict[str, Any] | None = None,
-        target: int | None = None,
-        emoji: str | None = None,
-        on: bool | None = None,
-        seq: int | None = None,
-    ) -> None:
-        self.type = type
-        self.room = room
-        self.user = user
-        self.name = name
-        self.key = key
-        self.id = id
-        self.text = text
-        self.reply_to = reply_to
-        self.meta = meta
-        self.target = target
-        self.emoji = emoji
-        self.on = on
-        self.seq = seq
-
-
-def event_of(entry: Entry, seq: int, ts: int) -> Event:
-    """The event that clients see, with the fields and the order of PROTOCOL's table.
-
-    A `message` or `edited` whose text is None was erased by a `deleted`.
-    """
-    data: Data = {"type": entry.type, "room": entry.room, "seq": seq}
-    if entry.type != "message":
-        data["target"] = entry.target
-    data["user"] = entry.user
-    if entry.type == "message":
-        data["name"] = entry.name
-    if entry.type == "reacted":
-        data["emoji"] = entry.emoji
-        data["on"] = entry.on
-    elif entry.type != "deleted":
-        if entry.text is None:
-            data["deleted"] = True
-        else:
-            data["text"] = entry.text
-    data["ts"] = ts
-    if entry.id is not None and entry.type == "message":
-        data["id"] = entry.id
-    if entry.reply_to is not None:
-        data["reply_to"] = entry.reply_to
-    if entry.meta is not None:
-        data["meta"] = entry.meta
-    return Event(seq, data)
+__all__ = ["Appended", "Entry", "Log", "Revocation", "event_of"]
 
 
 class Appended:

@@ -10,8 +10,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
 from tornado_chat.errors import ChatError
 from tornado_chat.log import Appended, Entry
 from tornado_chat.log.postgres_schema import Connection
@@ -95,5 +93,5 @@ def _columns(batch: Sequence[Entry]) -> tuple[list[Any], ...]:
         [entry.id is None for entry in batch],
         [entry.text for entry in batch],
         [entry.reply_to for entry in batch],
-        [None if entry.meta is None else orjson.dumps(entry.meta).decode() for entry in batch],
+        [None if entry.meta is None else entry.meta.decode() for entry in batch],
     )

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import orjson
 
 from tornado_chat.errors import ChatError, ErrorCode
-from tornado_chat.log import Entry, event_of
+from tornado_chat.log.kinds import KINDS, Entry, event_of
+from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.events import Data, Event
 
 BEYOND = 2**63 - 1
@@ -42,7 +43,7 @@ def refusal(entry: Entry, target: tuple[str, str, bool] | None) -> ChatError | N
         what = "no event" if target is None else f"not a message but `{target[0]}`"
         return ChatError(ErrorCode.NOT_FOUND, f"seq {seq} of room {room} is {what}; `seq` must be that of a message")
     _, user, erased = target
-    if entry.type != "reacted" and user != entry.user:
+    if KINDS[entry.type].own and user != entry.user:
         return ChatError(
             ErrorCode.FORBIDDEN, f"message {seq} of room {room} is another user's; one's own can be changed only"
         )
@@ -64,7 +65,7 @@ def event_of_row(room: str, row: Row) -> Event:
         id=None if hidden else key,
         text=text,
         reply_to=reply_to,
-        meta=None if meta is None else orjson.loads(meta),
+        meta=None if meta is None else meta.encode(),
         target=target,
         emoji=emoji,
         on=None if on is None else on == 1,
@@ -83,7 +84,7 @@ def message_of_row(room: str, row: Row) -> Data:
         id=None if hidden else key,
         text=text if new_text is None else new_text,
         reply_to=reply_to,
-        meta=None if meta is None else orjson.loads(meta),
+        meta=None if meta is None else meta.encode(),
     )
     message = event_of(entry, seq, ts).data
     if edited is not None:
@@ -143,7 +144,7 @@ def history(
             if len(messages) == limit:
                 return messages[::-1], True
             message = message_of_row(room, row)
-            size += len(orjson.dumps(message)) + len(',"reactions":{},')
+            size += len(JSON.encode(message)) + len(',"reactions":{},')
             found: dict[str, list[str]] = {}
             while True:
                 if place == len(reactions) and not ended:

@@ -17,6 +17,7 @@ import orjson
 
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.log import Appended, Entry
+from tornado_chat.log.kinds import KINDS
 from tornado_chat.log.rows import refusal
 from tornado_chat.log.schema import new_epoch
 from tornado_chat.log.sqlite_file import Connected, prepare, transaction
@@ -358,9 +359,10 @@ class Writer(Connected):
         """Bring the present state of the target up to date with `entry`."""
         execute = self.db.execute
         target = (head.id, entry.target)
-        if entry.type == "edited":
+        folds = KINDS[entry.type].folds
+        if folds == "text":
             execute(AMEND, (*target, entry.text, head.ts))
-        elif entry.type == "deleted":
+        elif folds == "erasure":
             execute("UPDATE events SET text = NULL, meta = NULL WHERE room = ? AND seq = ?", target)
             execute(ERASE_EDITS, target)
             execute("UPDATE amendments SET text = NULL WHERE room = ? AND target = ?", target)
@@ -395,7 +397,7 @@ def _number(head: Head, entry: Entry, now: int, values: list[Any]) -> None:
         entry.id is None,
         entry.text,
         entry.reply_to,
-        None if meta is None else _json(meta),
+        None if meta is None else meta.decode(),
         entry.target,
         entry.emoji,
         entry.on,

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 from tornado_chat.errors import ChatError, CloseCode
-from tornado_chat.wire.codec import DEFLATE_FROM, JSON, Codec
+from tornado_chat.wire.codec import JSON, Codec
 from tornado_chat.wire.deflate import Inflater, deflate
+from tornado_chat.wire.encodings import DEFLATE_FROM, opcode_of, subprotocol_of
 from tornado_chat.wire.events import Data
 from tornado_chat.wire.frames import ABNORMAL, BINARY, CLOSE, PING, PONG, TEXT, FrameError, parse_close, unmask
 from tornado_chat.wire.handshake import accept_value
@@ -192,8 +193,8 @@ class WebSocket:
         raise Ended(ABNORMAL, f"silent for {2 * SILENCE_SECONDS:g} s, though pinged")
 
     def _message(self, opcode: int, payload: bytes) -> Data:
-        if opcode != self._codec.opcode:
-            raise Broken(f"a frame with the opcode {opcode} on a connection that speaks {self._codec.name}")
+        if opcode != opcode_of(self._codec):
+            raise Broken(f"a frame with the opcode {opcode} on a connection that speaks {subprotocol_of(self._codec)}")
         try:
             message = self._codec.decode(payload)
         except ChatError as error:
@@ -212,7 +213,7 @@ class WebSocket:
         self._write(frame[: max(1, min(len(frame) - 1, int(len(frame) * part)))])
 
     def _frame(self, command: Data) -> bytes:
-        return client_frame(self._codec.opcode, self._codec.encode(command), compress=self._compressed)
+        return client_frame(opcode_of(self._codec), self._codec.encode(command), compress=self._compressed)
 
     def _write(self, data: bytes) -> None:
         if not self._writer.is_closing() and not self._said_close:  # else the reader is about to be told
@@ -295,7 +296,7 @@ async def _shake_hands(
         "Connection: Upgrade",
         "Sec-WebSocket-Version: 13",
         f"Sec-WebSocket-Key: {key}",
-        f"Sec-WebSocket-Protocol: {codec.name}",
+        f"Sec-WebSocket-Protocol: {subprotocol_of(codec)}",
         *(["Sec-WebSocket-Extensions: permessage-deflate"] if compressed else []),
         *([f"Authorization: Bearer {token}"] if token else []),
     ]
@@ -318,8 +319,8 @@ async def _shake_hands(
         raise await _refusal(int(status[1]), headers, reader)
     if headers.get("sec-websocket-accept") != accept_value(key):
         raise Broken("a handshake with a wrong Sec-WebSocket-Accept")
-    if headers.get("sec-websocket-protocol") != codec.name:
-        raise Broken(f"a handshake for {headers.get('sec-websocket-protocol')} in place of {codec.name}")
+    if headers.get("sec-websocket-protocol") != subprotocol_of(codec):
+        raise Broken(f"a handshake for {headers.get('sec-websocket-protocol')} in place of {subprotocol_of(codec)}")
     extensions = headers.get("sec-websocket-extensions", "")
     if extensions and not compressed:
         raise Broken(f"a handshake with an extension that was not offered: {extensions}")

@@ -1,4 +1,4 @@
-"""Where a socket changes hands: from Tornado's HTTP server to a Connection of ours."""
+"""Where a socket changes hands: from Tornado's HTTP server to a line of ours."""
 
 from __future__ import annotations
 

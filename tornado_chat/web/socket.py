@@ -23,13 +23,14 @@ from tornado.httputil import (
 from tornado_chat.auth import GUEST_TTL, Identity, authenticate, mint, new_guest
 from tornado_chat.config import Network
 from tornado_chat.errors import ChatError, ErrorCode
-from tornado_chat.live.connection import Connection, Transport
 from tornado_chat.live.context import Context
 from tornado_chat.live.session import Session
+from tornado_chat.live.websocket import WebSocket
 from tornado_chat.web.handover import take_over
-from tornado_chat.wire.codec import CODECS, JSON, Codec
+from tornado_chat.wire.codec import JSON, Codec
 from tornado_chat.wire.commands import Join, check_name, parse
 from tornado_chat.wire.deflate import negotiate
+from tornado_chat.wire.encodings import SUBPROTOCOLS, websocket
 from tornado_chat.wire.handshake import HandshakeError, check, response
 
 PATH = "/ws"
@@ -50,7 +51,7 @@ _STATUS = {
 
 
 class Handshake(HTTPMessageDelegate):
-    """One request for a WebSocket. Nothing of it outlives the request but a Connection and its Session.
+    """One request for a WebSocket. Nothing of it outlives the request but a WebSocket and its Session.
 
     A delegate and not a RequestHandler: those, with their routes, cost some 25 us more for each connection.
     """
@@ -99,9 +100,13 @@ class Handshake(HTTPMessageDelegate):
         except OSError:  # it has gone meanwhile, or no file is left for the duplicate
             return
         account = gate.context.limits.addresses.enter(address)
-        session = Session(gate.context, identity, account, codec, window_bits)
-        connection = Connection(gate.transport, sock, session, deflate=window_bits > 0)
-        session.begin(connection, answer, token, join, early)
+        session = Session(gate.context, identity, account, websocket(codec, window_bits))
+        line = WebSocket(gate.context.lines, sock, session, codec, deflate=window_bits > 0)
+        line.expires_at = identity.expires_at
+        line.write(answer + session.encoding.frame(session.welcome(line, token)))
+        if join is not None:
+            session.take(join, 0)
+        line.start(early)
 
     def _refuse(self, status: int, code: str, message: str, extra: dict[str, str]) -> None:
         self.gate.context.hub.metrics.refusals[int(status)] += 1
@@ -130,10 +135,9 @@ class Arguments:
 class Gate:
     """What all handshakes of a server share: whom it lets in, and what it hands the connections over to."""
 
-    def __init__(self, context: Context, transport: Transport, secret: bytes) -> None:
+    def __init__(self, context: Context, secret: bytes) -> None:
         self.context = context
         self.settings = context.settings
-        self.transport = transport
         self.secret = secret
 
     def check_origin(self, headers: HTTPHeaders) -> None:
@@ -155,7 +159,7 @@ class Gate:
     def check_room_for_one_more(self, address: str) -> None:
         if self.context.draining:
             raise ChatError(ErrorCode.OVERLOADED, "this server is stopping: come back in a moment", retry_after=1)
-        self.context.limits.check_connection(address, len(self.transport.connections))
+        self.context.limits.check_connection(address, len(self.context.lines.open))
 
     def identify(
         self, headers: HTTPHeaders, subprotocols: tuple[str, ...], arguments: Arguments
@@ -214,10 +218,10 @@ def choose_codec(subprotocols: tuple[str, ...]) -> tuple[Codec, str | None]:
     """The codec, and the sub-protocol to echo: the client's first that is known; JSON when it offers none."""
     offered = [name for name in subprotocols if not name.startswith(BEARER)]
     for name in offered:
-        if name in CODECS:
-            return CODECS[name], name
+        if name in SUBPROTOCOLS:
+            return SUBPROTOCOLS[name], name
     if offered:
-        raise HandshakeError(f"no known sub-protocol is offered: offer {' or '.join(CODECS)}, or none")
+        raise HandshakeError(f"no known sub-protocol is offered: offer {' or '.join(SUBPROTOCOLS)}, or none")
     return JSON, None
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from math import isfinite
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeGuard, get_args
 
 import orjson
 from msgspec import Meta, Struct, convert
 from msgspec.structs import fields
 
 from tornado_chat.errors import ChatError, ErrorCode
-from tornado_chat.wire.codec import MapWithOtherKeys
+from tornado_chat.wire.codec import JSON, MSGPACK, Codec, MapWithOtherKeys
 
 SEQ_MAX = 2**63 - 1
 ID_CHARS = 64
@@ -49,7 +49,7 @@ MetaObject = Annotated[
 ]
 
 
-class _Base(Struct, kw_only=True, frozen=True, gc=False):
+class _Base(Struct, kw_only=True, frozen=True, gc=False, tag_field="type", tag=str.lower):
     id: Id | None = None
 
 
@@ -120,6 +120,47 @@ COMMANDS: dict[str, type[Command]] = {struct.__name__.lower(): struct for struct
 _TYPES = f"one of {', '.join(COMMANDS)}"
 
 
+_DECODERS = {codec: codec.decoder(Command) for codec in (JSON, MSGPACK)}
+
+
+class Unparsed(ChatError):
+    """What a client sent is no command; `id` is the one that the error can carry, None if it has none that is valid."""
+
+    def __init__(self, error: ChatError, id: str | None) -> None:
+        super().__init__(error.code, error.message)
+        self.id = id
+
+
+def decode(codec: Codec, payload: bytes, text_chars: int) -> Command:
+    """The command that `payload` is; Unparsed (bad_request) names the field that is wrong.
+
+    A sound command is decoded in one step, which skips what it does not know: 0.9 us instead of 2.6 for decoding all of
+    it and then looking for the fields.
+    """
+    id: object = None
+    try:
+        command = _decoded(codec, payload)
+        if command is not None:
+            id = command.id
+            return _checked(command, text_chars)
+        obj = codec.decode(payload)
+        id = obj.get("id") if type(obj) is dict else None
+        return parse(obj, text_chars)
+    except ChatError as error:
+        raise Unparsed(error, id if _is_id(id) else None) from None
+
+
+def _decoded(codec: Codec, payload: bytes) -> Command | None:
+    """The command in one step; None if that cannot be done."""
+    if codec is MSGPACK and b"meta" in payload:
+        return None  # maps in it may have keys that are no strings, and hashes that collide: see MapWithOtherKeys
+    try:
+        command: Command = _DECODERS[codec](payload)
+    except (ValueError, RecursionError):
+        return None
+    return command
+
+
 def parse(obj: object, text_chars: int) -> Command:
     """The command that `obj` (decoded by a codec) is; ChatError(bad_request) names the field that is wrong.
 
@@ -139,6 +180,11 @@ def parse(obj: object, text_chars: int) -> Command:
         if len(given) < len(obj):
             return parse(given, text_chars)
         raise _explain(obj, struct, text_chars) from None
+    return _checked(command, text_chars)
+
+
+def _checked(command: Command, text_chars: int) -> Command:
+    """`command` if it is sound in what its types do not say."""
     if command.id is not None:
         _check_string("id", command.id)
     if isinstance(command, (Send, Edit)):
@@ -156,10 +202,8 @@ def parse(obj: object, text_chars: int) -> Command:
     return command
 
 
-def command_id(obj: object) -> str | None:
-    """The `id` that an error about `obj` can carry: None if it has none, or none that is valid."""
-    value = obj.get("id") if type(obj) is dict else None
-    return value if type(value) is str and 1 <= len(value) <= ID_CHARS and _is_sound(value) else None
+def _is_id(value: object) -> TypeGuard[str]:
+    return type(value) is str and 1 <= len(value) <= ID_CHARS and _is_sound(value)
 
 
 def room_name(value: object) -> str:
@@ -208,11 +252,20 @@ def _check_string(field: str, text: str) -> None:
         raise _bad(f"{field}: must not hold U+0000 or a lone surrogate")
 
 
+class _NotJSON(Exception):
+    """Its text is the kind of the value."""
+
+
+def _refuse_value(value: object) -> object:
+    raise _NotJSON(_kind(value))
+
+
 def _check_meta(meta: dict[str, Any]) -> None:
     try:
-        size = len(orjson.dumps(meta, default=_kind))  # what is not JSON is found below
+        size = len(orjson.dumps(meta, default=_refuse_value))
     except TypeError as error:
-        raise _bad(f"meta: must be {describe(MetaObject)}; {error}") from None
+        reason = f"it holds {error.__cause__}" if isinstance(error.__cause__, _NotJSON) else error
+        raise _bad(f"meta: must be {describe(MetaObject)}; {reason}") from None
     if size > META_BYTES:
         raise _bad(f"meta: must be at most {META_BYTES:,} bytes as JSON; got {size:,}")
     fault = _json_fault(meta, META_DEPTH)

@@ -1,10 +1,12 @@
-"""What the server says about a room: events (numbered, durable) and their encoded frames."""
+"""A room's events, numbered and durable, and their encoded frames."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from tornado_chat.wire.codec import Encoding
+from tornado_chat.wire.codec import Codec
+from tornado_chat.wire.encodings import Encoding
 
 Data = dict[str, Any]
 
@@ -25,12 +27,19 @@ class Event:
         self.born = 0.0  # time.monotonic() when it was submitted to the log; 0.0: not in this process
         self.cost = 0  # bytes charged to the ring that holds it; 0: no ring does
 
-    def frame(self, encoding: Encoding) -> bytes:
-        """The whole WebSocket frame for the members that speak `encoding`."""
-        frame = self.frames.get(encoding)
-        if frame is None:
-            frame = self.frames[encoding] = encoding.frame(self.data)
-        return frame
+    def encode(self, encodings: Iterable[Encoding]) -> int:
+        """Make the frames that are missing, and return their bytes; a codec serialises once, whatever the framings."""
+        payloads: dict[Codec, bytes] = {}
+        added = 0
+        for encoding in encodings:
+            if encoding not in self.frames:
+                codec = encoding.codec
+                payload = payloads.get(codec)
+                if payload is None:
+                    payload = payloads[codec] = codec.encode(self.data)
+                made = self.frames[encoding] = encoding.wrap(payload)
+                added += len(made)
+        return added
 
     def erase(self) -> None:
         """Forget text and meta, as a `deleted` asks: whoever comes by later gets `deleted: true` and no `text`."""

@@ -1,0 +1,73 @@
+"""What one user may publish and how often, with or without a session."""
+
+from __future__ import annotations
+
+from tornado_chat.auth import Identity
+from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.live.context import Context
+from tornado_chat.live.limits import AddressAccount, rate_limited
+from tornado_chat.live.line import Sender
+from tornado_chat.log.kinds import Entry, Publishing, entry_of
+from tornado_chat.wire.commands import Read
+
+
+class Author:
+    """A user at an address. It counts as a connection of both until `end`."""
+
+    __slots__ = ("account", "address", "context", "identity", "user")
+
+    def __init__(self, context: Context, identity: Identity, address: AddressAccount) -> None:
+        """`address` is the account that the connection was entered into."""
+        self.context = context
+        self.identity = identity
+        self.user = identity.user
+        self.address = address
+        self.account = context.limits.users.enter(identity.user)
+
+    def end(self) -> None:
+        self.account.connections -= 1
+        self.address.connections -= 1
+
+    def check_room(self, room: str) -> None:
+        """Raise `forbidden` if the token does not cover the room."""
+        if not self.identity.may_enter(room):
+            raise ChatError(ErrorCode.FORBIDDEN, f"your token does not let you into {room}: ask for one that does")
+
+    def charge(self) -> None:
+        """One of the user's events; also for what costs the others in a room as much. Raise `rate_limited`."""
+        limits = self.context.limits
+        wait = self.account.events.take(limits.time())
+        if wait:
+            settings = self.context.settings
+            raise rate_limited(f"at most {settings.send_rate} a second, {settings.send_burst} at once", wait)
+        if self.identity.guest:  # who can be a new guest each time has the bucket of the address
+            wait = self.address.events.take(limits.time())
+            if wait:
+                raise rate_limited("the guests of your address send too much together", wait)
+
+    def owe_bytes(self, count: int) -> float:
+        """Charge what came, of whatever sense: the seconds for which nothing more is to be read."""
+        limits = self.context.limits
+        return max(limits.users.owe_bytes(self.account, count), limits.addresses.owe_bytes(self.address, count))
+
+    def publish(self, command: Publishing | Read, sender: Sender) -> bool:
+        """Submit `command` to the log for `sender`, which is told what becomes of it.
+
+        False if there is no room for it now: `sender` is resumed when there may be. ChatError if it may not be.
+        """
+        self.check_room(command.room)
+        publisher = self.context.publisher
+        waiting = publisher.congestion(command.room)
+        if waiting is not None:
+            waiting.append(sender)
+            return False
+        self.charge()
+        publisher.submit(sender, self._entry(command))
+        return True
+
+    def _entry(self, command: Publishing | Read) -> Entry:
+        key = command.id or self.context.hidden_key()
+        if isinstance(command, Read):
+            identity = self.identity
+            return Entry("read", command.room, self.user, identity.name, key=key, id=command.id, seq=command.seq)
+        return entry_of(command, self.user, self.identity.name, key)

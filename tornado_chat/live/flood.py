@@ -1,0 +1,32 @@
+"""Who goes on although it is refused each time."""
+
+from __future__ import annotations
+
+from tornado_chat.live.limits import TokenBucket
+
+RATE, BURST = 10.0, 100.0
+"""Refusals that a client may collect, a second and at once, before it is cut off with 1008."""
+
+UNHEARD_SECONDS, UNHEARD = 1.0, 1000
+"""In the first second the client may not have heard the first refusal yet: so many do not count."""
+
+
+class Flood:
+    """The refusals of one client."""
+
+    __slots__ = ("_bucket", "_unheard")
+
+    def __init__(self) -> None:
+        self._bucket: TokenBucket | None = None
+        self._unheard = UNHEARD
+
+    def goes_on(self, now: float) -> bool:
+        """Count one more: whether the client goes on although it must have heard that it is refused."""
+        bucket = self._bucket
+        if bucket is None or (bucket.full(now) and now - bucket.filled > 2 * UNHEARD_SECONDS):
+            bucket = self._bucket = TokenBucket(RATE, BURST, now + UNHEARD_SECONDS)
+            self._unheard = UNHEARD
+        if now < bucket.filled and self._unheard:
+            self._unheard -= 1
+            return False
+        return bucket.take(max(now, bucket.filled)) > 0

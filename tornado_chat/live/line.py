@@ -1,0 +1,67 @@
+"""What a line is, who listens to it, and who publishes from it: the Protocols between the parts of `live/`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tornado_chat.errors import ChatError
+from tornado_chat.log import Appended, Entry
+
+
+class Line(Protocol):
+    """Where bytes for one client go. All calls are made on the event loop's thread, and none of them blocks."""
+
+    closing: bool
+    """It has ended or begun to close: writes are dropped."""
+    outbox_bytes: int
+    """What the socket has not taken yet."""
+    asked_bytes: int
+    """How much of that are answers, noted by whoever writes them; 0 again when the outbox is empty."""
+
+    def write(self, data: bytes) -> None:
+        """Send whole frames, or keep them in the outbox. Never calls back, and never refuses."""
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Say good-bye after what waits in the outbox, and end. The first close counts; later ones do nothing."""
+
+    def want_drained(self) -> None:
+        """Ask for one call of `Listener.on_drained` as soon as the outbox is at half the high-water mark or below."""
+
+    def pause_reading(self) -> None:
+        """Hand over no more messages until `resume_reading`, not even those that were read already."""
+
+    def resume_reading(self) -> None: ...
+
+
+class Listener(Protocol):
+    """Whom a line belongs to. Calls come from the event loop; what they raise closes the line with 1011."""
+
+    def on_message(self, payload: bytes) -> None:
+        """A whole message of the line's codec; text is valid UTF-8."""
+
+    def on_ping(self, size: int) -> None:
+        """A ping of the WebSocket itself, of so many bytes; the line has answered it."""
+
+    def on_drained(self) -> None:
+        """After `want_drained`: the outbox holds half the high-water mark or less."""
+
+    def on_closed(self, code: int, reason: str) -> None:
+        """The line has ended or begun to close. Called once, from the loop itself, never from inside a call.
+
+        `code` and `reason` are those of the first close frame, the peer's (1005: it had none) or ours; 1006 if the
+        connection broke before either; what `abort` was given.
+        """
+
+
+class Sender(Protocol):
+    """Who publishes, and waits: for room in a queue, and for the log's answers."""
+
+    user: str
+
+    def resume(self) -> None:
+        """What was waited for has happened, or may have."""
+
+    def published(self, entry: Entry, outcome: Appended | ChatError) -> None:
+        """The log has answered; `flush_replies` follows when it has answered the whole batch."""
+
+    def flush_replies(self) -> None: ...

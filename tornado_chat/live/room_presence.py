@@ -1,0 +1,73 @@
+"""The users of one room, over all processes and devices; presence.py keeps it true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+
+class Elsewhere:
+    """What one other process has in a room."""
+
+    __slots__ = ("seen", "users", "version")
+
+    def __init__(self, version: int, users: dict[str, str], seen: float) -> None:
+        self.version = version
+        self.users = users  # names by user id
+        self.seen = seen  # the loop's time of the last sign of it
+
+
+class RoomPresence:
+    """The users of one room that is open here."""
+
+    __slots__ = (
+        "arrived",
+        "came",
+        "compared",
+        "departed",
+        "elsewhere",
+        "names",
+        "told",
+        "version",
+        "was_told",
+        "went",
+    )
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}  # of the users here, by id
+        self.elsewhere: dict[str, Elsewhere] = {}  # by the uid of their process
+        self.came: dict[str, str] = {}
+        self.went: dict[str, str] = {}
+        self.arrived: dict[str, str] = {}  # what the other processes were not told yet
+        self.departed: set[str] = set()
+        self.version = 0  # of the record of this process; 0: there is none, or it is to be written anew
+        self.was_told = False  # the others have been told of somebody here
+        self.compared = False  # the records of the others have been read once
+        self.told = 0.0  # when the members here were told last, by the loop's time
+
+    def is_elsewhere(self, user: str) -> bool:
+        return any(user in other.users for other in self.elsewhere.values())
+
+    def users(self) -> Iterator[tuple[str, str]]:
+        """(id, name) of everybody, each once; whoever is here first."""
+        yield from self.names.items()
+        if self.elsewhere:
+            seen = set(self.names)
+            for other in self.elsewhere.values():
+                for user, name in other.users.items():
+                    if user not in seen:
+                        seen.add(user)
+                        yield user, name
+
+    def count(self) -> int:
+        if not self.elsewhere:
+            return len(self.names)
+        return len(set(self.names).union(*(other.users for other in self.elsewhere.values())))
+
+    def note(self, came: Iterable[tuple[str, str]], went: Iterable[tuple[str, str]]) -> None:
+        """For the members: who came back within a second never went."""
+        for user, name in came:
+            if self.went.pop(user, None) is None:
+                self.came[user] = name
+        for user, name in went:
+            if self.came.pop(user, None) is None:
+                self.went[user] = name

@@ -1,0 +1,68 @@
+"""Shares of the loop: the flushes of big rooms and the feeding of members that are behind take turns in slices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+
+from tornado_chat.live.member import Member
+
+FEEDS, FEED_SECONDS = 16, 0.001
+"""Chunks for members that catch up in one loop turn, over all rooms, and about how long they may take together."""
+
+
+class Turns:
+    """The queues of what is to go on in a loop turn to come."""
+
+    __slots__ = ("_feed_due", "_feeding", "_flush_due", "_flushing", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._flushing: deque[Callable[[], bool]] = deque()
+        self._flush_due = False
+        self._feeding: deque[tuple[Member, Callable[[Member], None]]] = deque()
+        self._feed_due = False
+
+    def flush(self, flush_slice: Callable[[], bool]) -> None:
+        """A big room's flush: one slice in each loop turn, the big rooms in turn, until it returns False."""
+        self._flushing.append(flush_slice)
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush_turn)
+
+    def _flush_turn(self) -> None:
+        try:
+            flush_slice = self._flushing.popleft()
+            if flush_slice():
+                self._flushing.append(flush_slice)
+        finally:
+            self._flush_due = bool(self._flushing)
+            if self._flush_due:
+                # Every other turn only: a message passes through three turns from its arrival to its delivery.
+                self._loop.call_soon(self._loop.call_soon, self._flush_turn)
+
+    def feed(self, member: Member, feed: Callable[[Member], None]) -> None:
+        """Let `feed` give `member`, which is catching up, its next chunk in a loop turn to come."""
+        if member.due:
+            return
+        member.due = True
+        self._feeding.append((member, feed))
+        if not self._feed_due:
+            self._feed_due = True
+            self._loop.call_soon(self._feed_turn)
+
+    def _feed_turn(self) -> None:
+        until = monotonic() + FEED_SECONDS
+        try:
+            for _ in range(min(FEEDS, len(self._feeding))):
+                if monotonic() > until:
+                    break
+                member, feed = self._feeding.popleft()
+                member.due = False
+                feed(member)
+        finally:
+            self._feed_due = bool(self._feeding)
+            if self._feed_due:
+                self._loop.call_soon(self._feed_turn)

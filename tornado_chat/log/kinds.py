@@ -1,0 +1,196 @@
+"""Every kind of event, once: the command that asks for it, its fields, what it does to the message that it targets.
+
+`edited`, `deleted` and `reacted` target a message: they are refused where there is none, or where it was deleted. They
+are folded into it where a message is told as it is now (`history`): the databases keep the last edit and the reactions
+that stand (`Kind.folds` says which), so that a page of history needs no events but messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import orjson
+
+from tornado_chat.wire.codec import Encoded
+from tornado_chat.wire.commands import Delete, Edit, React, Send
+from tornado_chat.wire.events import Data, Event
+
+EventType = Literal["message", "edited", "deleted", "reacted"]
+Folds = Literal["text", "erasure", "reaction"]
+Publishing = Send | Edit | Delete | React
+"""The commands that become events."""
+
+
+class Entry:
+    """One thing to be written: an event to be, or (`read`) a user's read mark.
+
+    `key` names the event of (room, user) for ever: the client's `id`, or a hidden one that no client can guess.
+    `id` is what readers of the event see; None for a hidden key. `seq` (of a `read`) is the mark that is asked for.
+    A `message` or `edited` whose `text` is None was erased by a `deleted`. `meta` is JSON.
+    """
+
+    __slots__ = (
+        "emoji",
+        "id",
+        "key",
+        "meta",
+        "name",
+        "on",
+        "reply_to",
+        "room",
+        "seq",
+        "target",
+        "text",
+        "type",
+        "user",
+    )
+
+    def __init__(
+        self,
+        type: EventType | Literal["read"],
+        room: str,
+        user: str,
+        name: str,
+        *,
+        key: str = "",
+        id: str | None = None,
+        text: str | None = None,
+        reply_to: int | None = None,
+        meta: bytes | None = None,
+        target: int | None = None,
+        emoji: str | None = None,
+        on: bool | None = None,
+        seq: int | None = None,
+    ) -> None:
+        self.type = type
+        self.room = room
+        self.user = user
+        self.name = name
+        self.key = key
+        self.id = id
+        self.text = text
+        self.reply_to = reply_to
+        self.meta = meta
+        self.target = target
+        self.emoji = emoji
+        self.on = on
+        self.seq = seq
+
+
+def _message(entry: Entry, seq: int, ts: int) -> Data:
+    data: Data = {"type": "message", "room": entry.room, "seq": seq, "user": entry.user, "name": entry.name}
+    if entry.text is None:
+        data["deleted"] = True
+    else:
+        data["text"] = entry.text
+    data["ts"] = ts
+    if entry.id is not None:
+        data["id"] = entry.id
+    if entry.reply_to is not None:
+        data["reply_to"] = entry.reply_to
+    if entry.meta is not None:
+        data["meta"] = Encoded(entry.meta)
+    return data
+
+
+def _edited(entry: Entry, seq: int, ts: int) -> Data:
+    data: Data = {"type": "edited", "room": entry.room, "seq": seq, "target": entry.target, "user": entry.user}
+    if entry.text is None:
+        data["deleted"] = True
+    else:
+        data["text"] = entry.text
+    data["ts"] = ts
+    return data
+
+
+def _deleted(entry: Entry, seq: int, ts: int) -> Data:
+    return {"type": "deleted", "room": entry.room, "seq": seq, "target": entry.target, "user": entry.user, "ts": ts}
+
+
+def _reacted(entry: Entry, seq: int, ts: int) -> Data:
+    return {
+        "type": "reacted",
+        "room": entry.room,
+        "seq": seq,
+        "target": entry.target,
+        "user": entry.user,
+        "emoji": entry.emoji,
+        "on": entry.on,
+        "ts": ts,
+    }
+
+
+class Kind:
+    """One kind of event. `command` asks for it, `data` makes what clients see of an entry with its seq and ts.
+
+    `folds` is what it does to the message that it targets; None for the message itself. Only whoever wrote that message
+    may do it where `own` is true.
+    """
+
+    __slots__ = ("command", "data", "folds", "own", "type")
+
+    def __init__(
+        self,
+        type: EventType,
+        command: type[Publishing],
+        data: Callable[[Entry, int, int], Data],
+        *,
+        folds: Folds | None = None,
+        own: bool = False,
+    ) -> None:
+        self.type = type
+        self.command = command
+        self.data = data
+        self.folds = folds
+        self.own = own
+
+    @property
+    def has_text(self) -> bool:
+        """It holds a text (and `meta`), which a `deleted` of the message erases."""
+        return self.folds in (None, "text")
+
+
+KINDS: dict[str, Kind] = {
+    kind.type: kind
+    for kind in (
+        Kind("message", Send, _message),
+        Kind("edited", Edit, _edited, folds="text", own=True),
+        Kind("deleted", Delete, _deleted, folds="erasure", own=True),
+        Kind("reacted", React, _reacted, folds="reaction"),
+    )
+}
+"""By `type`."""
+
+BY_COMMAND = {kind.command: kind for kind in KINDS.values()}
+
+
+def entry_of(command: Publishing, user: str, name: str, key: str) -> Entry:
+    """What `command` of `user` is to become; `key`: its id, or else a hidden one."""
+    entry = Entry(BY_COMMAND[command.__class__].type, command.room, user, name, key=key, id=command.id)
+    match command:
+        case Send():
+            entry.text, entry.reply_to = command.text, command.reply_to
+            entry.meta = None if command.meta is None else orjson.dumps(command.meta)
+        case Edit():
+            entry.target, entry.text = command.seq, command.text
+        case Delete():
+            entry.target = command.seq
+        case React():
+            entry.target, entry.emoji, entry.on = command.seq, command.emoji, command.on
+    return entry
+
+
+def event_of(entry: Entry, seq: int, ts: int) -> Event:
+    """The event that clients see."""
+    return Event(seq, KINDS[entry.type].data(entry, seq, ts))
+
+
+def erases(data: Data) -> int | None:
+    """The target whose texts are to be forgotten, if `data` is an event that erases one."""
+    return data["target"] if KINDS[data["type"]].folds == "erasure" else None
+
+
+def edits(data: Data) -> int | None:
+    """The target, if `data` is an event whose text is erased with that of another."""
+    return data["target"] if KINDS[data["type"]].folds == "text" else None

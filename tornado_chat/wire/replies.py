@@ -1,0 +1,139 @@
+"""What the server says besides events: one Struct for each type of docs/protocol.md, with its fields in their order.
+
+A field that has its default (None, False) is left out. The codecs encode a Struct as the object with its `type`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from msgspec import Struct
+
+from tornado_chat.errors import ChatError
+
+Data = dict[str, Any]
+
+
+class _Reply(Struct, tag_field="type", tag=str.lower, omit_defaults=True, gc=False):
+    """The tag is the name in lower case."""
+
+
+class Limits(Struct, gc=False):
+    """What a client may send: bytes of a frame, characters of a text, and events a second and at once (0: no limit)."""
+
+    frame_bytes: int
+    text_chars: int
+    send_rate: int
+    send_burst: int
+
+
+class Welcome(_Reply, kw_only=True):
+    """The first of every connection; times in ms since 1970 and in seconds."""
+
+    user: str
+    name: str
+    device: str
+    token: str | None = None
+    epoch: str
+    server_time: int
+    limits: Limits
+    ping_interval: float
+
+
+class Joined(_Reply, kw_only=True):
+    id: str | None = None
+    room: str
+    head: int
+    cursor: int
+    read: int
+    epoch: str
+
+
+class Synced(_Reply, kw_only=True):
+    room: str
+    seq: int
+
+
+class Behind(_Reply, kw_only=True):
+    room: str
+    seq: int
+    head: int
+
+
+class Left(_Reply, kw_only=True):
+    id: str | None = None
+    room: str
+
+
+class Ack(_Reply, kw_only=True):
+    id: str
+    room: str
+    seq: int | None = None
+    ts: int | None = None
+    duplicate: bool = False
+
+
+class History(_Reply, kw_only=True):
+    id: str | None = None
+    room: str
+    messages: list[Data]
+    more: bool
+
+
+class Pong(_Reply, kw_only=True):
+    id: str | None = None
+
+
+class Error(_Reply, kw_only=True):
+    """`retry_after` is in seconds."""
+
+    id: str | None = None
+    code: str
+    message: str
+    retry_after: float | None = None
+
+
+class User(Struct, gc=False):
+    user: str
+    name: str
+
+
+class Presence(_Reply, kw_only=True):
+    """The answer to `presence` (`users`), or the signal that somebody came or went."""
+
+    id: str | None = None
+    room: str
+    count: int
+    users: list[User] | None = None
+    joined: list[User] | None = None
+    left: list[User] | None = None
+
+
+class Typing(_Reply, kw_only=True):
+    """A signal."""
+
+    room: str
+    user: str
+    name: str
+    on: bool
+
+
+class Read(_Reply, kw_only=True):
+    """A signal: the user's mark has moved to `seq`."""
+
+    room: str
+    user: str
+    name: str
+    seq: int
+
+
+Reply = Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Error
+Signal = Presence | Typing | Read
+
+REPLIES: dict[str, type[Reply | Signal]] = {struct.__name__.lower(): struct for struct in get_args(Reply | Signal)}
+"""The Struct of each `type`."""
+
+
+def error(error: ChatError, id: str | None = None) -> Error:
+    """`error` as a client gets it."""
+    return Error(id=id, code=error.code, message=error.message, retry_after=error.retry_after)

@@ -10,6 +10,8 @@ from tornado_chat.broker import Change
 from tornado_chat.broker.redis import RedisBroker
 from tornado_chat.wire.events import Data, Event
 
+SECRET = b"a secret of brokers in tests"
+
 
 class News:
     """A `Receiver`."""
@@ -19,7 +21,9 @@ class News:
         self.data: list[Data] = []  # of them
         self.heads: list[tuple[str, int]] = []
         self.signals: list[tuple[str, Data, str | None]] = []
+        self.changes: list[tuple[str, Change]] = []
         self.links = 0
+        self.refused = 0
 
     def on_events(self, room: str, events: list[Data]) -> None:
         self.events += [(room, data["seq"]) for data in events]
@@ -31,7 +35,11 @@ class News:
     def on_signal(self, room: str, data: Data, not_for: str | None) -> None:
         self.signals.append((room, data, not_for))
 
-    def on_presence(self, room: str, change: Change) -> None: ...
+    def on_presence(self, room: str, change: Change) -> None:
+        self.changes.append((room, change))
+
+    def on_refused(self) -> None:
+        self.refused += 1
 
     def on_link(self) -> None:
         self.links += 1
@@ -41,12 +49,14 @@ Process = tuple[RedisBroker, News]
 
 
 @asynccontextmanager
-async def processes(urls: Sequence[str], count: int = 2, *, epoch: str = "log") -> AsyncIterator[list[Process]]:
+async def processes(
+    urls: Sequence[str], count: int = 2, *, epoch: str = "log", secret: bytes = SECRET
+) -> AsyncIterator[list[Process]]:
     """So many started brokers with their receivers."""
     async with AsyncExitStack() as stack:
         started = []
         for _ in range(count):
-            broker, news = RedisBroker(urls, epoch), News()
+            broker, news = RedisBroker(urls, epoch, secret), News()
             stack.push_async_callback(broker.close)
             await broker.start(news)
             started.append((broker, news))
@@ -58,12 +68,16 @@ def event(room: str, seq: int, text: str = "hello") -> Event:
     return Event(seq, data)
 
 
+def typing(room: str, user: str = "ann") -> Data:
+    return {"type": "typing", "room": room, "user": user, "name": user.title(), "on": True}
+
+
 async def can_tell(sender: RedisBroker, receiver: News, room: str) -> None:
     """Publish signals, which may be lost, until one arrives."""
     before = len(receiver.signals)
 
     def tried() -> bool:
-        sender.publish_signal(room, {"type": "typing", "room": room}, None)
+        sender.publish_signal(room, typing(room), None)
         return len(receiver.signals) > before
 
     await until(tried)

@@ -10,7 +10,15 @@ import redis
 
 from tests.support.brokers import can_tell, event, processes, typing
 from tests.support.connections import until
-from tests.support.redis_servers import redis_cluster, redis_of_the_session, redis_sentinel, redis_server
+from tests.support.redis_servers import (
+    Certificate,
+    TlsRedisServer,
+    needs_tls,
+    redis_cluster,
+    redis_of_the_session,
+    redis_sentinel,
+    redis_server,
+)
 from tornado_chat.broker import Change, redis_presence
 from tornado_chat.broker.local import LocalBroker
 from tornado_chat.broker.news import NEVER, TEXT_BYTES
@@ -20,26 +28,33 @@ from tornado_chat.wire.events import Event
 __all__ = ["redis_of_the_session", "redis_server"]
 
 KINDS = ["one", "several", "sentinel", "cluster"]
+TLS = [pytest.param(f"tls {kind}", marks=needs_tls) for kind in ("one", "sentinel", "cluster")]
 Place = tuple[list[str], list[RedisServer]]
 """The `--redis` URLs, and the servers that carry the rooms."""
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[*KINDS, *TLS])
 def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_of_the_session: RedisServer
 ) -> Iterator[Place]:
-    directory = tmp_path_factory.mktemp(request.param)
+    directory = tmp_path_factory.mktemp(request.param.replace(" ", "-"))
+    kind = request.param.removeprefix("tls ")
+    certificate = Certificate(directory) if request.param != kind else None
     first = redis_of_the_session
-    if request.param == "one":
+    if certificate is not None and kind == "one":
+        server = TlsRedisServer(directory, certificate)
+        with server:
+            yield [f"rediss://127.0.0.1:{server.tls_port}/0?ssl_ca_certs={certificate.path}"], [server]
+    elif kind == "one":
         yield [first.url], [first]
-    elif request.param == "several":
+    elif kind == "several":
         with RedisServer(directory) as second:
             yield [first.url, second.url], [first, second]
-    elif request.param == "sentinel":
-        with redis_sentinel(directory) as watched:
+    elif kind == "sentinel":
+        with redis_sentinel(directory, certificate) as watched:
             yield [watched.url], [watched.primary]
     else:
-        with redis_cluster(directory) as cluster:
+        with redis_cluster(directory, certificate) as cluster:
             yield [cluster.url], cluster.nodes
 
 

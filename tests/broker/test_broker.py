@@ -8,37 +8,54 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.support.brokers import can_tell, event, processes
+from tests.support.brokers import can_tell, event, processes, typing
 from tests.support.connections import until
-from tests.support.redis_servers import redis_cluster, redis_of_the_session, redis_sentinel, redis_server
+from tests.support.redis_servers import (
+    Certificate,
+    TlsRedisServer,
+    needs_tls,
+    redis_cluster,
+    redis_of_the_session,
+    redis_sentinel,
+    redis_server,
+)
+from tornado_chat.broker import Change, redis_presence
 from tornado_chat.broker.local import LocalBroker
-from tornado_chat.broker.redis import PAYLOAD_BYTES
+from tornado_chat.broker.news import NEVER, TEXT_BYTES
 from tornado_chat.verify.redis_server import RedisServer
 from tornado_chat.wire.events import Event
+from tornado_chat.wire.replies import Read
 
 __all__ = ["redis_of_the_session", "redis_server"]
 
 KINDS = ["one", "several", "sentinel", "cluster"]
+TLS = [pytest.param(f"tls {kind}", marks=needs_tls) for kind in ("one", "sentinel", "cluster")]
 Place = tuple[list[str], list[RedisServer]]
 """The `--redis` URLs, and the servers that carry the rooms."""
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[*KINDS, *TLS])
 def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, redis_of_the_session: RedisServer
 ) -> Iterator[Place]:
-    directory = tmp_path_factory.mktemp(request.param)
+    directory = tmp_path_factory.mktemp(request.param.replace(" ", "-"))
+    kind = request.param.removeprefix("tls ")
+    certificate = Certificate(directory) if request.param != kind else None
     first = redis_of_the_session
-    if request.param == "one":
+    if certificate is not None and kind == "one":
+        server = TlsRedisServer(directory, certificate)
+        with server:
+            yield [f"rediss://127.0.0.1:{server.tls_port}/0?ssl_ca_certs={certificate.path}"], [server]
+    elif kind == "one":
         yield [first.url], [first]
-    elif request.param == "several":
+    elif kind == "several":
         with RedisServer(directory) as second:
             yield [first.url, second.url], [first, second]
-    elif request.param == "sentinel":
-        with redis_sentinel(directory) as watched:
+    elif kind == "sentinel":
+        with redis_sentinel(directory, certificate) as watched:
             yield [watched.url], [watched.primary]
     else:
-        with redis_cluster(directory) as cluster:
+        with redis_cluster(directory, certificate) as cluster:
             yield [cluster.url], cluster.nodes
 
 
@@ -93,20 +110,18 @@ async def test_signals_say_whom_they_are_not_for(urls: list[str]) -> None:
     async with processes(urls) as ((one, at_one), (two, at_two)):
         await one.subscribe("a")
         await two.subscribe("a")
-        one.publish_signal("a", {"type": "typing", "room": "a", "user": "ann", "on": True}, "ann")
-        one.publish_signal("a", {"type": "read", "room": "a", "user": "ann", "seq": 3}, None)
+        mark = Read(room="a", user="ann", name="Ann", seq=3)
+        one.publish_signal("a", typing("a"), "ann")
+        one.publish_signal("a", mark, None)
         await until(lambda: len(at_two.signals) == 2)
-        assert at_two.signals == [
-            ("a", {"type": "typing", "room": "a", "user": "ann", "on": True}, "ann"),
-            ("a", {"type": "read", "room": "a", "user": "ann", "seq": 3}, None),
-        ]
+        assert at_two.signals == [("a", typing("a"), "ann"), ("a", mark, None)]
         assert at_one.signals == []
 
 
 async def test_an_event_that_is_too_big_is_told_of_by_its_seq(urls: list[str]) -> None:
     async with processes(urls) as ((one, _), (two, at_two)):
         await two.subscribe("a")
-        one.publish_events("a", [event("a", 1), event("a", 2, "x" * PAYLOAD_BYTES), event("a", 3)])
+        one.publish_events("a", [event("a", 1), event("a", 2, "x" * TEXT_BYTES), event("a", 3)])
         await until(lambda: len(at_two.events) == 2 and at_two.heads)
         assert at_two.events == [("a", 1), ("a", 3)]
         assert at_two.heads == [("a", 2)]
@@ -157,6 +172,72 @@ async def test_the_last_word_on_a_room_counts(urls: list[str]) -> None:
         assert len(at_two.events) == 20
 
 
+async def test_changes_of_presence_are_told_and_recorded(urls: list[str]) -> None:
+    users = {f"user-{number}": f"User {number}" for number in range(300)}
+    fewer = {"user-0": "User 0"}
+    async with processes(urls) as ((one, at_one), (two, at_two)):
+        await asyncio.gather(*map(two.subscribe, ROOMS))
+        for room in ROOMS:
+            one.publish_presence(room, Change("one", 5, 0, users, ()), users)
+            one.publish_presence(room, Change("one", 7, 5, {}, users.keys() - fewer), fewer)
+            two.publish_presence(room, Change("two", 6, 0, fewer, ()), fewer)
+        await until(lambda: len(at_two.changes) == 2 * len(ROOMS))
+        for room in ROOMS:
+            first, second = (change for name, change in at_two.changes if name == room)
+            assert (first.worker, first.version, first.after) == ("one", 5, 0)
+            assert (first.joined, first.left) == (users, [])
+            assert (second.worker, second.version, second.after) == ("one", 7, 5)
+            assert second.joined == {}
+            assert sorted(second.left) == sorted(users.keys() - fewer)
+        found = await two.presence({room: {} for room in (*ROOMS, "nobody")})
+        assert found == {"nobody": {}} | {room: {"one": (7, fewer), "two": (6, fewer)} for room in ROOMS}
+        assert await two.presence({"room-1": {"one": 7, "two": 3}}) == {"room-1": {"one": (7, None), "two": (6, fewer)}}
+        one.publish_presence("room-1", Change("one", 8, 0, {}, ()), {})
+        await until(lambda: len(at_two.changes) == 2 * len(ROOMS) + 1)
+        assert await two.presence({"room-1": {}}) == {"room-1": {"two": (6, fewer)}}
+        assert at_one.changes == [], "who has not subscribed"
+
+
+async def test_a_change_that_is_too_big_is_read_from_the_record(urls: list[str]) -> None:
+    users = {f"user-{number}": "x" * 64 for number in range(2000)}
+    async with processes(urls) as ((one, _), (two, at_two)):
+        await two.subscribe("a")
+        one.publish_presence("a", Change("one", 5, 0, users, ()), users)
+        await until(lambda: at_two.changes)
+        ((_, change),) = at_two.changes
+        assert (change.version, change.after, change.joined) == (5, NEVER, {})
+        assert (await two.presence({"a": {}}))["a"]["one"] == (5, users)
+
+
+async def test_signs_of_life_are_given_on_every_server_and_lapse(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    urls, servers = place
+    monkeypatch.setattr(redis_presence, "LAPSE_SECONDS", 1)
+    async with processes(urls) as ((one, _), (two, _)):
+        assert sorted(await one.renew_presence("w", 5, ROOMS)) == sorted(ROOMS), "it may have no record yet"
+        assert await two.renew_presence("v", 4, []) == []
+        assert await two.signs(["w", "v", "unknown"]) == {"w": 5, "v": 4}
+        for server in servers:
+            with redis.Redis(port=server.port) as client:
+                signs = client.keys("*:alive:w")
+                assert len(signs) == 1
+                assert 0 < client.pttl(signs[0]) <= 1000
+        assert await one.renew_presence("w", 6, ROOMS) == []
+        assert await two.signs(["w"]) == {"w": 6}
+        with redis.Redis(port=servers[0].port) as client:
+            client.delete(*client.keys("*:alive:w"))
+        expected = {"w": 6} if len(servers) > 1 else {}
+        assert await two.signs(["w"]) == expected, "one server that tells is enough"
+        anew = await one.renew_presence("w", 7, ROOMS)
+        assert anew, "the records of that server may be lost, too"
+        assert set(anew) <= set(ROOMS)
+
+        async with asyncio.timeout(5):
+            signs = None
+            while signs != {}:
+                signs = await two.signs(["w", "v"])
+                await asyncio.sleep(0.05)
+
+
 @pytest.mark.logs("redis is away")
 async def test_lost_links_are_made_again_and_what_was_missed_is_told(place: Place) -> None:
     urls, servers = place
@@ -186,6 +267,9 @@ async def test_what_was_published_goes_out_before_the_end(urls: list[str]) -> No
         await one.close()
         assert not one.available
         await until(lambda: len(at_two.events) == len(ROOMS))
+        assert await one.presence({"late": {}}) == {}
+        assert await one.signs(["w"]) is None
+        one.publish_presence("late", Change("w", 1, 0, {}, ()), {})
         one.publish_events("late", [event("late", 1)])
         await one.subscribe("late")
         one.unsubscribe("late")
@@ -197,6 +281,10 @@ async def test_a_broker_of_one_process_carries_nothing() -> None:
         assert broker.available is alone
         await broker.subscribe("a")
         broker.publish_events("a", [event("a", 1)])
-        broker.publish_signal("a", {"type": "typing"}, None)
+        broker.publish_signal("a", typing("a"), None)
+        broker.publish_presence("a", Change("w", 1, 0, {}, ()), {})
+        assert await broker.presence({"a": {}}) == {}
+        assert await broker.renew_presence("w", 1, ["a"]) == []
+        assert await broker.signs(["w"]) is None
         broker.unsubscribe("a")
         await broker.close()

@@ -343,10 +343,11 @@ async def test_presence_is_right_again_after_a_process_was_killed(
     monkeypatch.setattr("tornado_chat.broker.redis_presence.LAPSE_SECONDS", 2)
     async with servers(tmp_path, 2, f"sqlite:///{tmp_path}/chat.db", redis_server.url) as (one, two):
         alice = await one.join("r")
-        two.server.hub.broker.publish_presence("r", Change("killed", 1, 0, {"ghost": "Ghost"}, ()))
+        ghost = {"ghost": "Ghost"}
+        two.server.hub.broker.publish_presence("r", Change("killed", 1, 0, ghost, ()), ghost)
         await present(alice, 2)
         await present(alice, 1)
-        two.server.hub.broker.publish_presence("r", Change("killed 2", 1, 0, {"ghost": "Ghost"}, ()))
+        two.server.hub.broker.publish_presence("r", Change("killed 2", 1, 0, ghost, ()), ghost)
         await present(alice, 2)
         one.server.on_worker_died("killed 2")
         assert (await alice.ask(type="presence", room="r"))["count"] == 1, "at once, where its end is known"

@@ -9,6 +9,9 @@ from tests.support.connections import until
 from tornado_chat.broker import Change
 from tornado_chat.broker.redis import RedisBroker
 from tornado_chat.wire.events import Data, Event
+from tornado_chat.wire.replies import Signal, Typing
+
+SECRET = b"a secret of brokers in tests"
 
 
 class News:
@@ -18,8 +21,10 @@ class News:
         self.events: list[tuple[str, int]] = []  # room and seq, one by one
         self.data: list[Data] = []  # of them
         self.heads: list[tuple[str, int]] = []
-        self.signals: list[tuple[str, Data, str | None]] = []
+        self.signals: list[tuple[str, Signal, str | None]] = []
+        self.changes: list[tuple[str, Change]] = []
         self.links = 0
+        self.refused = 0
 
     def on_events(self, room: str, events: list[Data]) -> None:
         self.events += [(room, data["seq"]) for data in events]
@@ -28,10 +33,14 @@ class News:
     def on_head(self, room: str, seq: int) -> None:
         self.heads.append((room, seq))
 
-    def on_signal(self, room: str, data: Data, not_for: str | None) -> None:
-        self.signals.append((room, data, not_for))
+    def on_signal(self, room: str, signal: Signal, not_for: str | None) -> None:
+        self.signals.append((room, signal, not_for))
 
-    def on_presence(self, room: str, change: Change) -> None: ...
+    def on_presence(self, room: str, change: Change) -> None:
+        self.changes.append((room, change))
+
+    def on_refused(self) -> None:
+        self.refused += 1
 
     def on_link(self) -> None:
         self.links += 1
@@ -41,12 +50,14 @@ Process = tuple[RedisBroker, News]
 
 
 @asynccontextmanager
-async def processes(urls: Sequence[str], count: int = 2, *, epoch: str = "log") -> AsyncIterator[list[Process]]:
+async def processes(
+    urls: Sequence[str], count: int = 2, *, epoch: str = "log", secret: bytes = SECRET
+) -> AsyncIterator[list[Process]]:
     """So many started brokers with their receivers."""
     async with AsyncExitStack() as stack:
         started = []
         for _ in range(count):
-            broker, news = RedisBroker(urls, epoch), News()
+            broker, news = RedisBroker(urls, epoch, secret), News()
             stack.push_async_callback(broker.close)
             await broker.start(news)
             started.append((broker, news))
@@ -58,12 +69,16 @@ def event(room: str, seq: int, text: str = "hello") -> Event:
     return Event(seq, data)
 
 
+def typing(room: str, user: str = "ann") -> Typing:
+    return Typing(room=room, user=user, name=user.title(), on=True)
+
+
 async def can_tell(sender: RedisBroker, receiver: News, room: str) -> None:
     """Publish signals, which may be lost, until one arrives."""
     before = len(receiver.signals)
 
     def tried() -> bool:
-        sender.publish_signal(room, {"type": "typing", "room": room}, None)
+        sender.publish_signal(room, typing(room), None)
         return len(receiver.signals) > before
 
     await until(tried)

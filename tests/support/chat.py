@@ -126,7 +126,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running(path: Path, *, siblings: int = 0, **settings: Any) -> AsyncIterator[Running]:
+async def running(path: Path, *, siblings: int = 0, secret: bytes = SECRET, **settings: Any) -> AsyncIterator[Running]:
     """Start a server, on a log in `path` unless told otherwise; it must be empty again at the end.
 
     `siblings` others use the same log.
@@ -136,7 +136,7 @@ async def running(path: Path, *, siblings: int = 0, **settings: Any) -> AsyncIte
     settings.setdefault("database", f"sqlite:///{path / 'chat.db'}")
     made = Settings(port=0, **settings)
     log = await open_log(made.database)
-    server = Server(made, SECRET, log, open_broker(replace(made, workers=1 + siblings), log.epoch))
+    server = Server(made, secret, log, open_broker(replace(made, workers=1 + siblings), log.epoch, secret))
     await server.open()
     here = Running(server, server.start())
     try:

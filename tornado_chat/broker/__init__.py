@@ -13,7 +13,7 @@ from tornado_chat.wire.events import Data, Event
 from tornado_chat.wire.replies import Signal
 
 LAPSE_SECONDS = 20
-"""How long a record of presence lasts that nobody renews."""
+"""How long a process counts as alive that gives no sign of it."""
 
 
 class Change:
@@ -33,7 +33,8 @@ class Change:
 
 
 Records = dict[str, tuple[int, dict[str, str] | None]]
-"""Of one room, by worker: its version and its users (names by id); None for users that are known already."""
+"""Of one room, by worker: its version and its users (names by id); None for users that are known already. A worker that
+has died may be among them."""
 
 
 class Receiver(Protocol):
@@ -52,6 +53,13 @@ class Receiver(Protocol):
         ...
 
     def on_presence(self, room: str, change: Change) -> None: ...
+
+    def on_refused(self) -> None:
+        """Something came that nobody may say here, or that this version cannot read: the log is to be asked.
+
+        Said at most once a second.
+        """
+        ...
 
     def on_link(self) -> None:
         """A link is back, or was found deaf: what was published meanwhile may be missing, so the log is to be asked."""
@@ -94,8 +102,8 @@ class Broker(Protocol):
 
     def publish_signal(self, room: str, signal: Signal, not_for: str | None) -> None: ...
 
-    def publish_presence(self, room: str, change: Change) -> None:
-        """Record the change, which lapses if it is not renewed, and tell the other processes, in this order."""
+    def publish_presence(self, room: str, change: Change, users: Mapping[str, str]) -> None:
+        """Record that the process of `change` has `users` now, and tell the other processes, in this order."""
         ...
 
     async def presence(self, rooms: Mapping[str, Mapping[str, int]]) -> dict[str, Records]:
@@ -105,8 +113,18 @@ class Broker(Protocol):
         """
         ...
 
-    async def renew_presence(self, worker: str, rooms: Mapping[str, int]) -> list[str]:
-        """Let the records of `worker` in `rooms` last on; the rooms whose record is not of the version named there."""
+    async def renew_presence(self, worker: str, version: int, rooms: Collection[str]) -> list[str]:
+        """Give a sign of life of `worker`; `version` is greater than all that it said before.
+
+        Returns those of `rooms`, all that are open here, whose records have to be written anew: they were lost.
+        """
+        ...
+
+    async def signs(self, workers: Collection[str]) -> dict[str, int] | None:
+        """The last sign of life of each of `workers`, a version; who gave none for LAPSE_SECONDS is absent.
+
+        None: the broker does not tell.
+        """
         ...
 
     async def close(self) -> None: ...

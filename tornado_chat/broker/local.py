@@ -1,8 +1,8 @@
-"""No Redis: what other processes are told is nothing, and what they committed is found by polling the heads."""
+"""The broker of a process without Redis. It tells nobody anything; what others commit is found by polling the log."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from tornado_chat.broker import Change, Receiver, Records
 from tornado_chat.wire.events import Event
@@ -30,12 +30,15 @@ class LocalBroker:
 
     def publish_signal(self, room: str, signal: Signal, not_for: str | None) -> None: ...
 
-    def publish_presence(self, room: str, change: Change) -> None: ...
+    def publish_presence(self, room: str, change: Change, users: Mapping[str, str]) -> None: ...
 
     async def presence(self, rooms: Mapping[str, Mapping[str, int]]) -> dict[str, Records]:
         return {}
 
-    async def renew_presence(self, worker: str, rooms: Mapping[str, int]) -> list[str]:
+    async def renew_presence(self, worker: str, version: int, rooms: Collection[str]) -> list[str]:
         return []
+
+    async def signs(self, workers: Collection[str]) -> dict[str, int] | None:
+        return None
 
     async def close(self) -> None: ...

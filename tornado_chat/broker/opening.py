@@ -7,10 +7,10 @@ from tornado_chat.broker.local import LocalBroker
 from tornado_chat.config import Settings
 
 
-def open_broker(settings: Settings, epoch: str) -> Broker:
-    """The broker that `settings` name, for the log with this epoch; it is not connected yet."""
+def open_broker(settings: Settings, epoch: str, secret: bytes) -> Broker:
+    """The broker that `settings` name, for the log with this epoch; `secret` is the server's. Not connected yet."""
     if not settings.redis:
         return LocalBroker(alone=settings.alone)
     from tornado_chat.broker.redis import RedisBroker  # 60 ms of imports, which a small installation need not pay
 
-    return RedisBroker(settings.redis, epoch)
+    return RedisBroker(settings.redis, epoch, secret)

@@ -1,12 +1,7 @@
 """The news between processes over Redis pub/sub: a channel for each room that has members here.
 
-A payload is the origin (8 bytes, of one process), one letter, and a body:
-
-    e  JSON list of events (`data` as clients get it), ascending and without holes
-    h  the seq that the log holds events up to, in place of events that were too big, too many or not sent in time
-    c  JSON list of what changed in the presence: worker, version, the one before, names by id, ids that left
-    s  JSON list of the user a signal is not for (or null) and its data
-    p  a link's probe to itself
+A payload is the origin (8 bytes, of one process) and a sealed text (news.py says what is in it). What does not carry
+the seal of this installation, or says what this version cannot read, is counted and dropped; the log is then asked.
 """
 
 from __future__ import annotations
@@ -16,30 +11,27 @@ import contextlib
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from time import monotonic
-from typing import Any
 
-import msgspec
-import orjson
-
-from tornado_chat.broker import Change, Receiver, Records
+from tornado_chat.broker import Change, Receiver, Records, news
+from tornado_chat.broker.news import NEVER, TEXT_BYTES, Tell
 from tornado_chat.broker.redis_address import RedisAddress
 from tornado_chat.broker.redis_cluster import RedisCluster
-from tornado_chat.broker.redis_link import RedisLink
+from tornado_chat.broker.redis_link import CHANGED, RedisLink, channel_of
 from tornado_chat.broker.redis_presence import RedisPresence
-from tornado_chat.wire.codec import JSON, Encoded
-from tornado_chat.wire.events import Data, Event
+from tornado_chat.broker.seal import MAC_BYTES, Seal
+from tornado_chat.wire.events import Event
 from tornado_chat.wire.replies import Signal
 
 logger = logging.getLogger(__name__)
 
 ORIGIN_BYTES = 8
-EVENTS, HEAD, SIGNAL, CHANGE = b"ehsc"
 
-PAYLOAD_BYTES = 64 * 1024
-"""An event that is bigger is fetched from the log by those who need it."""
+PAYLOAD_BYTES = ORIGIN_BYTES + MAC_BYTES + TEXT_BYTES
+"""What is longer was not published by this program."""
 
 START_SECONDS = 2.0
 SUBSCRIBE_SECONDS = 2.0
@@ -49,6 +41,9 @@ MISSED_ROOMS = 10_000
 
 COMPLAINT_SECONDS = 10.0
 
+ASK_SECONDS = 1.0
+"""Whatever is refused, the log is asked for the heads no more often than this."""
+
 
 class RedisBroker:
     """`Broker` over one or several Redis, each a `--redis` URL; several share the rooms. ConfigError for a bad URL.
@@ -57,8 +52,8 @@ class RedisBroker:
     `refused` what others sent that is not ours, `reconnects` the links that came back.
     """
 
-    def __init__(self, urls: Sequence[str], epoch: str) -> None:
-        """`epoch` is that of the log; only processes with the same one hear each other."""
+    def __init__(self, urls: Sequence[str], epoch: str, secret: bytes) -> None:
+        """`epoch` is that of the log; only processes with the same one and the same `secret` hear each other."""
         self.published = 0
         self.received = 0
         self.dropped = 0
@@ -69,10 +64,15 @@ class RedisBroker:
         self._places: dict[str, RedisLink | RedisCluster] = {}  # of each address, by its name
         self._place = place_of(self._addresses)
         self._receiver: Receiver | None = None
-        self._presence = RedisPresence(self.command, epoch)
+        self._epoch = epoch
+        self._seal = Seal(secret)
+        self._channels = channel_of(epoch, "")  # what the names of all channels begin with
+        self._presences: dict[str, RedisPresence] = {}  # of each address, by its name
         self._missed: dict[str, int] = {}  # head of each room whose events were not sent
         self._heard = asyncio.Event()
         self._complained = 0.0
+        self._asked = 0.0  # when the receiver was told of something refused, or will be
+        self._asking: asyncio.TimerHandle | None = None
 
     @property
     def carries(self) -> bool:
@@ -94,6 +94,7 @@ class RedisBroker:
         self._receiver = receiver
         for name, address in self._addresses.items():
             place = self._places[name] = self._open(address)
+            self._presences[name] = RedisPresence(place, self._epoch, self._seal, self._refuse)
             place.start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
@@ -106,7 +107,9 @@ class RedisBroker:
         return RedisLink(address, address.primary, self, self._origin, sharded=False, probe=lambda: probe)
 
     async def close(self) -> None:
-        await self._presence.close()
+        if self._asking is not None:
+            self._asking.cancel()
+        await asyncio.gather(*(presence.close() for presence in self._presences.values()))
         places, self._places = self._places, {}
         await asyncio.gather(*(place.close() for place in places.values()))
         self._receiver = None
@@ -121,23 +124,16 @@ class RedisBroker:
         if place is not None:
             place.unwant(room)
 
-    async def command(self, room: str, *arguments: str | bytes | int) -> Any:
-        """The reply of the Redis that has `room`; RedisError, or TimeoutError, if there is none in time.
-
-        The keys have to begin with the room's channel in braces: so a cluster keeps them where it keeps the room.
-        """
-        return await self._places[self._place(room)].command(room, *arguments)
-
     # Publishing
 
     def publish_events(self, room: str, events: Sequence[Event]) -> None:
         head = events[-1].seq
         try:
-            body = b"[" + b",".join(JSON.encode(event.data) for event in events) + b"]"
-        except TypeError:  # what orjson does not take, as an integer past 64 bits, is in the log all the same
-            body = b""
-        if body and len(body) <= PAYLOAD_BYTES:
-            if self._publish(room, self._origin + b"e" + body, head):
+            text = news.events_text(events)
+        except TypeError:  # it is in the log all the same
+            text = b""
+        if text and len(text) <= TEXT_BYTES:
+            if self._publish(room, text, head):
                 return
         elif len(events) > 1:
             middle = len(events) // 2
@@ -148,39 +144,64 @@ class RedisBroker:
         self._refer(room, head)
 
     def publish_signal(self, room: str, signal: Signal, not_for: str | None) -> None:
-        if not self._publish(room, self._origin + b"s" + msgspec.json.encode((not_for, signal)), 0):
+        if not self._publish(room, news.signal_text(signal, not_for), 0):
             self.dropped += 1
 
     # Presence
 
-    def publish_presence(self, room: str, change: Change) -> None:
-        self._presence.write(room, change)
-        body = orjson.dumps([change.worker, change.version, change.after, change.joined, list(change.left)])
-        if len(body) > PAYLOAD_BYTES or not self._publish(room, self._origin + b"c" + body, 0):
-            self.dropped += 1  # they read the record in time
+    def publish_presence(self, room: str, change: Change, users: Mapping[str, str]) -> None:
+        presence = self._presences.get(self._place(room))
+        if presence is None:
+            return
+        presence.write(room, change, users)
+        text = news.change_text(change)
+        if len(text) > TEXT_BYTES:
+            text = news.change_text(Change(change.worker, change.version, NEVER, {}, ()))
+        if not self._publish(room, text, CHANGED):
+            self.dropped += 1
+            presence.on_unsent(room)
 
     async def presence(self, rooms: Mapping[str, Mapping[str, int]]) -> dict[str, Records]:
-        return await self._presence.read(rooms)
+        by_place = defaultdict[str, dict[str, Mapping[str, int]]](dict)
+        for room, known in rooms.items():
+            by_place[self._place(room)][room] = known
+        asked = (self._presences[name].read(part) for name, part in by_place.items() if name in self._presences)
+        return {room: records for found in await asyncio.gather(*asked) for room, records in found.items()}
 
-    async def renew_presence(self, worker: str, rooms: Mapping[str, int]) -> list[str]:
-        return await self._presence.renew(worker, rooms)
+    async def renew_presence(self, worker: str, version: int, rooms: Collection[str]) -> list[str]:
+        lost = await asyncio.gather(*(presence.renew(worker, version) for presence in self._presences.values()))
+        places = {name for name, is_lost in zip(self._presences, lost, strict=True) if is_lost}
+        anew = {room for presence in self._presences.values() for room in presence.take_unwritten()}
+        if places:
+            anew.update(room for room in rooms if self._place(room) in places)
+        return list(anew)
 
-    def _publish(self, room: str, payload: bytes, seq: int) -> bool:
+    async def signs(self, workers: Collection[str]) -> dict[str, int] | None:
+        told = await asyncio.gather(*(presence.signs(workers) for presence in self._presences.values()))
+        answers = [signs for signs in told if signs is not None]
+        if not answers:
+            return None
+        return {worker: max(signs.get(worker, 0) for signs in answers) for worker in set().union(*answers)}
+
+    def _publish(self, room: str, text: bytes, seq: int) -> bool:
         place = self._places.get(self._place(room))
-        if place is None or not place.publish(room, payload, seq):
+        sealed = self._seal.close(self._origin + self._channels + room.encode(), text)
+        if place is None or not place.publish(room, self._origin + sealed, seq):
             return False
         self.published += 1
         return True
 
     def _refer(self, room: str, head: int) -> None:
         """Say where the log stands; later if it cannot be said now."""
-        if not self._publish(room, self._origin + b"h%d" % head, head):
+        if not self._publish(room, news.head_text(head), head):
             self.on_unsent(room, head)
 
     # RedisLinkOwner: what the links tell
 
     def on_unsent(self, room: str, seq: int) -> None:
-        if room in self._missed or len(self._missed) < MISSED_ROOMS:
+        if seq == CHANGED:
+            self._presences[self._place(room)].on_unsent(room)
+        elif room in self._missed or len(self._missed) < MISSED_ROOMS:
             self._missed[room] = max(seq, self._missed.get(room, 0))
 
     def on_room_to_write(self) -> None:
@@ -212,39 +233,37 @@ class RedisBroker:
             return
         self.received += 1
         try:
-            kind = payload[ORIGIN_BYTES]
-            body = payload[ORIGIN_BYTES + 1 :]
-            if kind == EVENTS:
-                events = _events(room, body)
-            elif kind == HEAD:
-                head = _head(body)
-            elif kind == SIGNAL:
-                signal, not_for = _signal(room, body)
-            elif kind == CHANGE:
-                change = _change(body)
-            else:
-                raise ValueError(f"no kind {kind}")
-        except (ValueError, TypeError, LookupError) as error:
+            tell = self._read(room, payload)
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
             self._refuse(room, error)
             return
         try:
-            if kind == EVENTS:
-                receiver.on_events(room, events)
-            elif kind == HEAD:
-                receiver.on_head(room, head)
-            elif kind == CHANGE:
-                receiver.on_presence(room, change)
-            else:
-                receiver.on_signal(room, signal, not_for)
+            tell(receiver)
         except Exception:
             logger.exception("news not taken room=%s", room)
 
+    def _read(self, room: str, payload: bytes) -> Tell:
+        if len(payload) > PAYLOAD_BYTES:
+            raise ValueError(f"it has {len(payload)} bytes")
+        origin = payload[:ORIGIN_BYTES]
+        return news.read(room, self._seal.open(origin + self._channels + room.encode(), payload[ORIGIN_BYTES:]))
+
     def _refuse(self, room: str, error: Exception) -> None:
-        """Of a stranger's payload, or another version's; told of once in a while."""
+        """Of a stranger's payload or record, or another version's: told of once in a while, and the log is asked."""
         self.refused += 1
-        if monotonic() > self._complained + COMPLAINT_SECONDS:
-            self._complained = monotonic()
-            logger.warning("redis message not understood room=%s reason=%s refused=%d", room, error, self.refused)
+        now = monotonic()
+        if now > self._complained + COMPLAINT_SECONDS:
+            self._complained = now
+            logger.warning("redis message refused room=%s reason=%s refused=%d", room, error, self.refused)
+        if self._asking is None:
+            wait = max(0.0, self._asked + ASK_SECONDS - now)
+            self._asked = now + wait
+            self._asking = asyncio.get_running_loop().call_later(wait, self._tell_refused)
+
+    def _tell_refused(self) -> None:
+        self._asking = None
+        if self._receiver is not None:
+            self._receiver.on_refused()
 
 
 def place_of(names: Sequence[str] | dict[str, RedisAddress]) -> Callable[[str], str]:
@@ -261,40 +280,3 @@ def place_of(names: Sequence[str] | dict[str, RedisAddress]) -> Callable[[str], 
         return max(names, key=lambda name: (hashlib.blake2b(f"{room} {name}".encode(), digest_size=8).digest(), name))
 
     return place
-
-
-def _events(room: str, body: bytes) -> list[Data]:
-    events: list[Data] = orjson.loads(body)
-    seq = events[0]["seq"]
-    if type(seq) is not int:
-        raise ValueError("no seq")
-    for event in events:
-        if event["seq"] != seq or event["room"] != room:
-            raise ValueError("events of another room, or with a hole among them")
-        seq += 1
-        if "meta" in event:
-            event["meta"] = Encoded(orjson.dumps(event["meta"]))
-    return events
-
-
-def _change(body: bytes) -> Change:
-    worker, version, after, joined, left = orjson.loads(body)
-    if not isinstance(joined, dict) or not isinstance(left, list) or not isinstance(worker, str):
-        raise ValueError("not a change of presence")
-    return Change(worker, int(version), int(after), joined, left)
-
-
-def _head(body: bytes) -> int:
-    if not body.isdigit() or len(body) > 18:
-        raise ValueError("no seq")
-    return int(body)
-
-
-_decode_signal = msgspec.json.Decoder(tuple[str | None, Signal]).decode
-
-
-def _signal(room: str, body: bytes) -> tuple[Signal, str | None]:
-    not_for, signal = _decode_signal(body)
-    if signal.room != room:
-        raise ValueError("a signal of another room")
-    return signal, not_for

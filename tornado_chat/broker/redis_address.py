@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from redis import asyncio as aioredis
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import parse_url, to_bool
 from redis.exceptions import ConnectionError, RedisError
 
 from tornado_chat.errors import ConfigError
@@ -25,7 +25,8 @@ class RedisAddress:
     `redis://` and `rediss://` (TLS) are one server; the query holds redis-py's options, as `ssl_ca_certs`.
     `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB` is the primary of SERVICE, as the Sentinels name it.
     `redis+cluster://HOST:PORT,HOST:PORT` is a cluster that can be asked about at these servers. With `rediss+` instead
-    of `redis+`, the servers (not the Sentinels) speak TLS. User and password are the servers', too.
+    of `redis+`, the servers speak TLS. User, password and options are the servers'. The Sentinels have their own in the
+    query: `sentinel_username`, `sentinel_password`, and `sentinel_ssl=true` for TLS with the `ssl_` options given.
     """
 
     def __init__(self, url: str, epoch: str) -> None:
@@ -44,7 +45,13 @@ class RedisAddress:
             if path and not path.isdecimal():
                 raise ValueError(f"{path!r} is not the number of a database")
             options: dict[str, Any] = dict(parse_url(f"{scheme}://{login}{at}-/{path}?{parts.query}"))
+            sentinel = _take_sentinel_options(options) if self.service else {}
             self._make = options.pop("connection_class", aioredis.Connection)
+            self._make_sentinel = sentinel.pop("connection_class", aioredis.Connection)
+            self._sentinel_options = sentinel | {
+                "socket_timeout": CONNECT_SECONDS,
+                "socket_connect_timeout": CONNECT_SECONDS,
+            }
             self._options = options | {
                 "protocol": 3,  # pushes and replies share the connection
                 "socket_timeout": CONNECT_SECONDS,  # of the greetings: what comes after them is read without redis-py
@@ -52,6 +59,7 @@ class RedisAddress:
                 "client_name": "tornado-chat",
             }
             self._make(**self._options)
+            self._make_sentinel(**self._sentinel_options)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"--redis {hosts}: {error}") from error
         self.db = int(options.get("db", 0))
@@ -103,13 +111,29 @@ class RedisAddress:
             await connection.disconnect()
 
     async def _ask_sentinel(self, host: str, port: int) -> list[bytes] | None:
-        connection = aioredis.Connection(host=host, port=port, socket_timeout=CONNECT_SECONDS)
+        connection = self._make_sentinel(**self._sentinel_options | {"host": host, "port": port})
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]  # as above
+            await connection.connect()
             found: list[bytes] | None = await _answer(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service)
         finally:
             await connection.disconnect(nowait=True)
         return found
+
+
+def _take_sentinel_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of connections to Sentinels; `options`, as parse_url gave them, keep those of the servers."""
+    prefix = "sentinel_"
+    mine = {name.removeprefix(prefix): options.pop(name) for name in list(options) if name.startswith(prefix)}
+    if to_bool(mine.pop("ssl", None)):
+        ssl = [name for name in options if name.startswith("ssl_")]
+        mine |= {"connection_class": aioredis.SSLConnection} | {name: options[name] for name in ssl}
+        if "connection_class" not in options:  # the servers speak no TLS
+            for name in ssl:
+                del options[name]
+    for name in mine:
+        if name not in ("username", "password", "connection_class") and not name.startswith("ssl_"):
+            raise ValueError(f"there is no option {prefix}{name}")
+    return mine
 
 
 async def _answer(connection: aioredis.Connection, *command: str) -> Any:

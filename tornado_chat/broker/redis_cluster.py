@@ -12,7 +12,7 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError, RedisError
 
 from tornado_chat.broker.redis_address import HostPort, RedisAddress
-from tornado_chat.broker.redis_link import RedisLink, RedisLinkOwner, channel_of
+from tornado_chat.broker.redis_link import ANCHOR, RedisLink, RedisLinkOwner, channel_of
 from tornado_chat.tasks import Tasks
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class RedisCluster:
         self._links: dict[HostPort, RedisLink] = {}
         self._slots: list[RedisLink | None] = [None] * SLOTS
         self._covered = False
+        self.anchors: list[str] = []  # as RedisLink.anchors says
         self._rooms: dict[str, int] = {}  # those wanted, with their slots
         self._stale = asyncio.Event()
         self._told = False  # that the cluster cannot be read
@@ -144,6 +145,7 @@ class RedisCluster:
             slots[first : last + 1] = [self._links[server]] * (last + 1 - first)
         before, self._slots = self._slots, slots
         self._covered = None not in slots
+        self.anchors = [self._anchor(server) for server in sorted(primaries)]
         confirmations = []
         for room, slot in self._rooms.items():
             old, link = before[slot], slots[slot]
@@ -174,6 +176,11 @@ class RedisCluster:
             if link is not None and self._slots[key_slot(channel)] is link:
                 return channel
         raise ConnectionError(f"{server[0]}:{server[1]} has no slots")
+
+    def _anchor(self, server: HostPort) -> str:
+        """The first name whose slot `server` has: every process that knows these slots finds the same."""
+        names = (f"{ANCHOR}{number}" for number in range(SLOTS * 16))
+        return next(name for name in names if self._slots[self._slot(name)] is self._links[server])
 
     async def _tell_moved(self, confirmations: list[asyncio.Future[None]]) -> None:
         await asyncio.wait(confirmations, timeout=CONFIRM_SECONDS)

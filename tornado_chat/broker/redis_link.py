@@ -1,7 +1,8 @@
 """A connection to one Redis that is made again whenever it dies, with the channels that this process hears there.
 
-The truth about a channel is whether it is wanted; what Redis was asked follows it, in the order asked, and what Redis
-has confirmed follows that. So subscribe, unsubscribe and subscribe again end right, whatever their confirmations meet.
+A channel has three states: whether a room here wants it, what the last command asked of Redis, and how many of Redis's
+confirmations are still to come. Each flush asks for what is wanted and was not asked for yet. So a room that opens,
+closes and opens again is heard in the end, in whatever order the confirmations of its commands arrive.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
@@ -20,6 +22,7 @@ from redis.exceptions import ConnectionError, RedisError
 
 from tornado_chat.broker.redis_address import HostPort, RedisAddress
 from tornado_chat.broker.redis_socket import News, RedisSocket, pack
+from tornado_chat.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,15 @@ QUEUE_BYTES = 4 << 20
 
 SUBSCRIBE_CHANNELS = 1000
 """In one command: about 1 ms of Redis."""
+
+PROBE_BYTES = 8
+"""At random, so that only Redis can know what the next probe will be."""
+
+CHANGED = -1
+"""Stands for the seq of a publish that tells of a change of presence."""
+
+ANCHOR = "@"
+"""A name like a room's that no room has; see `RedisLink.anchors`."""
 
 
 class Deaf(ConnectionError):
@@ -61,7 +73,7 @@ class RedisLinkOwner(Protocol):
         """Publishes that were refused may be tried again."""
 
     def on_unsent(self, room: str, seq: int) -> None:
-        """The link was lost with a publish of events up to `seq`; whether others got it is not known."""
+        """The link was lost with a publish of events up to `seq`, or CHANGED; whether others got it is not known."""
 
 
 class Channel:
@@ -108,7 +120,6 @@ class RedisLink:
         self._name_probe = probe
         self._probe_channel = b""
         self._probe = b""
-        self._probes = 0
         self._probe_heard: asyncio.Future[None] = self._loop.create_future()
         self._channels: dict[bytes, Channel] = {}
         self._changed: dict[bytes, Channel] = {}  # those whose `wanted` and `asked` may differ
@@ -118,20 +129,18 @@ class RedisLink:
         self._refused = False  # since there was room
         self._flush_due = False
         self._socket: RedisSocket | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
         self._where = address.shown
         self._ever_heard = False
         self._told_lost = False
 
     def start(self) -> None:
-        self._task = self._loop.create_task(self._run())
+        self._tasks.spawn(self._run())
 
     async def close(self) -> None:
         """Write what waits, then leave nothing open."""
         self._flush()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._tasks.stop()
 
     # Subscriptions
 
@@ -206,7 +215,10 @@ class RedisLink:
     # Publishing
 
     def publish(self, room: str, payload: bytes, seq: int) -> bool:
-        """Send `payload`, which tells of events up to `seq` (0: a signal), with this loop turn's; False: refused."""
+        """Send `payload` with those of this loop turn; False: refused.
+
+        It tells of events up to `seq`, or is CHANGED, or 0: a signal, which may be lost.
+        """
         if not self.hears:
             return False
         command = pack((self._publish, self._prefix + room.encode(), payload))
@@ -219,6 +231,11 @@ class RedisLink:
         if not self._flush_due:
             self._flush_soon()
         return True
+
+    @property
+    def anchors(self) -> list[str]:
+        """Names to give to `command` in place of a room's, one for each server: it keeps what is kept there."""
+        return [ANCHOR]
 
     async def command(self, room: str, *arguments: str | bytes | int) -> Any:
         """The reply to any other command; RedisError, or TimeoutError, if there is none. `room`: see RedisCluster."""
@@ -293,7 +310,7 @@ class RedisLink:
         server = await self._find()
         self._where = f"{server[0]}:{server[1]}"
         socket = self._socket = RedisSocket(await self._address.connect(server), self)
-        watch = self._loop.create_task(self._watch(socket, server)) if self._address.service else None
+        watch = self._tasks.spawn(self._watch(socket, server)) if self._address.service else None
         try:
             self._probe_channel = self._name_probe()
             self._changed = dict(self._channels)
@@ -317,8 +334,7 @@ class RedisLink:
         """Send a probe and wait until it is back; Deaf if it is not, and what `socket` ended with if it has."""
         if socket.ended.done():
             socket.ended.result()
-        self._probes += 1
-        self._probe = self._origin + b"p%d" % self._probes
+        self._probe = self._origin + secrets.token_bytes(PROBE_BYTES)
         heard = self._probe_heard = self._loop.create_future()
         socket.write(pack((self._publish, self._probe_channel, self._probe)), [("", 0)])
         for patience in (PROBE_SECONDS, LATE_SECONDS):

@@ -23,7 +23,7 @@ pack = cast(Callable[[tuple[bytes, ...]], bytes], hiredis.pack_command)  # its s
 """A command as RESP."""
 
 News = tuple[str, int]
-"""A publish whose reply has not come: its room, and the last seq that it tells of (0: a signal)."""
+"""A publish whose reply has not come: its room, and the last seq that it tells of (0: a signal; see also CHANGED)."""
 
 
 class RedisSocketOwner(Protocol):
@@ -100,8 +100,8 @@ class RedisSocket(asyncio.Protocol):
 
     def _on_reply(self, reply: Any) -> None:
         failed = isinstance(reply, ResponseError)
-        if failed and self.unconfirmed and not str(reply).startswith("OOM"):
-            raise reply  # perhaps of a subscription, which is nobody's reply, and is never refused for lack of memory
+        if failed and self.unconfirmed and not str(reply).startswith(("OOM", "WRONGTYPE")):
+            raise reply  # perhaps of a subscription, which is nobody's reply; it needs no memory and no key
         waiting = self.replies.popleft()
         if isinstance(waiting, asyncio.Future):
             if not waiting.done():

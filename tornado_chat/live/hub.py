@@ -207,6 +207,9 @@ class Hub:
         if found is not None:
             self.presence.on_change(found, change)
 
+    def on_refused(self) -> None:
+        self.poll_wanted.set()
+
     def on_link(self) -> None:
         self.poll_wanted.set()
         self.presence.renew_soon()

@@ -1,8 +1,8 @@
 """Who is in a room, over all processes and devices.
 
-Each process tells the others, by the broker, which users came to it and left it; the broker keeps the same record for
-whoever opens the room later, and lets it lapse when a process does not renew it. Without a broker each process knows
-its own users. Members get one signal a second at most for a room.
+Each process tells the others, by the broker, which users came to it and left it. The broker keeps the same as a record,
+for whoever opens the room later; it counts for as long as its process gives signs of life. Without a broker each
+process knows its own users. Members get one signal a second at most for a room.
 
 What is true of a `RoomPresence` whenever the loop runs something else: `elsewhere` holds what each other process was
 last heard to have; `came` and `went` are what the members here were not told yet, and no user is in both.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Mapping
 
@@ -34,11 +35,29 @@ CROWD, CROWD_SECONDS = 1000, 5.0
 already each second took as much of the processor as their handshakes."""
 
 RENEW_SECONDS = 5.0
-"""How often a process renews its records and looks at those of the others: after the kill of a whole machine the rooms
-elsewhere are right again within this and LAPSE_SECONDS."""
+"""How often a process gives a sign of life and looks for those of the others: after the kill of a whole machine the
+rooms elsewhere are right again within this and LAPSE_SECONDS."""
+
+REFRESH_SECONDS = 1200.0
+"""In so long a time each room's record is written anew and those of the others are read, some rooms at each renewal.
+So a process with many rooms costs Redis little (30,000 rooms: 25 of them a second), and no record lapses."""
+
+FORGET_SECONDS = 3600.0
+"""A process that gave no sign for so long is forgotten: no record of it is left that a copied sign could revive."""
 
 SLICE = 64
 """Rooms that are looked at in one loop turn."""
+
+
+class Sign:
+    """The last sign of life of another process: a version that it said, in whatever room or in none."""
+
+    __slots__ = ("alive", "seen", "version")
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.seen = 0.0  # when the version was last a new one, by the loop's time
+        self.alive = False
 
 
 class PresenceTracker:
@@ -54,7 +73,11 @@ class PresenceTracker:
         self._asking = False
         self._last_version = 0
         self._renewed = 0.0  # by the loop's time
-        self._dead: dict[str, float] = {}  # processes known to have died, and when: their records may outlive them
+        self._compare_all = False
+        self._unswept: list[str] = []  # names of rooms
+        self._missing: dict[Room, None] = {}  # rooms where a record of a living process is missing
+        self._signs: dict[str, Sign] = {}  # of the other processes, by their uid
+        self._dead: dict[str, float] = {}  # processes known to have died, and when: their signs may outlive them
 
     # Here
 
@@ -83,8 +106,11 @@ class PresenceTracker:
         self._changed.pop(room, None)
         here = room.presence
         if here.was_told:
-            self._shared.broker.publish_presence(room.name, Change(self.uid, self._version(), 0, {}, ()))
+            self._tell_gone(room.name, self.uid)
             here.version, here.was_told = 0, False
+
+    def _tell_gone(self, room: str, uid: str) -> None:
+        self._shared.broker.publish_presence(room, Change(uid, self._version(), 0, {}, ()), {})
 
     def _version(self) -> int:
         """Greater than all before it, those of an earlier process with the clock of today too: microseconds."""
@@ -100,13 +126,25 @@ class PresenceTracker:
         if change.worker in self._dead or (known is not None and change.version <= known.version):
             return
         now = self._shared.loop.time()
+        if not self._hear(change.worker, change.version, now):
+            return  # said before it died
         if not change.after:
             self._replace(room, change.worker, Elsewhere(change.version, dict(change.joined), now))
         elif known is not None and change.after == known.version:
-            users = {user: name for user, name in known.users.items() if user not in change.left} | change.joined
+            left = set(change.left)
+            users = {user: name for user, name in known.users.items() if user not in left} | change.joined
             self._replace(room, change.worker, Elsewhere(change.version, users, now))
         else:
             self.ask(room)  # something of it was not heard
+
+    def _hear(self, worker: str, version: int, now: float) -> bool:
+        """Take `version` for a sign of life if it is a new one; whether `worker` lives."""
+        sign = self._signs.get(worker)
+        if sign is None:
+            sign = self._signs[worker] = Sign()
+        if version > sign.version:
+            sign.version, sign.seen, sign.alive = version, now, True
+        return sign.alive
 
     def _replace(self, room: Room, worker: str, new: Elsewhere | None) -> None:
         here = room.presence
@@ -117,7 +155,7 @@ class PresenceTracker:
         went = [(user, name) for user, name in before.items() if user not in after]
         came = [(user, name) for user, name in came if user not in here.names and not here.is_elsewhere(user)]
         went = [(user, name) for user, name in went if user not in here.names and not here.is_elsewhere(user)]
-        if new is not None and new.users:
+        if new is not None:
             here.elsewhere[worker] = new
         if (came or went) and here.compared:  # else they were there before anybody here
             here.note(came, went)
@@ -135,33 +173,77 @@ class PresenceTracker:
         try:
             while self._to_ask:
                 rooms = [self._to_ask.popitem()[0] for _ in range(min(SLICE, len(self._to_ask)))]
-                known = {
-                    room.name: {worker: other.version for worker, other in room.presence.elsewhere.items()}
-                    for room in rooms
-                }
+                known = {room.name: self._known(room) for room in rooms}
                 found = await self._shared.broker.presence(known)
+                await self._meet({worker for records in found.values() for worker in records})
                 for room in rooms:
                     if room.name in found and self._rooms.get(room.name) is room:
                         self._compare(room, found[room.name], known[room.name])
         finally:
             self._asking = False
 
+    def _known(self, room: Room) -> dict[str, int]:
+        """The versions of all records that the room should have, this process's too."""
+        here = room.presence
+        known = {worker: other.version for worker, other in here.elsewhere.items() if other.users}
+        if here.version and here.names:
+            known[self.uid] = here.version
+        return known
+
     def _compare(self, room: Room, found: Records, known: dict[str, int]) -> None:
+        """Take over the `found` records of the room; `known` are the versions from before they were asked for."""
         here = room.presence
         now = self._shared.loop.time()
         for worker, (version, users) in found.items():
             other = here.elsewhere.get(worker)
-            if worker == self.uid or worker in self._dead:
-                continue
             if other is not None and other.version >= version:
-                other.seen = now
-            elif users is not None:
+                other.missed = 0.0
+            elif users is not None and self._is_alive(worker):
                 self._replace(room, worker, Elsewhere(version, users, now))
+        if self.uid in known and (self.uid not in found or found[self.uid][0] < known[self.uid]):
+            self._tell_anew(room.name)
         for worker in [worker for worker in known if worker not in found]:
             # Who goes says so: a record that is missing may have been lost with a Redis, and will be written anew.
-            if worker in here.elsewhere and now - here.elsewhere[worker].seen > RENEW_SECONDS * 2:
-                self._replace(room, worker, None)
+            other = here.elsewhere.get(worker)
+            if other is not None and other.version == known[worker]:
+                other.missed = other.missed or now
+                if now - other.missed > RENEW_SECONDS * 2:
+                    self._replace(room, worker, None)
+                else:
+                    self._missing[room] = None
         here.compared = True
+
+    # Who lives
+
+    def _is_alive(self, worker: str) -> bool:
+        sign = self._signs.get(worker)
+        return sign is not None and sign.alive and worker not in self._dead
+
+    async def _meet(self, workers: set[str]) -> None:
+        """Learn which of `workers` live, where that is not known."""
+        unknown = [worker for worker in workers if worker != self.uid and not self._is_alive(worker)]
+        if unknown:
+            signs = await self._shared.broker.signs(unknown) or {}
+            now = self._shared.loop.time()
+            for worker, version in signs.items():
+                self._hear(worker, version, now)
+
+    async def _look_at_signs(self) -> None:
+        """Drop those who give none: one that is missing may have been lost with a Redis, and will be given anew."""
+        living = [worker for worker, sign in self._signs.items() if sign.alive]
+        signs = await self._shared.broker.signs(living) if living else None
+        now = self._shared.loop.time()
+        for worker in living:
+            sign = self._signs[worker]
+            if signs is not None and worker in signs:
+                self._hear(worker, signs[worker], now)
+            is_missing = signs is not None and worker not in signs
+            if now - sign.seen > (RENEW_SECONDS * 2 if is_missing else RENEW_SECONDS + LAPSE_SECONDS):
+                sign.alive = False
+                for room in self._rooms.values():
+                    if worker in room.presence.elsewhere:
+                        self._replace(room, worker, None)
+        self._signs = {worker: sign for worker, sign in self._signs.items() if now - sign.seen < FORGET_SECONDS}
 
     def on_died(self, uid: str) -> None:
         """A process is known to have ended: its users are not here any more, whatever its records say."""
@@ -169,36 +251,37 @@ class PresenceTracker:
         for room in self._rooms.values():
             if uid in room.presence.elsewhere:
                 self._replace(room, uid, None)
-                # For other machines, too.
-                self._shared.broker.publish_presence(room.name, Change(uid, self._version(), 0, {}, ()))
+                self._tell_gone(room.name, uid)  # for other machines, too
 
     async def look_up(self, name: str) -> RoomPresence:
         """Who is in a room that is not open here, by the broker's records; nobody if it does not tell."""
         found = RoomPresence()
-        records = await self._shared.broker.presence({name: {}})
-        for worker, (version, users) in records.get(name, {}).items():
-            if users and worker not in self._dead:
+        records = (await self._shared.broker.presence({name: {}})).get(name, {})
+        await self._meet(set(records))
+        for worker, (version, users) in records.items():
+            if users and self._is_alive(worker):
                 found.elsewhere[worker] = Elsewhere(version, users, 0.0)
         return found
 
     # In time
 
     async def run(self) -> None:
-        """Tell what changed each second; renew and compare the records in time."""
+        """Tell what changed each second; give signs of life and compare the records in time."""
         loop = self._shared.loop
         while True:
-            await asyncio.sleep(SIGNAL_SECONDS)
             try:
-                await self._tell()
                 if loop.time() - self._renewed >= RENEW_SECONDS:
                     self._renewed = loop.time()
                     await self._renew()
+                await self._tell()
             except Exception:
                 logger.exception("presence not told")
+            await asyncio.sleep(SIGNAL_SECONDS)
 
     def renew_soon(self) -> None:
-        """A Redis is back, perhaps with nothing in it."""
+        """A Redis is back, or a link to it: something may not have been heard, and it may have nothing in it."""
         self._renewed = 0.0
+        self._compare_all = True
 
     async def _tell(self) -> None:
         changed, self._changed = self._changed, {}
@@ -217,9 +300,16 @@ class PresenceTracker:
         here = room.presence
         if not (here.arrived or here.departed) or not (here.names or here.version):
             return
+        now = self._shared.loop.time()
+        if now - here.published < CROWD_SECONDS and len(here.names) > CROWD:
+            self._changed[room] = None  # later: the record of so many takes a millisecond to write
+            return
+        here.published = now
         version = self._version()
         joined, left = (here.arrived, tuple(here.departed)) if here.version else (dict(here.names), ())
-        self._shared.broker.publish_presence(room.name, Change(self.uid, version, here.version, joined, left))
+        self._shared.broker.publish_presence(
+            room.name, Change(self.uid, version, here.version, joined, left), here.names
+        )
         here.version, here.was_told = version, True
         here.arrived, here.departed = {}, set()
 
@@ -246,24 +336,39 @@ class PresenceTracker:
         self._dead = {uid: died for uid, died in self._dead.items() if now - died < 2 * LAPSE_SECONDS}
         if not self._shared.broker.carries:
             return
-        rooms = [room for room in self._rooms.values() if room.presence.names or room.presence.elsewhere]
-        for start in range(0, len(rooms), SLICE):
-            part = [room for room in rooms[start : start + SLICE] if self._rooms.get(room.name) is room]
-            told = {room.name: room.presence.version for room in part if room.presence.version}
-            for name in await self._shared.broker.renew_presence(self.uid, told):
-                self._tell_anew(name)
-            for room in part:
-                for worker, other in list(room.presence.elsewhere.items()):
-                    if now - other.seen > RENEW_SECONDS + LAPSE_SECONDS:
-                        self._replace(room, worker, None)
+        for name in await self._shared.broker.renew_presence(self.uid, self._version(), self._rooms):
+            self._tell_anew(name)
+        await self._look_at_signs()
+        missing, self._missing = self._missing, {}
+        for room in missing:
+            self.ask(room)
+        if self._compare_all:
+            self._compare_all = False
+            for room in self._rooms.values():
                 self.ask(room)
-            await asyncio.sleep(0)
+        self._sweep(now)
+
+    def _sweep(self, now: float) -> None:
+        """Refresh the next rooms, so that each has its turn within REFRESH_SECONDS."""
+        if not self._unswept:
+            self._unswept = list(self._rooms)
+        for _ in range(math.ceil(len(self._rooms) * RENEW_SECONDS / REFRESH_SECONDS)):
+            room = self._rooms.get(self._unswept.pop()) if self._unswept else None
+            if room is not None:
+                for worker, other in list(room.presence.elsewhere.items()):
+                    if not other.users and now - other.heard > RENEW_SECONDS + LAPSE_SECONDS:
+                        del room.presence.elsewhere[worker]
+                if room.presence.names:
+                    self._tell_anew(room.name)
+                self.ask(room)
 
     def _tell_anew(self, name: str) -> None:
-        """The broker has lost this process's record of a room: it gets the whole again."""
+        """The broker may not have this process's record of a room, or others not know it: they get the whole again."""
         room = self._rooms.get(name)
-        if room is not None and room.presence.names:
-            here = room.presence
-            here.version = 0
-            here.arrived, here.departed = dict(here.names), set()
-            self._changed[room] = None
+        if room is None or not room.presence.names:
+            self._tell_gone(name, self.uid)
+            return
+        here = room.presence
+        here.version = 0
+        here.arrived, here.departed = dict(here.names), set()
+        self._changed[room] = None

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Iterator
 
 
 class Elsewhere:
-    """What one other process has in a room."""
+    """What one other process has in a room; nobody, if it has left: so an older change is known for one."""
 
-    __slots__ = ("seen", "users", "version")
+    __slots__ = ("heard", "missed", "users", "version")
 
-    def __init__(self, version: int, users: dict[str, str], seen: float) -> None:
+    def __init__(self, version: int, users: dict[str, str], heard: float) -> None:
         self.version = version
         self.users = users  # names by user id
-        self.seen = seen  # the loop's time of the last sign of it
+        self.heard = heard  # the loop's time
+        self.missed = 0.0  # since when its record is missing; 0.0: it is not
 
 
 class RoomPresence:
@@ -26,6 +27,7 @@ class RoomPresence:
         "departed",
         "elsewhere",
         "names",
+        "published",
         "told",
         "version",
         "was_told",
@@ -42,6 +44,7 @@ class RoomPresence:
         self.version = 0  # of the record of this process; 0: there is none, or it is to be written anew
         self.was_told = False  # the others have been told of somebody here
         self.compared = False  # the records of the others have been read once
+        self.published = 0.0  # when the other processes were told last, by the loop's time
         self.told = 0.0  # when the members here were told last, by the loop's time
 
     def is_elsewhere(self, user: str) -> bool:

@@ -1,0 +1,149 @@
+"""What processes say to each other, as text: each field is checked, and a text cannot be moved or repeated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from msgspec import to_builtins
+
+from tests.support.brokers import News, event, typing
+from tornado_chat.broker import Change, news
+from tornado_chat.broker.seal import Seal
+from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.commands import SEQ_MAX
+from tornado_chat.wire.events import Event
+from tornado_chat.wire.replies import Read, Signal
+
+MESSAGE = event("a", 1).data
+EDITED = {"type": "edited", "room": "a", "seq": 2, "target": 1, "user": "ann", "text": "better", "ts": 2}
+ERASED = {"type": "edited", "room": "a", "seq": 3, "target": 1, "user": "ann", "deleted": True, "ts": 2}
+DELETED = {"type": "deleted", "room": "a", "seq": 4, "target": 1, "user": "ann", "ts": 2}
+REACTED = {"type": "reacted", "room": "a", "seq": 5, "target": 1, "user": "ann", "emoji": "🎉", "on": True, "ts": 2}
+RICH = {**event("a", 6).data, "id": "x" * 64, "reply_to": 5, "meta": {"deep": [{"n": 1.5}, None]}, "text": "ä\n"}
+READ = Read(room="a", user="ann", name="Ann", seq=0)
+TYPING: dict[str, Any] = to_builtins(typing("a"))
+
+
+def heard(text: bytes) -> News:
+    receiver = News()
+    news.read("a", text)(receiver)
+    return receiver
+
+
+def test_what_is_said_is_heard() -> None:
+    every = [MESSAGE, EDITED, ERASED, DELETED, REACTED, RICH]
+    got = [
+        orjson.loads(JSON.encode(data))
+        for data in heard(news.events_text([Event(data["seq"], data) for data in every])).data
+    ]
+    assert got == every
+    assert [list(data) for data in got] == [list(data) for data in every], "with the fields in their order"
+    assert heard(news.head_text(SEQ_MAX)).heads == [("a", SEQ_MAX)]
+    signals: list[Signal] = [typing("a"), READ]
+    for signal in signals:
+        assert heard(news.signal_text(signal, None)).signals == [("a", signal, None)]
+    ((room, change),) = heard(news.change_text(Change("w", 7, news.NEVER, {"ann": "Ann"}, ("bob",)))).changes
+    assert (room, change.worker, change.version, change.after) == ("a", "w", 7, -1)
+    assert (change.joined, change.left) == ({"ann": "Ann"}, ["bob"])
+
+
+def but(data: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {key: value for key, value in (data | fields).items() if value != "absent"}
+
+
+BAD_EVENTS: list[Any] = [
+    [],
+    {},
+    [1],
+    [{}],
+    [MESSAGE, but(MESSAGE, seq=3)],
+    [MESSAGE, MESSAGE],
+    [but(MESSAGE, room="b")],
+    [but(MESSAGE, type="absent")],
+    [but(MESSAGE, type="removed")],
+    [but(MESSAGE, type=["message"])],
+    *([but(MESSAGE, seq=seq)] for seq in ("absent", "1", True, 1.0, None, 0, -1, 1 << 63)),
+    *([but(MESSAGE, user=user)] for user in ("absent", "", 5, None, "x" * 65)),
+    *([but(MESSAGE, name=name)] for name in ("absent", "", 5, None, "x" * 65)),
+    *([but(MESSAGE, ts=ts)] for ts in ("absent", "1", -1, 1.5)),
+    *([but(MESSAGE, **{field: 5})] for field in ("text", "id", "meta", "deleted")),
+    [but(MESSAGE, id="x" * 65)],
+    [but(MESSAGE, meta=[])],
+    [but(MESSAGE, reply_to=0)],
+    [but(EDITED, target="absent")],
+    [but(DELETED, target="absent")],
+    [but(REACTED, emoji="absent")],
+    [but(REACTED, emoji="x" * 33)],
+    [but(REACTED, on=1)],
+]
+NOW = news._now()
+BAD_SIGNALS: list[Any] = [
+    1,
+    [1, 2, 3],
+    [NOW, None, {}],
+    [NOW, 5, TYPING],
+    [NOW, None, to_builtins(typing("b"))],
+    [NOW, None, but(TYPING, user="absent")],
+    [NOW, None, but(TYPING, on="absent")],
+    [NOW, None, but(TYPING, type="presence")],
+    [NOW, None, but(to_builtins(READ), seq="5")],
+    [NOW - 21_000, None, TYPING],
+    [NOW + 60_000, None, TYPING],
+    [str(NOW), None, TYPING],
+]
+BAD_CHANGES: list[Any] = [
+    [],
+    [NOW, "w", 1, 0, {}],
+    [NOW - 21_000, "w", 1, 0, {}, []],
+    [NOW, "", 1, 0, {}, []],
+    [NOW, "w", 0, 0, {}, []],
+    [NOW, "w", 1 << 63, 0, {}, []],
+    [NOW, "w", "1", 0, {}, []],
+    [NOW, "w", 1, -2, {}, []],
+    [NOW, "w", 1, 0, {"ann": 5}, []],
+    [NOW, "w", 1, 0, {"": "Ann"}, []],
+    [NOW, "w", 1, 0, {"ann": "x" * 65}, []],
+    [NOW, "w", 1, 0, [], []],
+    [NOW, "w", 1, 0, {}, {}],
+    [NOW, "w", 1, 0, {}, [5]],
+]
+BAD_TEXTS = [
+    b"",
+    b"\x01",
+    b"\x02e[]",
+    b"\x01x[]",
+    b"\x01e",
+    b"\x01e\xff",
+    b'\x01e[{"type":"message","room":"a","seq":1,"user":"\\ud800","name":"Ann","ts":1}]',
+    b"\x01e" + orjson.dumps([MESSAGE])[:-1],
+    *(b"\x01h" + digits for digits in (b"", b"x", b"-5", b"0", b"9" * 19, b"9" * 5000, "٣".encode())),
+    *(b"\x01e" + orjson.dumps(body) for body in BAD_EVENTS),
+    *(b"\x01s" + orjson.dumps(body) for body in BAD_SIGNALS),
+    *(b"\x01c" + orjson.dumps(body) for body in BAD_CHANGES),
+]
+
+
+@pytest.mark.parametrize("text", BAD_TEXTS, ids=lambda text: ascii(text[:60]))
+def test_what_is_not_said_as_it_has_to_be_is_refused(text: bytes) -> None:
+    with pytest.raises((ValueError, LookupError)):
+        news.read("a", text)
+
+
+def test_a_field_that_a_newer_version_has_is_left_out() -> None:
+    assert heard(b"\x01e" + orjson.dumps([{**MESSAGE, "n": 5}])).data == [MESSAGE]
+
+
+def test_a_sealed_text_is_of_one_secret_and_one_place() -> None:
+    seal = Seal(b"secret")
+    sealed = seal.close(b"here", b"\x01text")
+    assert Seal(b"secret").open(b"here", sealed) == b"\x01text"
+    flipped = [bytes([*sealed[:at], sealed[at] ^ 1, *sealed[at + 1 :]]) for at in range(len(sealed))]
+    moved = [(seal, b"there", sealed), (seal, b"her", sealed), (Seal(b"secret2"), b"here", sealed)]
+    for one, place, text in [*moved, *((seal, b"here", bad) for bad in flipped)]:
+        with pytest.raises(ValueError, match="not sealed"):
+            one.open(place, text)
+    for short in (b"", sealed[:16], sealed[:-1]):
+        with pytest.raises(ValueError, match="not sealed"):
+            seal.open(b"here", short)

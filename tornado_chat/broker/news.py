@@ -1,0 +1,172 @@
+"""The news as bytes: what processes say to each other, and the check of every field of what one hears.
+
+A text is the version of this format (1 byte), one letter, and a body:
+
+    e  JSON list of events (`data` as clients get it), ascending and without holes
+    h  the seq that the log holds events up to, in place of events that were too big, too many or not sent in time
+    c  JSON list of what changed in the presence: when that was said, worker, version, the one before, names by id, ids
+       that left
+    s  JSON list of when that was said, the user a signal is not for (or null) and its data
+
+Each process that has a room numbers what it hears there: events by their seq, changes of presence by their version. So
+what somebody records and publishes again is dropped. Signals have no number, and of a change the number may have been
+forgotten: both say when they were said, in ms since 1970, and are refused when that is too long ago.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, Required, TypedDict, cast
+
+import msgspec
+import orjson
+from msgspec import Meta
+
+from tornado_chat.broker import Change, Receiver
+from tornado_chat.wire.codec import JSON, Encoded
+from tornado_chat.wire.commands import ID_CHARS, NAME_CHARS, SEQ_MAX, Cursor, Emoji, Id, Seq
+from tornado_chat.wire.events import Data, Event
+from tornado_chat.wire.replies import Read, Signal, Typing
+
+FORMAT = 1
+"""What other versions of this program need not understand has another number."""
+
+EVENTS, HEAD, SIGNAL, CHANGE = b"ehsc"
+
+TEXT_BYTES = 64 * 1024
+"""An event that is bigger is fetched from the log by those who need it."""
+
+FRESH_SECONDS = 20
+"""How old a signal or a change of presence may be; the clocks of two machines must not differ by more."""
+
+NEVER = -1
+"""Stands for the version before a change that was too big to be told: it fits nowhere, and the record is read."""
+
+Tell = Callable[[Receiver], None]
+"""Hands what was heard to the receiver."""
+
+UserId = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS)]
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS)]
+Worker = Annotated[str, Meta(min_length=1, max_length=ID_CHARS)]
+
+
+class _Event(TypedDict, total=False):
+    type: Required[Literal["message", "edited", "deleted", "reacted"]]
+    room: Required[str]
+    seq: Required[Seq]
+    user: Required[UserId]
+    ts: Required[Cursor]
+    name: Name
+    target: Seq
+    text: str
+    deleted: bool
+    id: Id
+    reply_to: Seq
+    meta: dict[str, Any]
+    emoji: Emoji
+    on: bool
+
+
+REQUIRED: dict[str, set[str]] = {
+    "message": {"name"},
+    "edited": {"target"},
+    "deleted": {"target"},
+    "reacted": {"target", "emoji", "on"},
+}
+"""The fields of each type, besides those that all events have."""
+
+_decode_events = msgspec.json.Decoder(list[_Event]).decode
+_decode_signal = msgspec.json.Decoder(tuple[int, UserId | None, Typing | Read]).decode
+_decode_change = msgspec.json.Decoder(
+    tuple[int, Worker, Seq, Annotated[int, Meta(ge=NEVER, le=SEQ_MAX)], dict[UserId, Name], list[UserId]]
+).decode
+
+
+def events_text(events: Sequence[Event]) -> bytes:
+    """TypeError for what orjson does not take, as an integer past 64 bits."""
+    return b"%c%c[%b]" % (FORMAT, EVENTS, b",".join(JSON.encode(event.data) for event in events))
+
+
+def head_text(seq: int) -> bytes:
+    return b"%c%c%d" % (FORMAT, HEAD, seq)
+
+
+def signal_text(signal: Signal, not_for: str | None) -> bytes:
+    return b"%c%c%b" % (FORMAT, SIGNAL, msgspec.json.encode((_now(), not_for, signal)))
+
+
+def change_text(change: Change) -> bytes:
+    body = [_now(), change.worker, change.version, change.after, change.joined, list(change.left)]
+    return b"%c%c%b" % (FORMAT, CHANGE, orjson.dumps(body))
+
+
+def read(room: str, text: bytes) -> Tell:
+    """What `text` says of `room`; ValueError if it does not say it as it has to."""
+    if text[0] != FORMAT:
+        raise ValueError(f"it has format {text[0]}, and this version reads {FORMAT}")
+    kind, body = text[1], text[2:]
+    if kind == EVENTS:
+        return _events(room, body)
+    if kind == HEAD:
+        return _head(room, body)
+    if kind == SIGNAL:
+        return _signal(room, body)
+    if kind == CHANGE:
+        return _change(room, body)
+    raise ValueError(f"there is no kind {kind}")
+
+
+def _events(room: str, body: bytes) -> Tell:
+    events = _decode_events(body)
+    if not events:
+        raise ValueError("no event")
+    seq = events[0]["seq"]
+    for event in events:
+        if event["seq"] != seq or event["room"] != room:
+            raise ValueError("events of another room, or with a hole among them")
+        _check_fields(event["type"], event.keys())
+        seq += 1
+    # msgspec has checked each field, and made plain dictionaries.
+    plain = cast(list[Data], events)
+    for data in plain:
+        if "meta" in data:
+            data["meta"] = Encoded(orjson.dumps(data["meta"]))
+    return lambda receiver: receiver.on_events(room, plain)
+
+
+def _head(room: str, body: bytes) -> Tell:
+    if not body.isdigit() or len(body) > len(str(SEQ_MAX)) or not 0 < (seq := int(body)) <= SEQ_MAX:
+        raise ValueError("no seq")
+    return lambda receiver: receiver.on_head(room, seq)
+
+
+def _signal(room: str, body: bytes) -> Tell:
+    said, not_for, signal = _decode_signal(body)
+    _check_fresh(said)
+    if signal.room != room:
+        raise ValueError("a signal of another room")
+    return lambda receiver: receiver.on_signal(room, signal, not_for)
+
+
+def _change(room: str, body: bytes) -> Tell:
+    said, worker, version, after, joined, left = _decode_change(body)
+    _check_fresh(said)
+    change = Change(worker, version, after, joined, left)
+    return lambda receiver: receiver.on_presence(room, change)
+
+
+def _check_fields(type_: str, fields: Any) -> None:
+    if not REQUIRED[type_] <= fields:
+        raise ValueError(f"{type_} without {' and '.join(sorted(REQUIRED[type_] - fields))}")
+
+
+def _check_fresh(said: int) -> None:
+    late = (_now() - said) / 1000
+    if abs(late) > FRESH_SECONDS:
+        raise ValueError(f"it was said {late:.0f} s ago: somebody repeats it, or clocks differ")
+
+
+def _now() -> int:
+    """Ms since 1970."""
+    return time.time_ns() // 1_000_000

@@ -120,11 +120,11 @@ async def test_a_crowd_is_told_less_often(tmp_path: Path, monkeypatch: pytest.Mo
 
 async def test_those_who_died_are_not_remembered_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presence, "RENEW_SECONDS", 0.2)
-    monkeypatch.setattr(presence, "LAPSE_SECONDS", 0.1)
+    monkeypatch.setattr("tornado_chat.live.signs.LAPSE_SECONDS", 0.1)
     async with running(tmp_path) as here:
         for number in range(100):
             here.server.on_worker_died(f"worker {number}")
-        await eventually(lambda: not here.server.hub.presence._dead)
+        await eventually(lambda: not here.server.hub.presence.signs._dead)
 
 
 @pytest.mark.logs("presence not told room=broken")

@@ -32,7 +32,8 @@ from tornado_chat.wire.replies import Read, Signal, Typing
 FORMAT = 1
 """What other versions of this program need not understand has another number."""
 
-EVENTS, HEAD, SIGNAL, CHANGE = b"ehsc"
+EVENTS, HEAD, SIGNAL, CHANGE = (bytes((FORMAT, kind)) for kind in b"ehsc")
+"""What a text of each kind begins with."""
 
 TEXT_BYTES = 64 * 1024
 """An event that is bigger is fetched from the log by those who need it."""
@@ -85,27 +86,25 @@ _decode_change = msgspec.json.Decoder(
 
 def events_text(events: Sequence[Event]) -> bytes:
     """TypeError for what orjson does not take, as an integer past 64 bits."""
-    return b"%c%c[%b]" % (FORMAT, EVENTS, b",".join(JSON.encode(event.data) for event in events))
+    return EVENTS + b"[%b]" % b",".join(JSON.encode(event.data) for event in events)
 
 
 def head_text(seq: int) -> bytes:
-    return b"%c%c%d" % (FORMAT, HEAD, seq)
+    return HEAD + b"%d" % seq
 
 
 def signal_text(signal: Signal, not_for: str | None) -> bytes:
-    return b"%c%c%b" % (FORMAT, SIGNAL, msgspec.json.encode((_now(), not_for, signal)))
+    return SIGNAL + msgspec.json.encode((_now(), not_for, signal))
 
 
 def change_text(change: Change) -> bytes:
     body = [_now(), change.worker, change.version, change.after, change.joined, list(change.left)]
-    return b"%c%c%b" % (FORMAT, CHANGE, orjson.dumps(body))
+    return CHANGE + orjson.dumps(body)
 
 
 def read(room: str, text: bytes) -> Tell:
     """What `text` says of `room`; ValueError if it does not say it as it has to."""
-    if text[0] != FORMAT:
-        raise ValueError(f"it has format {text[0]}, and this version reads {FORMAT}")
-    kind, body = text[1], text[2:]
+    kind, body = text[:2], text[2:]
     if kind == EVENTS:
         return _events(room, body)
     if kind == HEAD:
@@ -114,7 +113,7 @@ def read(room: str, text: bytes) -> Tell:
         return _signal(room, body)
     if kind == CHANGE:
         return _change(room, body)
-    raise ValueError(f"there is no kind {kind}")
+    raise ValueError(f"this version does not read {kind!a}")
 
 
 def _events(room: str, body: bytes) -> Tell:

@@ -67,6 +67,7 @@ class RedisBroker:
         self._epoch = epoch
         self._seal = Seal(secret)
         self._channels = channel_of(epoch, "")  # what the names of all channels begin with
+        self._own_channels = self._origin + self._channels
         self._presences: dict[str, RedisPresence] = {}  # of each address, by its name
         self._missed: dict[str, int] = {}  # head of each room whose events were not sent
         self._heard = asyncio.Event()
@@ -185,7 +186,7 @@ class RedisBroker:
 
     def _publish(self, room: str, text: bytes, seq: int) -> bool:
         place = self._places.get(self._place(room))
-        sealed = self._seal.close(self._origin + self._channels + room.encode(), text)
+        sealed = self._seal.close(self._own_channels + room.encode(), text)
         if place is None or not place.publish(room, self._origin + sealed, seq):
             return False
         self.published += 1

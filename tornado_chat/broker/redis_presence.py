@@ -84,15 +84,16 @@ class RedisPresence:
         if users:
             text = HEADER.pack(FORMAT, change.version, _now()) + orjson.dumps(users)
             record = self._seal.close(_place(key, change.worker), text)
-        self._writing.spawn(self._write(room, key, change.worker, record))
+        self._writing.spawn(self._write(room, key, change, record))
 
-    async def _write(self, room: str, key: str, worker: str, record: bytes) -> None:
+    async def _write(self, room: str, key: str, change: Change, record: bytes) -> None:
         try:
             if record:
-                stored = self._place.command(room, "HSET", key, worker, record)
-                await asyncio.gather(stored, self._place.command(room, "EXPIRE", key, RECORD_SECONDS))
+                await self._place.command(room, "HSET", key, change.worker, record)
+                if not change.after:  # as each refresh is
+                    await self._place.command(room, "EXPIRE", key, RECORD_SECONDS)
             else:
-                await self._place.command(room, "HDEL", key, worker)
+                await self._place.command(room, "HDEL", key, change.worker)
         except (RedisError, OSError) as error:  # TimeoutError is one
             logger.debug("presence not written room=%s reason=%s", room, error)
             self.on_unsent(room)

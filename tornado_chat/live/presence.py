@@ -20,6 +20,7 @@ from tornado_chat.broker import LAPSE_SECONDS, Change, Records
 from tornado_chat.live.room import Room
 from tornado_chat.live.room_presence import Elsewhere, RoomPresence
 from tornado_chat.live.shared import Shared
+from tornado_chat.live.signs import Signs
 from tornado_chat.wire.replies import Presence, User
 
 logger = logging.getLogger(__name__)
@@ -42,22 +43,8 @@ REFRESH_SECONDS = 1200.0
 """In so long a time each room's record is written anew and those of the others are read, some rooms at each renewal.
 So a process with many rooms costs Redis little (30,000 rooms: 25 of them a second), and no record lapses."""
 
-FORGET_SECONDS = 3600.0
-"""A process that gave no sign for so long is forgotten: no record of it is left that a copied sign could revive."""
-
 SLICE = 64
 """Rooms that are looked at in one loop turn."""
-
-
-class Sign:
-    """The last sign of life of another process: a version that it said, in whatever room or in none."""
-
-    __slots__ = ("alive", "seen", "version")
-
-    def __init__(self) -> None:
-        self.version = 0
-        self.seen = 0.0  # when the version was last a new one, by the loop's time
-        self.alive = False
 
 
 class PresenceTracker:
@@ -76,8 +63,7 @@ class PresenceTracker:
         self._compare_all = False
         self._unswept: list[str] = []  # names of rooms
         self._missing: dict[Room, None] = {}  # rooms where a record of a living process is missing
-        self._signs: dict[str, Sign] = {}  # of the other processes, by their uid
-        self._dead: dict[str, float] = {}  # processes known to have died, and when: their signs may outlive them
+        self.signs = Signs(shared.loop, shared.broker, uid)
 
     # Here
 
@@ -123,11 +109,11 @@ class PresenceTracker:
         """Another process tells what changed there."""
         here = room.presence
         known = here.elsewhere.get(change.worker)
-        if change.worker in self._dead or (known is not None and change.version <= known.version):
+        if known is not None and change.version <= known.version:
             return
-        now = self._shared.loop.time()
-        if not self._hear(change.worker, change.version, now):
+        if not self.signs.hear(change.worker, change.version):
             return  # said before it died
+        now = self._shared.loop.time()
         if not change.after:
             self._replace(room, change.worker, Elsewhere(change.version, dict(change.joined), now))
         elif known is not None and change.after == known.version:
@@ -136,15 +122,6 @@ class PresenceTracker:
             self._replace(room, change.worker, Elsewhere(change.version, users, now))
         else:
             self.ask(room)  # something of it was not heard
-
-    def _hear(self, worker: str, version: int, now: float) -> bool:
-        """Take `version` for a sign of life if it is a new one; whether `worker` lives."""
-        sign = self._signs.get(worker)
-        if sign is None:
-            sign = self._signs[worker] = Sign()
-        if version > sign.version:
-            sign.version, sign.seen, sign.alive = version, now, True
-        return sign.alive
 
     def _replace(self, room: Room, worker: str, new: Elsewhere | None) -> None:
         here = room.presence
@@ -175,7 +152,7 @@ class PresenceTracker:
                 rooms = [self._to_ask.popitem()[0] for _ in range(min(SLICE, len(self._to_ask)))]
                 known = {room.name: self._known(room) for room in rooms}
                 found = await self._shared.broker.presence(known)
-                await self._meet({worker for records in found.values() for worker in records})
+                await self.signs.meet({worker for records in found.values() for worker in records})
                 for room in rooms:
                     if room.name in found and self._rooms.get(room.name) is room:
                         self._compare(room, found[room.name], known[room.name])
@@ -198,7 +175,7 @@ class PresenceTracker:
             other = here.elsewhere.get(worker)
             if other is not None and other.version >= version:
                 other.missed = 0.0
-            elif users is not None and self._is_alive(worker):
+            elif users is not None and self.signs.is_alive(worker):
                 self._replace(room, worker, Elsewhere(version, users, now))
         if self.uid in known and (self.uid not in found or found[self.uid][0] < known[self.uid]):
             self._tell_anew(room.name)
@@ -213,41 +190,9 @@ class PresenceTracker:
                     self._missing[room] = None
         here.compared = True
 
-    # Who lives
-
-    def _is_alive(self, worker: str) -> bool:
-        sign = self._signs.get(worker)
-        return sign is not None and sign.alive and worker not in self._dead
-
-    async def _meet(self, workers: set[str]) -> None:
-        """Learn which of `workers` live, where that is not known."""
-        unknown = [worker for worker in workers if worker != self.uid and not self._is_alive(worker)]
-        if unknown:
-            signs = await self._shared.broker.signs(unknown) or {}
-            now = self._shared.loop.time()
-            for worker, version in signs.items():
-                self._hear(worker, version, now)
-
-    async def _look_at_signs(self) -> None:
-        """Drop those who give none: one that is missing may have been lost with a Redis, and will be given anew."""
-        living = [worker for worker, sign in self._signs.items() if sign.alive]
-        signs = await self._shared.broker.signs(living) if living else None
-        now = self._shared.loop.time()
-        for worker in living:
-            sign = self._signs[worker]
-            if signs is not None and worker in signs:
-                self._hear(worker, signs[worker], now)
-            is_missing = signs is not None and worker not in signs
-            if now - sign.seen > (RENEW_SECONDS * 2 if is_missing else RENEW_SECONDS + LAPSE_SECONDS):
-                sign.alive = False
-                for room in self._rooms.values():
-                    if worker in room.presence.elsewhere:
-                        self._replace(room, worker, None)
-        self._signs = {worker: sign for worker, sign in self._signs.items() if now - sign.seen < FORGET_SECONDS}
-
     def on_died(self, uid: str) -> None:
         """A process is known to have ended: its users are not here any more, whatever its records say."""
-        self._dead[uid] = self._shared.loop.time()
+        self.signs.on_died(uid)
         for room in self._rooms.values():
             if uid in room.presence.elsewhere:
                 self._replace(room, uid, None)
@@ -257,9 +202,9 @@ class PresenceTracker:
         """Who is in a room that is not open here, by the broker's records; nobody if it does not tell."""
         found = RoomPresence()
         records = (await self._shared.broker.presence({name: {}})).get(name, {})
-        await self._meet(set(records))
+        await self.signs.meet(records)
         for worker, (version, users) in records.items():
-            if users and self._is_alive(worker):
+            if users and self.signs.is_alive(worker):
                 found.elsewhere[worker] = Elsewhere(version, users, 0.0)
         return found
 
@@ -307,9 +252,8 @@ class PresenceTracker:
         here.published = now
         version = self._version()
         joined, left = (here.arrived, tuple(here.departed)) if here.version else (dict(here.names), ())
-        self._shared.broker.publish_presence(
-            room.name, Change(self.uid, version, here.version, joined, left), here.names
-        )
+        change = Change(self.uid, version, here.version, joined, left)
+        self._shared.broker.publish_presence(room.name, change, here.names)
         here.version, here.was_told = version, True
         here.arrived, here.departed = {}, set()
 
@@ -332,13 +276,15 @@ class PresenceTracker:
         room.signal(signal)
 
     async def _renew(self) -> None:
-        now = self._shared.loop.time()
-        self._dead = {uid: died for uid, died in self._dead.items() if now - died < 2 * LAPSE_SECONDS}
+        lapsed = await self.signs.look(RENEW_SECONDS * 2, RENEW_SECONDS + LAPSE_SECONDS)
+        for worker in lapsed:
+            for room in self._rooms.values():
+                if worker in room.presence.elsewhere:
+                    self._replace(room, worker, None)
         if not self._shared.broker.carries:
             return
         for name in await self._shared.broker.renew_presence(self.uid, self._version(), self._rooms):
             self._tell_anew(name)
-        await self._look_at_signs()
         missing, self._missing = self._missing, {}
         for room in missing:
             self.ask(room)
@@ -346,10 +292,11 @@ class PresenceTracker:
             self._compare_all = False
             for room in self._rooms.values():
                 self.ask(room)
-        self._sweep(now)
+        self._sweep()
 
-    def _sweep(self, now: float) -> None:
+    def _sweep(self) -> None:
         """Refresh the next rooms, so that each has its turn within REFRESH_SECONDS."""
+        now = self._shared.loop.time()
         if not self._unswept:
             self._unswept = list(self._rooms)
         for _ in range(math.ceil(len(self._rooms) * RENEW_SECONDS / REFRESH_SECONDS)):

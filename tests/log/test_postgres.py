@@ -16,8 +16,8 @@ import pytest
 from tests.support.chat import SECONDS, eventually
 from tests.support.entries import MIB, append, deleted, edited, everything, message, reacted, read_mark
 from tornado_chat.errors import ChatError, ConfigError, ErrorCode, LogUnavailable
-from tornado_chat.log import Appended, Entry
-from tornado_chat.log.postgres import READERS, WAITING_READS, WAITING_WRITES, PostgresLog, open_postgres
+from tornado_chat.log import Appended, Entry, postgres_writer
+from tornado_chat.log.postgres import PAGE_READERS, WAITING_READS, WAITING_WRITES, PostgresLog, open_postgres
 from tornado_chat.verify.postgres_server import PostgresServer
 from tornado_chat.verify.proxy import Proxy
 
@@ -187,8 +187,8 @@ async def test_revocations_become_visible_in_the_order_of_their_ids(postgres_url
     db = await asyncpg.connect(postgres_url)
     async with opened(postgres_url) as (log,):
         async with db.transaction():
-            await db.execute("SELECT revoke_session(0, 'first', NULL)")  # another worker's, which takes its time
-            revoking = asyncio.ensure_future(log.revoke("second", None))
+            await db.execute("SELECT revoke_session('first')")  # another worker's, which takes its time
+            revoking = asyncio.ensure_future(log.revoke("second"))
             await waiting_for_locks(db, 1)
             assert await log.revocations(0) == []
         await revoking
@@ -210,12 +210,12 @@ async def test_a_commit_waits_for_the_disk_whatever_the_server_is_set_to(postgre
 async def test_plans_made_for_empty_tables_do_for_great_ones(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tornado_chat.log.postgres.READERS", 1)
+    monkeypatch.setattr("tornado_chat.log.postgres.PAGE_READERS", 1)
     db = await asyncpg.connect(postgres_url)
     async with opened(postgres_url) as (log,):
 
         async def rows_looked_at() -> int:
-            for pool in (log._writer, log._readers):  # a connection tells its counts when it likes, unless it is asked
+            for pool in log._pools:  # a connection tells its counts when it likes, unless it is asked
                 await pool.call(lambda db: db.execute("SELECT pg_stat_force_next_flush()"))
             query = "SELECT sum(idx_tup_read + idx_tup_fetch)::bigint FROM pg_stat_user_indexes"
             looked_at: int = await db.fetchval(query)
@@ -232,6 +232,7 @@ async def test_plans_made_for_empty_tables_do_for_great_ones(
             await log.history("lobby", before=100, limit=20, max_bytes=MIB)
             await log.heads(["lobby", "new-0-1"])
             await log.marks([("lobby", "alice"), ("new-0-1", "bob")])
+            await log._writer.call(lambda db: postgres_writer.sweep(db, [("lobby", "guest-1"), ("new-0-1", "bob")]))
 
         await all_there_is(0)
         await db.execute(
@@ -245,8 +246,10 @@ async def test_plans_made_for_empty_tables_do_for_great_ones(
         )
         await db.execute("INSERT INTO rooms (name) SELECT 'room-' || n FROM generate_series(1, 10000) AS n")
         await db.execute(
-            "INSERT INTO marks SELECT id, 'user-' || n, 1 FROM rooms, generate_series(1, 100) AS n LIMIT 10000"
+            "INSERT INTO marks "
+            "SELECT id, 'user-' || n, 1, 9999999999 FROM rooms, generate_series(1, 100) AS n LIMIT 10000"
         )
+        await db.execute("INSERT INTO erasures SELECT id, n, 0 FROM rooms, generate_series(1, 100) AS n LIMIT 10000")
         await db.execute("INSERT INTO amendments SELECT 1, n, '', 1 FROM generate_series(1000, 10000) AS n")
         await db.execute("INSERT INTO reactions SELECT 1, n, '+', 'bob' FROM generate_series(1000, 10000) AS n")
         await all_there_is(1)
@@ -378,7 +381,7 @@ async def test_calls_beyond_the_limit_fail_at_once(postgres_url: str) -> None:
         assert [(await task)[0].seq for task in writes] == list(range(1, WAITING_WRITES + 1))
         reads = [asyncio.ensure_future(log.heads(["lobby"])) for _ in range(WAITING_READS)]
         await asyncio.sleep(0)
-        with pytest.raises(LogUnavailable, match=f"{WAITING_READS} calls wait for the log's readers already"):
+        with pytest.raises(LogUnavailable, match=f"{WAITING_READS} calls wait for the log's lookups already"):
             await log.heads(["lobby"])
         assert await asyncio.gather(*reads) == [{"lobby": WAITING_WRITES}] * WAITING_READS
 
@@ -407,9 +410,13 @@ async def test_connections_are_few_and_stay(postgres_url: str) -> None:
     async with opened(postgres_url) as (log,):
         assert len(await connections()) == 1
         await append(log, message())
-        await asyncio.gather(*(log.heads(["lobby"]) for _ in range(500)))
+        for _ in range(50):
+            asked = [log.read("lobby", 0, max_events=9, max_bytes=MIB) for _ in range(10)]
+            await asyncio.gather(
+                *asked, log.heads(["lobby"]), log.history("lobby", before=None, limit=9, max_bytes=MIB)
+            )
         before = await connections()
-        assert len(before) == 1 + READERS
+        assert len(before) == 1 + 1 + PAGE_READERS + 1
         outcomes = await log.append([message("\0"), message()])  # refused data is no reason to connect again
         assert [isinstance(outcome, ChatError) for outcome in outcomes] == [True, False]
         assert await connections() == before
@@ -424,7 +431,7 @@ async def test_a_log_that_cannot_be_written_says_so(postgres_url: str) -> None:
     name = urlsplit(postgres_url).path[1:]
     await db.execute(f"ALTER DATABASE {name} SET default_transaction_read_only TO on")  # as a standby is
     async with opened(postgres_url) as (log,):
-        for asked in (log.probe(), log.append([message("two", key="b")]), log.revoke("session", None)):
+        for asked in (log.probe(), log.append([message("two", key="b")]), log.revoke("session")):
             with pytest.raises(LogUnavailable, match="read-only transaction"):
                 await asked
         assert await said(log) == ["one"]

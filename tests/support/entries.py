@@ -37,6 +37,10 @@ def read_mark(seq: int, user: str = "alice", room: str = "lobby") -> Entry:
     return Entry("read", room, user, user.title(), seq=seq)
 
 
+def guests_mark(seq: int, user: str, room: str = "lobby") -> Entry:
+    return Entry("read", room, user, user.title(), seq=seq, lapses=True)
+
+
 async def append(log: Log, *batch: Entry) -> list[Appended]:
     """Append what must all succeed."""
     outcomes = await log.append(batch)

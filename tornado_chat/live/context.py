@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 import time
 
@@ -11,6 +12,7 @@ from tornado_chat.live.hub import Hub
 from tornado_chat.live.limits import Limits
 from tornado_chat.live.publisher import Publisher
 from tornado_chat.live.revocations import Revocations
+from tornado_chat.logs import Repeated
 
 
 class Context:
@@ -22,6 +24,7 @@ class Context:
         "draining",
         "hub",
         "limits",
+        "log_warning",
         "publisher",
         "revocations",
         "settings",
@@ -33,6 +36,7 @@ class Context:
         self.publisher = publisher
         self.limits = limits
         self.revocations = Revocations(hub.log)
+        self.log_warning = Repeated(logging.getLogger("tornado_chat.live.session"))
         self.settings = settings
         self.draining = False  # nothing more is read; what was read is finished
         self.welcome_limits = {

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode
-from tornado_chat.log import Log
+from tornado_chat.log import REVOCATIONS, Log
 
 if TYPE_CHECKING:
     from tornado_chat.live.session import Session
@@ -19,27 +18,32 @@ class Revocations:
     """What the log has told so far, and the sessions here by their `jti`.
 
     The log alone tells of them, by being asked often: a broker may be away, and this must not wait for it.
+    None is ever forgotten: a clock that went wrong for a moment, or a second token with the same `jti`, would let its
+    session in again. A million of them take 130 MB.
     """
 
-    __slots__ = ("_expires", "_last", "_log", "_sessions")
+    __slots__ = ("_last", "_log", "_revoked", "_sessions")
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._last = 0
-        self._expires: dict[str, float | None] = {}  # by jti, in Unix seconds; None: never
+        self._revoked: set[str] = set()
         self._sessions: dict[str, set[Session]] = {}
 
     async def poll(self) -> None:
         """Take note of the new ones and cut off their connections; LogUnavailable if the log does not tell."""
-        for revocation in await self._log.revocations(self._last):
-            self._last = revocation.id
-            self._expires[revocation.jti] = revocation.expires_at
-            for session in tuple(self._sessions.get(revocation.jti, ())):
-                session.connection.close(CloseCode.SESSION_REVOKED, "this session was revoked: sign in again")
+        while found := await self._log.revocations(self._last):
+            for revocation in found:
+                self._last = revocation.id
+                self._revoked.add(revocation.jti)
+                for session in tuple(self._sessions.get(revocation.jti, ())):
+                    session.connection.close(CloseCode.SESSION_REVOKED, "this session was revoked: sign in again")
+            if len(found) < REVOCATIONS:
+                break
 
     def check(self, jti: str | None) -> None:
         """Raise `unauthorized` if the session was revoked."""
-        if jti in self._expires:
+        if jti in self._revoked:
             raise ChatError(ErrorCode.UNAUTHORIZED, "the token does not check: its session was revoked; sign in again")
 
     def enter(self, session: Session) -> None:
@@ -52,10 +56,3 @@ class Revocations:
             self._sessions[jti].discard(session)
             if not self._sessions[jti]:
                 del self._sessions[jti]
-
-    def sweep(self) -> None:
-        """Forget those whose tokens have expired by now: they are refused for that."""
-        now = time.time()
-        for jti, expires in list(self._expires.items()):
-            if expires is not None and expires < now:
-                del self._expires[jti]

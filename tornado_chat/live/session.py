@@ -281,7 +281,7 @@ class Session:
         )
 
     def _read(self, command: Read) -> bool:
-        return self._publish(command, lambda: self._entry("read", command, seq=command.seq))
+        return self._publish(command, lambda: self._entry("read", command, seq=command.seq, lapses=self.identity.guest))
 
     def published(self, entry: Entry, outcome: Appended | ChatError) -> None:
         """The log has answered; `flush_replies` follows when it has answered the whole batch."""
@@ -314,7 +314,7 @@ class Session:
         except ChatError as error:
             self._error(error, command.id)
         except (LogUnavailable, TimeoutError) as error:
-            logger.warning("log unavailable reason=%s", error)
+            self.context.log_warning.warning("log unavailable reason=%s", error)
             unavailable = ChatError(ErrorCode.UNAVAILABLE, "the log did not answer: try again", retry_after=1.0)
             self._error(unavailable, command.id)
         except Exception:

@@ -18,13 +18,15 @@ class Entry:
     """One thing to be written: an event to be, or (`read`) a user's read mark.
 
     `key` names the event of (room, user) for ever: the client's `id`, or a hidden one that no client can guess.
-    `id` is what readers of the event see; None for a hidden key. `seq` (of a `read`) is the mark that is asked for.
+    `id` is what readers of the event see; None for a hidden key. `seq` (of a `read`) is the mark that is asked for,
+    `lapses` says that it is a guest's, which goes when it was neither moved nor asked for during 31 days.
     """
 
     __slots__ = (
         "emoji",
         "id",
         "key",
+        "lapses",
         "meta",
         "name",
         "on",
@@ -53,6 +55,7 @@ class Entry:
         emoji: str | None = None,
         on: bool | None = None,
         seq: int | None = None,
+        lapses: bool = False,
     ) -> None:
         self.type = type
         self.room = room
@@ -67,6 +70,7 @@ class Entry:
         self.emoji = emoji
         self.on = on
         self.seq = seq
+        self.lapses = lapses
 
 
 def event_of(entry: Entry, seq: int, ts: int) -> Event:
@@ -114,14 +118,20 @@ class Appended:
 
 
 class Revocation:
-    """A session that may not come in any more; `expires_at` in Unix seconds (None: for ever), `id` ascends."""
+    """A session that may not come in any more; `id` ascends."""
 
-    __slots__ = ("expires_at", "id", "jti")
+    __slots__ = ("id", "jti")
 
-    def __init__(self, id: int, jti: str, expires_at: float | None) -> None:
+    def __init__(self, id: int, jti: str) -> None:
         self.id = id
         self.jti = jti
-        self.expires_at = expires_at
+
+
+REVOCATIONS = 10_000
+"""Those that one call of `Log.revocations` answers with at most."""
+
+Delays = dict[str, float]
+"""Lane -> seconds for which its oldest call has been under way: `writer`, `lookups`, `pages`, `histories`."""
 
 
 class Log(Protocol):
@@ -156,22 +166,30 @@ class Log(Protocol):
         ...
 
     async def marks(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
-        """The read marks of (room, user) pairs in one query; a pair without a mark is absent."""
+        """The read marks of (room, user) pairs in one query; a pair without a mark is absent.
+
+        A guest's mark is kept for longer by being asked for, from the next `sweep` on.
+        """
         ...
 
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         """The last `limit` messages before `before`, ascending, as they are now, and whether older ones exist."""
         ...
 
-    async def revoke(self, jti: str, expires_at: float | None) -> None:
-        """Keep `jti` out until `expires_at`, Unix seconds (None: for ever); again is no mistake, and shortens nothing.
-
-        Revocations that have expired are deleted meanwhile.
-        """
+    async def revoke(self, jti: str) -> None:
+        """Keep `jti` out for ever, whatever its token says and whatever the clock; again is no mistake."""
         ...
 
     async def revocations(self, after: int) -> list[Revocation]:
-        """Those with id > `after` that have not expired, in ascending id; one that was made later has a greater id."""
+        """The first REVOCATIONS with id > `after`, in ascending id; one that was made later has a greater id."""
+        ...
+
+    async def sweep(self) -> bool:
+        """Do a slice, some milliseconds long, of what no client waits for; whether there is more to do.
+
+        The texts of a deleted message's edits are overwritten (nobody is told them since it was deleted), guests' marks
+        are renewed or, when they have lapsed, deleted.
+        """
         ...
 
     async def new_epoch(self) -> str:
@@ -184,6 +202,10 @@ class Log(Protocol):
 
     async def probe(self) -> None:
         """A commit that changes nothing; LogUnavailable if there is none to be had."""
+        ...
+
+    def delays(self) -> Delays:
+        """Whether the log keeps up: `histories` may come late when many are asked for, the other lanes must not."""
         ...
 
     async def close(self) -> None:

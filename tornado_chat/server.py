@@ -33,6 +33,7 @@ from tornado_chat.live.revocations import POLL_SECONDS as REVOCATIONS_POLL_SECON
 from tornado_chat.live.session import Session
 from tornado_chat.log import Log
 from tornado_chat.log.opening import open_log
+from tornado_chat.log.serving import serving
 from tornado_chat.metrics import Metrics
 from tornado_chat.processes import listeners
 from tornado_chat.processes.control import RECONNECTS_A_SECOND, Parent, Pipe, Place, spread
@@ -363,6 +364,11 @@ async def serve(settings: Settings, place: Place | None = None) -> None:
         loop.add_signal_handler(number, told.set)
     secret = load_secret(settings)
     log = await open_log(settings.database)
+    with serving(settings.database) if place is None else contextlib.nullcontext():
+        await _serve(settings, place, secret, log, told)
+
+
+async def _serve(settings: Settings, place: Place | None, secret: bytes, log: Log, told: asyncio.Event) -> None:
     broker = open_broker(settings, log.epoch)
     try:
         server = Server(settings, secret, log, broker)

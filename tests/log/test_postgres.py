@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from tests.support.chat import SECONDS, eventually
-from tests.support.entries import MIB, append, deleted, edited, everything, message, reacted, read_mark
+from tests.support.entries import MIB, append, deleted, edited, everything, guests_mark, message, reacted, read_mark
 from tornado_chat.errors import ChatError, ConfigError, ErrorCode, LogUnavailable
 from tornado_chat.log import Appended, Entry, postgres_writer
 from tornado_chat.log.postgres import PAGE_READERS, WAITING_READS, WAITING_WRITES, PostgresLog, open_postgres
@@ -384,6 +384,58 @@ async def test_calls_beyond_the_limit_fail_at_once(postgres_url: str) -> None:
         with pytest.raises(LogUnavailable, match=f"{WAITING_READS} calls wait for the log's lookups already"):
             await log.heads(["lobby"])
         assert await asyncio.gather(*reads) == [{"lobby": WAITING_WRITES}] * WAITING_READS
+
+
+async def test_what_is_small_does_not_wait_for_histories(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tornado_chat.log.postgres.WAITING_HISTORIES", 9)
+    db = await asyncpg.connect(postgres_url)
+    async with opened(postgres_url) as (log,):
+        await append(log, message(), read_mark(1))
+        async with db.transaction():
+            await db.execute("LOCK TABLE amendments")  # which only histories look at
+            asked = [log.history("lobby", before=None, limit=9, max_bytes=MIB) for _ in range(9)]
+            histories = [asyncio.ensure_future(history) for history in asked]
+            await waiting_for_locks(db, 1)
+            with pytest.raises(LogUnavailable, match="9 calls wait for the log's histories already"):
+                await log.history("lobby", before=None, limit=9, max_bytes=MIB)
+            assert await log.heads(["lobby"]) == {"lobby": 1}
+            assert await log.marks([("lobby", "alice")]) == {("lobby", "alice"): 1}
+            assert await log.revocations(0) == []
+            assert len(await everything(log)) == 1
+            delays = log.delays()
+            assert delays.pop("histories") > 0
+            assert set(delays.values()) == {0.0}
+        assert all(len(messages) == 1 for messages, _ in await asyncio.gather(*histories))
+        assert set(log.delays().values()) == {0.0}
+    await db.close()
+
+
+async def test_workers_that_sweep_and_write_at_the_same_time(postgres_url: str) -> None:
+    guests = [f"guest-{number}" for number in range(20)]
+    async with opened(postgres_url, 3) as logs:
+        await append(logs[0], *(message() for _ in range(10)), *(guests_mark(1, guest) for guest in guests))
+        for target in range(1, 11):
+            await append(logs[0], *(edited(target) for _ in range(50)))
+        await append(logs[0], *(deleted(target) for target in range(1, 11)))
+        db = await asyncpg.connect(postgres_url)
+        await db.execute("UPDATE marks SET lapses = lapses - 20 * 86400")
+
+        async def sweep(log: PostgresLog) -> None:
+            await log.marks([("lobby", guest) for guest in random.sample(guests, 15)])
+            while await log.sweep():
+                pass
+
+        async def write(log: PostgresLog, seq: int) -> None:
+            for guest in random.sample(guests, 20):
+                await append(log, guests_mark(seq, guest), message())
+
+        await asyncio.gather(*(sweep(log) for log in logs), *(write(log, 20 + n) for n, log in enumerate(logs)))
+        while await logs[0].sweep():
+            pass
+        assert await db.fetchval("SELECT count(*) FROM erasures") == 0
+        assert await db.fetchval("SELECT count(text) FROM events WHERE type = 'edited'") == 0
+        assert await db.fetchval("SELECT count(*) FROM marks WHERE seq = 22") == 20
+        await db.close()
 
 
 async def test_a_caller_who_goes_away_harms_nobody(postgres_url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -16,6 +17,12 @@ from tornado_chat.log import schema
 def sql(database: str, *script: str) -> list[tuple[Any, ...]]:
     """Execute statements one by one, each in a transaction of its own; the rows of the last one."""
     return asyncio.run(_sql(database, script))
+
+
+def sql_in(path: Path, statement: str) -> list[tuple[Any, ...]]:
+    """The rows of one statement in the SQLite file `path`, also while a server uses it and a loop runs here."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        return db.execute(statement).fetchall()
 
 
 async def _sql(database: str, script: tuple[str, ...]) -> list[tuple[Any, ...]]:

@@ -21,8 +21,8 @@ DATA_ERRORS = (ValueError, OverflowError, TypeError, asyncpg.DataError, asyncpg.
 """What is raised because of an entry's own values: by Python and asyncpg before anything is sent, or by PostgreSQL."""
 
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
-"""What is raised because of the server or of the way to it; asyncpg calls it internal where the server has said
-goodbye to a connection and not yet closed it."""
+"""What is raised because of the server or of the way to it. InternalClientError: the server has said goodbye to a
+connection and not closed it yet."""
 
 
 # What the statements of the log rely on, whatever the server's own configuration says. They are sent with each new
@@ -108,7 +108,8 @@ class Pool:
                             result = await work(db)
                     except Exception as error:
                         failure = self._explained(error)
-                        # What the connection still does or holds is not known, but for refused data.
+                        # After refused data the connection is as it was. After anything else nobody knows what it
+                        # still does or holds.
                         if db is not None and not isinstance(error, DATA_ERRORS):
                             db.terminate()
                             db = None

@@ -29,7 +29,7 @@ PAGE_READERS = 2
 WAITING_WRITES = 64  # calls; the publisher has one batch under way at a time
 WAITING_READS = 10_000  # calls; each is small, and a reconnect storm asks for many at once
 WAITING_HISTORIES = 1000  # calls; one at a time is made, in a millisecond or, if it has many bytes, in ten
-# The write-ahead log is brought home after so many entries, or so long after the first one that is not.
+# The write-ahead log is copied into the file after so many entries, or so long after the first that is not copied.
 CHECKPOINT_ENTRIES = 2000
 CHECKPOINT_SECONDS = 5.0
 RESTART_SECONDS = 0.1  # how long the writer may stand still for readers of the old write-ahead log
@@ -167,7 +167,7 @@ class SQLiteLog:
         return {lane.name: lane.delay() for lane in (self._writer, self._lookups, self._pages, self._histories)}
 
     async def close(self) -> None:
-        """As `Log.close` says; the write-ahead log is brought home, so that the one file is all there is."""
+        """As `Log.close` says; the write-ahead log is copied into the file, which is all that is left."""
         self._closing = True
         if self._due is not None:
             self._due.cancel()
@@ -175,7 +175,7 @@ class SQLiteLog:
         for readers in (self._lookups, self._pages, self._histories):
             await readers.close()
         await self._checkpointer.close()
-        await self._writer.close()  # last: it brings home what no other connection is in the way of any more
+        await self._writer.close()  # last: no other connection is in the way of its checkpoint any more
 
     def _check_files(self) -> None:
         """LogUnavailable if what was written or read is in a file that nobody finds any more."""
@@ -206,13 +206,13 @@ class SQLiteLog:
             self._checkpoint_later()
             return
         self._unchecked = 0
-        self._checkpoint = self._tasks.spawn(self._bring_home())
+        self._checkpoint = self._tasks.spawn(self._copy_journal())
 
-    async def _bring_home(self) -> None:
-        """Checkpoint: the bulk of it beside the commits, on a thread of its own; the writer does the rest, a few pages.
+    async def _copy_journal(self) -> None:
+        """Checkpoint: a thread of its own copies most of the write-ahead log beside the commits, the writer the rest.
 
-        The writer's part is what lets the next commit begin the write-ahead log anew: under steady load a checkpoint
-        beside it never catches up wholly, and the file would grow for ever.
+        The next commit begins the write-ahead log anew only if all of it was copied. Under steady load the thread alone
+        never gets there, and the write-ahead log would grow for ever.
         """
         try:
             await self._checkpointer.call(Checkpointer.checkpoint)

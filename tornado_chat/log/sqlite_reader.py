@@ -1,7 +1,7 @@
 """Reading from an SQLite log. Blocking; a reader's thread calls it.
 
-Each query makes one JSON array of its rows, so that a page is one `sqlite3_step`: beside a busy event loop each one
-may wait for the GIL. Measured with pages of 500 events and two cores: 9 times the throughput of fetchall().
+Each query makes one JSON array of its rows, so that a page is one `sqlite3_step`: beside a busy event loop each step
+may have to wait for the GIL. Measured with pages of 500 events and two cores: 9 times the throughput of fetchall().
 """
 
 from __future__ import annotations

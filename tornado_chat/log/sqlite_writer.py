@@ -1,7 +1,7 @@
 """Writing to an SQLite log: numbering, duplicates, amendments. Blocking; the writer's thread calls it.
 
-Few, long statements: each `sqlite3_step` gives the GIL away and takes it back, and beside a busy event loop every
-taking may be a wait. So a batch of new messages is one INSERT in autocommit mode. Measured with the bare statements,
+Few, long statements: each `sqlite3_step` gives the GIL away, and beside a busy event loop it may have to wait until it
+has it back. So a batch of new messages is one INSERT in autocommit mode. Measured with the bare statements,
 256 messages a batch, one core: 205,000 a second, by executemany() 165,000, by json_each() 140,000; beside a busy event
 loop 114,000, 98,000 and 84,000.
 """
@@ -122,8 +122,8 @@ class Writer(Connected):
             raise LogUnavailable(f"SQLite: {error}") from error
 
     def _append(self, batch: Sequence[Entry]) -> list[Outcome]:
-        # Duplicates must be known beforehand only where another check of state comes after; else they are the
-        # exception, and the unique index finds them.
+        # An edit, a deletion and a reaction look at their target, and a duplicate must be known before that. A message
+        # looks at nothing: the unique index finds the few that are duplicates.
         plain = all(entry.type in ("message", "read") for entry in batch)
         try:
             if plain and self._fits_one_statement(batch):
@@ -173,7 +173,7 @@ class Writer(Connected):
 
         False if readers or another process were in the way for too long.
         """
-        # Truncated, no byte of an erased text is left in it; else overwriting it is faster than growing it again.
+        # TRUNCATE leaves no byte of an erased text. RESTART leaves the length: overwriting is faster than growing.
         mode = "TRUNCATE" if self.erased else "RESTART"
         try:
             self._wait_for_locks(self._restart_timeout)
@@ -308,7 +308,7 @@ class Writer(Connected):
         for entry in batch:
             cached = self._heads.get(entry.room)
             if entry.type == "read" and cached is not None and (entry.seq or 0) > cached.seq:
-                del self._heads[entry.room]  # perhaps another process has moved it on: no key would show that
+                del self._heads[entry.room]  # another process may have moved it on, and a mark has no key to show it
         wanted = {entry.room for entry in batch} - self._heads.keys()
         if wanted:
             for name, *head in self._array(HEADS, list(wanted)):

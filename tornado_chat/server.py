@@ -364,7 +364,7 @@ async def serve(settings: Settings, place: Place | None = None) -> None:
         loop.add_signal_handler(number, told.set)
     secret = load_secret(settings)
     log = await open_log(settings.database)
-    with serving(settings.database) if place is None else contextlib.nullcontext():
+    with serving(settings) if place is None else contextlib.nullcontext():
         await _serve(settings, place, secret, log, told)
 
 

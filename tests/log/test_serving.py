@@ -12,6 +12,8 @@ import pytest
 from tests.support import ROOT
 from tests.support.chat import eventually
 from tests.support.servers import Server
+from tornado_chat.config import Settings
+from tornado_chat.log.serving import serving
 
 ANOTHER = "another server serves the same log"
 
@@ -52,3 +54,16 @@ def test_what_was_killed_is_no_other_server(tmp_path: Path) -> None:
             assert (done.returncode, done.stderr) == (0, "")
     with server(tmp_path, "one") as one:
         assert warnings(one) == 0
+
+
+@pytest.mark.logs(ANOTHER)
+def test_servers_that_share_a_redis_are_told_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    database = f"sqlite:///{tmp_path}/shared.db"
+    (tmp_path / "shared.db").touch()
+    with serving(Settings(database=database)):
+        with serving(Settings(database=database, redis=("redis://127.0.0.1:1",))):
+            assert caplog.messages == []
+        with serving(Settings(database=database)):
+            assert len(caplog.messages) == 1
+    with serving(Settings(database=database)), serving(Settings(database="postgresql://127.0.0.1:1/chat")):
+        assert len(caplog.messages) == 1

@@ -70,7 +70,7 @@ def supervise(settings: Settings, arguments: Sequence[str]) -> int:
 async def _supervise(settings: Settings, arguments: Sequence[str]) -> int:
     made = listeners.listen(settings)
     try:
-        return await Supervisor(made, arguments, Systemd(os.environ, os.getpid()), settings.database).run()
+        return await Supervisor(made, arguments, Systemd(os.environ, os.getpid()), settings).run()
     finally:
         listeners.close(made)
 
@@ -78,11 +78,11 @@ async def _supervise(settings: Settings, arguments: Sequence[str]) -> int:
 class Supervisor:
     """See the module; `run` is its life."""
 
-    def __init__(self, made: list[Listeners], arguments: Sequence[str], systemd: Systemd, database: str) -> None:
+    def __init__(self, made: list[Listeners], arguments: Sequence[str], systemd: Systemd, settings: Settings) -> None:
         self.slots = [Slot(number, some) for number, some in enumerate(made, 1)]
         self.workers: set[Worker] = set()  # every process that is not reaped, old and new
         self.systemd = systemd
-        self._database = database
+        self._settings = settings
         # The current directory is searched for modules (-P: it is not) as it is for us.
         safe = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
         self._command = [sys.executable, *safe, "-m", "tornado_chat", *arguments]
@@ -113,7 +113,7 @@ class Supervisor:
                 self._tasks.spawn(self._sweep())
                 self._tasks.spawn(self._feed_watchdog())
                 self._changes.spawn(self._roll_when_wanted())
-                with serving(self._database):
+                with serving(self._settings):
                     await self._stopped
                 code = 0
             self.systemd.stopping()

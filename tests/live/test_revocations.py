@@ -51,6 +51,20 @@ async def test_a_revoked_session_does_not_come_in_again_not_even_after_a_restart
             await here.connect(path("laptop"))
 
 
+async def test_more_revocations_than_one_answer_of_the_log_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("log.sqlite", "live.revocations"):
+        monkeypatch.setattr(f"tornado_chat.{module}.REVOCATIONS", 3)
+    async with running(tmp_path) as here:
+        for number in range(10):
+            await here.server.log.revoke(str(number))
+    async with running(tmp_path) as here:
+        for number in range(10):
+            with pytest.raises(HTTPClientError) as refused:
+                await here.connect(path(str(number)))
+            assert refused.value.code == 401
+        await here.connect(path("11"))
+
+
 async def test_a_clock_that_was_wrong_for_a_moment_lets_nobody_in_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

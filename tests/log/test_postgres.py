@@ -308,6 +308,17 @@ async def test_a_restart_in_the_middle_of_load(
         assert len(events) == len(acked)
 
 
+async def test_a_start_that_fails_leaves_nothing_running(own_postgres: PostgresServer) -> None:
+    database = own_postgres.create_database("chat")
+    tasks = asyncio.all_tasks()
+    PostgresLog(database, 10.0)
+    assert asyncio.all_tasks() == tasks
+    own_postgres.kill()
+    with pytest.raises(LogUnavailable):
+        await open_postgres(database)
+    assert asyncio.all_tasks() == tasks
+
+
 async def test_a_server_that_is_away_is_said_at_once_and_found_again(own_postgres: PostgresServer) -> None:
     async with opened(own_postgres.create_database("chat")) as (log,):
         await append(log, message("one"))

@@ -449,6 +449,26 @@ async def test_workers_that_sweep_and_write_at_the_same_time(postgres_url: str) 
         await db.close()
 
 
+async def test_sweeping_waits_for_nobody(postgres_url: str) -> None:
+    """Or two workers that lock several marks in different orders would wait for each other."""
+    guests = ["guest-1", "guest-2", "guest-3"]
+    db = await asyncpg.connect(postgres_url)
+    async with opened(postgres_url) as (log,):
+        await append(log, message(), *(guests_mark(1, guest) for guest in guests))
+        await append(log, *(edited(1) for _ in range(70)))
+        await append(log, deleted(1))
+        left = "SELECT (SELECT count(*) FROM marks) || ' marks, ' || (SELECT count(*) FROM erasures) || ' erasures'"
+        for table, then in (("erasures", "1 marks, 1 erasures"), ("marks", "1 marks, 0 erasures")):
+            await db.execute("UPDATE marks SET lapses = 1")
+            async with db.transaction():
+                await db.execute(f"SELECT * FROM {table} FOR UPDATE")
+                await log.marks([("lobby", "guest-1")])
+                while await log.sweep():
+                    pass
+            assert await db.fetchval(left) == then
+    await db.close()
+
+
 async def test_a_caller_who_goes_away_harms_nobody(postgres_url: str) -> None:
     async with opened(postgres_url) as (log,):
         async with held(postgres_url) as db:

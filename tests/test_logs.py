@@ -42,6 +42,24 @@ def test_one_line_with_its_facts() -> None:
     assert line.endswith('Z warning chat.test log unavailable entries=3 reason="disk full"')
 
 
+@pytest.mark.logs("no answer")
+def test_a_warning_that_repeats_is_written_now_and_then_with_how_often_it_came(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(logs, "monotonic", lambda: now)
+    repeated = logs.Repeated(logging.getLogger("chat.test"), 10)
+    for second in range(25):
+        now = float(second)
+        for _ in range(4):
+            repeated.warning("no answer reason=%s", "it is away")
+    assert caplog.messages == [
+        "no answer reason=it is away times=1",
+        "no answer reason=it is away times=40",
+        "no answer reason=it is away times=40",
+    ]
+
+
 @pytest.mark.parametrize(
     ("value", "word"),
     [

@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "revoke",
         log_commands.revoke,
         "keep a session out from now on; its connections are closed, and its token is refused",
-        "A token is revoked until it expires, a bare jti for ever. Where the process list is not to show the token, "
+        "For ever, and with it every token that has the same jti. Where the process list is not to show the token, "
         "give its jti.",
     )
     revoke.add_argument("session", metavar="TOKEN_OR_JTI", help="a token, or the jti in it")

@@ -7,10 +7,12 @@ which text quotes where they would not read as one word, and JSON keeps as field
 from __future__ import annotations
 
 import logging
+import math
 import re
 import sys
 import traceback
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, TextIO
 
 import orjson
@@ -34,6 +36,27 @@ def configure(format: str, level: str, stream: TextIO | None = None, *, worker: 
     logging.captureWarnings(True)
     # Its warnings are about what strangers sent, who could fill a disk with them; handlers answer those in any case.
     logging.getLogger("tornado.general").setLevel(logging.ERROR)
+
+
+class Repeated:
+    """A warning that a lasting state gives rise to again and again: written at once, then once in `seconds` at most."""
+
+    __slots__ = ("_logger", "_next", "_seconds", "_times")
+
+    def __init__(self, logger: logging.Logger, seconds: float = 10.0) -> None:
+        self._logger = logger
+        self._seconds = seconds
+        self._next = -math.inf
+        self._times = 0  # since it was written last
+
+    def warning(self, message: str, *facts: object) -> None:
+        """As `logger.warning`, with `times`, how often it came since it was written last."""
+        self._times += 1
+        now = monotonic()
+        if now >= self._next:
+            self._logger.warning(message + " times=%d", *facts, self._times)
+            self._next = now + self._seconds
+            self._times = 0
 
 
 class _Formatter(logging.Formatter):

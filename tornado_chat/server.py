@@ -33,6 +33,7 @@ from tornado_chat.live.session import Session
 from tornado_chat.live.socket_line import Lines
 from tornado_chat.log import Log
 from tornado_chat.log.opening import open_log
+from tornado_chat.log.serving import serving
 from tornado_chat.metrics import Metrics
 from tornado_chat.processes import listeners
 from tornado_chat.processes.control import RECONNECTS_A_SECOND, Parent, Pipe, Place, spread
@@ -53,6 +54,13 @@ GC_THRESHOLDS = 10_000, 20, 50
 
 HTTP_IDLE_SECONDS = 20.0
 """A plain HTTP connection that sends no whole request for this long is closed: it holds an open file."""
+
+LOG_SECONDS = 5.0
+"""A log whose oldest call has been under way for longer than this does not keep up."""
+
+SWEEP_SECONDS, SWEEP_PAUSE = 5.0, 0.05
+"""How often the log is asked to do a slice of what no client waits for, and the pause between slices while there are
+more: most of the time is left to the commits."""
 
 LAG_PERIOD = 0.25
 LAG_LIMIT = 1.0
@@ -124,7 +132,11 @@ class Server:
         metrics.log_reads = lambda: self.log.reads
         metrics.gauge("connections", "WebSocket connections open.", lambda: len(self.lines.open))
         metrics.gauge("failing", "Checks of /readyz that fail.", lambda: len(self.failing()))
-        metrics.gauge("degraded", "1 for a worker whose broker is away.", lambda: len(self.degraded()))
+        metrics.gauge(
+            "degraded",
+            "What is away or late although the worker is ready.",
+            lambda: len(self.degraded()),
+        )
         metrics.gauge("rooms", "Rooms with members here.", lambda: len(hub.rooms))
         metrics.gauge(
             "members",
@@ -155,7 +167,7 @@ class Server:
     def failing(self) -> list[str]:
         """The checks that keep this process from being ready."""
         checks = {
-            "log": self.publisher.failing or not self.log_answers,
+            "log": self.publisher.failing or not self.log_answers or self._log_behind(("writer", "lookups", "pages")),
             "event_loop_lag": self.lag > LAG_LIMIT,
             "draining": self.draining,
             "internal": not self.context.draining
@@ -164,8 +176,16 @@ class Server:
         return [name for name, fails in checks.items() if fails]
 
     def degraded(self) -> list[str]:
-        """What is away although the process is ready: without the broker the heads are polled."""
-        return ["broker"] if self.settings.redis and not self.hub.broker.available else []
+        """What is away or late although the process is ready: without the broker the heads are polled."""
+        checks = {
+            "broker": self.settings.redis and not self.hub.broker.available,
+            "history": self._log_behind(("histories",)),
+        }
+        return [name for name, fails in checks.items() if fails]
+
+    def _log_behind(self, lanes: tuple[str, ...]) -> bool:
+        delays = self.log.delays()
+        return any(delays[lane] > LOG_SECONDS for lane in lanes)
 
     async def open(self) -> None:
         """Learn what must be known before the first client comes: who may not come in, and what others publish."""
@@ -181,7 +201,7 @@ class Server:
             listener.setblocking(False)
         self.acceptor.start(self.listeners)
         self.keepalive.start()
-        watched = (self._watch(), self._watch_revocations(), self.hub.presence.run())
+        watched = (self._watch(), self._watch_revocations(), self._sweep_log(), self.hub.presence.run())
         self.watching = [self.hub.tasks.spawn(work) for work in watched]
         self._measure_lag(time.monotonic())
         return listeners.address(self.listeners)
@@ -203,6 +223,17 @@ class Server:
             except Exception:
                 logger.exception("revocations not read")
 
+    async def _sweep_log(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            try:
+                while await self.log.sweep():  # noqa: ASYNC110 - a pause, not a poll
+                    await asyncio.sleep(SWEEP_PAUSE)
+            except LogUnavailable as error:
+                logger.debug("log not swept reason=%s", error)  # `_watch` has told already
+            except Exception:
+                logger.exception("log not swept")
+
     async def _watch(self) -> None:
         """Once a second: what may be forgotten; and in time the heads, which also tells if the log answers."""
         for second in itertools.count():
@@ -210,7 +241,6 @@ class Server:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(wanted.wait(), 1.0)
             self.limits.sweep()
-            self.context.revocations.sweep()
             often = self.publisher.failing or not self.log_answers or not self.hub.broker.available
             if not (often or wanted.is_set() or second % POLL_SECONDS == 0):
                 continue
@@ -326,6 +356,11 @@ async def serve(settings: Settings, place: Place | None = None) -> None:
         loop.add_signal_handler(number, told.set)
     secret = load_secret(settings)
     log = await open_log(settings.database)
+    with serving(settings) if place is None else contextlib.nullcontext():
+        await _serve(settings, place, secret, log, told)
+
+
+async def _serve(settings: Settings, place: Place | None, secret: bytes, log: Log, told: asyncio.Event) -> None:
     broker = open_broker(settings, log.epoch, secret)
     try:
         server = Server(settings, secret, log, broker)

@@ -14,15 +14,17 @@ from tornado_chat.auth import GUEST_TTL
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode
 from tornado_chat.live.session import HISTORY_BYTES, PRESENT_USERS, ROOMS
 from tornado_chat.log import Entry, event_of
+from tornado_chat.log.kinds import KINDS
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import COMMANDS, HISTORY_DEFAULT, SEQ_MAX, describe, parse
 from tornado_chat.wire.encodings import SUBPROTOCOLS
+from tornado_chat.wire.replies import REPLIES
 
 DOC = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 TEXT_CHARS = 8_000
 
 EVERYTHING: dict[str, Any] = {"key": "k", "id": "i", "target": 1, "emoji": "e", "on": True}
-MESSAGE_ONLY: dict[str, Any] = {"reply_to": 1, "meta": {"a": 1}}
+MESSAGE_ONLY: dict[str, Any] = {"reply_to": 1, "meta": b'{"a":1}'}
 
 
 def table(heading: str) -> list[list[str]]:
@@ -98,7 +100,7 @@ def test_the_close_codes() -> None:
     assert [int(row[0]) for row in table("## Close codes")] == [code.value for code in CloseCode]
 
 
-@pytest.mark.parametrize("type", ["message", "edited", "deleted", "reacted"])
+@pytest.mark.parametrize("type", list(KINDS))
 def test_the_events(type: Any) -> None:
     more = MESSAGE_ONLY if type == "message" else {}
     least: dict[str, Any] = {"target": 1, "emoji": "e", "on": True}
@@ -113,6 +115,17 @@ def test_the_events(type: Any) -> None:
     ]
     keys = [set(data) - {"type"} for data in made]
     assert tables_of_server_types()[type] == {key: all(key in some for some in keys) for key in set().union(*keys)}
+
+
+def test_the_answers_notices_and_signals() -> None:
+    documented = {type: list(row.items()) for type, row in tables_of_server_types().items() if type not in KINDS}
+    assert documented == {
+        type: [(field.name, field.required) for field in fields(struct)] for type, struct in REPLIES.items()
+    }
+
+
+def test_the_kinds_of_events() -> None:
+    assert [row[0].strip("`") for row in table("### Events")] == list(KINDS)
 
 
 def test_every_event_has_its_row_in_order_of_the_object() -> None:
@@ -146,7 +159,7 @@ def test_the_error_of_the_example_is_the_one_that_the_server_gives() -> None:
 
 
 def test_the_events_of_the_example_are_in_order_and_come_once() -> None:
-    seqs = [data["seq"] for _, data in example() if data["type"] in ("message", "edited", "deleted", "reacted")]
+    seqs = [data["seq"] for _, data in example() if data["type"] in KINDS]
     assert seqs == list(range(40, 46))
 
 

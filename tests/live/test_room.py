@@ -87,8 +87,14 @@ class MemoryLog:
     async def close(self) -> None:
         pass
 
-    async def revoke(self, jti: str, expires_at: float | None) -> None:
+    async def revoke(self, jti: str) -> None:
         raise NotImplementedError
+
+    async def sweep(self) -> bool:
+        raise NotImplementedError
+
+    def delays(self) -> dict[str, float]:
+        return {}
 
     async def revocations(self, after: int) -> list[Revocation]:
         return []

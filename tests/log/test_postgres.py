@@ -14,10 +14,10 @@ import asyncpg
 import pytest
 
 from tests.support.chat import SECONDS, eventually
-from tests.support.entries import MIB, append, deleted, edited, everything, message, reacted, read_mark
+from tests.support.entries import MIB, append, deleted, edited, everything, guests_mark, message, reacted, read_mark
 from tornado_chat.errors import ChatError, ConfigError, ErrorCode, LogUnavailable
-from tornado_chat.log import Appended, Entry
-from tornado_chat.log.postgres import READERS, WAITING_READS, WAITING_WRITES, PostgresLog, open_postgres
+from tornado_chat.log import Appended, Entry, postgres_writer
+from tornado_chat.log.postgres import PAGE_READERS, WAITING_READS, WAITING_WRITES, PostgresLog, open_postgres
 from tornado_chat.verify.postgres_server import PostgresServer
 from tornado_chat.verify.proxy import Proxy
 
@@ -187,8 +187,8 @@ async def test_revocations_become_visible_in_the_order_of_their_ids(postgres_url
     db = await asyncpg.connect(postgres_url)
     async with opened(postgres_url) as (log,):
         async with db.transaction():
-            await db.execute("SELECT revoke_session(0, 'first', NULL)")  # another worker's, which takes its time
-            revoking = asyncio.ensure_future(log.revoke("second", None))
+            await db.execute("SELECT revoke_session('first')")  # another worker's, which takes its time
+            revoking = asyncio.ensure_future(log.revoke("second"))
             await waiting_for_locks(db, 1)
             assert await log.revocations(0) == []
         await revoking
@@ -210,12 +210,12 @@ async def test_a_commit_waits_for_the_disk_whatever_the_server_is_set_to(postgre
 async def test_plans_made_for_empty_tables_do_for_great_ones(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tornado_chat.log.postgres.READERS", 1)
+    monkeypatch.setattr("tornado_chat.log.postgres.PAGE_READERS", 1)
     db = await asyncpg.connect(postgres_url)
     async with opened(postgres_url) as (log,):
 
         async def rows_looked_at() -> int:
-            for pool in (log._writer, log._readers):  # a connection tells its counts when it likes, unless it is asked
+            for pool in log._pools:  # a connection tells its counts when it likes, unless it is asked
                 await pool.call(lambda db: db.execute("SELECT pg_stat_force_next_flush()"))
             query = "SELECT sum(idx_tup_read + idx_tup_fetch)::bigint FROM pg_stat_user_indexes"
             looked_at: int = await db.fetchval(query)
@@ -232,6 +232,7 @@ async def test_plans_made_for_empty_tables_do_for_great_ones(
             await log.history("lobby", before=100, limit=20, max_bytes=MIB)
             await log.heads(["lobby", "new-0-1"])
             await log.marks([("lobby", "alice"), ("new-0-1", "bob")])
+            await log._writer.call(lambda db: postgres_writer.sweep(db, [("lobby", "guest-1"), ("new-0-1", "bob")]))
 
         await all_there_is(0)
         await db.execute(
@@ -245,8 +246,10 @@ async def test_plans_made_for_empty_tables_do_for_great_ones(
         )
         await db.execute("INSERT INTO rooms (name) SELECT 'room-' || n FROM generate_series(1, 10000) AS n")
         await db.execute(
-            "INSERT INTO marks SELECT id, 'user-' || n, 1 FROM rooms, generate_series(1, 100) AS n LIMIT 10000"
+            "INSERT INTO marks "
+            "SELECT id, 'user-' || n, 1, 9999999999 FROM rooms, generate_series(1, 100) AS n LIMIT 10000"
         )
+        await db.execute("INSERT INTO erasures SELECT id, n, 0 FROM rooms, generate_series(1, 100) AS n LIMIT 10000")
         await db.execute("INSERT INTO amendments SELECT 1, n, '', 1 FROM generate_series(1000, 10000) AS n")
         await db.execute("INSERT INTO reactions SELECT 1, n, '+', 'bob' FROM generate_series(1000, 10000) AS n")
         await all_there_is(1)
@@ -303,6 +306,17 @@ async def test_a_restart_in_the_middle_of_load(
         events = await everything(log)
         assert {event["id"]: event["seq"] for event in events} == acked
         assert len(events) == len(acked)
+
+
+async def test_a_start_that_fails_leaves_nothing_running(own_postgres: PostgresServer) -> None:
+    database = own_postgres.create_database("chat")
+    tasks = asyncio.all_tasks()
+    PostgresLog(database, 10.0)
+    assert asyncio.all_tasks() == tasks
+    own_postgres.kill()
+    with pytest.raises(LogUnavailable):
+        await open_postgres(database)
+    assert asyncio.all_tasks() == tasks
 
 
 async def test_a_server_that_is_away_is_said_at_once_and_found_again(own_postgres: PostgresServer) -> None:
@@ -378,9 +392,81 @@ async def test_calls_beyond_the_limit_fail_at_once(postgres_url: str) -> None:
         assert [(await task)[0].seq for task in writes] == list(range(1, WAITING_WRITES + 1))
         reads = [asyncio.ensure_future(log.heads(["lobby"])) for _ in range(WAITING_READS)]
         await asyncio.sleep(0)
-        with pytest.raises(LogUnavailable, match=f"{WAITING_READS} calls wait for the log's readers already"):
+        with pytest.raises(LogUnavailable, match=f"{WAITING_READS} calls wait for the log's lookups already"):
             await log.heads(["lobby"])
         assert await asyncio.gather(*reads) == [{"lobby": WAITING_WRITES}] * WAITING_READS
+
+
+async def test_what_is_small_does_not_wait_for_histories(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tornado_chat.log.postgres.WAITING_HISTORIES", 9)
+    db = await asyncpg.connect(postgres_url)
+    async with opened(postgres_url) as (log,):
+        await append(log, message(), read_mark(1))
+        async with db.transaction():
+            await db.execute("LOCK TABLE amendments")  # which only histories look at
+            asked = [log.history("lobby", before=None, limit=9, max_bytes=MIB) for _ in range(9)]
+            histories = [asyncio.ensure_future(history) for history in asked]
+            await waiting_for_locks(db, 1)
+            with pytest.raises(LogUnavailable, match="9 calls wait for the log's histories already"):
+                await log.history("lobby", before=None, limit=9, max_bytes=MIB)
+            assert await log.heads(["lobby"]) == {"lobby": 1}
+            assert await log.marks([("lobby", "alice")]) == {("lobby", "alice"): 1}
+            assert await log.revocations(0) == []
+            assert len(await everything(log)) == 1
+            delays = log.delays()
+            assert delays.pop("histories") > 0
+            assert set(delays.values()) == {0.0}
+        assert all(len(messages) == 1 for messages, _ in await asyncio.gather(*histories))
+        assert set(log.delays().values()) == {0.0}
+    await db.close()
+
+
+async def test_workers_that_sweep_and_write_at_the_same_time(postgres_url: str) -> None:
+    guests = [f"guest-{number}" for number in range(20)]
+    async with opened(postgres_url, 3) as logs:
+        await append(logs[0], *(message() for _ in range(10)), *(guests_mark(1, guest) for guest in guests))
+        for target in range(1, 11):
+            await append(logs[0], *(edited(target) for _ in range(50)))
+        await append(logs[0], *(deleted(target) for target in range(1, 11)))
+        db = await asyncpg.connect(postgres_url)
+        await db.execute("UPDATE marks SET lapses = lapses - 20 * 86400")
+
+        async def sweep(log: PostgresLog) -> None:
+            await log.marks([("lobby", guest) for guest in random.sample(guests, 15)])
+            while await log.sweep():
+                pass
+
+        async def write(log: PostgresLog, seq: int) -> None:
+            for guest in random.sample(guests, 20):
+                await append(log, guests_mark(seq, guest), message())
+
+        await asyncio.gather(*(sweep(log) for log in logs), *(write(log, 20 + n) for n, log in enumerate(logs)))
+        while await logs[0].sweep():
+            pass
+        assert await db.fetchval("SELECT count(*) FROM erasures") == 0
+        assert await db.fetchval("SELECT count(text) FROM events WHERE type = 'edited'") == 0
+        assert await db.fetchval("SELECT count(*) FROM marks WHERE seq = 22") == 20
+        await db.close()
+
+
+async def test_sweeping_waits_for_nobody(postgres_url: str) -> None:
+    """Or two workers that lock several marks in different orders would wait for each other."""
+    guests = ["guest-1", "guest-2", "guest-3"]
+    db = await asyncpg.connect(postgres_url)
+    async with opened(postgres_url) as (log,):
+        await append(log, message(), *(guests_mark(1, guest) for guest in guests))
+        await append(log, *(edited(1) for _ in range(70)))
+        await append(log, deleted(1))
+        left = "SELECT (SELECT count(*) FROM marks) || ' marks, ' || (SELECT count(*) FROM erasures) || ' erasures'"
+        for table, then in (("erasures", "1 marks, 1 erasures"), ("marks", "1 marks, 0 erasures")):
+            await db.execute("UPDATE marks SET lapses = 1")
+            async with db.transaction():
+                await db.execute(f"SELECT * FROM {table} FOR UPDATE")
+                await log.marks([("lobby", "guest-1")])
+                while await log.sweep():
+                    pass
+            assert await db.fetchval(left) == then
+    await db.close()
 
 
 async def test_a_caller_who_goes_away_harms_nobody(postgres_url: str) -> None:
@@ -407,9 +493,13 @@ async def test_connections_are_few_and_stay(postgres_url: str) -> None:
     async with opened(postgres_url) as (log,):
         assert len(await connections()) == 1
         await append(log, message())
-        await asyncio.gather(*(log.heads(["lobby"]) for _ in range(500)))
+        for _ in range(50):
+            asked = [log.read("lobby", 0, max_events=9, max_bytes=MIB) for _ in range(10)]
+            await asyncio.gather(
+                *asked, log.heads(["lobby"]), log.history("lobby", before=None, limit=9, max_bytes=MIB)
+            )
         before = await connections()
-        assert len(before) == 1 + READERS
+        assert len(before) == 1 + 1 + PAGE_READERS + 1
         outcomes = await log.append([message("\0"), message()])  # refused data is no reason to connect again
         assert [isinstance(outcome, ChatError) for outcome in outcomes] == [True, False]
         assert await connections() == before
@@ -424,7 +514,7 @@ async def test_a_log_that_cannot_be_written_says_so(postgres_url: str) -> None:
     name = urlsplit(postgres_url).path[1:]
     await db.execute(f"ALTER DATABASE {name} SET default_transaction_read_only TO on")  # as a standby is
     async with opened(postgres_url) as (log,):
-        for asked in (log.probe(), log.append([message("two", key="b")]), log.revoke("session", None)):
+        for asked in (log.probe(), log.append([message("two", key="b")]), log.revoke("session")):
             with pytest.raises(LogUnavailable, match="read-only transaction"):
                 await asked
         assert await said(log) == ["one"]

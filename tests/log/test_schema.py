@@ -6,6 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ async def kept(database: str) -> str:
     """The epoch, if the events are those of `filled`."""
     log = await open_log(database)
     texts = [event["text"] for event in await everything(log)]
-    await log.revoke("session", None)
+    await log.revoke("session")
     await log.close()
     assert texts == ["text 0", "text 1", "text 2"]
     return log.epoch
@@ -125,12 +126,14 @@ def test_processes_that_migrate_an_empty_database_together_make_it_once(database
     lines = together(MIGRATE, database)
     assert sum("was empty" in line for line in lines) == 1
     assert len(sql(database, "SELECT value FROM meta WHERE name = 'epoch'")) == 1
-    assert migrate(database) == ("0002", "0002")
+    assert migrate(database) == ("0003", "0003")
 
 
-def test_an_old_database_is_refused_until_it_is_migrated(database: str) -> None:
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+def test_an_old_database_is_refused_until_it_is_migrated(database: str, revision: str) -> None:
     epoch = asyncio.run(filled(database))
-    age(database)
+    new = tables(database)
+    age(database, revision)
     before = tables(database)
     with pytest.raises(ConfigError) as caught:
         asyncio.run(open_log(database))
@@ -139,8 +142,36 @@ def test_an_old_database_is_refused_until_it_is_migrated(database: str) -> None:
     assert "\n" not in line
     assert password_of(database) not in line
     assert tables(database) == before
-    assert migrate(database) == ("0001", "0002")
+    assert migrate(database) == (revision, "0003")
+    assert tables(database) == new
     assert asyncio.run(kept(database)) == epoch
+
+
+def test_guests_marks_and_revocations_of_before_the_migration(database: str) -> None:
+    asyncio.run(filled(database))
+    age(database, "0002")
+    users = ("alice", "guest-1", "guest", "guestbook", "guest.x")
+    sql(
+        database,
+        *(f"""INSERT INTO marks (room, "user", seq) VALUES (1, '{user}', 2)""" for user in users),
+        "INSERT INTO revocations (jti, expires_at) VALUES ('expired', 1.5)",
+        "INSERT INTO revocations (jti, expires_at) VALUES ('for ever', NULL)",
+    )
+    before = time.time()
+    migrate(database)
+    lapses = dict(sql(database, 'SELECT "user", lapses FROM marks'))
+    assert before - 1 <= lapses.pop("guest-1") - 31 * 86400 <= time.time() + 1
+    assert lapses == dict.fromkeys(("alice", "guest", "guestbook", "guest.x"))
+
+    async def revoked() -> list[str]:
+        log = await open_log(database)
+        await log.revoke("expired")
+        await log.revoke("new")
+        found = await log.revocations(0)
+        await log.close()
+        return [one.jti for one in found]
+
+    assert asyncio.run(revoked()) == ["expired", "for ever", "new"]
 
 
 def test_a_database_of_a_newer_version_is_refused(database: str) -> None:
@@ -149,7 +180,7 @@ def test_a_database_of_a_newer_version_is_refused(database: str) -> None:
     (line,) = refusals(database)
     assert "revision 9999" in line
     assert "install the version that wrote it" in line
-    sql(database, "UPDATE alembic_version SET version_num = '0002'")
+    sql(database, "UPDATE alembic_version SET version_num = '0003'")
     assert asyncio.run(kept(database)) == epoch
 
 
@@ -180,12 +211,12 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(database: str, mon
         migrate(database)
     monkeypatch.undo()
     assert tables(database) == before
-    assert migrate(database) == ("0001", "0002")
+    assert migrate(database) == ("0001", "0003")
     assert asyncio.run(kept(database)) == epoch
 
 
 def test_the_revisions_of_both_databases_are_the_same() -> None:
-    assert list(schema.revisions("sqlite")) == list(schema.revisions("postgresql")) == ["0001", "0002"]
+    assert list(schema.revisions("sqlite")) == list(schema.revisions("postgresql")) == ["0001", "0002", "0003"]
 
 
 @pytest.mark.parametrize(

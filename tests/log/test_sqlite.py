@@ -22,6 +22,7 @@ from tornado_chat.log import sqlite as sqlite_module
 from tornado_chat.log.sqlite import SQLiteLog, open_sqlite
 from tornado_chat.log.sqlite_reader import Reader
 from tornado_chat.log.sqlite_writer import Writer
+from tornado_chat.log.sweeping import EDITS
 
 
 @pytest.fixture
@@ -169,8 +170,9 @@ async def test_a_file_that_is_gone_takes_no_appends(path: Path, journal: str) ->
     for _ in range(2):
         with pytest.raises(LogUnavailable, match="moved"):
             await log.append([message("two", key="b")])
-        with pytest.raises(LogUnavailable, match="moved"):
-            await log.probe()
+        for look in (log.probe(), log.heads(["lobby"]), log.revocations(0), log.read_epoch(), log.revoke("a")):
+            with pytest.raises(LogUnavailable, match="moved"):
+                await look
     put(file, b"")  # something else in its place
     with pytest.raises(LogUnavailable, match="moved"):
         await log.append([message("two", key="b")])
@@ -269,14 +271,17 @@ async def test_an_erased_text_leaves_no_byte_behind(path: Path, monkeypatch: pyt
     log = await open_sqlite(str(path))
     await append(log, *(message(f"SECRET-{number}" + "x" * 300, meta={"m": "SECRET"}) for number in range(50)))
     await append(log, *(edited(number, "SECRET" * 50) for number in range(1, 51)))
+    await append(log, *(edited(1, "SECRET" * 50) for _ in range(3 * EDITS)))
 
     def found() -> bool:
         return any(b"SECRET" in file.read_bytes() for file in path.parent.iterdir())
 
     assert found()
     await append(log, *(deleted(number) for number in range(1, 51)))
+    while await log.sweep():
+        pass
     await eventually(lambda: not found())
-    assert len(await everything(log)) == 150
+    assert len(await everything(log)) == 150 + 3 * EDITS
     await log.close()
     assert not found()
 

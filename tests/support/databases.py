@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 
 from tornado_chat.config import sqlite_path
+from tornado_chat.log import schema
 
 
 def sql(database: str, *script: str) -> list[tuple[Any, ...]]:
     """Execute statements one by one, each in a transaction of its own; the rows of the last one."""
     return asyncio.run(_sql(database, script))
+
+
+def sql_in(path: Path, statement: str) -> list[tuple[Any, ...]]:
+    """The rows of one statement in the SQLite file `path`, also while a server uses it and a loop runs here."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        return db.execute(statement).fetchall()
 
 
 async def _sql(database: str, script: tuple[str, ...]) -> list[tuple[Any, ...]]:
@@ -47,10 +55,29 @@ def tables(database: str) -> list[tuple[Any, ...]]:
     return columns + indexes + sql(database, functions)
 
 
-def age(database: str) -> None:
-    """Make of a new database what the version before the first migration left."""
-    sql(database, "DROP TABLE revocations")
+def age(database: str, revision: str = "0001") -> None:
+    """Make of a new database what the version of `revision` left; of 0001: the one before Alembic, on SQLite."""
     if database.startswith("sqlite:"):
-        sql(database, "DROP TABLE alembic_version", "PRAGMA user_version = 1")
+        undone = ["DROP TABLE erasures", "DROP INDEX lapsing", "ALTER TABLE marks DROP COLUMN lapses"]
+        undone += ["DROP TABLE revocations", *_script(database, "0002").split(";\n")]
     else:
-        sql(database, "DROP FUNCTION revoke_session", "UPDATE alembic_version SET version_num = '0001'")
+        undone = ["DROP TABLE erasures", "DROP INDEX lapsing", "ALTER TABLE marks DROP COLUMN lapses"]
+        undone += ["DROP FUNCTION sweep", "DROP FUNCTION erase_edits", "DROP FUNCTION append_entries"]
+        undone += ["DROP FUNCTION revoke_session", "DROP TABLE revocations", "DROP INDEX edits"]
+        undone += ["CREATE INDEX edits ON events (room, target) WHERE type = 'edited'"]
+        undone += ["CREATE FUNCTION append_entries" + _script(database, "0001").partition("FUNCTION append_entries")[2]]
+        undone += [
+            _script(database, "0002").partition("-- Forgets")[0],
+            "CREATE FUNCTION revoke_session" + _script(database, "0002").partition("FUNCTION revoke_session")[2],
+        ]
+    sql(database, *undone, f"UPDATE alembic_version SET version_num = '{revision}'")
+    if revision == "0001":
+        sql(database, "DROP TABLE revocations")
+        if database.startswith("sqlite:"):
+            sql(database, "DROP TABLE alembic_version", "PRAGMA user_version = 1")
+        else:
+            sql(database, "DROP FUNCTION revoke_session")
+
+
+def _script(database: str, revision: str) -> str:
+    return schema.revisions("sqlite" if database.startswith("sqlite:") else "postgresql")[revision]

@@ -5,8 +5,11 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
+import orjson
+
 from tornado_chat.errors import ChatError
 from tornado_chat.log import Appended, Entry, Log
+from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.events import Data
 
 MIB = 1 << 20
@@ -16,8 +19,10 @@ numbers = count(1)
 def message(
     text: str = "hello", room: str = "lobby", user: str = "alice", key: str | None = None, **more: Any
 ) -> Entry:
-    """A message with an id, its key; one with a hidden key if `key` is not given."""
+    """A message with an id, its key; one with a hidden key if `key` is not given. `meta` is an object."""
     hidden = f"hidden-{next(numbers)}"
+    if "meta" in more:
+        more["meta"] = orjson.dumps(more["meta"])
     return Entry("message", room, user, user.title(), key=key or hidden, id=key, text=text, **more)
 
 
@@ -37,6 +42,10 @@ def read_mark(seq: int, user: str = "alice", room: str = "lobby") -> Entry:
     return Entry("read", room, user, user.title(), seq=seq)
 
 
+def guests_mark(seq: int, user: str, room: str = "lobby") -> Entry:
+    return Entry("read", room, user, user.title(), seq=seq, lapses=True)
+
+
 async def append(log: Log, *batch: Entry) -> list[Appended]:
     """Append what must all succeed."""
     outcomes = await log.append(batch)
@@ -52,12 +61,18 @@ async def refused(log: Log, entry: Entry) -> ChatError:
     return outcome
 
 
+def plain(data: Data) -> Data:
+    """An event, or a message of the history, as a client decodes it."""
+    decoded: Data = orjson.loads(JSON.encode(data))
+    return decoded
+
+
 async def everything(log: Log, room: str = "lobby") -> list[Data]:
     """The room's events, a page at a time; they must be numbered 1, 2, 3 ..."""
     events: list[Data] = []
     while page := await log.read(room, len(events), max_events=100, max_bytes=MIB):
         for event in page:
             assert event.seq == event.data["seq"] == len(events) + 1
-            events.append(event.data)
+            events.append(plain(event.data))
     assert await log.heads([room]) == {room: len(events)}
     return events

@@ -69,5 +69,7 @@ class Author:
         key = command.id or self.context.hidden_key()
         if isinstance(command, Read):
             identity = self.identity
-            return Entry("read", command.room, self.user, identity.name, key=key, id=command.id, seq=command.seq)
+            entry = Entry("read", command.room, self.user, identity.name, key=key, id=command.id)
+            entry.seq, entry.lapses = command.seq, identity.guest
+            return entry
         return entry_of(command, self.user, self.identity.name, key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 import time
 
@@ -12,6 +13,7 @@ from tornado_chat.live.limits import Limits
 from tornado_chat.live.publisher import Publisher
 from tornado_chat.live.revocations import Revocations
 from tornado_chat.live.socket_line import Lines
+from tornado_chat.logs import Repeated
 from tornado_chat.wire import replies
 
 
@@ -25,6 +27,7 @@ class Context:
         "hub",
         "limits",
         "lines",
+        "log_warning",
         "publisher",
         "revocations",
         "settings",
@@ -37,6 +40,7 @@ class Context:
         self.limits = limits
         self.lines = lines
         self.revocations = Revocations(hub.log)
+        self.log_warning = Repeated(logging.getLogger("tornado_chat.live.session"))
         self.settings = settings
         self.draining = False  # nothing more is read; what was read is finished
         self.welcome_limits = replies.Limits(

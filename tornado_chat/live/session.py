@@ -286,7 +286,7 @@ class Session(Author):
         except ChatError as error:
             self._refuse(error, command.id)
         except (LogUnavailable, TimeoutError) as error:
-            logger.warning("log unavailable reason=%s", error)
+            self.context.log_warning.warning("log unavailable reason=%s", error)
             unavailable = ChatError(ErrorCode.UNAVAILABLE, "the log did not answer: try again", retry_after=1.0)
             self._refuse(unavailable, command.id)
         except Exception:

@@ -31,14 +31,20 @@ class Appended:
 
 
 class Revocation:
-    """A session that may not come in any more; `expires_at` in Unix seconds (None: for ever), `id` ascends."""
+    """A session that may not come in any more; `id` ascends."""
 
-    __slots__ = ("expires_at", "id", "jti")
+    __slots__ = ("id", "jti")
 
-    def __init__(self, id: int, jti: str, expires_at: float | None) -> None:
+    def __init__(self, id: int, jti: str) -> None:
         self.id = id
         self.jti = jti
-        self.expires_at = expires_at
+
+
+REVOCATIONS = 10_000
+"""Those that one call of `Log.revocations` answers with at most."""
+
+Delays = dict[str, float]
+"""Lane -> seconds for which its oldest call has been under way: `writer`, `lookups`, `pages`, `histories`."""
 
 
 class Log(Protocol):
@@ -73,22 +79,30 @@ class Log(Protocol):
         ...
 
     async def marks(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
-        """The read marks of (room, user) pairs in one query; a pair without a mark is absent."""
+        """The read marks of (room, user) pairs in one query; a pair without a mark is absent.
+
+        A guest's mark is kept for longer by being asked for, from the next `sweep` on.
+        """
         ...
 
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         """The last `limit` messages before `before`, ascending, as they are now, and whether older ones exist."""
         ...
 
-    async def revoke(self, jti: str, expires_at: float | None) -> None:
-        """Keep `jti` out until `expires_at`, Unix seconds (None: for ever); again is no mistake, and shortens nothing.
-
-        Revocations that have expired are deleted meanwhile.
-        """
+    async def revoke(self, jti: str) -> None:
+        """Keep `jti` out for ever, whatever its token says and whatever the clock; again is no mistake."""
         ...
 
     async def revocations(self, after: int) -> list[Revocation]:
-        """Those with id > `after` that have not expired, in ascending id; one that was made later has a greater id."""
+        """The first REVOCATIONS with id > `after`, in ascending id; one that was made later has a greater id."""
+        ...
+
+    async def sweep(self) -> bool:
+        """Do a slice, some milliseconds long, of what no client waits for; whether there is more to do.
+
+        The texts of a deleted message's edits are overwritten (nobody is told them since it was deleted), guests' marks
+        are renewed or, when they have lapsed, deleted.
+        """
         ...
 
     async def new_epoch(self) -> str:
@@ -101,6 +115,10 @@ class Log(Protocol):
 
     async def probe(self) -> None:
         """A commit that changes nothing; LogUnavailable if there is none to be had."""
+        ...
+
+    def delays(self) -> Delays:
+        """Whether the log keeps up: `histories` may come late when many are asked for, the other lanes must not."""
         ...
 
     async def close(self) -> None:

@@ -66,12 +66,20 @@ TABLES = (
         "SELECT room, count(*), CAST(sum(target) AS bigint) FROM reactions GROUP BY room ORDER BY room",
     ),
     Table(
+        "erasures",
+        "room target",
+        "seq",
+        "SELECT room, count(*), CAST(sum(target) AS bigint), CAST(sum(seq) AS bigint) FROM erasures "
+        "GROUP BY room ORDER BY room",
+    ),
+    Table(
         "marks",
         "room user",
-        "seq",
-        "SELECT room, count(*), CAST(sum(seq) AS bigint) FROM marks GROUP BY room ORDER BY room",
+        "seq lapses",
+        "SELECT room, count(*), CAST(sum(seq) AS bigint), CAST(sum(lapses) AS bigint) FROM marks "
+        "GROUP BY room ORDER BY room",
     ),
-    Table("revocations", "id", "jti expires_at", "SELECT id, jti, expires_at FROM revocations ORDER BY id"),
+    Table("revocations", "id", "jti", "SELECT id, jti FROM revocations ORDER BY id"),
 )
 
 # SQLite goes on behind the greatest id by itself.

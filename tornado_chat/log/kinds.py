@@ -26,7 +26,8 @@ class Entry:
     """One thing to be written: an event to be, or (`read`) a user's read mark.
 
     `key` names the event of (room, user) for ever: the client's `id`, or a hidden one that no client can guess.
-    `id` is what readers of the event see; None for a hidden key. `seq` (of a `read`) is the mark that is asked for.
+    `id` is what readers of the event see; None for a hidden key. `seq` (of a `read`) is the mark that is asked for,
+    `lapses` says that it is a guest's, which goes when it was neither moved nor asked for during 31 days.
     A `message` or `edited` whose `text` is None was erased by a `deleted`. `meta` is JSON.
     """
 
@@ -34,6 +35,7 @@ class Entry:
         "emoji",
         "id",
         "key",
+        "lapses",
         "meta",
         "name",
         "on",
@@ -62,6 +64,7 @@ class Entry:
         emoji: str | None = None,
         on: bool | None = None,
         seq: int | None = None,
+        lapses: bool = False,
     ) -> None:
         self.type = type
         self.room = room
@@ -76,6 +79,7 @@ class Entry:
         self.emoji = emoji
         self.on = on
         self.seq = seq
+        self.lapses = lapses
 
 
 def _message(entry: Entry, seq: int, ts: int) -> Data:

@@ -60,8 +60,8 @@ def _migrate_sqlite(path: str, db: sqlite3.Connection) -> tuple[str | None, str]
     db.execute("PRAGMA journal_mode = WAL")
     engine = sqlalchemy.create_engine("sqlite://", creator=lambda: db, poolclass=sqlalchemy.StaticPool)
     try:
-        with engine.connect() as connection, connection.begin():  # which ends the transaction, but begins none
-            db.execute("BEGIN IMMEDIATE")  # before the look: another process may be at it
+        with engine.connect() as connection, connection.begin():  # this ends the transaction; BEGIN is ours
+            db.execute("BEGIN IMMEDIATE")  # before the look: another process may be migrating
             found = sqlite_file.revision_of(db, path)
             if found is None:
                 sqlite_file.create(db)

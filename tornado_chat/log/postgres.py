@@ -1,21 +1,25 @@
-"""The log in a PostgreSQL database, which any number of processes share: one connection that writes, some that read."""
+"""The log in a PostgreSQL database, which any number of processes share: a connection for each kind of work.
+
+What is small and waited for by many (heads, marks, revocations) never waits behind pages or histories.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Sequence
 
 import asyncpg
 
 from tornado_chat.errors import ChatError, ConfigError, ErrorCode, LogUnavailable
-from tornado_chat.log import Appended, Entry, Revocation, postgres_reader, postgres_writer, schema
+from tornado_chat.log import REVOCATIONS, Appended, Delays, Entry, Revocation, postgres_reader, postgres_writer, schema
 from tornado_chat.log.postgres_pool import DATA_ERRORS, Pool, first_line
 from tornado_chat.log.postgres_schema import Connection, prepare
+from tornado_chat.log.sweeping import Mark, Renewals
 from tornado_chat.wire.events import Data, Event
 
-READERS = 4
+PAGE_READERS = 2
 WAITING_WRITES = 64  # calls; the publisher has one batch under way at a time
 WAITING_READS = 10_000  # calls; each is small, and a reconnect storm asks for many at once
+WAITING_HISTORIES = 1000  # calls; one at a time is made, in a few milliseconds
 
 SETTINGS_ERRORS = (
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -57,9 +61,15 @@ class PostgresLog:
         self._database = database
         # One, so that batches are committed in the order in which they came.
         self._writer = Pool("writer", database, size=1, limit=WAITING_WRITES, timeout=timeout)
-        self._readers = Pool("readers", database, size=READERS, limit=WAITING_READS, timeout=timeout)
+        self._lookups = Pool("lookups", database, size=1, limit=WAITING_READS, timeout=timeout)
+        self._pages = Pool("pages", database, size=PAGE_READERS, limit=WAITING_READS, timeout=timeout)
+        self._histories = Pool("histories", database, size=1, limit=WAITING_HISTORIES, timeout=timeout)
+        self._pools = (self._writer, self._lookups, self._pages, self._histories)
+        self._renewals = Renewals()
 
     async def start(self) -> None:
+        for pool in self._pools:
+            pool.start()
         try:
             self.epoch = await self._writer.call(self._prepare)
         except LogUnavailable as error:
@@ -87,29 +97,34 @@ class PostgresLog:
     ) -> list[Event]:
         """As `Log.read` says."""
         self.reads += 1
-        return await self._readers.call(lambda db: postgres_reader.read(db, room, after, before, max_events, max_bytes))
+        return await self._pages.call(lambda db: postgres_reader.read(db, room, after, before, max_events, max_bytes))
 
     async def heads(self, rooms: Collection[str]) -> dict[str, int]:
         """As `Log.heads` says."""
-        return await self._readers.call(lambda db: postgres_reader.heads(db, rooms)) if rooms else {}
+        return await self._lookups.call(lambda db: postgres_reader.heads(db, rooms)) if rooms else {}
 
-    async def marks(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    async def marks(self, wanted: Collection[Mark]) -> dict[Mark, int]:
         """As `Log.marks` says."""
-        return await self._readers.call(lambda db: postgres_reader.marks(db, wanted)) if wanted else {}
+        if not wanted:
+            return {}
+        return self._renewals.seqs(await self._lookups.call(lambda db: postgres_reader.marks(db, wanted)))
 
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         """As `Log.history` says; the encoded messages together have `max_bytes` at most, or there is one only."""
-        return await self._readers.call(lambda db: postgres_reader.history(db, room, before, limit, max_bytes))
+        return await self._histories.call(lambda db: postgres_reader.history(db, room, before, limit, max_bytes))
 
-    async def revoke(self, jti: str, expires_at: float | None) -> None:
+    async def revoke(self, jti: str) -> None:
         """As `Log.revoke` says."""
-        await self._writer.call(
-            lambda db: db.execute("SELECT revoke_session($1, $2, $3)", time.time(), jti, expires_at)
-        )
+        await self._writer.call(lambda db: db.execute("SELECT revoke_session($1)", jti))
 
     async def revocations(self, after: int) -> list[Revocation]:
         """As `Log.revocations` says."""
-        return await self._readers.call(lambda db: postgres_reader.revocations(db, after))
+        return await self._lookups.call(lambda db: postgres_reader.revocations(db, after, REVOCATIONS))
+
+    async def sweep(self) -> bool:
+        """As `Log.sweep` says."""
+        renewed = self._renewals.take()
+        return await self._writer.call(lambda db: postgres_writer.sweep(db, renewed))
 
     async def probe(self) -> None:
         """As `Log.probe` says."""
@@ -124,13 +139,17 @@ class PostgresLog:
 
     async def read_epoch(self) -> str:
         """As `Log.read_epoch` says."""
-        epoch: str = await self._readers.call(lambda db: db.fetchval(OLD_EPOCH))
+        epoch: str = await self._lookups.call(lambda db: db.fetchval(OLD_EPOCH))
         return epoch
+
+    def delays(self) -> Delays:
+        """As `Log.delays` says."""
+        return {pool.name: pool.delay() for pool in self._pools}
 
     async def close(self) -> None:
         """As `Log.close` says."""
-        await self._writer.close()
-        await self._readers.close()
+        for pool in self._pools:
+            await pool.close()
 
     async def _prepare(self, db: Connection) -> str:
         encoding = db.get_settings().server_encoding

@@ -11,6 +11,7 @@ import asyncpg
 from tornado_chat.errors import LogUnavailable
 from tornado_chat.log import schema
 from tornado_chat.log.postgres_schema import Connection
+from tornado_chat.tasks import Tasks
 
 R = TypeVar("R")
 Work = Callable[[Connection], Awaitable[Any]]
@@ -20,8 +21,8 @@ DATA_ERRORS = (ValueError, OverflowError, TypeError, asyncpg.DataError, asyncpg.
 """What is raised because of an entry's own values: by Python and asyncpg before anything is sent, or by PostgreSQL."""
 
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
-"""What is raised because of the server or of the way to it; asyncpg calls it internal where the server has said
-goodbye to a connection and not yet closed it."""
+"""What is raised because of the server or of the way to it. InternalClientError: the server has said goodbye to a
+connection and not closed it yet."""
 
 
 # What the statements of the log rely on, whatever the server's own configuration says. They are sent with each new
@@ -41,7 +42,7 @@ SETTINGS = {
 
 
 class Pool:
-    """`size` connections to the database at the URL `database`, made when they are needed.
+    """`size` connections to the database at the URL `database`, made when they are needed; `start` comes first.
 
     Calls are taken first come first served. `limit` of them may wait at most, each for `timeout` seconds, in which a
     connection that was lost is made again; one that nobody waits for any more when its turn comes is not begun.
@@ -51,13 +52,18 @@ class Pool:
         self.name = name
         self._database = database
         self._where = f"PostgreSQL at {schema.shown(database)}"
+        self._size = size
         self._limit = limit
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._jobs: asyncio.Queue[Job | None] = asyncio.Queue()
-        self._unfinished = 0
+        self._under_way: dict[asyncio.Future[Any], float] = {}  # calls that no task has finished, and since when
         self._closed = False
-        self._tasks = [self._loop.create_task(self._run(), name=f"log-{name}-{number}") for number in range(size)]
+        self._tasks = Tasks()
+
+    def start(self) -> None:
+        for number in range(self._size):
+            self._tasks.spawn(self._run(), name=f"log-{self.name}-{number}")
 
     async def call(self, work: Callable[[Connection], Awaitable[R]]) -> R:
         """The result of `work(connection)`; LogUnavailable if there is none in time.
@@ -66,20 +72,25 @@ class Pool:
         """
         if self._closed:
             raise LogUnavailable("the log is closed")
-        if self._unfinished >= self._limit:
-            raise LogUnavailable(f"{self._unfinished} calls wait for the log's {self.name} already")
+        if len(self._under_way) >= self._limit:
+            raise LogUnavailable(f"{len(self._under_way)} calls wait for the log's {self.name} already")
         future: asyncio.Future[R] = self._loop.create_future()
-        self._unfinished += 1
-        self._jobs.put_nowait((future, work, self._loop.time() + self._timeout))
+        now = self._under_way[future] = self._loop.time()
+        self._jobs.put_nowait((future, work, now + self._timeout))
         return await future
+
+    def delay(self) -> float:
+        """Seconds for which the oldest call that is not finished has been under way; 0.0 if there is none."""
+        now = self._loop.time()
+        return now - next(iter(self._under_way.values()), now)
 
     async def close(self) -> None:
         """Finish the calls that wait, then end the connections."""
         if not self._closed:
             self._closed = True
-            for _ in self._tasks:
+            for _ in range(self._size):
                 self._jobs.put_nowait(None)
-        await asyncio.wait(self._tasks)  # each call has its time limit
+        await self._tasks.finished()  # each call has its time limit
 
     async def _run(self) -> None:
         db: Connection | None = None
@@ -97,11 +108,12 @@ class Pool:
                             result = await work(db)
                     except Exception as error:
                         failure = self._explained(error)
-                        # What the connection still does or holds is not known, but for refused data.
+                        # After refused data the connection is as it was. After anything else nobody knows what it
+                        # still does or holds.
                         if db is not None and not isinstance(error, DATA_ERRORS):
                             db.terminate()
                             db = None
-                self._unfinished -= 1
+                del self._under_way[future]
                 if not future.done():
                     if failure is not None:
                         future.set_exception(failure)

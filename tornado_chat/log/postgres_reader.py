@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from typing import Any
 
 from tornado_chat.log import Revocation, rows
 from tornado_chat.log.postgres_schema import Connection
+from tornado_chat.log.sweeping import Mark
 from tornado_chat.wire.events import Data, Event
 
 # LATERAL with a LIMIT says in which order the tables are joined: left to itself PostgreSQL may plan, while they are
 # empty, to go through the whole of one.
 READ = """
-SELECT seq, type, "user", name, key, hidden, text, reply_to, meta, target, emoji, "on", ts
+SELECT
+    seq, type, "user", name, key, hidden,
+    CASE WHEN type = 'edited' AND EXISTS (
+        SELECT FROM erasures AS e WHERE e.room = events.room AND e.target = events.target
+    ) THEN NULL ELSE text END,
+    reply_to, meta, target, emoji, "on", ts
 FROM events WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq > $2 AND seq < $3
 ORDER BY seq LIMIT $4
 """
@@ -23,10 +28,10 @@ FROM rooms AS r CROSS JOIN LATERAL (SELECT seq FROM events WHERE room = r.id ORD
 WHERE r.name = ANY ($1)
 """
 MARKS = """
-SELECT wanted.room, wanted."user", m.seq
+SELECT wanted.room, wanted."user", m.seq, m.lapses
 FROM unnest($1::text[], $2::text[]) AS wanted (room, "user")
 CROSS JOIN LATERAL (SELECT id FROM rooms WHERE name = wanted.room LIMIT 1) AS r
-CROSS JOIN LATERAL (SELECT seq FROM marks WHERE room = r.id AND "user" = wanted."user" LIMIT 1) AS m
+CROSS JOIN LATERAL (SELECT seq, lapses FROM marks WHERE room = r.id AND "user" = wanted."user" LIMIT 1) AS m
 """
 # The messages before $2, newest first; from one to the next in one step, whatever stands between them.
 MESSAGES = """
@@ -51,7 +56,7 @@ WHERE room = $1 AND (target, emoji, "user") < ($2, $3, $4) AND target >= $5
 ORDER BY target DESC, emoji DESC, "user" DESC LIMIT $6
 """
 REVOCATIONS = """
-SELECT id, jti, expires_at FROM revocations WHERE id > $1 AND (expires_at IS NULL OR expires_at > $2) ORDER BY id
+SELECT id, jti FROM revocations WHERE id > $1 ORDER BY id LIMIT $2
 """
 
 
@@ -76,10 +81,9 @@ async def heads(db: Connection, rooms: Collection[str]) -> dict[str, int]:
     return found
 
 
-async def marks(db: Connection, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """As `Log.marks` says."""
-    found = await db.fetch(MARKS, [room for room, _ in wanted], [user for _, user in wanted])
-    return {(room, user): seq for room, user, seq in found}
+async def marks(db: Connection, wanted: Collection[Mark]) -> list[Any]:
+    """Of each of `wanted` that there is: room, user, seq, when it lapses."""
+    return await db.fetch(MARKS, [room for room, _ in wanted], [user for _, user in wanted])
 
 
 async def history(db: Connection, room: str, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
@@ -98,6 +102,6 @@ async def history(db: Connection, room: str, before: int | None, limit: int, max
         return page
 
 
-async def revocations(db: Connection, after: int) -> list[Revocation]:
+async def revocations(db: Connection, after: int, limit: int) -> list[Revocation]:
     """As `Log.revocations` says."""
-    return [Revocation(*row) for row in await db.fetch(REVOCATIONS, after, time.time())]
+    return [Revocation(*row) for row in await db.fetch(REVOCATIONS, after, limit)]

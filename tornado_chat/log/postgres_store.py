@@ -17,7 +17,7 @@ STATEMENT_SECONDS = 3600.0
 
 LOCK_SECONDS = 30.0
 ONE_AT_A_TIME = "SELECT pg_advisory_lock($1)"
-LOCK = 0x54436863  # "TChc": whoever copies holds it; a copy that was killed, until the server has noticed
+LOCK = 0x54436863  # "TChc": whoever copies holds it; PostgreSQL frees it when it notices that a copy was killed
 
 
 async def open_postgres_store(database: str) -> PostgresStore:

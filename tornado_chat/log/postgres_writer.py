@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from tornado_chat.errors import ChatError
-from tornado_chat.log import Appended, Entry
+from tornado_chat.log import Appended, Entry, sweeping
 from tornado_chat.log.postgres_schema import Connection
 from tornado_chat.log.rows import BEYOND, refusal
+from tornado_chat.log.sweeping import Mark
 
 Outcome = Appended | ChatError
 
 APPEND_MESSAGES = "SELECT bases, stamps FROM append_messages($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 APPEND_ENTRIES = (
     "SELECT seq, ts, duplicate, changed, refused, target_type, target_user, target_erased "
-    "FROM append_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+    "FROM append_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
 )
+SWEEP = "SELECT sweep($1, $2, $3, $4, $5, $6)"
 
 
 async def append(db: Connection, batch: Sequence[Entry]) -> list[Outcome]:
@@ -65,6 +67,7 @@ async def _append_messages(db: Connection, batch: Sequence[Entry], rooms: list[s
 
 async def _append_entries(db: Connection, batch: Sequence[Entry], rooms: list[str], now: int) -> list[Outcome]:
     place_of = {room: place for place, room in enumerate(rooms, 1)}
+    lapses = sweeping.lapse()
     rows = await db.fetch(
         APPEND_ENTRIES,
         now,
@@ -76,6 +79,7 @@ async def _append_entries(db: Connection, batch: Sequence[Entry], rooms: list[st
         [entry.emoji for entry in batch],
         [entry.on for entry in batch],
         [None if entry.seq is None else min(entry.seq, BEYOND) for entry in batch],
+        [lapses if entry.lapses else None for entry in batch],
     )
     outcomes: list[Outcome] = []
     for entry, row in zip(batch, rows, strict=True):
@@ -83,6 +87,20 @@ async def _append_entries(db: Connection, batch: Sequence[Entry], rooms: list[st
         error = refusal(entry, None if target[0] is None else target) if refused else None
         outcomes.append(error or Appended(seq, ts, duplicate=duplicate, changed=changed))
     return outcomes
+
+
+async def sweep(db: Connection, renewed: Sequence[Mark]) -> bool:
+    """As `Log.sweep` says; `renewed` are the marks that shall not lapse yet."""
+    more: bool = await db.fetchval(
+        SWEEP,
+        int(time.time()),
+        sweeping.lapse(),
+        [room for room, _ in renewed],
+        [user for _, user in renewed],
+        sweeping.EDITS,
+        sweeping.MARKS,
+    )
+    return more
 
 
 def _columns(batch: Sequence[Entry]) -> tuple[list[Any], ...]:

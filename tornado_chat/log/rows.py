@@ -18,7 +18,7 @@ from tornado_chat.wire.events import Data, Event
 BEYOND = 2**63 - 1
 """Greater than every seq; what a database can hold."""
 
-# Rows of one query: what is read beyond the limit of bytes and thrown away is at most this.
+# Rows of one query: at most so many are read in vain when the limit of bytes is reached.
 EVENTS = 128
 MESSAGES = 64
 REACTIONS = 1000

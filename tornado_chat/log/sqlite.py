@@ -1,6 +1,7 @@
-"""The log in one SQLite file: WAL, `synchronous=FULL`, a thread that writes, two that read, one for checkpoints.
+"""The log in one SQLite file: WAL, `synchronous=FULL`, and a thread for each kind of work (two for pages).
 
-One process writes a file at a time; others may read it, and take a lock for a while.
+What is small and waited for by many (heads, marks, revocations) never waits behind pages or histories. One process
+writes a file at a time; others may read it, and take a lock for a while.
 """
 
 from __future__ import annotations
@@ -13,19 +14,22 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 from tornado_chat.errors import ChatError, ConfigError, LogUnavailable
-from tornado_chat.log import Appended, Entry, Revocation
+from tornado_chat.log import REVOCATIONS, Appended, Delays, Entry, Revocation
 from tornado_chat.log.sqlite_checkpointer import Checkpointer
 from tornado_chat.log.sqlite_reader import Reader
 from tornado_chat.log.sqlite_writer import Writer
+from tornado_chat.log.sweeping import EDITS, Mark, Renewals
 from tornado_chat.log.threads import Threads
+from tornado_chat.tasks import Tasks
 from tornado_chat.wire.events import Data, Event
 
 logger = logging.getLogger(__name__)
 
-READERS = 2
+PAGE_READERS = 2
 WAITING_WRITES = 64  # calls; the publisher has one batch under way at a time
 WAITING_READS = 10_000  # calls; each is small, and a reconnect storm asks for many at once
-# The write-ahead log is brought home after so many entries, or so long after the first one that is not.
+WAITING_HISTORIES = 1000  # calls; one at a time is made, in a millisecond or, if it has many bytes, in ten
+# The write-ahead log is copied into the file after so many entries, or so long after the first that is not copied.
 CHECKPOINT_ENTRIES = 2000
 CHECKPOINT_SECONDS = 5.0
 RESTART_SECONDS = 0.1  # how long the writer may stand still for readers of the old write-ahead log
@@ -64,9 +68,10 @@ class SQLiteLog:
             limit=WAITING_WRITES,
             timeout=timeout,
         )
-        self._readers = Threads(
-            "readers", partial(Reader, path, busy_timeout), threads=READERS, limit=WAITING_READS, timeout=timeout
-        )
+        reader = partial(Reader, path, busy_timeout)
+        self._lookups = Threads("lookups", reader, threads=1, limit=WAITING_READS, timeout=timeout)
+        self._pages = Threads("pages", reader, threads=PAGE_READERS, limit=WAITING_READS, timeout=timeout)
+        self._histories = Threads("histories", reader, threads=1, limit=WAITING_HISTORIES, timeout=timeout)
         self._checkpointer = Threads(
             "checkpointer", partial(Checkpointer, path, busy_timeout), threads=1, limit=1, timeout=timeout
         )
@@ -74,13 +79,16 @@ class SQLiteLog:
         self._unchecked = 0  # entries written since the last checkpoint was begun
         self._due: asyncio.TimerHandle | None = None
         self._checkpoint: asyncio.Task[None] | None = None
+        self._tasks = Tasks()
+        self._renewals = Renewals()
         self._closing = False
 
     async def start(self) -> None:
         try:
             await self._writer.start()  # makes the file
             self.epoch = await self._writer.call(lambda writer: writer.epoch)
-            await self._readers.start()
+            for readers in (self._lookups, self._pages, self._histories):
+                await readers.start()
             await self._checkpointer.start()
             self._files = [(path, _identity(path)) for path in (self._path, f"{self._path}-wal")]
         except BaseException as error:
@@ -96,11 +104,7 @@ class SQLiteLog:
         outcomes = await self._writer.call(Writer.append, batch)
         self.commits += 1
         self._check_files()
-        self._unchecked += len(batch)
-        if self._unchecked >= CHECKPOINT_ENTRIES:
-            self._begin_checkpoint()
-        elif self._due is None:
-            self._checkpoint_later()
+        self._count(len(batch))
         return outcomes
 
     async def read(
@@ -108,28 +112,39 @@ class SQLiteLog:
     ) -> list[Event]:
         """As `Log.read` says."""
         self.reads += 1
-        return await self._readers.call(Reader.read, room, after, before, max_events, max_bytes)
+        return await self._pages.call(Reader.read, room, after, before, max_events, max_bytes)
 
     async def heads(self, rooms: Collection[str]) -> dict[str, int]:
         """As `Log.heads` says."""
-        return await self._readers.call(Reader.heads, rooms) if rooms else {}
+        heads = await self._lookups.call(Reader.heads, rooms) if rooms else {}
+        self._check_files()
+        return heads
 
-    async def marks(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    async def marks(self, wanted: Collection[Mark]) -> dict[Mark, int]:
         """As `Log.marks` says."""
-        return await self._readers.call(Reader.marks, wanted) if wanted else {}
+        return self._renewals.seqs(await self._lookups.call(Reader.marks, wanted)) if wanted else {}
 
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         """As `Log.history` says; the encoded messages together have `max_bytes` at most, or there is one only."""
-        return await self._readers.call(Reader.history, room, before, limit, max_bytes)
+        return await self._histories.call(Reader.history, room, before, limit, max_bytes)
 
-    async def revoke(self, jti: str, expires_at: float | None) -> None:
+    async def revoke(self, jti: str) -> None:
         """As `Log.revoke` says."""
-        await self._writer.call(Writer.revoke, jti, expires_at)
+        await self._writer.call(Writer.revoke, jti)
         self._check_files()
 
     async def revocations(self, after: int) -> list[Revocation]:
         """As `Log.revocations` says."""
-        return await self._readers.call(Reader.revocations, after)
+        found = await self._lookups.call(Reader.revocations, after, REVOCATIONS)
+        self._check_files()
+        return found
+
+    async def sweep(self) -> bool:
+        """As `Log.sweep` says."""
+        more = await self._writer.call(Writer.sweep, self._renewals.take())
+        if more:
+            self._count(EDITS)
+        return more
 
     async def probe(self) -> None:
         """Find out whether a commit would succeed, by one that changes nothing; LogUnavailable if it would not."""
@@ -143,25 +158,39 @@ class SQLiteLog:
 
     async def read_epoch(self) -> str:
         """As `Log.read_epoch` says."""
-        return await self._readers.call(Reader.epoch)
+        epoch = await self._lookups.call(Reader.epoch)
+        self._check_files()
+        return epoch
+
+    def delays(self) -> Delays:
+        """As `Log.delays` says."""
+        return {lane.name: lane.delay() for lane in (self._writer, self._lookups, self._pages, self._histories)}
 
     async def close(self) -> None:
-        """As `Log.close` says; the write-ahead log is brought home, so that the one file is all there is."""
+        """As `Log.close` says; the write-ahead log is copied into the file, which is all that is left."""
         self._closing = True
         if self._due is not None:
             self._due.cancel()
-        if self._checkpoint is not None:
-            await asyncio.wait([self._checkpoint])
-        await self._readers.close()
+        await self._tasks.finished()
+        for readers in (self._lookups, self._pages, self._histories):
+            await readers.close()
         await self._checkpointer.close()
-        await self._writer.close()  # last: it brings home what no other connection is in the way of any more
+        await self._writer.close()  # last: no other connection is in the way of its checkpoint any more
 
     def _check_files(self) -> None:
-        """LogUnavailable if what was committed went into a file that nobody will find."""
+        """LogUnavailable if what was written or read is in a file that nobody finds any more."""
         # Called on the loop and not on the writer's thread, where each system call is one more wait for the GIL. 5 us.
         for path, identity in self._files:
             if _identity(path) != identity:
                 raise LogUnavailable(f"{path} was moved, deleted or replaced; put it back or restart the server")
+
+    def _count(self, rows: int) -> None:
+        """So many rows were written: a checkpoint is due now or later."""
+        self._unchecked += rows
+        if self._unchecked >= CHECKPOINT_ENTRIES:
+            self._begin_checkpoint()
+        elif self._due is None:
+            self._checkpoint_later()
 
     def _checkpoint_later(self) -> None:
         if not self._closing:
@@ -177,13 +206,13 @@ class SQLiteLog:
             self._checkpoint_later()
             return
         self._unchecked = 0
-        self._checkpoint = self._loop.create_task(self._bring_home())
+        self._checkpoint = self._tasks.spawn(self._copy_journal())
 
-    async def _bring_home(self) -> None:
-        """Checkpoint: the bulk of it beside the commits, on a thread of its own; the writer does the rest, a few pages.
+    async def _copy_journal(self) -> None:
+        """Checkpoint: a thread of its own copies most of the write-ahead log beside the commits, the writer the rest.
 
-        The writer's part is what lets the next commit begin the write-ahead log anew: under steady load a checkpoint
-        beside it never catches up wholly, and the file would grow for ever.
+        The next commit begins the write-ahead log anew only if all of it was copied. Under steady load the thread alone
+        never gets there, and the write-ahead log would grow for ever.
         """
         try:
             await self._checkpointer.call(Checkpointer.checkpoint)

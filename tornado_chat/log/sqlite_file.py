@@ -15,7 +15,7 @@ from tornado_chat.errors import ConfigError
 from tornado_chat.log import schema
 
 APPLICATION_ID = 0x54436861  # "TCha", in the header of the file: `file` and SQLite's own tools show it
-JOURNAL_LIMIT = 64 << 20  # bytes; what a burst made of the write-ahead log is given back down to this
+JOURNAL_LIMIT = 64 << 20  # bytes; a write-ahead log that a burst made longer is cut to this
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ def opened(path: str, timeout: float, action: Callable[[sqlite3.Connection], T])
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         journal = Path(f"{path}-wal")
-        # Before the file: another process that makes both at this moment begins with the file.
+        # Looked at before the file: a process that makes both at this moment makes the file first.
         has_journal = journal.exists() and journal.stat().st_size > 0
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # SQLite gives -wal and -shm the same mode
         beginning = os.read(file, len(MAGIC))
@@ -157,7 +157,7 @@ def revision_of(db: sqlite3.Connection, path: str) -> str | None:
     if empty:
         return None
     if not is_stamped(db):
-        return f"{version:04}"  # of the version before Alembic, which counted there
+        return f"{version:04}"  # the version before Alembic counted there
     revision: str | None = db.execute("SELECT max(version_num) FROM alembic_version").fetchone()[0]
     return revision or "none"
 

@@ -1,7 +1,7 @@
 """Writing to an SQLite log: numbering, duplicates, amendments. Blocking; the writer's thread calls it.
 
-Few, long statements: each `sqlite3_step` gives the GIL away and takes it back, and beside a busy event loop every
-taking may be a wait. So a batch of new messages is one INSERT in autocommit mode. Measured with the bare statements,
+Few, long statements: each `sqlite3_step` gives the GIL away, and beside a busy event loop it may have to wait until it
+has it back. So a batch of new messages is one INSERT in autocommit mode. Measured with the bare statements,
 256 messages a batch, one core: 205,000 a second, by executemany() 165,000, by json_each() 140,000; beside a busy event
 loop 114,000, 98,000 and 84,000.
 """
@@ -16,11 +16,12 @@ from typing import Any
 import orjson
 
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
-from tornado_chat.log import Appended, Entry
+from tornado_chat.log import Appended, Entry, sqlite_sweeper, sweeping
 from tornado_chat.log.kinds import KINDS
 from tornado_chat.log.rows import refusal
 from tornado_chat.log.schema import new_epoch
 from tornado_chat.log.sqlite_file import Connected, prepare, transaction
+from tornado_chat.log.sweeping import Mark
 
 Outcome = Appended | ChatError
 Name = tuple[str, str, str]  # room, user, key
@@ -69,24 +70,17 @@ FROM json_each(?) AS wanted CROSS JOIN rooms AS r ON r.name = json_extract(wante
 CROSS JOIN marks AS m ON m.room = r.id AND m.user = json_extract(wanted.value, '$[1]')
 """
 SET_MARKS = """
-INSERT INTO marks (room, user, seq)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
+INSERT INTO marks (room, user, seq, lapses)
+SELECT
+    json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]')
 FROM json_each(?) WHERE true
-ON CONFLICT (room, user) DO UPDATE SET seq = excluded.seq
+ON CONFLICT (room, user) DO UPDATE SET seq = excluded.seq, lapses = excluded.lapses
 """
 AMEND = """
 INSERT INTO amendments (room, target, text, edited) VALUES (?, ?, ?, ?)
 ON CONFLICT (room, target) DO UPDATE SET text = excluded.text, edited = excluded.edited
 """
-# Without INDEXED BY, and without statistics of the tables, SQLite goes through the whole room.
-ERASE_EDITS = """
-UPDATE events INDEXED BY edits SET text = NULL WHERE room = ? AND target = ? AND type = 'edited'
-"""
-# What expired is of no use any more, nor is what the new one goes beyond.
-FORGET = "DELETE FROM revocations WHERE expires_at <= ? OR (jti = ? AND (? IS NULL OR expires_at <= ?))"
-REVOKE = """
-INSERT INTO revocations (jti, expires_at) SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM revocations WHERE jti = ?)
-"""
+REVOKE = "INSERT INTO revocations (jti) SELECT ? WHERE NOT EXISTS (SELECT 1 FROM revocations WHERE jti = ?)"
 
 
 class Head:
@@ -116,6 +110,7 @@ class Writer(Connected):
         self._busy_timeout = busy_timeout
         self._restart_timeout = restart_timeout
         self._heads: dict[str, Head] = {}
+        self._erasable = 0  # edits that may still be erased in this transaction
 
     def append(self, batch: Sequence[Entry]) -> list[Outcome]:
         """As `Log.append` says. LogUnavailable if SQLite could not: then nothing of `batch` was written."""
@@ -128,8 +123,8 @@ class Writer(Connected):
             raise LogUnavailable(f"SQLite: {error}") from error
 
     def _append(self, batch: Sequence[Entry]) -> list[Outcome]:
-        # Duplicates must be known beforehand only where another check of state comes after; else they are the
-        # exception, and the unique index finds them.
+        # An edit, a deletion and a reaction look at their target, and a duplicate must be known before that. A message
+        # looks at nothing: the unique index finds the few that are duplicates.
         plain = all(entry.type in ("message", "read") for entry in batch)
         try:
             if plain and self._fits_one_statement(batch):
@@ -147,14 +142,25 @@ class Writer(Connected):
             raise LogUnavailable(f"SQLite: {error}") from error
         return epoch
 
-    def revoke(self, jti: str, expires_at: float | None) -> None:
+    def revoke(self, jti: str) -> None:
         """As `Log.revoke` says."""
         try:
-            with transaction(self.db, "BEGIN IMMEDIATE"):
-                self.db.execute(FORGET, (time.time(), jti, expires_at, expires_at))
-                self.db.execute(REVOKE, (jti, expires_at, jti))
+            self.db.execute(REVOKE, (jti, jti))
         except sqlite3.Error as error:
             raise LogUnavailable(f"SQLite: {error}") from error
+
+    def sweep(self, renewed: list[Mark]) -> bool:
+        """As `Log.sweep` says; `renewed` are the marks that shall not lapse yet."""
+        try:
+            with transaction(self.db, "BEGIN IMMEDIATE"):
+                if renewed:
+                    sqlite_sweeper.renew_marks(self.db, renewed)
+                erased = sqlite_sweeper.erase_more(self.db)
+                forgotten = sqlite_sweeper.forget_marks(self.db)
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"SQLite: {error}") from error
+        self.erased = self.erased or erased
+        return erased or forgotten == sweeping.MARKS
 
     def probe(self) -> None:
         """A commit that changes nothing; LogUnavailable if there is none to be had."""
@@ -168,7 +174,7 @@ class Writer(Connected):
 
         False if readers or another process were in the way for too long.
         """
-        # Truncated, no byte of an erased text is left in it; else overwriting it is faster than growing it again.
+        # TRUNCATE leaves no byte of an erased text. RESTART leaves the length: overwriting is faster than growing.
         mode = "TRUNCATE" if self.erased else "RESTART"
         try:
             self._wait_for_locks(self._restart_timeout)
@@ -226,6 +232,7 @@ class Writer(Connected):
     # One transaction
 
     def _transaction(self, write: Callable[[], list[Outcome]]) -> list[Outcome]:
+        self._erasable = sweeping.EDITS
         try:
             self.db.execute("BEGIN IMMEDIATE")
             outcomes = write()
@@ -263,7 +270,7 @@ class Writer(Connected):
         self._load_heads(batch)
         firsts = self._load_firsts(batch) if look_up else {}
         marks = self._load_marks(batch)
-        moved: dict[tuple[int, str], int] = {}
+        moved: dict[tuple[int, str], tuple[int, int | None]] = {}
         values: list[Any] = []  # the rows that are not inserted yet
         outcomes: list[Outcome] = []
         for entry in batch:
@@ -294,7 +301,7 @@ class Writer(Connected):
         if values:
             self._insert(values)
         if moved:
-            rows = [(room, user, seq) for (room, user), seq in moved.items()]
+            rows = [(*mark, *place) for mark, place in moved.items()]
             self.db.execute(SET_MARKS, (_json(rows),))
         return outcomes
 
@@ -302,7 +309,7 @@ class Writer(Connected):
         for entry in batch:
             cached = self._heads.get(entry.room)
             if entry.type == "read" and cached is not None and (entry.seq or 0) > cached.seq:
-                del self._heads[entry.room]  # perhaps another process has moved it on: no key would show that
+                del self._heads[entry.room]  # another process may have moved it on, and a mark has no key to show it
         wanted = {entry.room for entry in batch} - self._heads.keys()
         if wanted:
             for name, *head in self._array(HEADS, list(wanted)):
@@ -313,7 +320,7 @@ class Writer(Connected):
         wanted = [(entry.room, entry.user, entry.key) for entry in batch if entry.type != "read"]
         return {wanted[place]: (seq, ts) for place, seq, ts in self._array(FIRSTS, wanted)}
 
-    def _load_marks(self, batch: Sequence[Entry]) -> dict[tuple[str, str], int]:
+    def _load_marks(self, batch: Sequence[Entry]) -> dict[Mark, int]:
         wanted = list({(entry.room, entry.user) for entry in batch if entry.type == "read"})
         return {wanted[place]: seq for place, seq in self._array(MARKS, wanted)} if wanted else {}
 
@@ -332,7 +339,11 @@ class Writer(Connected):
         return head
 
     def _read_mark(
-        self, entry: Entry, marks: dict[tuple[str, str], int], moved: dict[tuple[int, str], int], now: int
+        self,
+        entry: Entry,
+        marks: dict[Mark, int],
+        moved: dict[tuple[int, str], tuple[int, int | None]],
+        now: int,
     ) -> Appended:
         head = self._heads.get(entry.room)
         if head is None:
@@ -342,7 +353,8 @@ class Writer(Connected):
         seq = min(entry.seq or 0, head.seq)
         if seq <= mark:
             return Appended(mark, now, changed=False)
-        marks[pair] = moved[head.id, entry.user] = seq
+        marks[pair] = seq
+        moved[head.id, entry.user] = seq, sweeping.lapse() if entry.lapses else None
         return Appended(seq, now)
 
     def _refusal(self, entry: Entry) -> ChatError | None:
@@ -358,14 +370,14 @@ class Writer(Connected):
     def _amend(self, entry: Entry, head: Head) -> None:
         """Bring the present state of the target up to date with `entry`."""
         execute = self.db.execute
-        target = (head.id, entry.target)
+        target: tuple[int, Any] = (head.id, entry.target)
         folds = KINDS[entry.type].folds
         if folds == "text":
             execute(AMEND, (*target, entry.text, head.ts))
         elif folds == "erasure":
             execute("UPDATE events SET text = NULL, meta = NULL WHERE room = ? AND seq = ?", target)
-            execute(ERASE_EDITS, target)
-            execute("UPDATE amendments SET text = NULL WHERE room = ? AND target = ?", target)
+            if execute("UPDATE amendments SET text = NULL WHERE room = ? AND target = ?", target).rowcount:
+                self._erasable -= sqlite_sweeper.erase_edits(self.db, *target, self._erasable)
             execute("DELETE FROM reactions WHERE room = ? AND target = ?", target)
             self.erased = True
         elif entry.on:

@@ -42,7 +42,7 @@ class Threads(Generic[ResourceT]):
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._unfinished = 0
+        self._under_way: dict[asyncio.Future[Any], float] = {}  # calls that no thread has finished, and since when
         self._closed = False
         self._resources: list[ResourceT] = []
         self._threads: list[Thread] = []
@@ -67,16 +67,21 @@ class Threads(Generic[ResourceT]):
         """The result of `method(resource, *args, **kwargs)`; LogUnavailable if there is none in time."""
         if self._closed:
             raise LogUnavailable("the log is closed")
-        if self._unfinished >= self._limit:
-            raise LogUnavailable(f"{self._unfinished} calls wait for the log's {self.name} already")
+        if len(self._under_way) >= self._limit:
+            raise LogUnavailable(f"{len(self._under_way)} calls wait for the log's {self.name} already")
         future: asyncio.Future[R] = self._loop.create_future()
-        self._unfinished += 1
+        self._under_way[future] = self._loop.time()
         timer = self._loop.call_later(self._timeout, self._expire, future)
         self._jobs.put((future, method, args, kwargs))
         try:
             return await future
         finally:
             timer.cancel()
+
+    def delay(self) -> float:
+        """Seconds for which the oldest call that is not finished has been under way; 0.0 if there is none."""
+        now = self._loop.time()
+        return now - next(iter(self._under_way.values()), now)
 
     async def close(self) -> None:
         """Finish the calls that wait, then end the threads; past the time limit what runs is interrupted."""
@@ -134,7 +139,7 @@ class Threads(Generic[ResourceT]):
             logger.error("the event loop was closed before the log was")
 
     def _finish(self, future: asyncio.Future[Any], result: Any, failure: BaseException | None) -> None:
-        self._unfinished -= 1
+        del self._under_way[future]
         self._settle(future, result, failure)
 
     @staticmethod

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tornado_chat.config import Settings
+from tornado_chat.log.serving import serving
 from tornado_chat.metrics import Counts, Levels, WorkerReport, add
 from tornado_chat.processes import listeners
 from tornado_chat.processes.control import Message, reconnects, spread
@@ -69,7 +70,7 @@ def supervise(settings: Settings, arguments: Sequence[str]) -> int:
 async def _supervise(settings: Settings, arguments: Sequence[str]) -> int:
     made = listeners.listen(settings)
     try:
-        return await Supervisor(made, arguments, Systemd(os.environ, os.getpid())).run()
+        return await Supervisor(made, arguments, Systemd(os.environ, os.getpid()), settings).run()
     finally:
         listeners.close(made)
 
@@ -77,10 +78,11 @@ async def _supervise(settings: Settings, arguments: Sequence[str]) -> int:
 class Supervisor:
     """See the module; `run` is its life."""
 
-    def __init__(self, made: list[Listeners], arguments: Sequence[str], systemd: Systemd) -> None:
+    def __init__(self, made: list[Listeners], arguments: Sequence[str], systemd: Systemd, settings: Settings) -> None:
         self.slots = [Slot(number, some) for number, some in enumerate(made, 1)]
         self.workers: set[Worker] = set()  # every process that is not reaped, old and new
         self.systemd = systemd
+        self._settings = settings
         # The current directory is searched for modules (-P: it is not) as it is for us.
         safe = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
         self._command = [sys.executable, *safe, "-m", "tornado_chat", *arguments]
@@ -111,7 +113,8 @@ class Supervisor:
                 self._tasks.spawn(self._sweep())
                 self._tasks.spawn(self._feed_watchdog())
                 self._changes.spawn(self._roll_when_wanted())
-                await self._stopped
+                with serving(self._settings):
+                    await self._stopped
                 code = 0
             self.systemd.stopping()
             await self._drain_all()

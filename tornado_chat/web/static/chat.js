@@ -2,6 +2,7 @@
 // ack. No page: `on.changed(room, event?)` says what to look at again.
 
 import { newId, Outbox } from "./outbox.js";
+import { backoff, errorAsks } from "./retry.js";
 import { Room } from "./room.js";
 
 const REPLY_LIMIT = 15_000; // ms without any answer: ask again
@@ -187,7 +188,7 @@ export class Chat {
   }
 
   #pause(error) {
-    return (error.retry_after ?? Math.min(15, 2 ** this.#tries++ / 2)) * 1_000 * (1 + Math.random() / 4);
+    return errorAsks(error) ?? backoff(this.#tries++);
   }
 
   #welcome(frame) {

@@ -1,5 +1,7 @@
 // The socket: connects, notices that it died, comes back. Knows nothing of rooms or of the page.
 
+import { backoff, closeAsks, headerAsks } from "./retry.js";
+
 const SUBPROTOCOL = "chat.v1.json";
 const WELCOME_LIMIT = 15_000; // ms from the attempt to the first frame
 const PONG_LIMIT = 10_000;
@@ -7,17 +9,6 @@ const PROBE_LIMIT = 5_000;
 const STABLE = 10_000; // a connection that lasted this long starts the back-off anew
 const FLOODED = 10_000; // at least this long away after 1008
 const REFUSED = 10_000; // ... and after 403
-
-/** Exponential back-off with full jitter, in ms: many clients must not come back at the same moment. */
-export function backoff(attempt, random = Math.random) {
-  return random() * Math.min(30_000, 500 * 2 ** attempt);
-}
-
-/** The ms that a close reason asks us to stay away, or null. */
-export function retryAfter(reason) {
-  const match = /retry_after_ms=(\d{1,9})\b/.exec(reason);
-  return match ? Number(match[1]) : null;
-}
 
 export class Connection {
   /**
@@ -158,7 +149,7 @@ export class Connection {
     if (code === 4001 || code === 4002) {
       this.#unauthorized(code === 4001 ? "Your sign-in has expired." : "Your session was ended.");
     } else {
-      const asked = code === 1012 || code === 1013 ? retryAfter(reason) : null;
+      const asked = code === 1012 || code === 1013 ? closeAsks(reason) : null;
       const wait = asked ?? backoff(this.#attempts++);
       this.#wait(code === 1008 ? Math.max(wait, FLOODED) : wait, asked !== null || code === 1008);
       if (!welcomed) this.#probe();
@@ -188,7 +179,7 @@ export class Connection {
       this.#drop();
       this.#unauthorized(why);
     } else if (delay) {
-      const asked = Number(response.headers.get("Retry-After")) * 1_000 || delay;
+      const asked = headerAsks(response.headers) ?? delay;
       this.#drop();
       this.#wait(asked + backoff(this.#attempts), true, why);
     } else if (status === 0 || status >= 500 || !ready || ready.status >= 500) {

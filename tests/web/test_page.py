@@ -136,12 +136,12 @@ def test_scrolling_back_loads_the_history_and_stays_in_place(browser: Browser, s
     assert len(anna.texts()) < 200
 
     # A message in sight stays where it is while older ones come above it.
-    page.locator("#scroller").evaluate("scroller => { scroller.scrollTop = 400; }")
     moved = page.evaluate(
         """async () => {
           const scroller = document.getElementById("scroller");
           const top = scroller.getBoundingClientRect().top;
           const place = (row) => row.getBoundingClientRect().top;
+          scroller.scrollTop = 400;
           const seen = [...document.querySelectorAll("li.message")].find((row) => place(row) > top);
           const [before, rows] = [place(seen), seen.parentNode.children.length];
           while (seen.parentNode.children.length === rows) await new Promise(requestAnimationFrame);

@@ -160,6 +160,10 @@ def test_waits_links_and_limits(page: Page, server: Server) -> None:
           errors: [{ retry_after: 2 }, { retry_after: 0 }, {}].map((error) => m.errorAsks(error, () => 1)),
           links: links("(https://a.example/b_(c)), javascript:x https://b.example. http:// ftp://c.example"),
           whole: m.pieces("a https://b.example c").map(({ text }) => text).join(""),
+          blank: ["", " \\u3000", "\\u2800", "\\u3164\\u0301", "\\u{e0041}", "a", "\\u2800.", "😀"].map(m.isBlank),
+          called: [["guest-1", "A".repeat(64)], ["ann", "Ann"], ["ann", "\\u2800"]].map(([user, name]) => (
+            m.called({ user, name })
+          )),
           rooms: ["Lobby", "#a b", "a".repeat(65), "-a", "ü", ""].map(m.roomName),
           clean: m.cleaned(" a\\0b\\ud800 "),
           long: ["ab", "😀😀", "abc"].map((text) => m.tooLong(text, { text_chars: 2, frame_bytes: 65536 }) === null),
@@ -174,6 +178,8 @@ def test_waits_links_and_limits(page: Page, server: Server) -> None:
         "errors": [2500, 0, None],
         "links": ["https://a.example/b_(c)", "https://b.example"],
         "whole": "a https://b.example c",
+        "blank": [True, True, True, True, True, False, False, False],
+        "called": ["A" * 23 + "… (guest)", "Ann", "ann"],
         "rooms": ["lobby", "a-b", None, None, None, None],
         "clean": "ab\ufffd",
         "long": [True, True, False],

@@ -145,7 +145,7 @@ function draw() {
 function seenBy() {
   const last = room.messages.at(-1);
   if (!messages.stuck || room.pending.length || !last || last.user !== chat.me?.user || last.deleted) return [];
-  return [...room.marks.values()].filter(({ seq }) => seq >= last.seq).map(({ name }) => name);
+  return [...room.marks].filter(([, seq]) => seq >= last.seq).map(([user]) => room.person(user));
 }
 
 function seen() {

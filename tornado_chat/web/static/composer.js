@@ -2,6 +2,7 @@
 
 import { byId, el, icon } from "./dom.js";
 import { excerpt } from "./format.js";
+import { named } from "./row.js";
 
 const ROOM_FOR_THE_FRAME = 1_024; // bytes of a frame that are not text
 
@@ -79,7 +80,7 @@ export class Composer {
   reply(message) {
     this.cancel();
     this.#replyTo = message;
-    this.#context("Replying to ", message.name, message.text);
+    this.#context(["Replying to", ...named(message)], message.text);
     this.focus();
   }
 
@@ -89,7 +90,7 @@ export class Composer {
     this.#editing = message;
     this.#draft = this.box.value;
     this.box.value = message.text;
-    this.#context("Editing", "", message.text);
+    this.#context(["Editing"], message.text);
     this.#changed(false);
     this.focus();
   }
@@ -102,9 +103,10 @@ export class Composer {
     this.#changed(false);
   }
 
-  /** @param {string} what @param {string} name @param {string} text */
-  #context(what, name, text) {
-    byId.contextText.replaceChildren(what, el("b", {}, name), " ", el("span", { dir: "auto" }, excerpt(text)));
+  /** @param {(string | HTMLElement)[]} what @param {string} text */
+  #context(what, text) {
+    const words = el("span", { class: "clipped", dir: "auto" }, excerpt(text));
+    byId.contextText.replaceChildren(...what.flatMap((part) => [part, " "]), words);
     byId.context.hidden = false;
   }
 

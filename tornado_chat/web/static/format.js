@@ -91,6 +91,26 @@ export function initials(name) {
   return shown.map((word) => [...word][0]).join("").toUpperCase();
 }
 
+/** @typedef {{ user: string, name: string }} Person */
+
+const IN_A_LIST = 24; // characters of a name, so that a guest's mark is not pushed off the line
+
+/** Whether a user id is a guest's. @param {string} user */
+export const isGuest = (user) => user.startsWith("guest-");
+
+/** Whether nothing would be seen of `text`: spaces, marks, and letters that are drawn as nothing. @param {string} text */
+export const isBlank = (text) =>
+  /^[\p{C}\p{Z}\p{M}\p{Default_Ignorable_Code_Point}\u2800\u{13441}\u{13442}\u{1D159}]*$/u.test(text);
+
+/** What to show as someone's name. @param {Person} person */
+export const visibleName = ({ user, name }) => (isBlank(name) ? user : name);
+
+/** Someone in a sentence: "Ann", "Ann (guest)". @param {Person} person */
+export function called(person) {
+  const name = excerpt(visibleName(person), IN_A_LIST);
+  return isGuest(person.user) ? `${name} (guest)` : name;
+}
+
 /** "Ann", "Ann and Bob", "Ann, Bob and 3 others". @param {string[]} names */
 export function list(names, most = 3) {
   if (names.length <= 1) return names.join("");

@@ -43,7 +43,7 @@ export class Room {
   changes = /** @type {Changing[]} */ ([]);
   trimmable = true; // nobody reads old messages just now
   version = 0; // counts every change, so that a view knows when to look again
-  marks = /** @type {Map<string, { name: string, seq: number }>} */ (new Map()); // by user, as far as signals told us
+  marks = /** @type {Map<string, number>} */ (new Map()); // user -> seq read, as far as signals told us
   names = /** @type {Map<string, string>} */ (new Map()); // by user
   #typing = /** @type {Map<string, number>} */ (new Map()); // user -> lapses at, ms
   // By seq: a message not in `messages` that a reply refers to; null while it is asked for.
@@ -242,14 +242,19 @@ export class Room {
     else this.#typing.delete(frame.user);
   }
 
-  /** The names of those who type at this moment. @param {string} [me] */
+  /** Those who type at this moment. @param {string} [me] */
   typists(me, now = Date.now()) {
-    const names = [];
+    const people = [];
     for (const [user, until] of this.#typing) {
       if (until <= now) this.#typing.delete(user);
-      else if (user !== me) names.push(this.names.get(user) ?? user);
+      else if (user !== me) people.push(this.person(user));
     }
-    return names;
+    return people;
+  }
+
+  /** A user by the name last seen. @param {string} user */
+  person(user) {
+    return { user, name: this.names.get(user) ?? user };
   }
 
   /** Nobody can be known to type after a pause of ours. */
@@ -264,7 +269,7 @@ export class Room {
     this.version++;
     this.#named(frame.user, frame.name);
     if (frame.user === me) this.read = Math.max(this.read, frame.seq);
-    else this.marks.set(frame.user, { name: frame.name, seq: frame.seq });
+    else this.marks.set(frame.user, frame.seq);
   }
 
   /** Messages of others past our mark; `least` when older ones that are not held may count too. @param {string} [me] */

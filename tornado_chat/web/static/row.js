@@ -1,9 +1,10 @@
 // One row of the list: a message, one of ours on its way, a day, the line above what is new.
 
 import { el, focusIn, icon, refocus } from "./dom.js";
-import { dayName, excerpt, fullTime, hue, initials, list, pieces, shortTime, time } from "./format.js";
+import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, pieces, shortTime, time, visibleName } from "./format.js";
 
 /** @import { Me } from "./chat.js" */
+/** @import { Person } from "./format.js" */
 /** @import { Sending } from "./outbox.js" */
 /** @import { Message, Room } from "./room.js" */
 
@@ -96,13 +97,13 @@ export function fill(node, row, room, me, live) {
 
 /** @param {HTMLLIElement} node @param {MessageRow} row @param {Seen} seen @param {Room} room @param {Me | null} me */
 function fillMessage(node, row, seen, room, me) {
-  const { user, name, ts } = seen;
-  const mine = user === me?.user;
+  const { ts } = seen;
+  const mine = seen.user === me?.user;
   node.className = `message${row.first ? " first" : ""}${mine ? " mine" : ""}${seen.state ? ` ${seen.state}` : ""}`;
   node.tabIndex = -1;
   const when = el("time", { datetime: new Date(ts).toISOString(), title: fullTime(ts) }, time(ts));
   const content = el("div", { class: "content" });
-  if (row.first) content.append(head(name, user, when));
+  if (row.first) content.append(head(seen, when));
   if (seen.reply_to && !seen.deleted) content.append(quote(seen.reply_to, room));
   if (seen.deleted) {
     content.append(el("p", { class: "text" }, "This message was deleted."));
@@ -115,17 +116,18 @@ function fillMessage(node, row, seen, room, me) {
     content.append(paragraph);
     if (seen.reactions.size) content.append(reactions(seen.reactions, room, me));
   }
-  replace(node, gutter(row.first, name, user, when), content);
+  replace(node, gutter(row.first, seen, when), content);
 }
 
 /** @param {HTMLLIElement} node @param {PendingRow} row @param {Room} room @param {Me | null} me @param {boolean} live */
 function fillPending(node, row, room, me, live) {
   const { item } = row;
+  const author = me ?? { user: "", name: "You" };
   node.className = `message mine pending${row.first ? " first" : ""}${item.error || row.unsure ? " refused" : ""}`;
   node.tabIndex = -1;
   const when = el("time", { datetime: new Date(item.at).toISOString() }, time(item.at));
   const content = el("div", { class: "content" });
-  if (row.first) content.append(head(me?.name ?? "You", me?.user ?? "", when));
+  if (row.first) content.append(head(author, when));
   if (item.command.reply_to) content.append(quote(item.command.reply_to, room));
   content.append(text(item.command.text));
   if (item.error || row.unsure) {
@@ -136,7 +138,7 @@ function fillPending(node, row, room, me, live) {
   } else if (item.seq === undefined) {
     content.append(el("p", { class: "fate" }, live ? "Sending…" : "Will be sent when you are back online."));
   }
-  replace(node, gutter(row.first, me?.name ?? "You", me?.user ?? "", when), content);
+  replace(node, gutter(row.first, author, when), content);
 }
 
 /**
@@ -156,25 +158,32 @@ function doing(action, label) {
   return el("button", { type: "button", class: "link", "data-do": action, "data-focus": action }, label);
 }
 
-/** @param {boolean} first @param {string} name @param {string} user @param {HTMLTimeElement} when */
-function gutter(first, name, user, when) {
-  if (first) return el("div", { class: "gutter" }, avatar(name, user));
+/** @param {boolean} first @param {Person} author @param {HTMLTimeElement} when */
+function gutter(first, author, when) {
+  if (first) return el("div", { class: "gutter" }, avatar(author));
   const hour = el("time", { title: when.title }, shortTime(Date.parse(when.dateTime)));
   return el("div", { class: "gutter", "aria-hidden": "true" }, hour);
 }
 
-/** @param {string} name @param {string} user */
-export function avatar(name, user) {
-  const node = el("span", { class: "avatar", "aria-hidden": "true" }, initials(name));
-  node.style.setProperty("--hue", String(hue(user))); // by CSSOM: a style attribute is against the page's policy
+/** @param {Person} person */
+export function avatar(person) {
+  const node = el("span", { class: "avatar", "aria-hidden": "true" }, initials(visibleName(person)));
+  node.style.setProperty("--hue", String(hue(person.user))); // by CSSOM: a style attribute is against the page's policy
   return node;
 }
 
-/** @param {string} name @param {string} user @param {HTMLTimeElement} when */
-function head(name, user, when) {
-  const shownName = el("b", { class: "name", title: user, dir: "auto" }, name);
-  shownName.style.setProperty("--hue", String(hue(user)));
-  return el("p", { class: "head" }, shownName, " ", when);
+/** A name, and the mark of a guest, who may be called like anybody. @param {Person} person */
+export function named(person) {
+  const name = el("b", { title: person.user, dir: "auto" }, visibleName(person));
+  return isGuest(person.user) ? [name, el("span", { class: "guest" }, "guest")] : [name];
+}
+
+/** @param {Person} author @param {HTMLTimeElement} when */
+function head(author, when) {
+  const [name, ...mark] = named(author);
+  name.className = "name";
+  name.style.setProperty("--hue", String(hue(author.user)));
+  return el("p", { class: "head" }, name, " ", ...mark, " ", when);
 }
 
 /** @param {string} words */
@@ -191,16 +200,20 @@ function text(words) {
 /** @param {number} seq @param {Room} room */
 function quote(seq, room) {
   const original = room.find(seq);
-  const children = original
-    ? [el("b", {}, original.name), " ", el("span", { dir: "auto" }, original.deleted ? "This message was deleted." : excerpt(original.text))]
-    : [el("span", {}, "An earlier message")];
-  return el("button", { type: "button", class: "quote", "data-do": "goto", "data-seq": seq, "data-focus": "goto", "aria-label": `In reply to ${original?.name ?? "an earlier message"}: go there` }, ...children);
+  const label = `In reply to ${original ? called(original) : "an earlier message"}: go there`;
+  const words = original?.deleted ? "This message was deleted." : excerpt(original?.text ?? "An earlier message");
+  return el(
+    "button",
+    { type: "button", class: "quote", "data-do": "goto", "data-seq": seq, "data-focus": "goto", "aria-label": label },
+    ...(original ? named(original).flatMap((part) => [part, " "]) : []),
+    el("span", { class: "clipped", dir: "auto" }, words),
+  );
 }
 
 /** @param {Seen["reactions"]} all @param {Room} room @param {Me | null} me */
 function reactions(all, room, me) {
   /** @param {Set<string>} users */
-  const names = (users) => [...users].map((user) => (user === me?.user ? "you" : (room.names.get(user) ?? user)));
+  const names = (users) => [...users].map((user) => (user === me?.user ? "you" : called(room.person(user))));
   return el(
     "div",
     { class: "reactions" },

@@ -1,10 +1,11 @@
 // What stands around the messages: rooms, status, notices, dialogs. Shows what it is given, says what was asked for.
 
 import { byId, el, focusIn, icon, refocus } from "./dom.js";
-import { excerpt, list } from "./format.js";
+import { called, excerpt, isBlank, list, visibleName } from "./format.js";
 import { avatar } from "./row.js";
 
 /** @import { Me } from "./chat.js" */
+/** @import { Person } from "./format.js" */
 /** @import { State } from "./connection.js" */
 /** @import { Room } from "./room.js" */
 
@@ -110,7 +111,7 @@ export class View {
     byId.me.hidden = me === null;
     if (!me) return;
     const hint = me.guest ? "Guest · change name" : "Signed in";
-    byId.me.replaceChildren(avatar(me.name, me.user), el("span", { class: "who" }, el("b", {}, me.name), el("small", {}, hint)));
+    byId.me.replaceChildren(avatar(me), el("span", { class: "who" }, el("b", {}, visibleName(me)), el("small", {}, hint)));
   }
 
   /** `waiting` counts what is not sent yet. @param {State} state @param {Room} room @param {number} waiting */
@@ -138,17 +139,20 @@ export class View {
     tick();
   }
 
-  /** @param {string[]} names */
-  typing(names) {
-    if (!this.#once("typing", names)) return;
-    byId.typing.replaceChildren(
-      ...(names.length ? [el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")), `${list(names)} ${names.length === 1 ? "is" : "are"} typing`] : []),
+  /** @param {Person[]} people */
+  typing(people) {
+    if (!this.#once("typing", people)) return;
+    byId.typing.replaceChildren();
+    if (!people.length) return;
+    byId.typing.append(
+      el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")),
+      el("span", { class: "clipped" }, `${list(people.map(called))} ${people.length === 1 ? "is" : "are"} typing`),
     );
   }
 
-  /** @param {string[]} names */
-  seen(names) {
-    if (this.#once("seen", names)) byId.seen.textContent = names.length ? `Seen by ${list(names)}` : "";
+  /** @param {Person[]} people */
+  seen(people) {
+    if (this.#once("seen", people)) byId.seen.textContent = people.length ? `Seen by ${list(people.map(called))}` : "";
   }
 
   /** @param {string} text */
@@ -164,7 +168,7 @@ export class View {
     this.#spoken.push(message);
     this.#speaking ||= setTimeout(() => {
       const last = this.#spoken[this.#spoken.length - 1];
-      const words = `${last.name}: ${excerpt(last.text ?? "")}`;
+      const words = `${called(last)}: ${excerpt(last.text ?? "")}`;
       byId.live.textContent = this.#spoken.length === 1 ? words : `${this.#spoken.length} new messages. ${words}`;
       this.#spoken = [];
       this.#speaking = 0;
@@ -184,8 +188,9 @@ export class View {
     const others = [[LEAVE, byId.nameSkip], [TOKEN, byId.nameToken]];
     return ask(byId.nameDialog, byId.nameForm, others, () => {
       const name = byId.nameInput.value.replace(/[\p{C}\s]+/gu, " ").trim();
-      said(byId.nameError, byId.nameInput, name ? null : "Write a name of 1 to 64 characters.");
-      return name || null;
+      const blank = isBlank(name);
+      said(byId.nameError, byId.nameInput, blank ? "Write a name of 1 to 64 characters, with something to see." : null);
+      return blank ? null : name;
     });
   }
 

@@ -237,8 +237,13 @@ def test_a_message_that_is_too_long_is_not_sent(browser: Browser, server: Server
 def test_it_fits_the_screen(browser: Browser, server: Server, tmp_path: Path, scheme: Any, width: int) -> None:
     phone = width < 500
     size = {"width": width, "height": 780}
-    anna = Person(browser, server.url, "Anna", viewport=size, color_scheme=scheme, has_touch=phone, is_mobile=phone)
+    anna = Person(browser, server.url, "", viewport=size, color_scheme=scheme, has_touch=phone, is_mobile=phone)
     page = anna.page
+    tops = page.locator("#name-form .buttons button").evaluate_all("all => all.map((button) => button.offsetTop)")
+    assert len(set(tops)) == 2
+    page.locator("#name-input").fill("Anna")
+    page.locator("#name-go").click()
+    anna.live()
     anna.say("A message", "w" * 300, "https://example.org/" + "long/" * 60, "and so on " * 30)
     last = ("and so on " * 30).strip()
     expect(anna.row(last)).to_be_in_viewport()

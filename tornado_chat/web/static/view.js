@@ -182,7 +182,7 @@ export class View {
     byId.nameTitle.textContent = first ? "What shall we call you?" : "Change your name";
     byId.nameNote.textContent = first ? "Others in the room see it beside what you write." : "What you wrote before keeps the name that it had.";
     byId.nameGo.textContent = first ? "Start chatting" : "Change";
-    byId.nameSkip.textContent = first ? "Make one up for me" : "Cancel";
+    byId.nameSkip.textContent = first ? "Make one up" : "Cancel";
     byId.nameInput.value = current;
     /** @type {[typeof LEAVE | typeof TOKEN, HTMLButtonElement][]} */
     const others = [[LEAVE, byId.nameSkip], [TOKEN, byId.nameToken]];

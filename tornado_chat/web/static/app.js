@@ -33,7 +33,7 @@ let drawing = false;
 const messages = new MessageList(
   byId,
   room,
-  { older: () => chat.older(room), quoted: (seq) => chat.quoted(room, seq), act, seen },
+  { allowed: () => credentials.rooms, older: () => chat.older(room), quoted: (seq) => chat.quoted(room, seq), act, seen },
 );
 const composer = new Composer({
   drafts: tab,

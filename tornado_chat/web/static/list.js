@@ -13,9 +13,10 @@ import { fill, shown, signature, toolbar } from "./row.js";
 /** @typedef {Pick<Elements, "scroller" | "list" | "top" | "jump">} Parts */
 
 /**
- * `quoted`: a reply quotes a message that is not held. `act`: a button on a row was pressed.
+ * `quoted`: a reply quotes a message that is not held. `act`: a button on a row was pressed. `allowed`: the patterns of
+ * the rooms that we may enter, as far as they are known.
  * @typedef {{
- *   older: () => void, quoted: (seq: number) => void, seen: () => void,
+ *   allowed: () => string[], older: () => void, quoted: (seq: number) => void, seen: () => void,
  *   act: (action: string, row: Acted, button: HTMLElement) => void,
  * }} On
  */
@@ -25,6 +26,7 @@ import { fill, shown, signature, toolbar } from "./row.js";
 const PAGE = 80; // messages by which the window grows
 const MOST = 400;
 const NEAR = 700; // px from an edge at which more is fetched
+const NAMED = 10; // of the rooms that a token is for
 const BOTTOM = 48; // px that still count as being at the end
 
 export class MessageList {
@@ -280,7 +282,7 @@ export class MessageList {
     let top = [];
     if (room.loading) top = ["Loading earlier messages…"];
     else if (room.failed) top = [`Earlier messages did not come: ${room.failed} `, this.#again()];
-    else if (room.problem && !room.member) top = [`You are not in this room: ${room.problem}`];
+    else if (room.problem && !room.member) top = [`You are not in this room: ${room.problem}.`, ...this.#allowed()];
     else if (!room.synced && !room.messages.length) top = [""];
     else if (!room.more && !room.messages.length && !room.pending.length) {
       top = [el("b", {}, "Nobody has said anything here yet."), el("br"), "Write the first message, or send this page’s address to someone."];
@@ -294,6 +296,15 @@ export class MessageList {
     const fresh = room.messages.length - room.index(this.#left + 1);
     if (!this.stuck) this.jump.replaceChildren(icon("down"), fresh > 0 ? `${fresh} new ${fresh === 1 ? "message" : "messages"}` : "Jump to the latest");
     this.jump.classList.toggle("fresh", fresh > 0);
+  }
+
+  #allowed() {
+    const rooms = this.on.allowed();
+    if (!rooms.length) return [];
+    const names = rooms.slice(0, NAMED).flatMap((room) => [
+      room.includes("*") ? el("b", {}, room) : el("a", { class: "link", href: `#${room}` }, `#${room}`), ", ",
+    ]);
+    return [el("br"), "Your token is for ", ...names.slice(0, -1), rooms.length > NAMED ? " and others." : "."];
   }
 
   #again() {

@@ -69,6 +69,17 @@ export class Credentials {
     return this.leftOut === "token" ? null : (tab.get("token", null) ?? shared.get("token", null));
   }
 
+  /** The patterns of the rooms that the token in use is for, as far as it can be read; none: the server will tell. */
+  get rooms() {
+    const claims = this.token?.split(".")[1] ?? "";
+    try {
+      const { rooms } = JSON.parse(atob(claims.replaceAll("-", "+").replaceAll("_", "/")));
+      return Array.isArray(rooms) ? rooms.map(String) : [];
+    } catch {
+      return [];
+    }
+  }
+
   get signedIn() {
     return tab.get("pasted", false);
   }

@@ -12,8 +12,9 @@ PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 run: .venv/installed
 	exec $(BIN)/python -m tornado_chat serve --guests --database sqlite:///data/chat.db --port $(PORT)
 
-test: .venv/installed-tests lint
+test: .venv/installed-tests
 	sh tests/support/setup.sh
+	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
 
 lint: .venv/installed-tests
@@ -21,9 +22,11 @@ lint: .venv/installed-tests
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	sh tests/web/javascript/check.sh
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf tests/web/javascript/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

@@ -28,6 +28,13 @@ class Person:
             self.page.locator("#name-go").click()
             self.live()
 
+    def sign_in(self, token: str) -> None:
+        """In the dialog that asks for a name first: who is asked has said nothing yet."""
+        self.page.locator("#name-token").click()
+        self.page.locator("#token-input").fill(token)
+        self.page.locator("#token-form .primary").click()
+        self.live()
+
     def _said(self, message: ConsoleMessage) -> None:
         if message.type == "error":
             self.errors.append(message.text)

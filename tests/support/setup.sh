@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install the Debian packages that tests need, where that is allowed; say what is missing where it is not.
+# Install the Debian packages that tests and lint need, where that is allowed; say what is missing where it is not.
 set -eu
 
 has() {
@@ -12,6 +12,7 @@ has redis-server || missing="$missing redis-server"
 has initdb || missing="$missing postgresql"
 has nginx || missing="$missing nginx"
 has openssl || missing="$missing openssl"
+has npm || missing="$missing nodejs npm"
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then

@@ -20,20 +20,20 @@ MOST_ROWS = 500
 def test_two_people_chat(browser: Browser, server: Server) -> None:
     anna, bob = Person(browser, server.url, "Anna"), Person(browser, server.url, "Bob")
     anna.page.locator("#text").press_sequentially("Hello")
-    expect(bob.page.locator("#typing")).to_have_text("Anna is typing")
+    expect(bob.page.locator("#typing")).to_have_text("Anna (guest) is typing")
     anna.page.locator("#text").press("Shift+Enter")
     anna.page.locator("#text").press_sequentially("there")
     anna.page.locator("#text").press("Enter")
     expect(bob.page.locator("#typing")).to_have_text("")
     bob.shows("Hello\nthere")
     expect(bob.page.locator("li.message .name")).to_have_text("Anna")
-    expect(bob.page.locator("#live")).to_have_text("Anna: Hello there")
-    expect(anna.page.locator("#seen")).to_have_text("Seen by Bob")
+    expect(bob.page.locator("#live")).to_have_text("Anna (guest): Hello there")
+    expect(anna.page.locator("#seen")).to_have_text("Seen by Bob (guest)")
 
     bob.tool("Hello\nthere", "reply")
     bob.say("Hi")
     anna.shows("Hello\nthere", "Hi")
-    expect(anna.row("Hi").locator(".quote")).to_have_text("Anna Hello there")
+    expect(anna.row("Hi").locator(".quote")).to_have_text("Anna guest Hello there")
     anna.row("Hi").locator(".quote").click()
     expect(anna.row("Hello\nthere")).to_be_focused()
     expect(anna.page.locator("#list .day")).to_have_text(["Today"])
@@ -136,12 +136,12 @@ def test_scrolling_back_loads_the_history_and_stays_in_place(browser: Browser, s
     assert len(anna.texts()) < 200
 
     # A message in sight stays where it is while older ones come above it.
-    page.locator("#scroller").evaluate("scroller => { scroller.scrollTop = 400; }")
     moved = page.evaluate(
         """async () => {
           const scroller = document.getElementById("scroller");
           const top = scroller.getBoundingClientRect().top;
           const place = (row) => row.getBoundingClientRect().top;
+          scroller.scrollTop = 400;
           const seen = [...document.querySelectorAll("li.message")].find((row) => place(row) > top);
           const [before, rows] = [place(seen), seen.parentNode.children.length];
           while (seen.parentNode.children.length === rows) await new Promise(requestAnimationFrame);
@@ -237,8 +237,13 @@ def test_a_message_that_is_too_long_is_not_sent(browser: Browser, server: Server
 def test_it_fits_the_screen(browser: Browser, server: Server, tmp_path: Path, scheme: Any, width: int) -> None:
     phone = width < 500
     size = {"width": width, "height": 780}
-    anna = Person(browser, server.url, "Anna", viewport=size, color_scheme=scheme, has_touch=phone, is_mobile=phone)
+    anna = Person(browser, server.url, "", viewport=size, color_scheme=scheme, has_touch=phone, is_mobile=phone)
     page = anna.page
+    tops = page.locator("#name-form .buttons button").evaluate_all("all => all.map((button) => button.offsetTop)")
+    assert len(set(tops)) == 2
+    page.locator("#name-input").fill("Anna")
+    page.locator("#name-go").click()
+    anna.live()
     anna.say("A message", "w" * 300, "https://example.org/" + "long/" * 60, "and so on " * 30)
     last = ("and so on " * 30).strip()
     expect(anna.row(last)).to_be_in_viewport()

@@ -73,6 +73,16 @@ def test_without_guests_one_signs_in_with_a_token(browser: Browser, tmp_path: Pa
         expect(alice.page.locator("#top")).to_contain_text("You are not in this room")
         alice.leave()
 
+        team = Person(browser, server.url, "")
+        team.page.locator("#name-token").click()
+        team.page.locator("#token-input").fill(server.token("tom", rooms=["team-*", "all"]))
+        team.page.locator("#token-form .primary").click()
+        expect(team.page.locator("#top")).to_contain_text("Your token is for team-*, #all.")
+        team.page.locator("#top a").click()
+        team.live()
+        expect(team.page.locator("#title")).to_have_text("#all")
+        team.leave()
+
         stranger = Person(browser, server.url, "")
         stranger.page.locator("#name-input").fill("Guest")
         stranger.page.locator("#name-go").click()

@@ -16,7 +16,7 @@ pytest_plugins = ["tests.support.chromium_fixtures"]
 
 def run(page: Page, url: str, script: str) -> Any:
     """Run a script with the page's own modules at hand, as `m`."""
-    names = ["room", "outbox", "connection", "format", "composer"]
+    names = ["room", "outbox", "retry", "format", "composer"]
     return page.evaluate(
         f"""async () => {{
           const m = {{}};
@@ -153,9 +153,17 @@ def test_waits_links_and_limits(page: Page, server: Server) -> None:
         return {
           waits: [0, 1, 3, 20].map((attempt) => m.backoff(attempt, () => 1)),
           none: m.backoff(9, () => 0),
-          asked: ["retry_after_ms=1500", "going: retry_after_ms=20", "", "retry_after_ms=x"].map(m.retryAfter),
+          closes: ["retry_after_ms=1500", "going: retry_after_ms=20", "", "retry_after_ms=x"].map(m.closeAsks),
+          headers: [["2"], ["0"], ["Wed, 21 Oct 2026 07:28:00 GMT"], []].map((said) => (
+            m.headerAsks(new Headers(said.map((value) => ["Retry-After", value])))
+          )),
+          errors: [{ retry_after: 2 }, { retry_after: 0 }, {}].map((error) => m.errorAsks(error, () => 1)),
           links: links("(https://a.example/b_(c)), javascript:x https://b.example. http:// ftp://c.example"),
           whole: m.pieces("a https://b.example c").map(({ text }) => text).join(""),
+          blank: ["", " \\u3000", "\\u2800", "\\u3164\\u0301", "\\u{e0041}", "a", "\\u2800.", "😀"].map(m.isBlank),
+          called: [["guest-1", "A".repeat(64)], ["ann", "Ann"], ["ann", "\\u2800"]].map(([user, name]) => (
+            m.called({ user, name })
+          )),
           rooms: ["Lobby", "#a b", "a".repeat(65), "-a", "ü", ""].map(m.roomName),
           clean: m.cleaned(" a\\0b\\ud800 "),
           long: ["ab", "😀😀", "abc"].map((text) => m.tooLong(text, { text_chars: 2, frame_bytes: 65536 }) === null),
@@ -165,9 +173,13 @@ def test_waits_links_and_limits(page: Page, server: Server) -> None:
     assert got == {
         "waits": [500, 1000, 4000, 30000],
         "none": 0,
-        "asked": [1500, 20, None, None],
+        "closes": [1500, 20, None, None],
+        "headers": [2000, None, None, None],
+        "errors": [2500, 0, None],
         "links": ["https://a.example/b_(c)", "https://b.example"],
         "whole": "a https://b.example c",
+        "blank": [True, True, True, True, True, False, False, False],
+        "called": ["A" * 23 + "… (guest)", "Ann", "ann"],
         "rooms": ["lobby", "a-b", None, None, None, None],
         "clean": "ab\ufffd",
         "long": [True, True, False],

@@ -119,7 +119,7 @@ def test_a_read_mark_that_was_lost_is_said_again(browser: Browser, server: Serve
     anna.shows("read this")
     expect(bob.page.locator("#seen")).to_have_text("")
     routes[0].close(code=1011)
-    expect(bob.page.locator("#seen")).to_have_text("Seen by Anna")
+    expect(bob.page.locator("#seen")).to_have_text("Seen by Anna (guest)")
     anna.leave()
     bob.leave()
 

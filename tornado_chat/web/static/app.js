@@ -13,16 +13,27 @@ const FIRST_ROOM = "lobby";
 const MOST_ROOMS = 40; // each is joined, so that it can say what is unread
 const PAGES_BACK = 20; // of history, looked through for a message that a reply quotes
 
+/** @import { State } from "./connection.js" */
+/** @import { Acted } from "./list.js" */
+/** @import { Room } from "./room.js" */
+/** @import { Seen } from "./row.js" */
+
 const credentials = new Credentials();
-const chat = new Chat({ store: tab, on: { changed, notice: (text) => view.notice(text) } });
-const connection = new Connection({ base: new URL(".", location.href), credentials, on: { ...chat.events, state: stateChanged } });
-chat.connection = connection;
+const chat = new Chat({
+  store: tab,
+  connect: (on) => new Connection({ base: new URL(".", location.href), credentials, on: { ...on, state: stateChanged } }),
+  on: { changed, notice: (text) => view.notice(text) },
+});
+const { connection } = chat;
 
 const view = new View({ enter, leave, who, signIn: () => signIn(null, "Cancel"), retry: () => connection.connect() });
-const { scroller, list, top, jump } = byId;
+let room = chat.enter(asked());
+let drawing = false;
+
 const messages = new MessageList(
-  { scroller, list, top, jump },
-  { older: () => chat.older(room), quoted: (seq) => chat.quoted(room, seq), act, seen },
+  byId,
+  room,
+  { allowed: () => credentials.rooms, older: () => chat.older(room), quoted: (seq) => chat.quoted(room, seq), act, seen },
 );
 const composer = new Composer({
   drafts: tab,
@@ -38,20 +49,19 @@ const composer = new Composer({
   },
 });
 
-let room = null;
-let drawing = false;
-
 // Rooms: the address names the one that is shown, the browser remembers those that were visited.
 
 function visited() {
   return shared.get("rooms", []).filter((name) => roomName(name) === name);
 }
 
+/** @param {string} name */
 function visit(name) {
   const names = visited();
   if (!names.includes(name)) shared.set("rooms", [...names, name].slice(-MOST_ROOMS));
 }
 
+/** @param {string} typed */
 function enter(typed) {
   const name = roomName(typed);
   if (name === null) return "A room’s name has letters a to z, digits, and . _ - (64 at most), and begins with a letter or digit.";
@@ -59,6 +69,7 @@ function enter(typed) {
   return null;
 }
 
+/** @param {string} name */
 function leave(name) {
   shared.set("rooms", visited().filter((other) => other !== name));
   chat.leave(name);
@@ -66,21 +77,32 @@ function leave(name) {
   draw();
 }
 
-function arrive() {
-  const asked = unescaped(location.hash.slice(1));
-  const name = roomName(asked || FIRST_ROOM);
-  if (name === null) view.notice(`“${asked}” cannot be a room’s name: letters a to z, digits, and . _ - only.`);
+/** The name of the room that the address asks for; the address then says it as it is. */
+function asked() {
+  const typed = unescaped(location.hash.slice(1));
+  const name = roomName(typed || FIRST_ROOM);
+  if (name === null) view.notice(`“${typed}” cannot be a room’s name: letters a to z, digits, and . _ - only.`);
   const here = name ?? FIRST_ROOM;
   if (location.hash !== `#${here}`) history.replaceState(null, "", `#${here}`);
-  if (room?.name === here && chat.rooms.get(here) === room) return;
-  visit(here);
+  return here;
+}
+
+function arrive() {
+  const here = asked();
+  if (room.name === here && chat.rooms.get(here) === room) return;
   room = chat.enter(here);
+  show();
+}
+
+function show() {
+  visit(room.name);
   composer.open(room);
   messages.open(room);
   if (matchMedia("(hover: hover)").matches) composer.focus(); // on a phone it would open the keyboard
   draw();
 }
 
+/** @param {string} text */
 function unescaped(text) {
   try {
     return decodeURIComponent(text);
@@ -95,8 +117,9 @@ function joinVisited() {
 
 // Drawing: once a frame, however much came.
 
+/** @param {Room | null} where @param {Wire.Event} [event] */
 function changed(where, event) {
-  if (event?.type === "message" && where === room && where.synced && event.user !== chat.me?.user) view.speak(event);
+  if (event?.type === "message" && where === room && room.synced && event.user !== chat.me?.user) view.speak(event);
   if (drawing) return;
   drawing = true;
   if (document.hidden) setTimeout(draw, 200); // no frames there, but the title counts
@@ -105,7 +128,6 @@ function changed(where, event) {
 
 function draw() {
   drawing = false;
-  if (room === null) return;
   messages.render(chat.me, connection.live);
   view.rooms([...new Set([...visited(), room.name])].map((name) => ({
     name,
@@ -123,7 +145,7 @@ function draw() {
 function seenBy() {
   const last = room.messages.at(-1);
   if (!messages.stuck || room.pending.length || !last || last.user !== chat.me?.user || last.deleted) return [];
-  return [...room.marks.values()].filter(({ seq }) => seq >= last.seq).map(({ name }) => name);
+  return [...room.marks].filter(([, seq]) => seq >= last.seq).map(([user]) => room.person(user));
 }
 
 function seen() {
@@ -132,23 +154,28 @@ function seen() {
 
 // What a person does with a message.
 
-async function act(action, row, button) {
-  const message = row.seen;
-  if (action === "reply") composer.reply(message);
-  else if (action === "edit") composer.edit(message);
-  else if (action === "delete") {
-    const here = room;
-    if ((await view.askDelete(message)) !== LEAVE) chat.delete(here, row.seq);
-  } else if (action === "react") {
-    const { emoji } = button.dataset;
-    const mine = message.reactions.some(([other, users]) => other === emoji && users.has(chat.me.user));
-    chat.react(room, row.seq, emoji, !mine);
-  } else if (action === "goto") goTo(Number(button.dataset.seq));
+/** @param {string} action @param {Acted} row @param {HTMLElement} button */
+function act(action, row, button) {
+  if (action === "goto") goTo(Number(button.dataset.seq));
+  else if (row.kind === "message") actOnMessage(action, row.seen, button.dataset.emoji ?? "");
   else if (action === "retry") chat.retry(row.item);
   else if (action === "discard") chat.discard(row.item);
 }
 
-/** Show the message that a reply quotes, fetching what lies between if need be. */
+/** @param {string} action @param {Seen} message @param {string} emoji */
+async function actOnMessage(action, message, emoji) {
+  const here = room;
+  if (action === "reply") composer.reply(message);
+  else if (action === "edit") composer.edit(message);
+  else if (action === "delete") {
+    if ((await view.askDelete(message)) !== LEAVE) chat.delete(here, message.seq);
+  } else if (action === "react" && chat.me) {
+    const mine = message.reactions.get(emoji)?.has(chat.me.user);
+    chat.react(here, message.seq, emoji, !mine);
+  }
+}
+
+/** Show the message that a reply quotes, fetching what lies between if need be. @param {number} seq */
 async function goTo(seq) {
   const here = room;
   for (let page = 0; room === here && page <= PAGES_BACK; page++) {
@@ -161,6 +188,7 @@ async function goTo(seq) {
 // Who we are, and the connection.
 
 async function who() {
+  if (!chat.me) return;
   if (!chat.me.guest) {
     if (credentials.signedIn) await signIn(null, "Sign out");
     return;
@@ -173,7 +201,10 @@ async function who() {
   }
 }
 
-/** Sign in with a pasted token. `leave` is the other button, which does nothing but to sign out who is signed in. */
+/**
+ * Sign in with a pasted token. `leave` is the other button, which does nothing but to sign out who is signed in.
+ * @param {string | null} why @param {string} [leave]
+ */
 async function signIn(why, leave) {
   const token = await view.askToken(why, leave);
   if (token !== LEAVE) credentials.paste(token);
@@ -182,13 +213,14 @@ async function signIn(why, leave) {
   connection.connect();
 }
 
-async function stateChanged(state) {
+/** @param {State} state */
+function stateChanged(state) {
   changed(null);
-  if (state.name === "signed-out") await signIn(state.why);
+  if (state.name === "signed-out") signIn(state.why ?? null);
 }
 
 async function start() {
-  arrive();
+  show();
   joinVisited();
   if (!credentials.name && !credentials.token) {
     const name = await view.askName("", true);
@@ -210,6 +242,6 @@ document.addEventListener("visibilitychange", () => {
   else connection.hasten();
   draw();
 });
-setInterval(() => room && view.typing(room.typists(chat.me?.user)), 1_000);
+setInterval(() => view.typing(room.typists(chat.me?.user)), 1_000);
 
 start();

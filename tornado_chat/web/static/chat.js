@@ -2,6 +2,7 @@
 // ack. No page: `on.changed(room, event?)` says what to look at again.
 
 import { newId, Outbox } from "./outbox.js";
+import { backoff, errorAsks } from "./retry.js";
 import { Room } from "./room.js";
 
 const REPLY_LIMIT = 15_000; // ms without any answer: ask again
@@ -11,30 +12,43 @@ const READ_EVERY = 500;
 const ONCE_MORE = new Set(["rate_limited", "overloaded", "unavailable"]);
 const NOT_TO_BE_REPEATED = new Set([1002, 1003, 1007, 1009]);
 
+/** @import { Callbacks, Connection } from "./connection.js" */
+/** @import { Item, Publishing } from "./outbox.js" */
+/** @import { Slot } from "./store.js" */
+
+/** @typedef {{ user: string, name: string, guest: boolean }} Me */
+/** @typedef {{ changed: (room: Room | null, event?: Wire.Event) => void, notice: (text: string) => void }} On */
+/** @typedef {Wire.Joined | Wire.History | Wire.Failure | null} Answer The last: the connection was lost. */
+
 export class Chat {
-  rooms = new Map();
-  me = null; // {user, name, guest}
-  limits = { text_chars: 8000, frame_bytes: 65536 };
-  #requests = new Map(); // id -> {room, answer(frame or null)}: joins and histories of this connection
-  #sending = null; // the outbox item on its way: one at a time, or a refused one would be overtaken by the next
+  rooms = /** @type {Map<string, Room>} */ (new Map());
+  me = /** @type {Me | null} */ (null);
+  limits = /** @type {Wire.Limits} */ ({ text_chars: 8000, frame_bytes: 65536 });
+  // By id: the joins and histories of this connection.
+  #requests = /** @type {Map<string, { room: Room, answer: (frame: Answer) => void, timer: number }>} */ (new Map());
+  // The outbox item on its way: one at a time, or a refused one would be overtaken by the next.
+  #sending = /** @type {Item | null} */ (null);
   #resend = 0;
   #tries = 0;
   #typingSent = 0;
-  #unsaid = new Set(); // rooms whose read mark the server does not know
+  #unsaid = /** @type {Set<Room>} */ (new Set()); // rooms whose read mark the server does not know
   #saying = 0;
 
-  /** `on` has changed(room, event?), notice(text); `connection` gets its callbacks from `events`. */
-  constructor({ store, on }) {
+  /**
+   * `connect` makes the connection, not connected yet, from the callbacks for what comes of it.
+   * @param {{ store: Slot, connect: (on: Omit<Callbacks, "state">) => Connection, on: On }} parts
+   */
+  constructor({ store, connect, on }) {
     this.on = on;
     this.outbox = new Outbox(store);
-    this.events = {
+    this.connection = connect({
       welcome: (frame) => this.#welcome(frame),
       frame: (frame) => this.#frame(frame),
       closed: (code) => this.#closed(code),
-    };
+    });
   }
 
-  /** The room of that name; it is joined as soon as there is a connection, and stays so. */
+  /** The room of that name; it is joined as soon as there is a connection, and stays so. @param {string} name */
   enter(name) {
     let room = this.rooms.get(name);
     if (!room) {
@@ -46,6 +60,7 @@ export class Chat {
     return room;
   }
 
+  /** @param {string} name */
   leave(name) {
     this.rooms.delete(name);
     this.connection.send({ type: "leave", room: name });
@@ -53,37 +68,43 @@ export class Chat {
 
   // What a person does. Each goes through the outbox, so that it outlives the connection and a reload.
 
+  /** @param {Room} room @param {string} text @param {number} [replyTo] */
   post(room, text, replyTo) {
-    this.#queue({ type: "send", room: room.name, text, ...(replyTo ? { reply_to: replyTo } : {}) });
+    this.#queue({ type: "send", room: room.name, text, reply_to: replyTo });
     this.typing(room, false);
   }
 
+  /** @param {Room} room @param {number} seq @param {string} text */
   edit(room, seq, text) {
     this.#queue({ type: "edit", room: room.name, seq, text });
   }
 
+  /** @param {Room} room @param {number} seq */
   delete(room, seq) {
     this.#queue({ type: "delete", room: room.name, seq });
   }
 
+  /** @param {Room} room @param {number} seq @param {string} emoji @param {boolean} on */
   react(room, seq, emoji, on) {
     this.#queue({ type: "react", room: room.name, seq, emoji, on });
   }
 
-  /** Another attempt for an item that was refused, or whose fate is not known. */
+  /** Another attempt for an item that was refused, or whose fate is not known. @param {Item} item */
   retry(item) {
     this.discard(item);
     this.#queue(item.command);
   }
 
+  /** @param {Item} item */
   discard(item) {
     this.outbox.take(item.id);
     this.#settled(item);
   }
 
+  /** @param {Publishing} command */
   #queue(command) {
     const item = this.outbox.add(command);
-    const room = this.rooms.get(command.room);
+    const room = this.rooms.get(command.room) ?? null;
     room?.queued(item);
     if (!this.outbox.kept) this.on.notice("Your browser keeps nothing more: what is not sent yet would not survive a reload.");
     this.on.changed(room);
@@ -92,6 +113,7 @@ export class Chat {
 
   // What is said in passing.
 
+  /** @param {Room} room @param {boolean} on */
   typing(room, on) {
     const now = Date.now();
     if (on ? now - this.#typingSent < TYPING_EVERY : this.#typingSent === 0) return;
@@ -99,14 +121,15 @@ export class Chat {
     this.connection.send({ type: "typing", room: room.name, on });
   }
 
-  /** All of `room` that we hold was seen. The server is told, twice a second at most. */
+  /** All of `room` that we hold was seen. The server is told, twice a second at most. @param {Room} room */
   seen(room) {
-    if (!room.synced || room.read >= room.cursor) return;
+    if (!room.synced || room.cursor === null || room.read >= room.cursor) return;
     room.read = room.cursor;
     this.on.changed(room);
     this.#mark(room);
   }
 
+  /** @param {Room} room */
   #mark(room) {
     this.#unsaid.add(room);
     if (!this.#saying) this.#say();
@@ -118,7 +141,7 @@ export class Chat {
     this.#unsaid.clear();
   }
 
-  /** Resolves when the page before the oldest message held is there; false if it did not come. */
+  /** Resolves when the page before the oldest message held is there; false if it did not come. @param {Room} room */
   older(room, limit = PAGE) {
     if (!room.more || !room.synced) return Promise.resolve(false);
     room.failed = null;
@@ -132,13 +155,19 @@ export class Chat {
     return room.loading;
   }
 
-  /** One message that a reply refers to, once. */
+  /** One message that a reply refers to, once. @param {Room} room @param {number} seq */
   quoted(room, seq) {
     if (this.connection.live && room.synced && room.wants(seq)) {
       this.#history(room, { before: seq + 1, limit: 1 }, { quoted: seq });
     }
   }
 
+  /**
+   * @param {Room} room
+   * @param {{ before: number, limit: number }} fields
+   * @param {{ before?: number, quoted?: number }} as
+   * @returns {Promise<Answer>}
+   */
   #history(room, fields, as) {
     room.asked();
     return new Promise((resolve) => {
@@ -152,15 +181,20 @@ export class Chat {
 
   // The connection.
 
-  /** `answer` gets the reply, an error (silence is one too), or null when the connection is lost. */
+  /**
+   * `answer` gets the reply, an error (silence is one too), or null when the connection is lost.
+   * @param {Room} room @param {Wire.Join | Wire.GetHistory} frame @param {(frame: Answer) => void} answer
+   */
   #request(room, frame, answer) {
     const id = newId();
+    /** @type {Wire.Failure} */
     const silence = { id, type: "error", code: "unavailable", message: "The server did not answer." };
     const timer = setTimeout(() => this.#answered(silence), REPLY_LIMIT);
     this.#requests.set(id, { room, answer, timer });
     this.connection.send({ ...frame, id });
   }
 
+  /** @param {Room} room */
   #join(room) {
     if (!this.connection.live) return;
     clearTimeout(room.again);
@@ -170,26 +204,30 @@ export class Chat {
     this.#request(room, { type: "join", room: room.name, ...from }, (frame) => {
       room.joining = false;
       if (frame?.type === "error") this.#unjoined(room, frame);
-      else if (frame && room.joined(frame, from)) this.#joined(room, frame);
+      else if (frame?.type === "joined" && room.joined(frame, from)) this.#joined(room, frame);
       else if (frame) this.#join(room);
       this.on.changed(room);
     });
   }
 
+  /** @param {Room} room @param {Wire.Joined} frame */
   #joined(room, frame) {
     room.member = true;
     if (room.read > frame.read) this.#mark(room); // said to a connection that was lost
   }
 
+  /** @param {Room} room @param {Wire.Failure} error */
   #unjoined(room, error) {
     room.problem = error.message;
     if (ONCE_MORE.has(error.code)) room.again = setTimeout(() => this.#join(room), this.#pause(error));
   }
 
+  /** @param {Wire.Failure} error */
   #pause(error) {
-    return (error.retry_after ?? Math.min(15, 2 ** this.#tries++ / 2)) * 1_000 * (1 + Math.random() / 4);
+    return errorAsks(error) ?? backoff(this.#tries++);
   }
 
+  /** @param {Wire.Welcome} frame */
   #welcome(frame) {
     this.me = { user: frame.user, name: frame.name, guest: Boolean(frame.token) };
     this.limits = { ...this.limits, ...frame.limits };
@@ -203,6 +241,7 @@ export class Chat {
     this.on.changed(null);
   }
 
+  /** @param {number} code */
   #closed(code) {
     clearTimeout(this.#resend);
     if (this.#sending && NOT_TO_BE_REPEATED.has(code)) this.#refused(this.#sending, "The server closed the connection over this.");
@@ -220,8 +259,9 @@ export class Chat {
     this.on.changed(null);
   }
 
+  /** @param {Wire.Frame} frame */
   #frame(frame) {
-    const room = this.rooms.get(frame.room);
+    const room = "room" in frame ? this.rooms.get(frame.room) : undefined;
     switch (frame.type) {
       case "message":
       case "edited":
@@ -248,7 +288,7 @@ export class Chat {
         room?.typing(frame);
         break;
       case "read":
-        room?.readBy(frame, this.me.user);
+        room?.readBy(frame, this.me?.user);
         break;
       default:
         return; // additions of later versions
@@ -256,14 +296,15 @@ export class Chat {
     if (room) this.on.changed(room);
   }
 
+  /** @param {Room} room @param {Wire.Event} event */
   #event(room, event) {
-    const known = room.cursor;
+    const known = room.cursor ?? 0;
     if (!room.event(event)) {
       this.#join(room); // whatever is missing comes again, this event too
       return;
     }
     // Ours, seen before its ack: it is in the log, which is all that an ack says.
-    const item = event.id === undefined ? null : this.outbox.find(event.id);
+    const item = event.type === "message" && event.id !== undefined ? this.outbox.find(event.id) : null;
     if (item && item.user === event.user && item.command.room === event.room) {
       this.outbox.take(item.id);
       this.#settled(item);
@@ -271,15 +312,17 @@ export class Chat {
     this.on.changed(room, event.seq > known ? event : undefined);
   }
 
+  /** @param {Wire.Ack} frame */
   #acked(frame) {
     const item = this.outbox.find(frame.id);
-    if (!item || item.user !== this.me.user) return;
+    if (!item || item.user !== this.me?.user || frame.seq === undefined) return;
     this.outbox.take(item.id);
     this.rooms.get(item.command.room)?.acked(item, frame.seq);
     this.#tries = 0;
     this.#settled(item, false);
   }
 
+  /** @param {Item} item */
   #settled(item, shown = true) {
     const room = this.rooms.get(item.command.room);
     if (shown) room?.settled(item);
@@ -293,19 +336,20 @@ export class Chat {
     this.#pump();
   }
 
+  /** False if it answers no request. @param {NonNullable<Answer>} frame */
   #answered(frame) {
-    const request = this.#requests.get(frame.id);
-    if (!request) return;
-    this.#requests.delete(frame.id);
+    const id = frame.id ?? "";
+    const request = this.#requests.get(id);
+    if (!request) return false;
+    this.#requests.delete(id);
     clearTimeout(request.timer);
     if (this.rooms.get(request.room.name) === request.room) request.answer(frame);
+    return true;
   }
 
+  /** @param {Wire.Failure} frame */
   #error(frame) {
-    if (this.#requests.has(frame.id)) {
-      this.#answered(frame);
-      return;
-    }
+    if (this.#answered(frame)) return;
     const item = this.outbox.find(frame.id ?? "");
     if (!item) {
       this.on.notice(frame.message);
@@ -318,6 +362,7 @@ export class Chat {
     }
   }
 
+  /** @param {Item} item @param {string} why */
   #refused(item, why) {
     const room = this.rooms.get(item.command.room);
     if (item.command.type === "send") {
@@ -333,7 +378,7 @@ export class Chat {
 
   /** Send the next item. Its answer, or a lost connection, moves on from there; silence repeats it: same id. */
   #pump() {
-    if (this.#sending || !this.connection.live) return;
+    if (this.#sending || !this.connection.live || !this.me) return;
     const item = this.outbox.next(this.me.user);
     if (!item) return;
     this.#sending = item;

@@ -2,15 +2,32 @@
 
 import { byId, el, icon } from "./dom.js";
 import { excerpt } from "./format.js";
+import { named } from "./row.js";
 
 const ROOM_FOR_THE_FRAME = 1_024; // bytes of a frame that are not text
 
-/** What the server takes: no U+0000, no half of a surrogate pair, no empty lines around. */
+/** @import { Message, Room } from "./room.js" */
+/** @import { Slot } from "./store.js" */
+
+/**
+ * `last`: our newest message, to be edited by the arrow key.
+ * @typedef {{
+ *   post: (text: string, replyTo?: number) => void, edit: (message: Editable, text: string) => void,
+ *   typing: (on: boolean) => void, last: () => Editable | undefined,
+ * }} On
+ */
+
+/** @typedef {Pick<Message, "seq" | "user" | "name" | "text">} Editable */
+
+/** What the server takes: no U+0000, no half of a surrogate pair, no empty lines around. @param {string} text */
 export function cleaned(text) {
   return text.replace(/\0/g, "").replace(/[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/g, "�").trim();
 }
 
-/** Why `text` is too long for the server, or null. It counts characters, not UTF-16 units. */
+/**
+ * Why `text` is too long for the server, or null. It counts characters, not UTF-16 units.
+ * @param {string} text @param {Wire.Limits} limits
+ */
 export function tooLong(text, limits) {
   const characters = [...text].length;
   if (characters > limits.text_chars) {
@@ -21,12 +38,12 @@ export function tooLong(text, limits) {
 }
 
 export class Composer {
-  #room = null;
-  #replyTo = null; // a message
-  #editing = null;
+  #room = /** @type {Room | null} */ (null);
+  #replyTo = /** @type {Editable | null} */ (null);
+  #editing = /** @type {Editable | null} */ (null);
   #draft = ""; // what stood here before the edit
 
-  /** `on`: post(text, replyTo?), edit(message, text), typing(on), last(): our newest message; `limits()` of the server. */
+  /** `limits` are the server's. @param {{ drafts: Slot, limits: () => Wire.Limits, on: On }} parts */
   constructor({ drafts, limits, on }) {
     this.drafts = drafts;
     this.limits = limits;
@@ -44,6 +61,7 @@ export class Composer {
     this.box.addEventListener("keydown", (event) => this.#key(event));
   }
 
+  /** @param {Room} room */
   open(room) {
     this.cancel();
     if (this.#room) this.on.typing(false);
@@ -58,19 +76,21 @@ export class Composer {
     this.box.setSelectionRange(this.box.value.length, this.box.value.length); // Chromium: no caret after a dialog
   }
 
+  /** @param {Editable} message */
   reply(message) {
     this.cancel();
     this.#replyTo = message;
-    this.#context("Replying to ", message.name, message.text);
+    this.#context(["Replying to", ...named(message)], message.text);
     this.focus();
   }
 
+  /** @param {Editable} message */
   edit(message) {
     this.cancel();
     this.#editing = message;
     this.#draft = this.box.value;
     this.box.value = message.text;
-    this.#context("Editing", "", message.text);
+    this.#context(["Editing"], message.text);
     this.#changed(false);
     this.focus();
   }
@@ -83,11 +103,14 @@ export class Composer {
     this.#changed(false);
   }
 
-  #context(what, name, text) {
-    byId.contextText.replaceChildren(what, el("b", {}, name), " ", el("span", { dir: "auto" }, excerpt(text)));
+  /** @param {(string | HTMLElement)[]} what @param {string} text */
+  #context(what, text) {
+    const words = el("span", { class: "clipped", dir: "auto" }, excerpt(text));
+    byId.contextText.replaceChildren(...what.flatMap((part) => [part, " "]), words);
     byId.context.hidden = false;
   }
 
+  /** @param {KeyboardEvent} event */
   #key(event) {
     if (event.isComposing) return; // Enter that chooses a candidate of an input method sends nothing
     if (event.key === "Enter" && !event.shiftKey) {
@@ -119,6 +142,7 @@ export class Composer {
     this.#changed(false);
   }
 
+  /** @param {boolean} typed By a person. */
   #changed(typed) {
     const text = this.box.value;
     this.box.style.height = "auto";

@@ -1,5 +1,7 @@
 // The socket: connects, notices that it died, comes back. Knows nothing of rooms or of the page.
 
+import { backoff, closeAsks, headerAsks } from "./retry.js";
+
 const SUBPROTOCOL = "chat.v1.json";
 const WELCOME_LIMIT = 15_000; // ms from the attempt to the first frame
 const PONG_LIMIT = 10_000;
@@ -8,25 +10,27 @@ const STABLE = 10_000; // a connection that lasted this long starts the back-off
 const FLOODED = 10_000; // at least this long away after 1008
 const REFUSED = 10_000; // ... and after 403
 
-/** Exponential back-off with full jitter, in ms: many clients must not come back at the same moment. */
-export function backoff(attempt, random = Math.random) {
-  return random() * Math.min(30_000, 500 * 2 ** attempt);
-}
+/** @import { Credentials } from "./store.js" */
 
-/** The ms that a close reason asks us to stay away, or null. */
-export function retryAfter(reason) {
-  const match = /retry_after_ms=(\d{1,9})\b/.exec(reason);
-  return match ? Number(match[1]) : null;
-}
+/**
+ * `until` is in ms since 1970, `why` a sentence; `refused`: perhaps for who we are.
+ * @typedef {{ name: "idle" | "connecting" | "open" }
+ *   | { name: "waiting", until: number, why?: string, refused?: boolean }
+ *   | { name: "signed-out", why?: string }} State
+ */
+
+/**
+ * What comes of a connection; `closed` with a close code, and only after a `welcome`.
+ * @typedef {{
+ *   welcome: (frame: Wire.Welcome) => void, frame: (frame: Wire.Frame) => void, closed: (code: number) => void,
+ *   state: (state: State) => void,
+ * }} Callbacks
+ */
 
 export class Connection {
-  /**
-   * {name: "idle" | "connecting" | "open" | "waiting" | "signed-out", until?: ms since 1970, why?: a sentence,
-   * refused?: perhaps for who we are}
-   */
-  state = { name: "idle" };
-  welcome = null;
-  #socket = null;
+  state = /** @type {State} */ ({ name: "idle" });
+  #socket = /** @type {WebSocket | null} */ (null);
+  #welcomed = false;
   #attempts = 0;
   #refusals = 0; // handshakes in a row that failed although the server answers
   #asked = false; // the server named the time of the next attempt: only a person may hasten it
@@ -37,8 +41,8 @@ export class Connection {
   #opened = 0;
 
   /**
-   * `on` has welcome(frame), frame(frame), closed(code) and state(state); `credentials` is store.js's.
    * `base` is the page's address: the server may be mounted below a path.
+   * @param {{ base: URL, credentials: Credentials, on: Callbacks }} parts
    */
   constructor({ base, credentials, on }) {
     this.base = base;
@@ -47,14 +51,15 @@ export class Connection {
   }
 
   get live() {
-    return this.welcome !== null;
+    return this.#welcomed;
   }
 
-  /** Hand a frame to the socket; false if there is none, and then whoever cares sends it again after `welcome`. */
-  send(frame) {
-    if (!this.live || this.#socket.readyState !== WebSocket.OPEN) return false;
-    this.#socket.send(JSON.stringify(frame));
-    return true;
+  /**
+   * Hand a command to the socket, if there is one; else whoever cares sends it again after `welcome`.
+   * @param {Wire.Command} command
+   */
+  send(command) {
+    if (this.live && this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(command));
   }
 
   /** Connect now, whatever stands: the first time, after a change of name or token, or when a person asks for it. */
@@ -74,6 +79,7 @@ export class Connection {
     this.#become({ name: "idle" });
   }
 
+  /** @param {State} state */
   #become(state) {
     this.state = state;
     this.on.state(state);
@@ -111,11 +117,12 @@ export class Connection {
     socket.onmessage = socket.onclose = null;
     socket.close();
     if (this.live) {
-      this.welcome = null;
+      this.#welcomed = false;
       this.on.closed(1006);
     }
   }
 
+  /** @param {Wire.Frame} frame */
   #message(frame) {
     this.#heard = Date.now();
     clearTimeout(this.#pong);
@@ -125,7 +132,7 @@ export class Connection {
       return;
     }
     clearTimeout(this.#timer);
-    this.welcome = frame;
+    this.#welcomed = true;
     this.#refusals = 0;
     this.credentials.welcomed(frame.token ?? null);
     const idle = frame.ping_interval * 2_000;
@@ -143,28 +150,32 @@ export class Connection {
 
   /** No close event came, but there is nobody there. */
   #lost() {
-    this.#socket.onclose = null;
-    this.#socket.close();
+    if (this.#socket) {
+      this.#socket.onclose = null;
+      this.#socket.close();
+    }
     this.#closed(1006, "");
   }
 
+  /** @param {number} code @param {string} reason */
   #closed(code, reason) {
     const welcomed = this.live;
+    this.#welcomed = false;
     this.#socket = null; // it is closed: #drop has only timers to clear
     this.#drop();
-    this.welcome = null;
     if (welcomed) this.on.closed(code);
     if (welcomed && Date.now() - this.#opened > STABLE) this.#attempts = 0;
     if (code === 4001 || code === 4002) {
       this.#unauthorized(code === 4001 ? "Your sign-in has expired." : "Your session was ended.");
     } else {
-      const asked = code === 1012 || code === 1013 ? retryAfter(reason) : null;
+      const asked = code === 1012 || code === 1013 ? closeAsks(reason) : null;
       const wait = asked ?? backoff(this.#attempts++);
       this.#wait(code === 1008 ? Math.max(wait, FLOODED) : wait, asked !== null || code === 1008);
       if (!welcomed) this.#probe();
     }
   }
 
+  /** @param {number} delay @param {boolean} asked @param {string} [why] */
   #wait(delay, asked, why) {
     clearTimeout(this.#timer);
     this.#asked = asked;
@@ -177,18 +188,18 @@ export class Connection {
     const waiting = this.state;
     const { token } = this.credentials;
     const response = await this.#ask("ws", token ? { Authorization: `Bearer ${token}` } : {});
+    /** @type {Wire.Refusal | null} */
     const body = await response?.json().catch(() => null); // it may be a proxy that answers
-    const reason = [401, 403, 429, 503].includes(response?.status);
-    const ready = response === null || reason ? null : await this.#ask("readyz");
-    if (this.state !== waiting && this.state.name !== "connecting") return; // overtaken
     const status = response?.status ?? 0;
+    const delay = new Map([[403, REFUSED], [429, 1_000], [503, 1_000]]).get(status);
+    const ready = status === 0 || status === 401 || delay ? null : await this.#ask("readyz");
+    if (this.state !== waiting && this.state.name !== "connecting") return; // overtaken
     const why = body?.error?.message;
-    const delay = { 403: REFUSED, 429: 1_000, 503: 1_000 }[status];
     if (status === 401) {
       this.#drop();
       this.#unauthorized(why);
-    } else if (delay) {
-      const asked = Number(response.headers.get("Retry-After")) * 1_000 || delay;
+    } else if (response && delay) {
+      const asked = headerAsks(response.headers) ?? delay;
       this.#drop();
       this.#wait(asked + backoff(this.#attempts), true, why);
     } else if (status === 0 || status >= 500 || !ready || ready.status >= 500) {
@@ -199,6 +210,7 @@ export class Connection {
     }
   }
 
+  /** @param {string} path @param {Record<string, string>} headers */
   async #ask(path, headers = {}) {
     try {
       return await fetch(new URL(path, this.base), { cache: "no-store", headers, signal: AbortSignal.timeout(PROBE_LIMIT) });
@@ -216,6 +228,7 @@ export class Connection {
     if (this.state.name !== "waiting") return; // the next attempt is on its way: its outcome first
     const { credentials } = this;
     credentials.leftOut = null;
+    /** @type {("token" | "name")[]} */
     const doubtful = [];
     if (credentials.token && !credentials.signedIn) doubtful.push("token");
     if (credentials.name) doubtful.push("name");
@@ -226,6 +239,7 @@ export class Connection {
     this.#become({ ...this.state, why, refused: true });
   }
 
+  /** @param {string} [why] */
   #unauthorized(why) {
     const had = this.credentials.token !== null && !this.credentials.signedIn;
     this.credentials.forget();

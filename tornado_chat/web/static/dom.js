@@ -1,12 +1,20 @@
 // Elements made by calls: text is always a text node, so nothing that anyone writes becomes markup.
 
-/** `attributes` that are null or false are left out; children are nodes or strings. */
+/** @typedef {Node | string | null | undefined} Child */
+
+/**
+ * `attributes` and children that are null are left out, and attributes that are false.
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
+ * @param {Record<string, string | number | boolean | null | undefined>} attributes
+ * @param {Child[]} children
+ */
 export function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+    if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : String(value));
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  for (const child of children) if (child !== null && child !== undefined) node.append(child);
   return node;
 }
 
@@ -22,6 +30,7 @@ const PATHS = {
   down: "M12 5v14M5.500 12.500 12 19l6.500-6.500",
 };
 
+/** @param {keyof typeof PATHS} name */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", "0 0 24 24");
@@ -34,4 +43,30 @@ export function icon(name) {
 }
 
 /** All elements with an id, by it: `byId.scroller`. */
-export const byId = new Proxy({}, { get: (_, id) => document.getElementById(id.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)) });
+export const byId = /** @type {Elements} */ (new Proxy({}, {
+  get: (_, id) => document.getElementById(String(id).replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)),
+}));
+
+/**
+ * The nearest element that fits `selector`, from where `event` happened outwards.
+ * @param {Event} event
+ * @param {string} selector
+ * @returns {HTMLElement | null}
+ */
+export function around(event, selector) {
+  return event.target instanceof Element ? event.target.closest(selector) : null;
+}
+
+/**
+ * What of `node` has the focus, by its `data-focus`, so that its like can have it after `node` was filled anew.
+ * @param {HTMLElement} node
+ */
+export function focusIn(node) {
+  const { activeElement } = document;
+  return activeElement instanceof HTMLElement && node.contains(activeElement) ? activeElement.dataset.focus : undefined;
+}
+
+/** The element of `node` that is the like of what had the focus. @param {HTMLElement} node @param {string} focused */
+export function refocus(node, focused) {
+  return /** @type {HTMLElement | null} */ (node.querySelector(`[data-focus="${CSS.escape(focused)}"]`));
+}

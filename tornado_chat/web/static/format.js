@@ -3,8 +3,9 @@
 const LINK = /https?:\/\/[^\s<>"'`]+/gi;
 const MINUTE = 60_000;
 
-/** The pieces of a text, in order: {text} or {text, href}. Only http and https become links. */
+/** The pieces of a text, in order. Only http and https become links. @param {string} text */
 export function pieces(text) {
+  /** @type {{ text: string, href?: string }[]} */
   const found = [];
   let end = 0;
   for (const match of text.matchAll(LINK)) {
@@ -24,17 +25,17 @@ export function pieces(text) {
   return found;
 }
 
-/** A link without the punctuation of the sentence around it; a bracket that it opened itself stays. */
+/** A link without the punctuation of the sentence around it; a bracket that it opened itself stays. @param {string} link */
 function trimmed(link) {
   for (;;) {
-    const last = link.at(-1);
+    const last = link.at(-1) ?? "";
     const opened = last === ")" && link.split("(").length >= link.split(")").length;
     if (opened || !/[.,:;!?)\]}*_~]/.test(last)) return link;
     link = link.slice(0, -1);
   }
 }
 
-/** One line of a text, for a quote. */
+/** One line of a text, for a quote. @param {string} text */
 export function excerpt(text, length = 140) {
   const line = text.replace(/\s+/g, " ").trim();
   const characters = [...line];
@@ -46,16 +47,21 @@ const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle
 const thisYear = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
 const otherYear = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long", year: "numeric" });
 
+// A `ts` is in ms since 1970.
+
+/** @param {number} ts */
 export const time = (ts) => clock.format(ts);
-/** Without "PM", for where there is little room. */
-export const shortTime = (ts) => clock.formatToParts(new Date(ts)).filter(({ type }) => type !== "dayPeriod").map(({ value }) => value).join("").trim();
+/** Without "PM", for where there is little room. @param {number} ts */
+export const shortTime = (ts) => clock.formatToParts(ts).filter(({ type }) => type !== "dayPeriod").map(({ value }) => value).join("").trim();
+/** @param {number} ts */
 export const fullTime = (ts) => moment.format(ts);
 
-/** The local day of `ts` as a number that grows by one a day. */
+/** The local day of `ts` as a number that grows by one a day. @param {number} ts */
 export function day(ts) {
   return Math.floor((ts - new Date(ts).getTimezoneOffset() * MINUTE) / 86_400_000);
 }
 
+/** @param {number} ts */
 export function dayName(ts, now = Date.now()) {
   const ago = day(now) - day(ts);
   if (ago === 0) return "Today";
@@ -63,26 +69,49 @@ export function dayName(ts, now = Date.now()) {
   return (new Date(ts).getFullYear() === new Date(now).getFullYear() ? thisYear : otherYear).format(ts);
 }
 
-/** Whether `next` goes on where `last` ended: no need for the name again. */
+/** @typedef {{ user?: string, name?: string, ts: number, reply_to?: number }} Said */
+
+/** Whether `next` goes on where `last` ended: no need for the name again. @param {Said} last @param {Said} next */
 export function continues(last, next) {
   return last.user === next.user && last.name === next.name && next.ts - last.ts < 5 * MINUTE && !next.reply_to;
 }
 
-/** A hue (degrees) that stays with a user. */
+/** A hue (degrees) that stays with a user. @param {string} user */
 export function hue(user) {
   let hash = 2166136261; // FNV-1a
-  for (const character of user) hash = Math.imul(hash ^ character.codePointAt(0), 16777619);
+  for (const character of user) hash = Math.imul(hash ^ (character.codePointAt(0) ?? 0), 16777619);
   hash = Math.imul(hash ^ (hash >>> 15), 2246822507); // ids that differ in their last character only: far apart too
   return ((hash ^ (hash >>> 13)) >>> 0) % 360;
 }
 
+/** @param {string} name */
 export function initials(name) {
   const words = name.split(/[\s._-]+/).filter(Boolean);
-  const letters = words.length > 1 ? [words[0], words.at(-1)].map((word) => [...word][0]) : [...name].slice(0, 1);
-  return letters.join("").toUpperCase();
+  const shown = words.length > 1 ? [words[0], words[words.length - 1]] : [name];
+  return shown.map((word) => [...word][0]).join("").toUpperCase();
 }
 
-/** "Ann", "Ann and Bob", "Ann, Bob and 3 others". */
+/** @typedef {{ user: string, name: string }} Person */
+
+const IN_A_LIST = 24; // characters of a name, so that a guest's mark is not pushed off the line
+
+/** Whether a user id is a guest's. @param {string} user */
+export const isGuest = (user) => user.startsWith("guest-");
+
+/** Whether nothing would be seen of `text`: spaces, marks, and letters that are drawn as nothing. @param {string} text */
+export const isBlank = (text) =>
+  /^[\p{C}\p{Z}\p{M}\p{Default_Ignorable_Code_Point}\u2800\u{13441}\u{13442}\u{1D159}]*$/u.test(text);
+
+/** What to show as someone's name. @param {Person} person */
+export const visibleName = ({ user, name }) => (isBlank(name) ? user : name);
+
+/** Someone in a sentence: "Ann", "Ann (guest)". @param {Person} person */
+export function called(person) {
+  const name = excerpt(visibleName(person), IN_A_LIST);
+  return isGuest(person.user) ? `${name} (guest)` : name;
+}
+
+/** "Ann", "Ann and Bob", "Ann, Bob and 3 others". @param {string[]} names */
 export function list(names, most = 3) {
   if (names.length <= 1) return names.join("");
   if (names.length <= most) return `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`;

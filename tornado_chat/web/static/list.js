@@ -1,51 +1,79 @@
 // The messages on the screen: a window of at most MOST of those that the room holds, which follows the scrolling.
 
-import { el, icon } from "./dom.js";
+import { around, el, icon } from "./dom.js";
 import { continues, day, dayName } from "./format.js";
 import { fill, shown, signature, toolbar } from "./row.js";
+
+/** @import { Me } from "./chat.js" */
+/** @import { Said } from "./format.js" */
+/** @import { Room } from "./room.js" */
+/** @import { MessageRow, PendingRow, Row, Seen } from "./row.js" */
+
+/** @typedef {{ node: HTMLLIElement, signature: string }} Drawn */
+/** @typedef {Pick<Elements, "scroller" | "list" | "top" | "jump">} Parts */
+
+/**
+ * `quoted`: a reply quotes a message that is not held. `act`: a button on a row was pressed. `allowed`: the patterns of
+ * the rooms that we may enter, as far as they are known.
+ * @typedef {{
+ *   allowed: () => string[], older: () => void, quoted: (seq: number) => void, seen: () => void,
+ *   act: (action: string, row: Acted, button: HTMLElement) => void,
+ * }} On
+ */
+
+/** @typedef {MessageRow & { seen: Seen } | PendingRow} Acted */
 
 const PAGE = 80; // messages by which the window grows
 const MOST = 400;
 const NEAR = 700; // px from an edge at which more is fetched
+const NAMED = 10; // of the rooms that a token is for
 const BOTTOM = 48; // px that still count as being at the end
 
 export class MessageList {
-  room = null;
   stuck = true; // at the end, and staying there
+  #me = /** @type {Me | null} */ (null);
+  #live = false;
   #first = 0; // seq of the window's first message, or any below it
-  #last = null; // seq of its last; null: follows the newest
-  #epoch = null;
-  #rows = new Map(); // key -> {node, kind, seq?, signature ...}
-  #newAfter = null; // the line "New" stands below this seq
-  #opening = false;
+  #last = /** @type {number | null} */ (null); // seq of its last; null: follows the newest
+  #epoch = /** @type {string | null} */ (null);
+  #rows = /** @type {Map<string, Row & Drawn>} */ (new Map()); // by key
+  #newAfter = /** @type {number | null} */ (null); // the line "New" stands below this seq
+  #opening = true;
   #left = 0; // the newest seq when the end was scrolled away from
   #toolbar = toolbar();
-  #focus = null; // key of the row that the arrow keys start from
-  #stop = null; // its node
+  #focus = ""; // key of the row that the arrow keys start from
+  #stop = /** @type {HTMLElement | null} */ (null); // its node
   #topWords = "";
 
-  /** `parts`: scroller, list, top, jump; `on`: older(), quoted(seq), act(action, model, button), seen(). */
-  constructor(parts, on) {
-    Object.assign(this, parts);
+  /** @param {Parts} parts @param {Room} room @param {On} on */
+  constructor({ scroller, list, top, jump }, room, on) {
+    this.scroller = scroller;
+    this.list = list;
+    this.top = top;
+    this.jump = jump;
+    this.room = room;
     this.on = on;
     this.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.jump.addEventListener("click", () => this.toEnd());
     // A keyboard that opens or a line that wraps must not push the newest message out of sight.
-    const settle = new ResizeObserver(() => this.stuck && this.#bottom());
+    const settle = new ResizeObserver(() => {
+      if (this.stuck) this.#bottom();
+    });
     settle.observe(this.scroller);
     settle.observe(this.list);
     this.list.addEventListener("click", (event) => this.#clicked(event));
     this.list.addEventListener("keydown", (event) => this.#key(event));
-    this.list.addEventListener("focusin", (event) => this.#equip(event.target.closest("li")));
+    this.list.addEventListener("focusin", (event) => this.#equip(around(event, "li")));
     const hovers = matchMedia("(hover: hover)"); // a touch screen's made-up mouse does not count
     this.list.addEventListener("pointerover", (event) => {
-      if (event.pointerType === "mouse" && hovers.matches) this.#equip(event.target.closest("li"));
+      if (event.pointerType === "mouse" && hovers.matches) this.#equip(around(event, "li"));
     });
     this.scroller.addEventListener("pointerleave", (event) => {
       if (event.pointerType === "mouse" && !this.#toolbar.contains(document.activeElement)) this.#equip(null);
     });
   }
 
+  /** @param {Room} room */
   open(room) {
     this.room = room;
     this.#epoch = null;
@@ -66,21 +94,26 @@ export class MessageList {
 
   /** Whoever looks away finds the line above what came meanwhile. */
   away() {
-    if (this.room && this.stuck) this.#newAfter = this.room.cursor;
+    if (this.stuck) this.#newAfter = this.room.cursor;
   }
 
   toEnd() {
     this.#first = 0;
     this.#last = null;
     this.stuck = true;
-    this.render(this.me, this.live);
+    this.#render();
     this.on.seen();
   }
 
+  /** @param {Me | null} me @param {boolean} live */
   render(me, live) {
+    this.#me = me;
+    this.#live = live;
+    this.#render();
+  }
+
+  #render() {
     const { room } = this;
-    this.me = me;
-    this.live = live;
     if (room.epoch !== this.#epoch) this.#reset();
     const opened = this.#opening && room.synced;
     if (opened && room.read > 0) this.#newAfter = room.read;
@@ -107,7 +140,7 @@ export class MessageList {
     const line = this.#rows.get("new")?.node;
     if (!line || line.offsetTop >= this.scroller.scrollTop) return;
     this.stuck = false;
-    this.#left = this.room.cursor;
+    this.#left = this.room.cursor ?? 0;
     this.scroller.scrollTop = line.offsetTop - 80;
   }
 
@@ -129,14 +162,13 @@ export class MessageList {
   }
 
   #scrolled() {
-    if (!this.room) return;
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
     const below = scrollHeight - scrollTop - clientHeight;
     const stuck = this.#last === null && below < BOTTOM;
     if (stuck !== this.stuck) {
       this.stuck = stuck;
       this.room.trimmable = stuck;
-      this.#left = this.room.cursor;
+      this.#left = this.room.cursor ?? 0;
       this.#edges();
       if (stuck) this.on.seen();
     }
@@ -146,12 +178,12 @@ export class MessageList {
       const first = Math.max(0, start - PAGE);
       this.#first = messages[first].seq;
       if (this.#end() - first > MOST) this.#last = messages[first + MOST - 1].seq;
-      this.render(this.me, this.live);
+      this.#render();
     } else if (below < NEAR && this.#last !== null) {
       const end = Math.min(messages.length, this.#end() + PAGE);
       this.#last = end === messages.length ? null : messages[end - 1].seq;
       if (end - start > MOST) this.#first = messages[end - MOST].seq;
-      this.render(this.me, this.live);
+      this.#render();
     } else {
       this.#more();
     }
@@ -166,28 +198,34 @@ export class MessageList {
   /** The first message in sight, and where it stands. (A day's row goes when earlier messages come above it.) */
   #anchor() {
     const top = this.scroller.scrollTop;
-    for (const node of this.list.children) {
+    for (const node of this.#nodes()) {
       if (node.classList.contains("message") && node.offsetTop + node.offsetHeight > top) return { node, offset: node.offsetTop };
     }
     return null;
   }
 
+  #nodes() {
+    return /** @type {HTMLElement[]} */ ([...this.list.children]);
+  }
+
   // The rows.
 
   #model() {
-    const { room, me } = this;
+    const { room } = this;
+    const me = this.#me;
+    /** @type {Row[]} */
     const rows = [];
     const from = room.index(this.#first);
     const end = this.#end();
     const line = this.#line();
-    let last = null;
+    let last = /** @type {Said | null} */ (null);
     for (let at = from; at < end; at++) {
       const message = room.messages[at];
       if (message.reply_to && !room.find(message.reply_to)) this.on.quoted(message.reply_to);
       const turned = last === null || day(last.ts) !== day(message.ts);
       if (turned) rows.push({ key: `d${day(message.ts)}.${message.seq}`, kind: "day", ts: message.ts, label: dayName(message.ts) });
       if (at === line) rows.push({ key: "new", kind: "new" });
-      const first = turned || at === line || !continues(last, message);
+      const first = last === null || turned || at === line || !continues(last, message);
       // Under the key that it had while it was on its way, so that its row stays.
       const key = message.user === me?.user && message.id ? `i${message.id}` : `s${message.seq}`;
       rows.push({ key, kind: "message", seq: message.seq, message, first });
@@ -205,44 +243,51 @@ export class MessageList {
 
   /** The index of the first message of others that is new; -1 if there is none, or it is not held. */
   #line() {
-    const { room, me } = this;
+    const { room } = this;
     if (this.#newAfter === null) return -1;
     let at = room.index(this.#newAfter + 1);
-    while (room.messages[at]?.user === me?.user && at < room.messages.length) at++;
+    while (at < room.messages.length && room.messages[at].user === this.#me?.user) at++;
     return at < room.messages.length && (at > 0 || !room.more) ? at : -1;
   }
 
+  /** @param {Row[]} model */
   #reconcile(model) {
-    const { room, me, live } = this;
+    const { room } = this;
+    const me = this.#me;
+    const live = this.#live;
+    /** @type {Map<string, Row & Drawn>} */
     const kept = new Map();
     let next = this.list.firstChild;
+    let last = /** @type {HTMLLIElement | null} */ (null); // that can have the focus
     for (const row of model) {
       const old = this.#rows.get(row.key);
-      row.node = old?.node ?? el("li", { "data-key": row.key });
-      row.signature = `${row.kind}|${signature(row, room, me, live)}`;
-      if (row.signature !== old?.signature) fill(row.node, row, room, me, live);
-      if (row.node === next) next = next.nextSibling;
-      else this.list.insertBefore(row.node, next);
-      kept.set(row.key, row);
+      const node = old?.node ?? el("li", { "data-key": row.key });
+      const drawn = { ...row, node, signature: `${row.kind}|${signature(row, room, me, live)}` };
+      if (drawn.signature !== old?.signature) fill(node, row, room, me, live);
+      if (node === next) next = node.nextSibling;
+      else this.list.insertBefore(node, next);
+      if (row.kind === "message" || row.kind === "pending") last = node;
+      kept.set(row.key, drawn);
       this.#rows.delete(row.key);
     }
     for (const { node } of this.#rows.values()) node.remove();
     this.#rows = kept;
-    if (this.#toolbar.parentNode?.classList.contains("gone")) this.#toolbar.remove();
-    this.#tabStop((kept.get(this.#focus) ?? model.findLast((row) => row.seq || row.item))?.node);
+    if (this.#toolbar.parentElement?.classList.contains("gone")) this.#toolbar.remove();
+    this.#tabStop(kept.get(this.#focus)?.node ?? last);
   }
 
   #edges() {
     const { room } = this;
+    /** @type {(string | HTMLElement)[]} */
     let top = [];
     if (room.loading) top = ["Loading earlier messages…"];
     else if (room.failed) top = [`Earlier messages did not come: ${room.failed} `, this.#again()];
-    else if (room.problem && !room.member) top = [`You are not in this room: ${room.problem}`];
+    else if (room.problem && !room.member) top = [`You are not in this room: ${room.problem}.`, ...this.#allowed()];
     else if (!room.synced && !room.messages.length) top = [""];
     else if (!room.more && !room.messages.length && !room.pending.length) {
       top = [el("b", {}, "Nobody has said anything here yet."), el("br"), "Write the first message, or send this page’s address to someone."];
     } else if (!room.more && room.index(this.#first) === 0) top = [el("b", {}, `This is the beginning of #${room.name}.`)];
-    const words = top.map((part) => part.textContent ?? part).join("");
+    const words = top.map((part) => (typeof part === "string" ? part : part.textContent)).join("");
     if (words !== this.#topWords) this.top.replaceChildren(...top);
     this.#topWords = words;
     this.top.classList.toggle("empty", !room.messages.length && !room.pending.length);
@@ -253,13 +298,22 @@ export class MessageList {
     this.jump.classList.toggle("fresh", fresh > 0);
   }
 
+  #allowed() {
+    const rooms = this.on.allowed();
+    if (!rooms.length) return [];
+    const names = rooms.slice(0, NAMED).flatMap((room) => [
+      room.includes("*") ? el("b", {}, room) : el("a", { class: "link", href: `#${room}` }, `#${room}`), ", ",
+    ]);
+    return [el("br"), "Your token is for ", ...names.slice(0, -1), rooms.length > NAMED ? " and others." : "."];
+  }
+
   #again() {
     const button = el("button", { type: "button", class: "link" }, "Try again");
     button.addEventListener("click", () => this.on.older());
     return button;
   }
 
-  /** Bring a message that is held into sight, and to the reader's notice. False if it is not held. */
+  /** Bring a message that is held into sight, and to the reader's notice. False if it is not held. @param {number} seq */
   goTo(seq) {
     const { messages } = this.room;
     const at = this.room.index(seq);
@@ -270,91 +324,113 @@ export class MessageList {
       this.#last = first + MOST < messages.length ? messages[first + MOST - 1].seq : null;
     }
     this.stuck = false;
-    this.render(this.me, this.live);
-    const row = [...this.#rows.values()].find((row) => row.seq === seq);
-    row.node.scrollIntoView({ block: "center" });
-    row.node.focus({ preventScroll: true });
-    row.node.classList.add("found");
-    row.node.addEventListener("animationend", () => row.node.classList.remove("found"), { once: true });
+    this.#render();
+    const node = [...this.#rows.values()].find((row) => row.kind === "message" && row.seq === seq)?.node;
+    if (!node) return false;
+    node.scrollIntoView({ block: "center" });
+    node.focus({ preventScroll: true });
+    node.classList.add("found");
+    node.addEventListener("animationend", () => node.classList.remove("found"), { once: true });
     return true;
   }
 
   // The toolbar and the keys.
 
+  /** The row that a node is of. @param {HTMLElement | null} node */
+  #row(node) {
+    return this.#rows.get(node?.dataset.key ?? "");
+  }
+
+  /** @param {HTMLElement | null} node */
   #equip(node) {
-    const row = node ? this.#rows.get(node.dataset.key) : null;
+    const row = this.#row(node);
     if (node && node === this.#toolbar.parentNode) return;
     this.#picker(false);
-    if (row?.kind !== "message" || row.message.deleted || !this.me) {
+    if (!node || row?.kind !== "message" || row.message.deleted || !this.#me) {
       this.#toolbar.remove();
       return;
     }
-    const mine = row.message.user === this.me.user;
-    for (const button of this.#toolbar.querySelectorAll('[data-do="edit"], [data-do="delete"]')) button.hidden = !mine;
+    const mine = row.message.user === this.#me.user;
+    for (const button of this.#tools('[data-do="edit"], [data-do="delete"]')) button.hidden = !mine;
     this.#toolbar.classList.toggle("low", node.offsetTop - this.scroller.scrollTop < 70); // no room above it
     node.append(this.#toolbar);
   }
 
-  #picker(open) {
-    this.#toolbar.querySelector(".picker").hidden = !open;
-    this.#toolbar.querySelector('[data-do="picker"]').setAttribute("aria-expanded", String(open));
+  /** @param {string} selector */
+  #tools(selector) {
+    return /** @type {NodeListOf<HTMLElement>} */ (this.#toolbar.querySelectorAll(selector));
   }
 
+  /** @param {boolean} open */
+  #picker(open) {
+    for (const picker of this.#tools(".picker")) picker.hidden = !open;
+    for (const button of this.#tools('[data-do="picker"]')) button.setAttribute("aria-expanded", String(open));
+  }
+
+  /** @param {MouseEvent} event */
   #clicked(event) {
-    const node = event.target.closest("li");
-    const button = event.target.closest("[data-do]");
-    const row = node ? this.#rows.get(node.dataset.key) : null;
-    if (!row) return;
+    const node = around(event, "li");
+    const button = around(event, "[data-do]");
+    const row = this.#row(node);
+    if (!node || !row) return;
     if (!button) {
       this.#equip(node); // a tap: there is no pointing without touching
       return;
     }
     if (button.dataset.do === "picker") {
-      this.#picker(this.#toolbar.querySelector(".picker").hidden);
-      if (event.detail === 0) this.#toolbar.querySelector(".picker button")?.focus(); // by the keyboard
+      this.#picker(button.getAttribute("aria-expanded") === "false");
+      if (event.detail === 0) this.#tools(".picker button")[0].focus(); // by the keyboard
       return;
     }
     if (button.closest(".picker")) {
       this.#picker(false);
       if (event.detail === 0) node.focus();
     }
-    if (button.dataset.do === "reply" || button.dataset.do === "edit") this.#equip(null);
-    this.on.act(button.dataset.do, row.kind === "message" ? { ...row, seen: shown(row.message, this.room, this.me) } : row, button);
+    const action = button.dataset.do ?? "";
+    if (action === "reply" || action === "edit") this.#equip(null);
+    if (row.kind === "message") this.on.act(action, { ...row, seen: shown(row.message, this.room, this.#me) }, button);
+    else if (row.kind === "pending") this.on.act(action, row, button);
   }
 
+  /** @param {KeyboardEvent} event */
   #key(event) {
-    const node = event.target.closest("li");
+    const node = around(event, "li");
     if (!node) return;
-    const picker = event.target.closest(".picker");
-    const step = { ArrowUp: -1, ArrowDown: 1, ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const tool = around(event, ".picker button");
+    const step = new Map([["ArrowUp", -1], ["ArrowDown", 1], ["ArrowLeft", -1], ["ArrowRight", 1]]).get(event.key);
     if (event.key === "Escape") {
       this.#picker(false);
       node.focus();
-    } else if (picker && step) {
-      const buttons = [...picker.children];
-      buttons.at((buttons.indexOf(event.target) + step) % buttons.length).focus();
-    } else if (event.target === node && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
-      const rows = [...this.list.children].filter((other) => other.classList.contains("message"));
+    } else if (tool && step) {
+      const buttons = [...this.#tools(".picker button")];
+      buttons.at((buttons.indexOf(tool) + step) % buttons.length)?.focus();
+    } else if (event.target === node && step && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
+      const rows = this.#messages();
       const to = rows[rows.indexOf(node) + step];
       if (to) this.#point(to);
     } else if (event.target === node && (event.key === "Home" || event.key === "End")) {
-      this.#point(this.list.querySelector(event.key === "Home" ? "li.message" : "li.message:last-of-type") ?? node);
+      this.#point(this.#messages().at(event.key === "Home" ? 0 : -1) ?? node);
     } else {
       return;
     }
     event.preventDefault();
   }
 
+  #messages() {
+    return this.#nodes().filter((node) => node.classList.contains("message"));
+  }
+
+  /** @param {HTMLElement} node */
   #point(node) {
-    this.#focus = node.dataset.key;
+    this.#focus = node.dataset.key ?? "";
     this.#tabStop(node);
     node.focus();
   }
 
-  /** One row is reached by Tab, the others from it by the arrows. */
+  /** One row is reached by Tab, the others from it by the arrows. @param {HTMLElement | null} node */
   #tabStop(node) {
     if (this.#stop) this.#stop.tabIndex = -1;
-    this.#stop = node ?? null;
+    this.#stop = node;
     if (node) node.tabIndex = 0;
   }
 }

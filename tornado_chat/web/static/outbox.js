@@ -3,29 +3,41 @@
 /** The time, so that the log keeps ids in order, and 64 random bits; randomUUID would need https. */
 export function newId() {
   const random = crypto.getRandomValues(new Uint8Array(8));
-  return Date.now().toString(16) + "-" + Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return `${Date.now().toString(16)}-${Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
+/** @import { Slot } from "./store.js" */
+
+/** @typedef {Wire.Send | Wire.Edit | Wire.Delete | Wire.React} Publishing */
+
 /**
- * An item: {id, command, at, user?, error?}. `command` is the frame without its id; `at` is ms since 1970.
- * `user` is whom it was first sent as: the server knows a resend by (room, user, id), so as another user it would come
- * twice. `error` is why the server will not have it.
+ * `command` is the frame without its id; `at` is ms since 1970. `user` is whom it was first sent as: the server knows a
+ * resend by (room, user, id), so as another user it would come twice. `error` is why the server will not have it.
+ * `seq` is what its `ack` said.
+ * @typedef {{ id: string, command: Publishing, at: number, user?: string, error?: string, seq?: number }} Item
  */
+
+/** @typedef {Item & { command: Wire.Send }} Sending */
+/** @typedef {Item & { command: Wire.Edit | Wire.Delete | Wire.React }} Changing */
+
 export class Outbox {
+  /** @param {Slot} store */
   constructor(store) {
     this.store = store;
     this.items = store.get("outbox", []);
     this.kept = true; // false: the browser has no room, a reload would lose them
   }
 
+  /** @param {Publishing} command */
   add(command) {
+    /** @type {Item} */
     const item = { id: newId(), command, at: Date.now() };
     this.items.push(item);
     this.save();
     return item;
   }
 
-  /** The next to be sent as `user`, marked as such before it leaves. */
+  /** The next to be sent as `user`, marked as such before it leaves. @param {string} user */
   next(user) {
     const item = this.items.find((item) => !item.error && (item.user ?? user) === user);
     if (item && item.user !== user) {
@@ -35,33 +47,33 @@ export class Outbox {
     return item ?? null;
   }
 
+  /** @param {string} id */
   find(id) {
     return this.items.find((item) => item.id === id) ?? null;
   }
 
-  /** Forget the item; null if it is none of ours. */
+  /** Forget the item, if it is one of ours. @param {string} id */
   take(id) {
     const item = this.find(id);
     if (item) {
       this.items.splice(this.items.indexOf(item), 1);
       this.save();
     }
-    return item;
   }
 
-  /** The server will not have it: out of the queue, but kept for whoever wrote it. */
+  /**
+   * The server will not have it: out of the queue, but kept for whoever wrote it.
+   * @param {Item} item @param {string} error
+   */
   refuse(item, error) {
     item.error = error;
     this.save();
   }
 
-  /** Once more, at the end of the queue and as whoever we are now. Under a new id: a refused one is nobody's. */
-  retry(item) {
-    this.take(item.id);
-    return this.add(item.command);
-  }
-
-  /** Sent as someone whom we no longer are, and never acknowledged: whether it arrived is not known. */
+  /**
+   * Sent as someone whom we no longer are, and never acknowledged: whether it arrived is not known.
+   * @param {Item} item @param {string} user
+   */
   unsure(item, user) {
     return item.user !== undefined && item.user !== user;
   }

@@ -6,48 +6,67 @@ const GAP = 2_000; // more missed than this: begin with the newest, the rest is 
 const KEPT = 4_000; // messages held at most while nobody reads the old ones
 const TYPING = 6_000;
 
-/** A room's name as the protocol has it, made from what a person typed; null if that cannot be. */
+/** @import { Changing, Item, Sending } from "./outbox.js" */
+
+/**
+ * A message as we hold it: as it is now. `version` counts its changes.
+ * @typedef {Wire.Message & {
+ *   text: string, deleted: boolean, edited: number | null, reactions: Map<string, Set<string>>, version: number,
+ * }} Message
+ */
+
+/** @typedef {Exclude<Wire.Event, Wire.Message>} Change */
+
+/** @typedef {{ last: number, after?: undefined } | { after: number }} JoinFrom */
+
+/** A room's name as the protocol has it, made from what a person typed; null if that cannot be. @param {string} typed */
 export function roomName(typed) {
   const name = typed.trim().toLowerCase().replace(/^#/, "").replace(/\s+/g, "-");
   return /^[a-z0-9][a-z0-9._-]{0,63}$/.test(name) ? name : null;
 }
 
 export class Room {
-  messages = []; // ascending seq
-  cursor = null; // null: nothing held yet
-  epoch = null;
+  messages = /** @type {Message[]} */ ([]); // ascending seq
+  cursor = /** @type {number | null} */ (null); // null: nothing held yet
+  epoch = /** @type {string | null} */ (null);
   oldest = 1; // the history of everything below is not held
   more = false; // ... and there is some
   read = 0; // our mark
   joining = false;
   member = false; // joined on this connection: events count
   synced = false; // ... and nothing is missing
-  problem = null; // why it could not be joined
+  problem = /** @type {string | null} */ (null); // why it could not be joined
   again = 0; // timer of the next attempt to
-  loading = null; // the promise of a page of history
-  failed = null; // why the last one did not come
-  pending = []; // outbox items of type send, and those acknowledged (`seq` set) whose event is still to come
-  changes = []; // outbox items of type edit, delete, react
+  loading = /** @type {Promise<boolean> | null} */ (null); // the promise of a page of history
+  failed = /** @type {string | null} */ (null); // why the last one did not come
+  pending = /** @type {Sending[]} */ ([]); // those acknowledged too (`seq` set) whose event is still to come
+  changes = /** @type {Changing[]} */ ([]);
   trimmable = true; // nobody reads old messages just now
   version = 0; // counts every change, so that a view knows when to look again
-  marks = new Map(); // user -> {name, seq}, as far as signals told us
-  names = new Map(); // user -> name
-  #typing = new Map(); // user -> lapses at, ms
-  #quoted = new Map(); // seq -> message not in `messages` that a reply refers to; null while it is asked for
-  #edits = null; // changes since a history was asked for: its answer may be older than they are
+  marks = /** @type {Map<string, number>} */ (new Map()); // user -> seq read, as far as signals told us
+  names = /** @type {Map<string, string>} */ (new Map()); // by user
+  #typing = /** @type {Map<string, number>} */ (new Map()); // user -> lapses at, ms
+  // By seq: a message not in `messages` that a reply refers to; null while it is asked for.
+  #quoted = /** @type {Map<number, Message | null>} */ (new Map());
+  // Changes since a history was asked for: its answer may be older than they are.
+  #edits = /** @type {Change[] | null} */ (null);
   #waiting = 0; // histories asked for
-  #gap = null; // the cursor at which a hole was seen
+  #gap = /** @type {number | null} */ (null); // the cursor at which a hole was seen
 
+  /** @param {string} name */
   constructor(name) {
     this.name = name;
   }
 
-  /** The fields of the `join` that brings us up to date. */
+  /** The fields of the `join` that brings us up to date. @returns {JoinFrom} */
   get joinFrom() {
     return this.cursor === null ? { last: RECENT } : { after: this.cursor };
   }
 
-  /** Take in the answer to a join with `from`. False: what we held is of no use, it is forgotten, join again. */
+  /**
+   * Take in the answer to a join with `from`. False: what we held is of no use, it is forgotten, join again.
+   * @param {Wire.Joined} frame @param {JoinFrom} from
+   */
   joined(frame, from) {
     this.problem = null;
     this.version++;
@@ -68,6 +87,7 @@ export class Room {
     return true;
   }
 
+  /** @param {boolean} foreign */
   #forget(foreign) {
     this.messages = [];
     this.cursor = null;
@@ -80,7 +100,7 @@ export class Room {
     this.pending = this.pending.filter((item) => item.seq === undefined);
   }
 
-  /** Take in an event. False: some before it are missing, join again from the cursor. */
+  /** Take in an event. False: some before it are missing, join again from the cursor. @param {Wire.Event} event */
   event(event) {
     if (this.cursor === null || event.seq <= this.cursor) return true;
     if (event.seq > this.cursor + 1 && this.#gap !== this.cursor) {
@@ -98,7 +118,7 @@ export class Room {
       this.#edits?.push(event);
       this.#apply(event);
     }
-    if (this.pending.length) this.pending = this.pending.filter((item) => !(item.seq <= this.cursor));
+    if (this.pending.length) this.pending = this.pending.filter(({ seq }) => seq === undefined || seq > event.seq);
     return true;
   }
 
@@ -108,18 +128,19 @@ export class Room {
     this.more = true;
   }
 
+  /** @param {Change} event */
   #apply(event) {
     const target = this.find(event.target);
     if (!target) return;
     target.version++;
-    if (event.type === "deleted" || event.deleted) {
+    if (event.type === "deleted" || (event.type === "edited" && event.deleted)) {
       target.deleted = true;
       target.text = "";
       target.reactions.clear();
     } else if (target.deleted) {
       return;
     } else if (event.type === "edited") {
-      target.text = event.text;
+      target.text = event.text ?? "";
       target.edited = event.ts;
     } else {
       const users = target.reactions.get(event.emoji) ?? new Set();
@@ -130,7 +151,7 @@ export class Room {
     }
   }
 
-  /** The index of the first message whose seq is at least `seq`. */
+  /** The index of the first message whose seq is at least `seq`. @param {number} seq */
   index(seq) {
     let low = 0;
     let high = this.messages.length;
@@ -142,12 +163,13 @@ export class Room {
     return low;
   }
 
+  /** @param {number} seq */
   find(seq) {
     const found = this.messages[this.index(seq)];
     return found?.seq === seq ? found : (this.#quoted.get(seq) ?? null);
   }
 
-  /** Whether the message that a reply quotes must be fetched; says so once. */
+  /** Whether the message that a reply quotes must be fetched; says so once. @param {number} seq */
   wants(seq) {
     if (this.cursor === null || seq >= this.oldest || this.#quoted.has(seq)) return false;
     this.#quoted.set(seq, null);
@@ -159,7 +181,10 @@ export class Room {
     this.#edits ??= [];
   }
 
-  /** Take in the answer to a `history` (null: none came): the page before `before`, or (`quoted`) one message. */
+  /**
+   * Take in the answer to a `history` (null: none came): the page before `before`, or (`quoted`) one message.
+   * @param {Wire.History | null} frame @param {{ before?: number, quoted?: number }} as
+   */
   history(frame, { before, quoted }) {
     const edits = this.#edits ?? [];
     this.#waiting--;
@@ -183,28 +208,33 @@ export class Room {
     for (const event of edits) this.#apply(event);
   }
 
+  /** @param {Item} item @param {number} seq */
   acked(item, seq) {
     this.version++;
-    if (item.command.type === "send" && !(seq <= this.cursor)) item.seq = seq;
+    if (item.command.type === "send" && (this.cursor === null || seq > this.cursor)) item.seq = seq;
     else this.settled(item);
   }
 
+  /** @param {Item} item */
   settled(item) {
     this.version++;
     this.pending = this.pending.filter((other) => other !== item);
     this.changes = this.changes.filter((other) => other !== item);
   }
 
+  /** @param {Item} item */
   queued(item) {
     this.version++;
-    if (item.command.type === "send") this.pending.push(item);
-    else this.changes.push(item);
+    if (item.command.type === "send") this.pending.push(/** @type {Sending} */ (item));
+    else this.changes.push(/** @type {Changing} */ (item));
   }
 
+  /** @param {string} user @param {string} name */
   #named(user, name) {
     if (this.names.get(user) !== name) this.names.set(user, name);
   }
 
+  /** @param {Wire.Typing} frame */
   typing(frame, now = Date.now()) {
     this.version++;
     this.#named(frame.user, frame.name);
@@ -212,14 +242,19 @@ export class Room {
     else this.#typing.delete(frame.user);
   }
 
-  /** The names of those who type at this moment. */
+  /** Those who type at this moment. @param {string} [me] */
   typists(me, now = Date.now()) {
-    const names = [];
+    const people = [];
     for (const [user, until] of this.#typing) {
       if (until <= now) this.#typing.delete(user);
-      else if (user !== me) names.push(this.names.get(user) ?? user);
+      else if (user !== me) people.push(this.person(user));
     }
-    return names;
+    return people;
+  }
+
+  /** A user by the name last seen. @param {string} user */
+  person(user) {
+    return { user, name: this.names.get(user) ?? user };
   }
 
   /** Nobody can be known to type after a pause of ours. */
@@ -229,14 +264,15 @@ export class Room {
     this.version++;
   }
 
+  /** @param {Wire.Read} frame @param {string} [me] */
   readBy(frame, me) {
     this.version++;
     this.#named(frame.user, frame.name);
     if (frame.user === me) this.read = Math.max(this.read, frame.seq);
-    else this.marks.set(frame.user, { name: frame.name, seq: frame.seq });
+    else this.marks.set(frame.user, frame.seq);
   }
 
-  /** {count, least}: messages of others past our mark; `least` when older ones that are not held may count too. */
+  /** Messages of others past our mark; `least` when older ones that are not held may count too. @param {string} [me] */
   unread(me) {
     let count = 0;
     for (let at = this.messages.length - 1; at >= 0 && this.messages[at].seq > this.read; at--) {
@@ -246,7 +282,7 @@ export class Room {
   }
 }
 
-/** A message as we hold it, from the event or from a history. */
+/** @param {Wire.Past} data From the event, or from a history. @returns {Message} */
 function message(data) {
   return {
     ...data,

@@ -1,50 +1,82 @@
 // One row of the list: a message, one of ours on its way, a day, the line above what is new.
 
-import { el, icon } from "./dom.js";
-import { dayName, excerpt, fullTime, hue, initials, list, pieces, shortTime, time } from "./format.js";
+import { el, focusIn, icon, refocus } from "./dom.js";
+import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, pieces, shortTime, time, visibleName } from "./format.js";
+
+/** @import { Me } from "./chat.js" */
+/** @import { Person } from "./format.js" */
+/** @import { Sending } from "./outbox.js" */
+/** @import { Message, Room } from "./room.js" */
+
+/** @typedef {Message & { state: "" | "gone" | "saving" | "deleting" }} Seen */
+
+/**
+ * What a row shows; `first`: with a name over it, as the first of several by one user.
+ * @typedef {{ key: string, kind: "day", ts: number, label: string }} DayRow
+ * @typedef {{ key: string, kind: "new" }} NewRow
+ * @typedef {{ key: string, kind: "message", seq: number, message: Message, first: boolean }} MessageRow
+ * @typedef {{ key: string, kind: "pending", item: Sending, unsure: boolean, first: boolean }} PendingRow
+ * @typedef {DayRow | NewRow | MessageRow | PendingRow} Row
+ */
 
 export const EMOJI = ["👍", "❤️", "😂", "🎉", "😮", "😢", "🙏", "👀"];
 
-/** What is seen of a message: as the log has it, with our own changes on top that are still on their way. */
+/**
+ * What is seen of a message: as the log has it, with our own changes on top that are still on their way.
+ * @param {Message} message @param {Room} room @param {Me | null} me
+ */
 export function shown(message, room, me) {
-  const changes = room.changes.filter((item) => item.command.seq === message.seq);
-  const seen = { ...message, state: message.deleted ? "gone" : "" };
+  const reactions = new Map([...message.reactions].map(([emoji, users]) => [emoji, new Set(users)]));
+  /** @type {Seen} */
+  const seen = { ...message, reactions, state: message.deleted ? "gone" : "" };
   if (message.deleted) return seen;
-  seen.reactions = [...message.reactions].map(([emoji, users]) => [emoji, new Set(users)]);
-  for (const { command } of changes) {
+  for (const { command } of changesOf(message, room)) {
     if (command.type === "edit") {
       seen.text = command.text;
       seen.state ||= "saving";
     } else if (command.type === "delete") {
       seen.state = "deleting";
-    } else {
-      let entry = seen.reactions.find(([emoji]) => emoji === command.emoji);
-      if (!entry) seen.reactions.push((entry = [command.emoji, new Set()]));
-      if (command.on) entry[1].add(me.user);
-      else entry[1].delete(me.user);
+    } else if (me) {
+      const users = reactions.get(command.emoji) ?? new Set();
+      reactions.set(command.emoji, users);
+      if (command.on) users.add(me.user);
+      else users.delete(me.user);
     }
   }
-  seen.reactions = seen.reactions.filter(([, users]) => users.size);
+  for (const [emoji, users] of reactions) if (!users.size) reactions.delete(emoji);
   return seen;
 }
 
-/** Everything that a row's look depends on, as a string to compare; `row` is a model of list.js. */
+/** Our own changes of `message` that are on their way. @param {Message} message @param {Room} room */
+function changesOf(message, room) {
+  return room.changes.filter(({ command }) => command.seq === message.seq);
+}
+
+/**
+ * Everything that a row's look depends on, as a string to compare.
+ * @param {Row} row @param {Room} room @param {Me | null} me @param {boolean} live
+ */
 export function signature(row, room, me, live) {
   switch (row.kind) {
     case "message": {
-      const changes = room.changes.reduce((all, item) => (item.command.seq === row.seq ? all + item.id : all), "");
+      const changes = changesOf(row.message, room).map(({ id }) => id);
       const quote = row.message.reply_to ? room.find(row.message.reply_to) : null;
       const quoted = quote ? `${quote.seq}.${quote.version}` : "";
       return `${row.message.version}|${row.first}|${me?.user}|${changes}|${quoted}`;
     }
     case "pending":
       return `${row.first}|${row.item.error}|${row.item.seq}|${live}|${row.unsure}`;
+    case "day":
+      return row.label;
     default:
-      return String(row.label);
+      return "";
   }
 }
 
-/** Fill `node` (an li) with what `row` shows. */
+/**
+ * Fill `node` with what `row` shows.
+ * @param {HTMLLIElement} node @param {Row} row @param {Room} room @param {Me | null} me @param {boolean} live
+ */
 export function fill(node, row, room, me, live) {
   switch (row.kind) {
     case "day":
@@ -63,14 +95,15 @@ export function fill(node, row, room, me, live) {
   }
 }
 
+/** @param {HTMLLIElement} node @param {MessageRow} row @param {Seen} seen @param {Room} room @param {Me | null} me */
 function fillMessage(node, row, seen, room, me) {
-  const { user, name, ts } = seen;
-  const mine = user === me?.user;
+  const { ts } = seen;
+  const mine = seen.user === me?.user;
   node.className = `message${row.first ? " first" : ""}${mine ? " mine" : ""}${seen.state ? ` ${seen.state}` : ""}`;
   node.tabIndex = -1;
   const when = el("time", { datetime: new Date(ts).toISOString(), title: fullTime(ts) }, time(ts));
   const content = el("div", { class: "content" });
-  if (row.first) content.append(head(name, user, when));
+  if (row.first) content.append(head(seen, when));
   if (seen.reply_to && !seen.deleted) content.append(quote(seen.reply_to, room));
   if (seen.deleted) {
     content.append(el("p", { class: "text" }, "This message was deleted."));
@@ -81,18 +114,20 @@ function fillMessage(node, row, seen, room, me) {
       paragraph.append(el("span", { class: "edited", title }, seen.state === "saving" ? " saving…" : " (edited)"));
     }
     content.append(paragraph);
-    if (seen.reactions.length) content.append(reactions(seen.reactions, room, me));
+    if (seen.reactions.size) content.append(reactions(seen.reactions, room, me));
   }
-  replace(node, gutter(row.first, name, user, when), content);
+  replace(node, gutter(row.first, seen, when), content);
 }
 
+/** @param {HTMLLIElement} node @param {PendingRow} row @param {Room} room @param {Me | null} me @param {boolean} live */
 function fillPending(node, row, room, me, live) {
   const { item } = row;
+  const author = me ?? { user: "", name: "You" };
   node.className = `message mine pending${row.first ? " first" : ""}${item.error || row.unsure ? " refused" : ""}`;
   node.tabIndex = -1;
   const when = el("time", { datetime: new Date(item.at).toISOString() }, time(item.at));
   const content = el("div", { class: "content" });
-  if (row.first) content.append(head(me?.name ?? "You", me?.user ?? "", when));
+  if (row.first) content.append(head(author, when));
   if (item.command.reply_to) content.append(quote(item.command.reply_to, room));
   content.append(text(item.command.text));
   if (item.error || row.unsure) {
@@ -103,39 +138,55 @@ function fillPending(node, row, room, me, live) {
   } else if (item.seq === undefined) {
     content.append(el("p", { class: "fate" }, live ? "Sending…" : "Will be sent when you are back online."));
   }
-  replace(node, gutter(row.first, me?.name ?? "You", me?.user ?? "", when), content);
+  replace(node, gutter(row.first, author, when), content);
 }
 
-/** Exchange the parts and leave the toolbar, if it hangs here, and the focus where they are. */
+/**
+ * Exchange the parts and leave the toolbar, if it hangs here, and the focus where they are.
+ * @param {HTMLLIElement} node @param {HTMLElement[]} parts
+ */
 function replace(node, ...parts) {
-  const focused = node.contains(document.activeElement) ? document.activeElement.dataset.focus : undefined;
+  const focused = focusIn(node);
   const toolbar = node.querySelector(":scope > .toolbar");
   for (const child of [...node.children]) if (child !== toolbar) child.remove();
   node.prepend(...parts);
-  if (focused) (node.querySelector(`[data-focus="${CSS.escape(focused)}"]`) ?? node).focus({ preventScroll: true });
+  if (focused) (refocus(node, focused) ?? node).focus({ preventScroll: true });
 }
 
+/** @param {string} action @param {string} label */
 function doing(action, label) {
   return el("button", { type: "button", class: "link", "data-do": action, "data-focus": action }, label);
 }
 
-function gutter(first, name, user, when) {
-  if (!first) return el("div", { class: "gutter", "aria-hidden": "true" }, el("time", { title: when.title }, shortTime(when.dateTime)));
-  return el("div", { class: "gutter" }, avatar(name, user));
+/** @param {boolean} first @param {Person} author @param {HTMLTimeElement} when */
+function gutter(first, author, when) {
+  if (first) return el("div", { class: "gutter" }, avatar(author));
+  const hour = el("time", { title: when.title }, shortTime(Date.parse(when.dateTime)));
+  return el("div", { class: "gutter", "aria-hidden": "true" }, hour);
 }
 
-export function avatar(name, user) {
-  const node = el("span", { class: "avatar", "aria-hidden": "true" }, initials(name));
-  node.style.setProperty("--hue", hue(user)); // by CSSOM: a style attribute is against the page's policy
+/** @param {Person} person */
+export function avatar(person) {
+  const node = el("span", { class: "avatar", "aria-hidden": "true" }, initials(visibleName(person)));
+  node.style.setProperty("--hue", String(hue(person.user))); // by CSSOM: a style attribute is against the page's policy
   return node;
 }
 
-function head(name, user, when) {
-  const shownName = el("b", { class: "name", title: user, dir: "auto" }, name);
-  shownName.style.setProperty("--hue", hue(user));
-  return el("p", { class: "head" }, shownName, " ", when);
+/** A name, and the mark of a guest, who may be called like anybody. @param {Person} person */
+export function named(person) {
+  const name = el("b", { title: person.user, dir: "auto" }, visibleName(person));
+  return isGuest(person.user) ? [name, el("span", { class: "guest" }, "guest")] : [name];
 }
 
+/** @param {Person} author @param {HTMLTimeElement} when */
+function head(author, when) {
+  const [name, ...mark] = named(author);
+  name.className = "name";
+  name.style.setProperty("--hue", String(hue(author.user)));
+  return el("p", { class: "head" }, name, " ", ...mark, " ", when);
+}
+
+/** @param {string} words */
 function text(words) {
   const paragraph = el("p", { class: "text", dir: "auto" });
   for (const piece of pieces(words)) {
@@ -146,21 +197,28 @@ function text(words) {
   return paragraph;
 }
 
+/** @param {number} seq @param {Room} room */
 function quote(seq, room) {
   const original = room.find(seq);
-  const children = original
-    ? [el("b", {}, original.name), " ", el("span", { dir: "auto" }, original.deleted ? "This message was deleted." : excerpt(original.text))]
-    : [el("span", {}, "An earlier message")];
-  return el("button", { type: "button", class: "quote", "data-do": "goto", "data-seq": seq, "data-focus": "goto", "aria-label": `In reply to ${original?.name ?? "an earlier message"}: go there` }, ...children);
+  const label = `In reply to ${original ? called(original) : "an earlier message"}: go there`;
+  const words = original?.deleted ? "This message was deleted." : excerpt(original?.text ?? "An earlier message");
+  return el(
+    "button",
+    { type: "button", class: "quote", "data-do": "goto", "data-seq": seq, "data-focus": "goto", "aria-label": label },
+    ...(original ? named(original).flatMap((part) => [part, " "]) : []),
+    el("span", { class: "clipped", dir: "auto" }, words),
+  );
 }
 
+/** @param {Seen["reactions"]} all @param {Room} room @param {Me | null} me */
 function reactions(all, room, me) {
-  const names = (users) => [...users].map((user) => (user === me?.user ? "you" : (room.names.get(user) ?? user)));
+  /** @param {Set<string>} users */
+  const names = (users) => [...users].map((user) => (user === me?.user ? "you" : called(room.person(user))));
   return el(
     "div",
     { class: "reactions" },
-    ...all.map(([emoji, users]) => {
-      const pressed = users.has(me?.user);
+    ...[...all].map(([emoji, users]) => {
+      const pressed = me !== null && users.has(me.user);
       return el(
         "button",
         {
@@ -175,14 +233,23 @@ function reactions(all, room, me) {
 
 /** The one toolbar of the list; it moves to the message that is pointed at or has the focus. */
 export function toolbar() {
-  const button = (action, label) =>
-    el("button", { type: "button", class: "tool", "data-do": action, "data-focus": action, "aria-label": label, title: label }, icon(action === "picker" ? "react" : action));
+  /** @param {string} action @param {string} label @param {"react" | "reply" | "edit" | "delete"} drawn */
+  const button = (action, label, drawn) =>
+    el(
+      "button",
+      { type: "button", class: "tool", "data-do": action, "data-focus": action, "aria-label": label, title: label },
+      icon(drawn),
+    );
   const picker = el(
     "div",
     { class: "picker", role: "group", "aria-label": "React with", hidden: true },
     ...EMOJI.map((emoji) => el("button", { type: "button", class: "tool emoji", "data-do": "react", "data-emoji": emoji, "aria-label": `React with ${emoji}` }, emoji)),
   );
-  const open = button("picker", "React");
+  const open = button("picker", "React", "react");
   open.setAttribute("aria-expanded", "false");
-  return el("div", { class: "toolbar", role: "group", "aria-label": "What to do with this message" }, open, button("reply", "Reply"), button("edit", "Edit"), button("delete", "Delete"), picker);
+  return el(
+    "div",
+    { class: "toolbar", role: "group", "aria-label": "What to do with this message" },
+    open, button("reply", "Reply", "reply"), button("edit", "Edit", "edit"), button("delete", "Delete", "delete"), picker,
+  );
 }

@@ -1,5 +1,16 @@
 // What the browser keeps for us. A blocked or full storage costs the memory of a reload, never the chat.
 
+/** @import { Item } from "./outbox.js" */
+
+/**
+ * What is kept, by its key.
+ * @typedef {{
+ *   rooms: string[], name: string, token: string | null, pasted: boolean, outbox: Item[],
+ *   drafts: Record<string, string>,
+ * }} Kept
+ */
+
+/** @param {"localStorage" | "sessionStorage"} name */
 function area(name) {
   try {
     return globalThis[name];
@@ -8,11 +19,15 @@ function area(name) {
   }
 }
 
+/** @typedef {ReturnType<typeof slot>} Slot */
+
+/** @param {"localStorage" | "sessionStorage"} name @param {string} prefix */
 function slot(name, prefix) {
   const storage = area(name);
   const unkept = new Map(); // what the browser would not take
   return {
-    get(key, fallback = null) {
+    /** @template {keyof Kept} Key @param {Key} key @param {Kept[Key]} fallback @returns {Kept[Key]} */
+    get(key, fallback) {
       if (unkept.has(key)) return unkept.get(key) ?? fallback;
       try {
         const text = storage?.getItem(prefix + key) ?? null;
@@ -21,17 +36,20 @@ function slot(name, prefix) {
         return fallback;
       }
     },
-    /** Returns false when the browser did not keep it. */
+    /**
+     * Null removes it. Returns false when the browser did not keep it.
+     * @template {keyof Kept} Key @param {Key} key @param {Kept[Key] | null} value
+     */
     set(key, value) {
+      unkept.set(key, value);
       try {
-        if (value === null) storage.removeItem(prefix + key);
-        else storage.setItem(prefix + key, JSON.stringify(value));
-        unkept.delete(key);
-        return true;
+        if (value === null) storage?.removeItem(prefix + key);
+        else storage?.setItem(prefix + key, JSON.stringify(value));
+        if (storage) unkept.delete(key);
       } catch {
-        unkept.set(key, value);
-        return false;
+        // full, or blocked since
       }
+      return !unkept.has(key);
     },
   };
 }
@@ -45,49 +63,59 @@ export const tab = slot("sessionStorage", "tornado-chat.");
 /** Who we say we are: a token that was pasted, else the guest token of this tab, else that of the last tab; a name. */
 export class Credentials {
   /** "token" or "name": not sent for now, to see if the server takes us without it. Once it does, that is forgotten. */
-  leftOut = null;
-
-  constructor(ours = tab, everyones = shared) {
-    this.tab = ours;
-    this.shared = everyones;
-  }
+  leftOut = /** @type {"token" | "name" | null} */ (null);
 
   get token() {
-    return this.leftOut === "token" ? null : (this.tab.get("token") ?? this.shared.get("token"));
+    return this.leftOut === "token" ? null : (tab.get("token", null) ?? shared.get("token", null));
+  }
+
+  /** The patterns of the rooms that the token in use is for, as far as it can be read; none: the server will tell. */
+  get rooms() {
+    const claims = this.token?.split(".")[1] ?? "";
+    try {
+      const { rooms } = JSON.parse(atob(claims.replaceAll("-", "+").replaceAll("_", "/")));
+      return Array.isArray(rooms) ? rooms.map(String) : [];
+    } catch {
+      return [];
+    }
   }
 
   get signedIn() {
-    return this.tab.get("pasted", false);
+    return tab.get("pasted", false);
   }
 
   get name() {
-    return this.leftOut === "name" ? "" : this.shared.get("name", "");
+    return this.leftOut === "name" ? "" : shared.get("name", "");
   }
 
   set name(name) {
-    this.shared.set("name", name);
+    shared.set("name", name);
   }
 
-  /** A guest's welcome brings a new token. A tab keeps its own: another guest in another tab must not become this one. */
+  /**
+   * A guest's welcome brings a new token. A tab keeps its own: another guest in another tab must not become this one.
+   * @param {string | null} token
+   */
   welcomed(token) {
     if (this.leftOut === "name") this.name = "";
     this.leftOut = null;
     if (!token) return;
-    this.tab.set("token", token);
-    this.shared.set("token", token);
+    tab.set("token", token);
+    shared.set("token", token);
   }
 
+  /** @param {string} token */
   paste(token) {
     this.leftOut = null;
-    this.tab.set("token", token);
-    this.tab.set("pasted", true);
+    tab.set("token", token);
+    tab.set("pasted", true);
   }
 
   /** The token is no good. That of another tab, if there is one, is the next to be tried. */
   forget() {
     this.leftOut = null;
-    if (this.shared.get("token") === this.token) this.shared.set("token", null);
-    this.tab.set("token", null);
-    this.tab.set("pasted", null);
+    if (shared.get("token", null) === this.token) shared.set("token", null);
+    tab.set("token", null);
+    tab.set("pasted", null);
   }
 }

@@ -1,8 +1,23 @@
 // What stands around the messages: rooms, status, notices, dialogs. Shows what it is given, says what was asked for.
 
-import { byId, el, icon } from "./dom.js";
-import { excerpt, list } from "./format.js";
+import { byId, el, focusIn, icon, refocus } from "./dom.js";
+import { called, excerpt, isBlank, list, visibleName } from "./format.js";
 import { avatar } from "./row.js";
+
+/** @import { Me } from "./chat.js" */
+/** @import { Person } from "./format.js" */
+/** @import { State } from "./connection.js" */
+/** @import { Room } from "./room.js" */
+
+/**
+ * `enter` returns what is wrong with what was typed, or null.
+ * @typedef {{
+ *   enter: (typed: string) => string | null, leave: (name: string) => void, who: () => void, signIn: () => void,
+ *   retry: () => void,
+ * }} On
+ */
+
+/** `least`: there are more. @typedef {{ name: string, here: boolean, unread: { count: number, least: boolean } }} Listed */
 
 const NOTICE = 8_000; // ms
 const SHORT = 1_500; // a wait below this is not worth a banner
@@ -12,11 +27,11 @@ const narrow = matchMedia("(max-width: 760px)");
 
 export class View {
   #countdown = 0;
-  #spoken = []; // new messages that a screen reader is to hear of
+  #spoken = /** @type {Wire.Message[]} */ ([]); // new messages that a screen reader is to hear of
   #speaking = 0;
-  #last = {}; // what was drawn, to draw it again only when it changed
+  #last = /** @type {Map<string, string>} */ (new Map()); // what was drawn, to draw it again only when it changed
 
-  /** `on`: enter(typed), leave(name), who(), signIn(), retry(). */
+  /** @param {On} on */
   constructor(on) {
     this.on = on;
     byId.menu.append(icon("menu"));
@@ -25,7 +40,9 @@ export class View {
     byId.menu.addEventListener("click", () => this.drawer(true));
     byId.menuClose.addEventListener("click", () => this.drawer(false));
     byId.scrim.addEventListener("click", () => this.drawer(false));
-    byId.side.addEventListener("keydown", (event) => event.key === "Escape" && this.drawer(false));
+    byId.side.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") this.drawer(false);
+    });
     narrow.addEventListener("change", () => this.drawer(false));
     byId.retry.addEventListener("click", () => on.retry());
     byId.signIn.addEventListener("click", () => on.signIn());
@@ -42,7 +59,7 @@ export class View {
     this.drawer(false);
   }
 
-  /** On a narrow page the rooms are a drawer; out of sight is out of reach. */
+  /** On a narrow page the rooms are a drawer; out of sight is out of reach. @param {boolean} open */
   drawer(open) {
     const was = byId.app.classList.contains("drawn");
     byId.app.classList.toggle("drawn", open);
@@ -53,25 +70,27 @@ export class View {
     else if (was) byId.menu.focus();
   }
 
+  /** @param {string} what @param {unknown} value */
   #once(what, value) {
     const text = JSON.stringify(value);
-    if (this.#last[what] === text) return false;
-    this.#last[what] = text;
+    if (this.#last.get(what) === text) return false;
+    this.#last.set(what, text);
     return true;
   }
 
-  /** `rooms`: [{name, unread: {count, least}, here}] */
+  /** @param {Listed[]} rooms */
   rooms(rooms) {
     const total = rooms.reduce((sum, { unread }) => sum + unread.count, 0);
     const here = rooms.find((room) => room.here)?.name ?? "";
     document.title = `${total ? `(${total}) ` : ""}#${here} · Chat`;
     if (!this.#once("rooms", rooms)) return;
-    const focused = byId.rooms.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
+    const focused = focusIn(byId.rooms);
     byId.title.replaceChildren(el("span", { class: "hash", "aria-hidden": "true" }, "#"), here);
     byId.rooms.replaceChildren(...rooms.map((room) => this.#room(room)));
-    if (focused) byId.rooms.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
+    if (focused) refocus(byId.rooms, focused)?.focus();
   }
 
+  /** @param {Listed} room */
   #room({ name, unread, here }) {
     const count = `${Math.min(unread.count, 99)}${unread.least || unread.count > 99 ? "+" : ""}`;
     const link = el(
@@ -86,36 +105,31 @@ export class View {
     return el("li", { class: unread.count && !here ? "unread" : null }, link, leave);
   }
 
+  /** @param {Me | null} me */
   me(me) {
     if (!this.#once("me", me)) return;
     byId.me.hidden = me === null;
     if (!me) return;
     const hint = me.guest ? "Guest · change name" : "Signed in";
-    byId.me.replaceChildren(avatar(me.name, me.user), el("span", { class: "who" }, el("b", {}, me.name), el("small", {}, hint)));
+    byId.me.replaceChildren(avatar(me), el("span", { class: "who" }, el("b", {}, visibleName(me)), el("small", {}, hint)));
   }
 
-  /** `state` is the connection's; `waiting` counts what is not sent yet. */
+  /** `waiting` counts what is not sent yet. @param {State} state @param {Room} room @param {number} waiting */
   status(state, room, waiting) {
-    const [kind, words] = {
-      idle: ["idle", "Not connected yet"],
-      connecting: ["busy", "Connecting…"],
-      waiting: ["off", "Offline"],
-      "signed-out": ["off", "Signed out"],
-      open: room?.synced ? ["live", "Live"] : room?.problem && !room.joining && !room.member ? ["off", "Not in this room"] : ["busy", "Catching up…"],
-    }[state.name];
+    const [kind, words] = standing(state, room);
     if (this.#once("status", [kind, words])) {
       byId.status.dataset.kind = kind;
       byId.status.replaceChildren(el("span", { class: "dot" }), words);
     }
     if (!this.#once("banner", [state, waiting])) return;
     clearInterval(this.#countdown);
-    const long = state.name === "waiting" && (state.refused || state.until - Date.now() > SHORT);
-    byId.signIn.hidden = !state.refused;
-    byId.banner.hidden = !long && !(state.name === "connecting" && !byId.banner.hidden);
-    if (!long) {
-      if (!byId.banner.hidden) byId.bannerText.textContent = "Trying to connect…";
+    byId.signIn.hidden = !(state.name === "waiting" && state.refused);
+    if (state.name !== "waiting" || (!state.refused && state.until - Date.now() <= SHORT)) {
+      byId.banner.hidden ||= state.name !== "connecting";
+      byId.bannerText.textContent = "Trying to connect…";
       return;
     }
+    byId.banner.hidden = false;
     const tick = () => {
       const seconds = Math.max(0, Math.ceil((state.until - Date.now()) / 1_000));
       const kept = waiting ? ` ${waiting === 1 ? "One message waits" : `${waiting} messages wait`} here and will be sent then.` : "";
@@ -125,30 +139,36 @@ export class View {
     tick();
   }
 
-  typing(names) {
-    if (!this.#once("typing", names)) return;
-    byId.typing.replaceChildren(
-      ...(names.length ? [el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")), `${list(names)} ${names.length === 1 ? "is" : "are"} typing`] : []),
+  /** @param {Person[]} people */
+  typing(people) {
+    if (!this.#once("typing", people)) return;
+    byId.typing.replaceChildren();
+    if (!people.length) return;
+    byId.typing.append(
+      el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")),
+      el("span", { class: "clipped" }, `${list(people.map(called))} ${people.length === 1 ? "is" : "are"} typing`),
     );
   }
 
-  seen(names) {
-    if (this.#once("seen", names)) byId.seen.textContent = names.length ? `Seen by ${list(names)}` : "";
+  /** @param {Person[]} people */
+  seen(people) {
+    if (this.#once("seen", people)) byId.seen.textContent = people.length ? `Seen by ${list(people.map(called))}` : "";
   }
 
+  /** @param {string} text */
   notice(text) {
     const note = el("p", { class: "notice" }, sentence(text));
     byId.notices.append(note);
-    while (byId.notices.children.length > 3) byId.notices.firstChild.remove();
+    while (byId.notices.children.length > 3) byId.notices.children[0].remove();
     setTimeout(() => note.remove(), NOTICE);
   }
 
-  /** Tell a screen reader of a new message: one a second at most, however busy the room is. */
+  /** Tell a screen reader of a new message: one a second at most, however busy the room is. @param {Wire.Message} message */
   speak(message) {
     this.#spoken.push(message);
     this.#speaking ||= setTimeout(() => {
-      const last = this.#spoken.at(-1);
-      const words = `${last.name}: ${excerpt(last.text)}`;
+      const last = this.#spoken[this.#spoken.length - 1];
+      const words = `${called(last)}: ${excerpt(last.text ?? "")}`;
       byId.live.textContent = this.#spoken.length === 1 ? words : `${this.#spoken.length} new messages. ${words}`;
       this.#spoken = [];
       this.#speaking = 0;
@@ -157,25 +177,32 @@ export class View {
 
   // The dialogs. Each resolves with what was given, or with LEAVE, TOKEN for the other buttons.
 
+  /** @param {string} current @param {boolean} first */
   askName(current, first) {
     byId.nameTitle.textContent = first ? "What shall we call you?" : "Change your name";
     byId.nameNote.textContent = first ? "Others in the room see it beside what you write." : "What you wrote before keeps the name that it had.";
     byId.nameGo.textContent = first ? "Start chatting" : "Change";
-    byId.nameSkip.textContent = first ? "Make one up for me" : "Cancel";
+    byId.nameSkip.textContent = first ? "Make one up" : "Cancel";
     byId.nameInput.value = current;
-    return ask(byId.nameDialog, byId.nameForm, { [LEAVE]: byId.nameSkip, [TOKEN]: byId.nameToken }, () => {
+    /** @type {[typeof LEAVE | typeof TOKEN, HTMLButtonElement][]} */
+    const others = [[LEAVE, byId.nameSkip], [TOKEN, byId.nameToken]];
+    return ask(byId.nameDialog, byId.nameForm, others, () => {
       const name = byId.nameInput.value.replace(/[\p{C}\s]+/gu, " ").trim();
-      said(byId.nameError, byId.nameInput, name ? null : "Write a name of 1 to 64 characters.");
-      return name || null;
+      const blank = isBlank(name);
+      said(byId.nameError, byId.nameInput, blank ? "Write a name of 1 to 64 characters, with something to see." : null);
+      return blank ? null : name;
     });
   }
 
-  /** `leave`: what the other button says; without one, this dialog is not left without a token. */
+  /**
+   * `leave`: what the other button says; without one, this dialog is not left without a token.
+   * @param {string | null} why @param {string} [leave]
+   */
   askToken(why, leave) {
     said(byId.tokenError, byId.tokenInput, why ? sentence(why) : null);
     byId.tokenLeave.hidden = !leave;
     byId.tokenLeave.textContent = leave ?? "";
-    return ask(byId.tokenDialog, byId.tokenForm, leave ? { [LEAVE]: byId.tokenLeave } : {}, () => {
+    return ask(byId.tokenDialog, byId.tokenForm, leave ? [[LEAVE, byId.tokenLeave]] : [], () => {
       const token = byId.tokenInput.value.trim();
       const fits = /^[\w-]+\.[\w-]+\.[\w-]+$/.test(token); // anything else cannot be a sub-protocol either
       said(byId.tokenError, byId.tokenInput, fits ? null : "This is not a token: three parts of letters and digits, with dots between.");
@@ -184,17 +211,47 @@ export class View {
     });
   }
 
+  /** @param {{ text: string }} message */
   askDelete(message) {
     byId.deleteText.textContent = excerpt(message.text);
-    return ask(byId.deleteDialog, byId.deleteForm, { [LEAVE]: byId.deleteKeep }, () => "delete");
+    return ask(byId.deleteDialog, byId.deleteForm, [[LEAVE, byId.deleteKeep]], () => "delete");
   }
 }
 
-/** Show `dialog` until `form` has a `value` (not null) or one of `others`, {answer: button}, is pressed. Escape: LEAVE. */
+/**
+ * What the connection's state means for the room in sight: a kind for the style sheet, and words.
+ * @param {State} state @param {Room} room
+ */
+function standing(state, room) {
+  switch (state.name) {
+    case "idle":
+      return ["idle", "Not connected yet"];
+    case "connecting":
+      return ["busy", "Connecting…"];
+    case "waiting":
+      return ["off", "Offline"];
+    case "signed-out":
+      return ["off", "Signed out"];
+    case "open":
+      if (room.synced) return ["live", "Live"];
+      return room.problem && !room.joining && !room.member ? ["off", "Not in this room"] : ["busy", "Catching up…"];
+  }
+}
+
+/**
+ * Show `dialog` until `form` has a `value` (not null) or the button of one of `others` is pressed. Escape: LEAVE.
+ * @template {typeof LEAVE | typeof TOKEN} Other
+ * @param {HTMLDialogElement} dialog
+ * @param {HTMLFormElement} form
+ * @param {[Other, HTMLButtonElement][]} others
+ * @param {() => string | null} value
+ * @returns {Promise<string | Other>}
+ */
 function ask(dialog, form, others, value) {
   return new Promise((resolve) => {
     const done = new AbortController();
     const { signal } = done;
+    /** @param {string | Other} given */
     const end = (given) => {
       done.abort();
       dialog.close();
@@ -205,18 +262,19 @@ function ask(dialog, form, others, value) {
       const given = value();
       if (given !== null) end(given);
     }, { signal });
-    for (const answer of Object.getOwnPropertySymbols(others)) {
-      others[answer].addEventListener("click", () => end(answer), { signal });
-    }
+    for (const [answer, button] of others) button.addEventListener("click", () => end(answer), { signal });
     dialog.addEventListener("cancel", (event) => {
       event.preventDefault();
-      if (others[LEAVE]) end(LEAVE);
+      for (const [answer] of others) if (answer === LEAVE) end(answer);
     }, { signal });
     if (!dialog.open) dialog.showModal();
   });
 }
 
-/** Show what is wrong with an input, or (null) that nothing is. */
+/**
+ * Show what is wrong with an input, or (null) that nothing is.
+ * @param {HTMLElement} place @param {HTMLElement} input @param {string | null} wrong
+ */
 function said(place, input, wrong) {
   place.hidden = wrong === null;
   place.textContent = wrong ?? "";
@@ -224,7 +282,7 @@ function said(place, input, wrong) {
   else input.removeAttribute("aria-invalid");
 }
 
-/** The server's words as a sentence: they begin small and have no full stop. */
+/** The server's words as a sentence: they begin small and have no full stop. @param {string} words */
 function sentence(words) {
   const text = words.charAt(0).toUpperCase() + words.slice(1);
   return /[.!?…]$/.test(text) ? text : `${text}.`;

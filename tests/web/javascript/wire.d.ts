@@ -1,0 +1,48 @@
+// What docs/protocol.md says, as far as the page speaks it. For the type check only: the page does not load it.
+// tests/web/test_page_types.py holds it to the tables there.
+
+declare namespace Wire {
+  type Command = Join | Leave | Send | Edit | Delete | React | GetHistory | MarkRead | SayTyping | Ping;
+
+  interface Join { type: "join"; id?: string; room: string; after?: number; last?: number }
+  interface Leave { type: "leave"; id?: string; room: string }
+  interface Send { type: "send"; id?: string; room: string; text: string; reply_to?: number }
+  interface Edit { type: "edit"; id?: string; room: string; seq: number; text: string }
+  interface Delete { type: "delete"; id?: string; room: string; seq: number }
+  interface React { type: "react"; id?: string; room: string; seq: number; emoji: string; on: boolean }
+  interface GetHistory { type: "history"; id?: string; room: string; before?: number; limit?: number }
+  interface MarkRead { type: "read"; id?: string; room: string; seq: number }
+  interface SayTyping { type: "typing"; id?: string; room: string; on: boolean }
+  interface Ping { type: "ping"; id?: string }
+
+  type Event = Message | Edited | Deleted | Reacted;
+
+  interface Message { type: "message"; room: string; seq: number; user: string; name: string; text?: string; deleted?: boolean; ts: number; id?: string; reply_to?: number }
+  interface Edited { type: "edited"; room: string; seq: number; target: number; user: string; text?: string; deleted?: boolean; ts: number }
+  interface Deleted { type: "deleted"; room: string; seq: number; target: number; user: string; ts: number }
+  interface Reacted { type: "reacted"; room: string; seq: number; target: number; user: string; emoji: string; on: boolean; ts: number }
+
+  type Frame = Event | Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Failure | Typing | Read | Presence;
+
+  interface Welcome { type: "welcome"; user: string; name: string; token?: string; limits: Limits; ping_interval: number }
+  interface Joined { type: "joined"; id?: string; room: string; head: number; cursor: number; read: number; epoch: string }
+  interface Synced { type: "synced"; room: string; seq: number }
+  interface Behind { type: "behind"; room: string; seq: number; head: number }
+  interface Left { type: "left"; id?: string; room: string }
+  interface Ack { type: "ack"; id: string; room: string; seq?: number; ts?: number; duplicate?: boolean }
+  interface History { type: "history"; id?: string; room: string; messages: Past[]; more: boolean }
+  interface Pong { type: "pong"; id?: string }
+  interface Failure { type: "error"; id?: string; code: string; message: string; retry_after?: number }
+
+  interface Typing { type: "typing"; room: string; user: string; name: string; on: boolean }
+  interface Read { type: "read"; room: string; user: string; name: string; seq: number }
+  interface Presence { type: "presence"; id?: string; room: string; count: number }
+
+  interface Limits { text_chars: number; frame_bytes: number }
+
+  /** A message as `history` has it: as it is now. */
+  type Past = Message & { edited?: number; reactions?: { [emoji: string]: string[] } };
+
+  /** The body of a refused handshake. */
+  interface Refusal { error?: { code: string; message: string } }
+}

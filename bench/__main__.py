@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 from bench.bench import Bench, Size
+from bench.errors import BenchError
 from bench.report import Results, machine, table
 from bench.scenarios import SCENARIOS
-from bench.servers import BenchError, find_tools
+from bench.tools import find_tools
 
 QUICK = Size(seconds=1.0, warm=0.3, slow_events=2_000, huge=10_000, four=4_000)
 
@@ -25,10 +26,11 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each server (default 3)")
     parser.add_argument("--quick", action="store_true", help="one round of one second: to see that it works")
     parser.add_argument(
-        "--loads", type=int, help="load processes of a fan-out (default: 2 where there are 3 cores, else 1)"
+        "--loads",
+        type=int,
+        help="load processes where one may be too slow (default: 2 where there are 3 cores, else 1)",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
-    parser.add_argument("--python-load", action="store_true", help="generate the load in Python although there is a cc")
     parser.add_argument("--directory", type=Path, help="for the databases, on a real disk (default: the temporary one)")
     chosen = parser.parse_args(argv)
     unknown = [name for name in chosen.scenarios if name not in SCENARIOS]
@@ -85,27 +87,35 @@ def main(argv: list[str] | None = None) -> int:
     names = [name for name in SCENARIOS if not chosen.scenarios or name in chosen.scenarios]
     server_core, *load_cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, set(load_cores or [server_core]))
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=chosen.directory) as directory:
-        tools = find_tools(Path(directory), compiler=not chosen.python_load)
-        bench = Bench(
-            tools, Path(directory), server_core, load_cores or [server_core], QUICK if chosen.quick else Size()
-        )
-        bench.loads = chosen.loads or min(2, len(bench.load_cores))
-        bench.notes += tools.notes
-        kind = filesystem(Path(directory))
-        if kind in ("tmpfs", "ramfs"):
-            bench.notes.append(
-                f"The databases were on {kind}, which commits for nothing: give a --directory on a disk."
-            )
-        if not load_cores:
-            bench.notes.append("Only one core: the load runs beside the server, so only the CPU figures mean anything.")
-        rounds = 1 if chosen.quick else chosen.rounds
-        results, fine = run(bench, names, rounds)
-        text = "\n".join([table(results), "", machine(bench, rounds), *(f"- {note}" for note in bench.notes), ""])
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=chosen.directory) as directory:
+            text, fine = measure(chosen, names, Path(directory), server_core, load_cores)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
     print(text)
     if chosen.output:
         chosen.output.write_text(text)
     return 0 if fine else 1
+
+
+def measure(
+    chosen: argparse.Namespace, names: list[str], directory: Path, server_core: int, load_cores: list[int]
+) -> tuple[str, bool]:
+    """The page to print; False if a run failed. BenchError if nothing can be measured."""
+    tools = find_tools()
+    size = QUICK if chosen.quick else Size()
+    bench = Bench(tools, directory, server_core, load_cores or [server_core], size)
+    bench.loads = chosen.loads or min(2, len(bench.load_cores))
+    bench.notes += tools.notes
+    kind = filesystem(directory)
+    if kind in ("tmpfs", "ramfs"):
+        bench.note(f"The databases were on {kind}, which commits for nothing: give a --directory on a disk.")
+    if not load_cores:
+        bench.note("Only one core: the load runs beside the server, so only the CPU figures mean anything.")
+    rounds = 1 if chosen.quick else chosen.rounds
+    results, fine = run(bench, names, rounds)
+    return "\n".join([table(results), "", machine(bench, rounds), *(f"- {note}" for note in bench.notes), ""]), fine
 
 
 if __name__ == "__main__":

@@ -108,6 +108,7 @@ ROWS = (
     Row("connects", "per_second", "connections opened a second", 0, (least(1.5, "tornado"),)),
     Row("connects", "cpu_us", "the server's CPU for one, µs", 0),
     Row("connects", "joined_per_second", "opened and joined to a room (`synced`) a second", 0),
+    Row("connects", "joined_cpu_us", "the server's CPU for one of those, µs", 0),
     Row(
         "storm", "seconds", "10,000 clients come back, each recovers 100 events: until all are synced, s", 1, (most(8),)
     ),
@@ -198,9 +199,8 @@ def machine(bench: Bench, rounds: int) -> str:
         except PackageNotFoundError:
             continue
     cores = "all on one core" if bench.server_core in bench.load_cores else "server on one core, load on the other"
-    generator = "C" if len(bench.tools.load) == 1 else "Python"
     return (
         f"{datetime.date.today()}, {cpu}, {cores}, Linux {platform.release()}, Python {sys.version.split()[0]}, "
-        f"{', '.join(found)}; load in {generator}, {bench.loads} process{'es' * (bench.loads > 1)}; "
+        f"{', '.join(found)}; load from {bench.loads} process{'es' * (bench.loads > 1)}; "
         f"medians of {rounds} round{'s' * (rounds > 1)} of {bench.size.seconds:g} s, the servers in turns."
     )

@@ -12,6 +12,7 @@ has redis-server || missing="$missing redis-server"
 has initdb || missing="$missing postgresql"
 has nginx || missing="$missing nginx"
 has openssl || missing="$missing openssl"
+has cc || missing="$missing gcc libc6-dev"
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then

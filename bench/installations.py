@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from statistics import median
 
@@ -31,6 +32,7 @@ def one_and_two(bench: Bench, one: Dialect, two: Dialect) -> Figures:
     counts as arrived.
     """
     figures: Figures = {}
+    one = replace(one, tree=two.tree)
     with bench.server(one) as alone, bench.server(two) as pair, bench.load() as first, bench.load() as second:
         sides = ((alone, first), (pair, second))
         for server, load in sides:

@@ -49,6 +49,11 @@ class Row:
     digits: int = 0
     targets: tuple[Target, ...] = ()
 
+    @property
+    def more_is_better(self) -> bool:
+        """Of what is done in a second; the other figures are costs."""
+        return self.figure.endswith(("delivered", "a_second", "per_second", "for_cpu", "_one", "_two"))
+
 
 def least(bound: float, peer: str = "") -> Target:
     return Target(bound, at_least=True, peer=peer)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bench import installations
 from bench.bench import KIB, LOAD_SHARE, MIB, Bench, Figures
@@ -52,7 +53,7 @@ def ack(bench: Bench, dialect: Dialect) -> Figures:
     return closed_loop(bench, dialect, path="/ws?name=client-{index}", message=message, ready='"welcome"')
 
 
-def ack_workers(bench: Bench) -> Figures:
+def ack_workers(bench: Bench, tree: Path) -> Figures:
     """The same on one worker and on two, with either log."""
     figures: Figures = {}
     for log, needs in (("sqlite", ()), ("postgres", ("postgres",))):
@@ -60,7 +61,7 @@ def ack_workers(bench: Bench) -> Figures:
             bench.note(f"ack-workers: without PostgreSQL: {bench.tools.missing['postgres']}")
         else:
             for workers in (1, 2):
-                found = ack(bench, apart(workers, *needs))
+                found = ack(bench, replace(apart(workers, *needs), tree=tree))
                 figures[f"{log}_{workers}_a_second"] = found["delivered"]
                 figures[f"{log}_{workers}_for_cpu"] = 1e6 / found["cpu_us"]
     return figures
@@ -231,7 +232,7 @@ SCENARIOS = {
     "storm": alone(storm, ours()),
     "workers": alone(lambda b, d: installations.one_and_two(b, ours(), d), on_one_port(2)),
     "workers-unix": alone(lambda b, d: installations.one_and_two(b, apart(1), d), apart(2)),
-    "ack-workers": alone(lambda b, _: ack_workers(b), apart(2)),
+    "ack-workers": alone(lambda b, d: ack_workers(b, d.tree), apart(2)),
     "between-workers": alone(installations.between, apart(2)),
     "crowd": alone(installations.crowd, FOUR),
     "restart": alone(installations.restart, FOUR),

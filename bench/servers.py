@@ -35,6 +35,7 @@ class Dialect:
     (`{room}`, `{index}`, `{number}`, `{marker}`, `{text}`). A client is ready when a frame contains `ready`; if that is
     empty, with the 101. `addresses`, filled in likewise, are where it listens: HOST:PORT or the path of a Unix socket.
     One that `announces` prints `listening on` when it is ready: a parent has its port before its workers are.
+    `tree` is the folder that it is started in: its own `tornado_chat` and `bench` are the ones that Python runs there.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Dialect:
     needs: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ("127.0.0.1:{port}",)
     announces: bool = False
+    tree: Path = ROOT
 
 
 def ours(*flags: str, needs: tuple[str, ...] = (), addresses: tuple[str, ...] = ("127.0.0.1:{port}",)) -> Dialect:
@@ -138,7 +140,7 @@ class ServerProcess:
         self.addresses = [fill(address, fields) for address in dialect.addresses]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=dialect.tree
             )
         self.pid = self._process.pid
         os.sched_setaffinity(self.pid, {core})  # before it has threads and children; they inherit it

@@ -90,7 +90,7 @@ def run(bench: Bench, names: list[str], rounds: int, choice: Choice = all_server
         dialects = dict(choice(scenario, bench.tools))
         for number in range(rounds):
             turns = list(dialects.items())
-            for server, dialect in reversed(turns) if number % 2 else turns:  # a steady drift falls on all alike
+            for server, dialect in reversed(turns) if number % 2 else turns:  # so a steady drift falls on all alike
                 began = time.monotonic()
                 try:
                     figures = scenario.run(bench, dialect)
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     os.sched_setaffinity(0, set(load_cores or [server_core]))
     try:
         with tempfile.TemporaryDirectory(prefix="bench-", dir=chosen.directory) as directory:
-            text, fine = measure(chosen, names, Path(directory), server_core, load_cores)
+            text, fine = page(chosen, names, Path(directory), server_core, load_cores)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
@@ -126,10 +126,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if fine else 1
 
 
-def measure(
+def page(
     chosen: argparse.Namespace, names: list[str], directory: Path, server_core: int, load_cores: list[int]
 ) -> tuple[str, bool]:
-    """The page to print; False if a run failed. BenchError if nothing can be measured."""
+    """What to print, and False if a run failed. BenchError if nothing can be measured."""
     choice: Choice = only_ours if chosen.ours else all_servers
     if chosen.against:
         choice = against.both(against.checkout(chosen.against, directory))

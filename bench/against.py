@@ -20,7 +20,7 @@ from bench.tools import Tools
 
 USUAL = ("fan-out", "fan-out-large", "ack", "echo", "connects", "memory")
 TURN = Size(seconds=2.0, warm=0.5)  # short: the machine's pace drifts, and a ratio should not
-ROUNDS = 5
+ROUNDS, FEWEST = 5, 3  # usual, and for a verdict
 ALLOWED = 0.03  # slower by more than this is worse
 
 
@@ -84,7 +84,7 @@ def verdict(row: Row, before: Sequence[float], after: Sequence[float]) -> str:
     middle = median(ratios)
     if abs(middle - 1) <= ALLOWED:
         word = "same"
-    elif ratios[0] < 1 < ratios[-1]:
+    elif len(ratios) < FEWEST or ratios[0] < 1 < ratios[-1]:
         word = "unclear: more rounds"
     else:
         word = "better" if (middle > 1) == row.more_is_better else "**worse**"

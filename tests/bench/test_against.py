@@ -82,6 +82,7 @@ def test_what_is_no_commit_and_no_folder_is_one_line(tmp_path: Path) -> None:
         (RATE, [10.0, 20.0, 10.0], [9.0, 17.0, 9.6], "0.900 | 0.850 to 0.960 | **worse**"),
         (RATE, [10.0, 20.0, 10.0], [11.0, 23.0, 10.4], "1.100 | 1.040 to 1.150 | better"),
         (CPU, [10.0, 20.0, 10.0], [11.0, 23.0, 9.9], "1.100 | 0.990 to 1.150 | unclear: more rounds"),
+        (CPU, [10.0, 20.0], [11.0, 23.0], "1.125 | 1.100 to 1.150 | unclear: more rounds"),
         (CPU, [0.0], [1.0], "| | not measured"),
     ],
 )

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from bench.__main__ import arguments, filesystem, run
+from bench.__main__ import all_servers, arguments, filesystem, only_ours, run
 from bench.bench import Bench, Size
 from bench.driver import connect_all, percentile
 from bench.errors import BenchError
@@ -350,6 +350,11 @@ def test_an_unknown_scenario_is_refused(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit):
         arguments(["fan-in"])
     assert "no scenario 'fan-in'; there are: fan-out," in capsys.readouterr().err
+
+
+def test_without_the_peers_only_our_server_is_measured(bench: Bench) -> None:
+    assert {"ours", "tornado", "bare"} <= set(all_servers(SCENARIOS["fan-out"], bench.tools))
+    assert list(only_ours(SCENARIOS["fan-out"], bench.tools)) == ["ours"]
 
 
 def test_the_file_system_is_named() -> None:

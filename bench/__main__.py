@@ -7,12 +7,16 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from bench import against
 from bench.bench import Bench, Size
+from bench.errors import BenchError
 from bench.report import Results, machine, table
-from bench.scenarios import SCENARIOS
-from bench.servers import BenchError, find_tools
+from bench.scenarios import SCENARIOS, Scenario
+from bench.servers import Dialect
+from bench.tools import Tools, find_tools
 
 QUICK = Size(seconds=1.0, warm=0.3, slow_events=2_000, huge=10_000, four=4_000)
 
@@ -22,18 +26,30 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "scenarios", nargs="*", metavar="SCENARIO", help=f"of: {', '.join(SCENARIOS)} (default: all of them)"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each server (default 3)")
+    parser.add_argument(
+        "--against",
+        metavar="REV",
+        help="measure this server, and that of another commit or folder, in turns "
+        f"(default: {', '.join(against.USUAL)})",
+    )
+    parser.add_argument("--ours", action="store_true", help="measure this server only, without the peers")
+    parser.add_argument("--rounds", type=int, help=f"turns of each server (default 3, {against.ROUNDS} with --against)")
     parser.add_argument("--quick", action="store_true", help="one round of one second: to see that it works")
     parser.add_argument(
-        "--loads", type=int, help="load processes of a fan-out (default: 2 where there are 3 cores, else 1)"
+        "--loads",
+        type=int,
+        help="load processes where one may be too slow (default: 2 where there are 3 cores, else 1)",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there too")
-    parser.add_argument("--python-load", action="store_true", help="generate the load in Python although there is a cc")
     parser.add_argument("--directory", type=Path, help="for the databases, on a real disk (default: the temporary one)")
     chosen = parser.parse_args(argv)
     unknown = [name for name in chosen.scenarios if name not in SCENARIOS]
     if unknown:
         parser.error(f"no scenario {unknown[0]!r}; there are: {', '.join(SCENARIOS)}")
+    if chosen.rounds is None:
+        chosen.rounds = 1 if chosen.quick else against.ROUNDS if chosen.against else 3
+    if not chosen.scenarios:
+        chosen.scenarios = list(against.USUAL if chosen.against else SCENARIOS)
     if chosen.rounds < 1 or (chosen.loads is not None and chosen.loads < 1):
         parser.error("--rounds and --loads begin at 1")
     return chosen
@@ -46,7 +62,19 @@ def filesystem(path: Path) -> str:
     return max(above)[1] if above else "unknown"
 
 
-def run(bench: Bench, names: list[str], rounds: int) -> tuple[Results, bool]:
+Choice = Callable[[Scenario, Tools], Mapping[str, Dialect]]
+"""The servers of a scenario that are to be measured, by name."""
+
+
+def all_servers(scenario: Scenario, tools: Tools) -> Mapping[str, Dialect]:
+    return scenario.dialects(tools)
+
+
+def only_ours(scenario: Scenario, tools: Tools) -> Mapping[str, Dialect]:
+    return {"ours": scenario.dialects(tools)["ours"]}
+
+
+def run(bench: Bench, names: list[str], rounds: int, choice: Choice = all_servers) -> tuple[Results, bool]:
     """All rounds of the named scenarios, the servers in turns; False if one of them failed."""
     results: Results = {}
     fine = True
@@ -59,9 +87,10 @@ def run(bench: Bench, names: list[str], rounds: int) -> tuple[Results, bool]:
                 print(bench.notes[-1], file=sys.stderr)
         if bench.tools.missing.keys() & set(scenario.needs):
             continue
-        dialects = dict(scenario.dialects(bench.tools))
+        dialects = dict(choice(scenario, bench.tools))
         for number in range(rounds):
-            for server, dialect in list(dialects.items()):
+            turns = list(dialects.items())
+            for server, dialect in reversed(turns) if number % 2 else turns:  # so a steady drift falls on all alike
                 began = time.monotonic()
                 try:
                     figures = scenario.run(bench, dialect)
@@ -82,30 +111,41 @@ def run(bench: Bench, names: list[str], rounds: int) -> tuple[Results, bool]:
 
 def main(argv: list[str] | None = None) -> int:
     chosen = arguments(sys.argv[1:] if argv is None else argv)
-    names = [name for name in SCENARIOS if not chosen.scenarios or name in chosen.scenarios]
+    names = [name for name in SCENARIOS if name in chosen.scenarios]
     server_core, *load_cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, set(load_cores or [server_core]))
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=chosen.directory) as directory:
-        tools = find_tools(Path(directory), compiler=not chosen.python_load)
-        bench = Bench(
-            tools, Path(directory), server_core, load_cores or [server_core], QUICK if chosen.quick else Size()
-        )
-        bench.loads = chosen.loads or min(2, len(bench.load_cores))
-        bench.notes += tools.notes
-        kind = filesystem(Path(directory))
-        if kind in ("tmpfs", "ramfs"):
-            bench.notes.append(
-                f"The databases were on {kind}, which commits for nothing: give a --directory on a disk."
-            )
-        if not load_cores:
-            bench.notes.append("Only one core: the load runs beside the server, so only the CPU figures mean anything.")
-        rounds = 1 if chosen.quick else chosen.rounds
-        results, fine = run(bench, names, rounds)
-        text = "\n".join([table(results), "", machine(bench, rounds), *(f"- {note}" for note in bench.notes), ""])
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=chosen.directory) as directory:
+            text, fine = page(chosen, names, Path(directory), server_core, load_cores)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
     print(text)
     if chosen.output:
         chosen.output.write_text(text)
     return 0 if fine else 1
+
+
+def page(
+    chosen: argparse.Namespace, names: list[str], directory: Path, server_core: int, load_cores: list[int]
+) -> tuple[str, bool]:
+    """What to print, and False if a run failed. BenchError if nothing can be measured."""
+    choice: Choice = only_ours if chosen.ours else all_servers
+    if chosen.against:
+        choice = against.both(against.checkout(chosen.against, directory))
+    tools = find_tools(make_venv=not (chosen.ours or chosen.against))
+    size = QUICK if chosen.quick else against.TURN if chosen.against else Size()
+    bench = Bench(tools, directory, server_core, load_cores or [server_core], size)
+    bench.loads = chosen.loads or min(2, len(bench.load_cores))
+    bench.notes += tools.notes
+    kind = filesystem(directory)
+    if kind in ("tmpfs", "ramfs"):
+        bench.note(f"The databases were on {kind}, which commits for nothing: give a --directory on a disk.")
+    if not load_cores:
+        bench.note("Only one core: the load runs beside the server, so only the CPU figures mean anything.")
+    results, fine = run(bench, names, chosen.rounds, choice)
+    shown = against.comparison(results, chosen.against) if chosen.against else table(results)
+    return "\n".join([shown, "", machine(bench, chosen.rounds), *(f"- {note}" for note in bench.notes), ""]), fine
 
 
 if __name__ == "__main__":

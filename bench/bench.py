@@ -10,9 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.driver import Load, check, percentile
-from bench.processes import TICKS, busy_seconds
-from bench.servers import BenchError, Dialect, Server, Tools
+from bench.errors import BenchError
+from bench.processes import busy_seconds
+from bench.servers import Dialect, ServerProcess
 from bench.services import SERVICES, Service
+from bench.tools import Tools
 from tornado_chat.errors import ConfigError
 
 Figures = dict[str, float]
@@ -53,7 +55,7 @@ class Bench:
     scenario: str = ""
 
     @contextmanager
-    def server(self, dialect: Dialect) -> Iterator[Server]:
+    def server(self, dialect: Dialect) -> Iterator[ServerProcess]:
         """Runs it on new files, beside the services that it needs: those are on the load's cores, as this process."""
         self.directory.chmod(0o711)  # PostgreSQL's user must reach its own below
         with ExitStack() as stack:
@@ -64,12 +66,12 @@ class Bench:
                     stack.enter_context(service)
                 except ConfigError as error:
                     raise BenchError(str(error)) from None
-            yield stack.enter_context(Server(dialect, self._folder(stack), self.server_core, running))
+            yield stack.enter_context(ServerProcess(dialect, self._folder(stack), self.server_core, running))
 
     def _folder(self, stack: ExitStack) -> Path:
         return Path(stack.enter_context(TemporaryDirectory(dir=self.directory)))
 
-    def warm_up(self, server: Server, count: int = 100) -> None:
+    def warm_up(self, server: ServerProcess, count: int = 100) -> None:
         """Let the server do its first connections, imports and caches before something is measured."""
         with self.load() as load:
             load.connect(server, count)
@@ -79,7 +81,15 @@ class Bench:
     def load(self, number: int = 0) -> Load:
         return Load(self.tools.load, self.load_cores[number % len(self.load_cores)])
 
-    def measure(self, server: Server, *loads: Load, seconds: float = 0, others_expected: bool = False) -> Figures:
+    @contextmanager
+    def several_loads(self, count: int = 0) -> Iterator[list[Load]]:
+        """As many load processes as the user wants, or `count`, on their cores in turns."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(self.load(number)) for number in range(count or self.loads)]
+
+    def measure(
+        self, server: ServerProcess, *loads: Load, seconds: float = 0, others_expected: bool = False
+    ) -> Figures:
         """Figures of a stretch of time in which `loads` are busy, after a warm-up; latencies in ms.
 
         Per second: `delivered` and `sent`; `cpu_us` for each delivery, and `redis_cpu_us` or `postgres_cpu_us`, which
@@ -114,7 +124,7 @@ class Bench:
         return {
             "delivered": delivered / elapsed,
             "sent": (sum(stats.sent for stats in after) - sum(stats.sent for stats in before)) / elapsed,
-            "cpu_us": max(server_cpu, 1 / TICKS) / delivered * 1e6,  # the kernel counts in ticks
+            "cpu_us": server_cpu / delivered * 1e6,
             **{f"{name}_cpu_us": cpu / delivered * 1e6 for name, cpu in services.items()},
             "load_share": share,
             "p50_ms": percentile(latency, 0.50),

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
+from bench.errors import BenchError
 from bench.processes import cpu_seconds
-from bench.servers import HERE, BenchError, Server
+from bench.servers import ROOT, ServerProcess
 
 ANSWER_SECONDS = 20.0
 T = TypeVar("T")
@@ -47,8 +49,8 @@ class Stats:
 class Load:
     """One load process, pinned to `core`."""
 
-    def __init__(self, command: Sequence[str], core: int) -> None:
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=HERE.parent)
+    def __init__(self, program: str, core: int) -> None:
+        self._process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
         self.pid = self._process.pid
         os.sched_setaffinity(self.pid, {core})
         assert self._process.stdin
@@ -89,7 +91,7 @@ class Load:
 
     def connect(
         self,
-        server: Server,
+        server: ServerProcess,
         count: int,
         *,
         rooms: int = 1,
@@ -99,7 +101,7 @@ class Load:
         to: Sequence[str] = (),
         **fields: int,
     ) -> float:
-        """Open `count` connections, spread over `rooms`, and wait until all are ready; the seconds it took.
+        """Open `count` connections, in `rooms` by turns, and wait until all are ready; the seconds it took.
 
         A second call brings back those that were cut. More fields: `inflight` (handshakes at a time), `deflate`,
         `rcvbuf` (bytes), `first` (number of the first client), `returns` (1: those that the server ends come back).
@@ -118,7 +120,7 @@ class Load:
         )
         return float(str(answer["seconds"]))
 
-    def publish(self, server: Server, *, message: str = "", text: int = 128, **fields: float) -> None:
+    def publish(self, server: ServerProcess, *, message: str = "", text: int = 128, **fields: float) -> None:
         """Let each room's publisher send: `window` messages in flight, or `rate` a second from all; `count` each.
 
         A message is in flight until the last `witnesses` members of the room (1: the publisher) have it.
@@ -128,7 +130,7 @@ class Load:
     def stats(self) -> Stats:
         answer = self.ask("stats")
         answer["latency"] = [tuple(pair) for pair in answer["latency"]]  # type: ignore[attr-defined]  # it is a list
-        return Stats(**answer)  # type: ignore[arg-type]  # the load processes give exactly these fields
+        return Stats(**answer)  # type: ignore[arg-type]  # print_stats in load/main.c gives exactly these fields
 
     def give_way(self) -> None:
         """From now on it runs only when no other process wants its core."""
@@ -152,6 +154,19 @@ class Load:
                 missing = f"{stats.outstanding} deliveries" if least is None else f"{least - stats.least} messages"
                 raise BenchError(f"{missing} did not come within {seconds:.0f} s")
             time.sleep(0.01)
+
+
+def connect_all(loads: Sequence[Load], server: ServerProcess, count: int, *, rooms: int = 1, **fields: Any) -> float:
+    """`Load.connect` for `count` clients, shared out among the processes, at the same time; the seconds it took.
+
+    `rooms` 0: a room for each client.
+    """
+    jobs, first = [], 0
+    for number, load in enumerate(loads):
+        share = count // len(loads) + (number < count % len(loads))
+        jobs.append(partial(load.connect, server, share, rooms=rooms or share, first=first, **fields))
+        first += share
+    return max(together(jobs))
 
 
 def together(work: Iterable[Callable[[], T]]) -> list[T]:

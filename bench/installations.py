@@ -6,13 +6,14 @@ import os
 import signal
 import time
 from collections import Counter
-from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from statistics import median
 
 from bench.bench import KIB, Bench, Figures
-from bench.driver import Load, check, percentile, together
-from bench.servers import SECRET, BenchError, Dialect, wait_until_gone
+from bench.driver import check, connect_all, percentile, together
+from bench.errors import BenchError
+from bench.servers import SECRET, Dialect, wait_until_gone
 from tornado_chat.auth import mint
 
 WINDOW = 4  # messages in flight
@@ -24,13 +25,14 @@ MESSAGES = 1.0  # a second in each room, while workers are replaced
 LEAVE_SECONDS = 60.0  # a worker that drains is gone after half of that, and a roll drains one after the other
 
 
-def fan_out(bench: Bench, one: Dialect, two: Dialect) -> Figures:
+def one_and_two(bench: Bench, one: Dialect, two: Dialect) -> Figures:
     """A room of 1,000 on one worker and 500 + 500 on two, in turns: as many messages as go, then a hundred a second.
 
     Deliveries for each CPU second, and the ratio of the CPU for one. Of two workers both must have a message before it
     counts as arrived.
     """
     figures: Figures = {}
+    one = replace(one, tree=two.tree)
     with bench.server(one) as alone, bench.server(two) as pair, bench.load() as first, bench.load() as second:
         sides = ((alone, first), (pair, second))
         for server, load in sides:
@@ -78,17 +80,12 @@ def crowd(bench: Bench, dialect: Dialect) -> Figures:
     """50,000 connections in one room, and a message each second to all of them."""
     count = bench.size.huge
     messages = max(3, round(bench.size.seconds * 2))
-    with bench.server(dialect) as server, ExitStack() as stack:
-        loads = [stack.enter_context(bench.load(i)) for i in range(-(-count // CONNECTIONS))]
-        shares = [count // len(loads) + (i < count % len(loads)) for i in range(len(loads))]
+    with bench.server(dialect) as server, bench.several_loads(-(-count // CONNECTIONS)) as loads:
         bench.warm_up(server)
-        memory, cpu, began = server.resident(), server.cpu(), time.monotonic()
-        together(
-            partial(load.connect, server, share, first=i * CONNECTIONS, timeout=180)
-            for i, (load, share) in enumerate(zip(loads, shares, strict=True))
-        )
+        memory, cpu = server.resident(), server.cpu()
+        seconds = connect_all(loads, server, count, timeout=180)
         figures = {
-            "per_second": count / (time.monotonic() - began),
+            "per_second": count / seconds,
             "connect_cpu_us": (server.cpu() - cpu) / count * 1e6,
         }
         time.sleep(bench.size.settle)  # and what the handshakes left behind is given back
@@ -142,16 +139,13 @@ def replaced(bench: Bench, dialect: Dialect, number: signal.Signals) -> Figures:
     who may be cut off as well, send again what they have not seen, with the same ids.
     """
     count, rooms = bench.size.four, bench.size.senders
-    with bench.server(dialect) as server, ExitStack() as stack:
-        loads = [stack.enter_context(bench.load(i)) for i in range(-(-count // CONNECTIONS))]
-        publisher = stack.enter_context(bench.load(len(loads)))
-        share = -(-count // len(loads))
-        back = partial(Load.connect, rooms=rooms, timeout=180, returns=1, inflight=500)
-        path = f"{dialect.path}&after={{number}}"
+    with bench.server(dialect) as server, bench.several_loads(-(-count // CONNECTIONS) + 1) as (*loads, publisher):
         # `number` in a path is the next that the connection should see: the seq before that is the same number.
-        together(partial(back, load, server, share, first=i * share, path=path) for i, load in enumerate(loads))
+        path = f"{dialect.path}&after={{number}}"
+        connect_all(loads, server, count, path=path, rooms=rooms, timeout=180, returns=1, inflight=500)
         token = mint(SECRET.encode(), "publisher", ttl=3600)
-        back(publisher, server, rooms, path=f"/ws/room-{{room}}?token={token}&after={{number}}")
+        path = f"/ws/room-{{room}}?token={token}&after={{number}}"
+        publisher.connect(server, rooms, path=path, rooms=rooms, timeout=180, returns=1, inflight=500)
         publisher.publish(server, rate=MESSAGES * rooms)
         together(partial(load.drain, least=2) for load in loads)
         old = server.workers()

@@ -49,6 +49,11 @@ class Row:
     digits: int = 0
     targets: tuple[Target, ...] = ()
 
+    @property
+    def more_is_better(self) -> bool:
+        """Of what is done in a second; the other figures are costs."""
+        return self.figure.endswith(("delivered", "a_second", "per_second", "for_cpu", "_one", "_two"))
+
 
 def least(bound: float, peer: str = "") -> Target:
     return Target(bound, at_least=True, peer=peer)
@@ -108,6 +113,7 @@ ROWS = (
     Row("connects", "per_second", "connections opened a second", 0, (least(1.5, "tornado"),)),
     Row("connects", "cpu_us", "the server's CPU for one, µs", 0),
     Row("connects", "joined_per_second", "opened and joined to a room (`synced`) a second", 0),
+    Row("connects", "joined_cpu_us", "the server's CPU for one of those, µs", 0),
     Row(
         "storm", "seconds", "10,000 clients come back, each recovers 100 events: until all are synced, s", 1, (most(8),)
     ),
@@ -198,9 +204,8 @@ def machine(bench: Bench, rounds: int) -> str:
         except PackageNotFoundError:
             continue
     cores = "all on one core" if bench.server_core in bench.load_cores else "server on one core, load on the other"
-    generator = "C" if len(bench.tools.load) == 1 else "Python"
     return (
         f"{datetime.date.today()}, {cpu}, {cores}, Linux {platform.release()}, Python {sys.version.split()[0]}, "
-        f"{', '.join(found)}; load in {generator}, {bench.loads} process{'es' * (bench.loads > 1)}; "
+        f"{', '.join(found)}; load from {bench.loads} process{'es' * (bench.loads > 1)}; "
         f"medians of {rounds} round{'s' * (rounds > 1)} of {bench.size.seconds:g} s, the servers in turns."
     )

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bench import installations
 from bench.bench import KIB, LOAD_SHARE, MIB, Bench, Figures
-from bench.servers import OURS_ECHO, BenchError, Dialect, Tools, apart, on_one_port, ours, peers
+from bench.driver import connect_all
+from bench.errors import BenchError
+from bench.servers import OURS_ECHO, Dialect, apart, on_one_port, ours, peers
+from bench.tools import Tools
 
 HIGH_WATER_MARK = 64 * KIB  # bytes; of the slow readers' server
 
 
 def fan_out(bench: Bench, dialect: Dialect, members: int, window: int) -> Figures:
     """One publisher in a room of `members` keeps `window` messages in flight."""
-    with bench.server(dialect) as server, ExitStack() as stack:
-        loads = [stack.enter_context(bench.load(number)) for number in range(bench.loads)]
+    with bench.server(dialect) as server, bench.several_loads() as loads:
         share = members // len(loads)
         for number, load in enumerate(loads):
             count = share if number else members - share * (len(loads) - 1)
@@ -34,13 +36,14 @@ def fan_out(bench: Bench, dialect: Dialect, members: int, window: int) -> Figure
 
 def closed_loop(bench: Bench, dialect: Dialect, path: str = "", message: str = "", ready: str = "") -> Figures:
     """Each of `senders` connections sends when the answer to its last message has come: echoes or acks."""
-    senders = bench.size.senders
-    with bench.server(dialect) as server, bench.load() as load:
-        load.connect(server, senders, rooms=senders, path=path, ready=ready or dialect.ready)
-        load.publish(server, message=message, window=1)
-        figures = bench.measure(server, load)
-        load.ask("stop")
-        load.drain()
+    with bench.server(dialect) as server, bench.several_loads() as loads:
+        connect_all(loads, server, bench.size.senders, rooms=0, path=path, ready=ready or dialect.ready)
+        for load in loads:
+            load.publish(server, message=message, window=1)
+        figures = bench.measure(server, *loads)
+        for load in loads:
+            load.ask("stop")
+            load.drain()
         return figures
 
 
@@ -50,7 +53,7 @@ def ack(bench: Bench, dialect: Dialect) -> Figures:
     return closed_loop(bench, dialect, path="/ws?name=client-{index}", message=message, ready='"welcome"')
 
 
-def ack_workers(bench: Bench) -> Figures:
+def ack_workers(bench: Bench, tree: Path) -> Figures:
     """The same on one worker and on two, with either log."""
     figures: Figures = {}
     for log, needs in (("sqlite", ()), ("postgres", ("postgres",))):
@@ -58,7 +61,7 @@ def ack_workers(bench: Bench) -> Figures:
             bench.note(f"ack-workers: without PostgreSQL: {bench.tools.missing['postgres']}")
         else:
             for workers in (1, 2):
-                found = ack(bench, apart(workers, *needs))
+                found = ack(bench, replace(apart(workers, *needs), tree=tree))
                 figures[f"{log}_{workers}_a_second"] = found["delivered"]
                 figures[f"{log}_{workers}_for_cpu"] = 1e6 / found["cpu_us"]
     return figures
@@ -72,13 +75,14 @@ def connects(bench: Bench, dialect: Dialect) -> Figures:
     if dialect.name == "ours":
         ways = {"": ("/ws?name=client-{index}", '"welcome"'), "joined_": (dialect.path, dialect.ready)}
     for way, (path, ready) in ways.items():
-        with bench.server(dialect) as server, bench.load() as load:
+        with bench.server(dialect) as server, bench.several_loads() as loads:
             bench.warm_up(server)
-            cpu, load_cpu = server.cpu(), load.cpu()
-            seconds = load.connect(server, count, path=path, ready=ready, timeout=120)
+            cpu, load_cpu = server.cpu(), sum(load.cpu() for load in loads)
+            seconds = connect_all(loads, server, count, path=path, ready=ready, timeout=120)
             figures[way + "per_second"] = count / seconds
             figures[way + "cpu_us"] = (server.cpu() - cpu) / count * 1e6
-            if load.cpu() - load_cpu > LOAD_SHARE * seconds:
+            load_cpu = sum(load.cpu() for load in loads) - load_cpu
+            if load_cpu > LOAD_SHARE * seconds * min(len(loads), len(bench.load_cores)):
                 bench.note(f"connects, {dialect.name}: the load was the bottleneck.")
     return figures
 
@@ -197,7 +201,7 @@ class Scenario:
     needs: tuple[str, ...] = ()
 
 
-def against(*names: str) -> Callable[[Tools], Mapping[str, Dialect]]:
+def beside(*names: str) -> Callable[[Tools], Mapping[str, Dialect]]:
     """Our server and the named peers, each with the room that all its clients are in."""
     return lambda tools: {"ours": ours()} | {name: d for name, d in peers("/ws", tools).items() if name in names}
 
@@ -215,20 +219,20 @@ SLOW_READERS = ours("--high-water-mark", str(HIGH_WATER_MARK), "--write-timeout"
 FOUR = on_one_port(4)
 
 SCENARIOS = {
-    "fan-out": Scenario(lambda b, d: fan_out(b, d, b.size.small, 4), against("fastapi", "tornado", "bare")),
-    "fan-out-large": Scenario(lambda b, d: fan_out(b, d, b.size.large, 2), against("fastapi", "tornado", "bare")),
+    "fan-out": Scenario(lambda b, d: fan_out(b, d, b.size.small, 4), beside("fastapi", "tornado", "bare")),
+    "fan-out-large": Scenario(lambda b, d: fan_out(b, d, b.size.large, 2), beside("fastapi", "tornado", "bare")),
     "echo": Scenario(closed_loop, echoes),
     "ack": alone(ack, ours()),
     "ack-postgres": alone(ack, ours(needs=("postgres",))),
     "latency": alone(latency, ours()),
     "fairness": alone(fairness, ours()),
-    "memory": Scenario(memory, against("fastapi", "tornado")),
+    "memory": Scenario(memory, beside("fastapi", "tornado")),
     "slow-readers": alone(slow_readers, SLOW_READERS),
-    "connects": Scenario(connects, against("fastapi", "tornado", "bare")),
+    "connects": Scenario(connects, beside("fastapi", "tornado", "bare")),
     "storm": alone(storm, ours()),
-    "workers": alone(lambda b, d: installations.fan_out(b, ours(), d), on_one_port(2)),
-    "workers-unix": alone(lambda b, d: installations.fan_out(b, apart(1), d), apart(2)),
-    "ack-workers": alone(lambda b, _: ack_workers(b), apart(2)),
+    "workers": alone(lambda b, d: installations.one_and_two(b, ours(), d), on_one_port(2)),
+    "workers-unix": alone(lambda b, d: installations.one_and_two(b, apart(1), d), apart(2)),
+    "ack-workers": alone(lambda b, d: ack_workers(b, d.tree), apart(2)),
     "between-workers": alone(installations.between, apart(2)),
     "crowd": alone(installations.crowd, FOUR),
     "restart": alone(installations.restart, FOUR),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,21 +11,19 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench import processes, services
+from bench import processes
+from bench.errors import BenchError
 from bench.services import Service
+from bench.tools import Tools
 from tornado_chat.verify.processes import children, is_alive
 
-HERE = Path(__file__).parent
-VENV = HERE / ".venv"
+ROOT = Path(__file__).parent.parent
+PEERS = ROOT / "bench/peers"
 START_SECONDS = 30.0
 SECRET = "the key of the servers under test"
-
-
-class BenchError(Exception):
-    """A run that gave no figure, or a wrong one (an event lost); its text is the line under the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +35,7 @@ class Dialect:
     (`{room}`, `{index}`, `{number}`, `{marker}`, `{text}`). A client is ready when a frame contains `ready`; if that is
     empty, with the 101. `addresses`, filled in likewise, are where it listens: HOST:PORT or the path of a Unix socket.
     One that `announces` prints `listening on` when it is ready: a parent has its port before its workers are.
+    `tree` is the folder that it is started in: its own `tornado_chat` and `bench` are the ones that Python runs there.
     """
 
     name: str
@@ -48,6 +46,7 @@ class Dialect:
     needs: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ("127.0.0.1:{port}",)
     announces: bool = False
+    tree: Path = ROOT
 
 
 def ours(*flags: str, needs: tuple[str, ...] = (), addresses: tuple[str, ...] = ("127.0.0.1:{port}",)) -> Dialect:
@@ -90,67 +89,14 @@ OURS_ECHO = Dialect("ours", (sys.executable, "-m", "bench.echo_server", "--port"
 
 def peers(path: str, tools: Tools) -> dict[str, Dialect]:
     """The peers that can run here, by name; `path` is /ws (all in one room) or /echo."""
-    found = {"tornado": Dialect("tornado", (sys.executable, str(HERE / "peers/tornado_server.py"), "{port}"), path)}
+    found = {
+        "tornado": Dialect("tornado", (sys.executable, str(PEERS / "tornado_server.py"), "{port}"), path),
+        "bare": Dialect("bare", (tools.bare, "{port}"), path),
+    }
     if tools.fastapi_python:
-        command = (tools.fastapi_python, str(HERE / "peers/fastapi_server.py"), "{port}")
+        command = (tools.fastapi_python, str(PEERS / "fastapi_server.py"), "{port}")
         found["fastapi"] = Dialect("fastapi", command, path)
-    if tools.bare:
-        found["bare"] = Dialect("bare", (tools.bare, "{port}"), path)
     return found
-
-
-@dataclass(slots=True)
-class Tools:
-    """What is at hand on this machine; `notes` tells the user what is not. Paths; None where there is none.
-
-    `missing`: of the services that cannot run here, why.
-    """
-
-    load: tuple[str, ...]
-    bare: str | None
-    fastapi_python: str | None
-    notes: list[str]
-    missing: dict[str, str] = field(default_factory=dict)
-
-
-def find_tools(directory: Path, *, compiler: bool = True, make_venv: bool = True) -> Tools:
-    """Compile the C programs into `directory` and make the FastAPI peer's environment, if it is not there yet."""
-    notes: list[str] = []
-    programs: dict[str, str | None] = {"load": None, "peers/bare": None}
-    cc = shutil.which("cc") if compiler else None
-    for source in programs:
-        if cc is None:
-            continue
-        target = str(directory / source.rpartition("/")[2])
-        built = subprocess.run(
-            [cc, "-O2", "-o", target, str(HERE / f"{source}.c")], capture_output=True, text=True, timeout=120
-        )
-        if built.returncode == 0:
-            programs[source] = target
-        else:
-            notes.append(f"{source}.c was not compiled: {built.stderr.strip().splitlines()[0]}")
-    if cc is None:
-        notes.append(
-            "No C compiler (`cc`): the load comes from bench/load.py, which is several times slower, so figures of "
-            "the fast servers are the load's; and the bare C peer is left out."
-        )
-    load = (programs["load"],) if programs["load"] else (sys.executable, str(HERE / "load.py"))
-    python = VENV / "bin/python"
-    if make_venv and not (VENV / "made").exists():
-        print("making bench/.venv for the FastAPI peer ...", file=sys.stderr, flush=True)
-        for step in (
-            [sys.executable, "-m", "venv", "--clear", str(VENV)],
-            [str(python), "-m", "pip", "install", "-q", "-r", str(HERE / "requirements.txt")],
-        ):
-            made = subprocess.run(step, capture_output=True, text=True, timeout=600)
-            if made.returncode:
-                why = (made.stderr or made.stdout).strip().splitlines() or ["no reason given"]
-                notes.append(f"The FastAPI peer is left out, bench/.venv could not be made: {why[-1]}")
-                break
-        else:
-            (VENV / "made").touch()
-    fastapi_python = str(python) if (VENV / "made").exists() else None
-    return Tools(load, programs["peers/bare"], fastapi_python, notes, services.missing())
 
 
 def free_port() -> int:
@@ -174,7 +120,7 @@ def wait_until_gone(pids: Sequence[int], seconds: float) -> None:
         time.sleep(0.01)
 
 
-class Server:
+class ServerProcess:
     """A running server with all its processes, alone on `core`; `with` stops it.
 
     `services` are those that it needs, by name; they run, and are not its own.
@@ -194,7 +140,7 @@ class Server:
         self.addresses = [fill(address, fields) for address in dialect.addresses]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=HERE.parent
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=dialect.tree
             )
         self.pid = self._process.pid
         os.sched_setaffinity(self.pid, {core})  # before it has threads and children; they inherit it
@@ -222,7 +168,7 @@ class Server:
             return False
         return True
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> ServerProcess:
         return self
 
     def __exit__(self, *exc: object) -> None:

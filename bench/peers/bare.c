@@ -140,7 +140,7 @@ static bool on_readable(int fd) {
     static char buffer[BUFFER * 2];
     struct conn *c = conns[fd];
     if (c->in_len > BUFFER) return false;
-    memcpy(buffer, c->in, c->in_len);
+    if (c->in_len) memcpy(buffer, c->in, c->in_len);
     ssize_t got = recv(fd, buffer + c->in_len, BUFFER - 1, 0);
     if (got < 0 && errno == EAGAIN) return true;
     if (got <= 0) return false;

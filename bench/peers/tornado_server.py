@@ -31,7 +31,7 @@ class Chat(tornado.websocket.WebSocketHandler):
         self.members.pop(self, None)
 
 
-class Echo(tornado.websocket.WebSocketHandler):
+class EchoSocket(tornado.websocket.WebSocketHandler):
     def open(self, *args: str, **kwargs: str) -> None:
         self.set_nodelay(True)
 
@@ -40,7 +40,7 @@ class Echo(tornado.websocket.WebSocketHandler):
 
 
 async def main(port: int) -> None:
-    tornado.web.Application([("/ws", Chat, {"members": {}}), ("/echo", Echo)]).listen(port, address="127.0.0.1")
+    tornado.web.Application([("/ws", Chat, {"members": {}}), ("/echo", EchoSocket)]).listen(port, address="127.0.0.1")
     await asyncio.Event().wait()
 
 

@@ -3,24 +3,28 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
-from bench.__main__ import arguments, filesystem, run
+from bench.__main__ import all_servers, arguments, filesystem, only_ours, run
 from bench.bench import Bench, Size
-from bench.driver import percentile
+from bench.driver import connect_all, percentile
+from bench.errors import BenchError
 from bench.report import ROWS, Target, table
 from bench.scenarios import SCENARIOS, closed_loop, fan_out
-from bench.servers import VENV, BenchError, Dialect, Server, find_tools, on_one_port
+from bench.servers import OURS_ECHO, Dialect, ServerProcess, on_one_port
+from bench.tools import HERE, VENV, compiled, find_tools
 from tests.support import ROOT
 from tornado_chat.verify.processes import is_alive
 
@@ -28,22 +32,16 @@ TINY = Size(
     seconds=0.2, warm=0.1, settle=0.1, small=20, large=20, senders=5, rooms=4, rate=100, slow_events=300, missed=10,
     huge=30, four=40,
 )  # fmt: skip
-needs_cc = pytest.mark.skipif(which("cc") is None, reason="no C compiler (cc) on this machine")
-GENERATORS = [pytest.param("c", marks=needs_cc), "python"]
 
 
 @pytest.fixture(scope="module")
-def benches() -> Iterator[dict[str, Bench]]:
-    """A bench for each load generator, by its language."""
+def bench() -> Iterator[Bench]:
+    if which("cc") is None:
+        pytest.skip("no C compiler (cc) on this machine: the load generator is in C")
     cores = sorted(os.sched_getaffinity(0))
-    made = {}
-    with ExitStack() as stack:
-        for language in ("c", "python") if which("cc") else ("python",):
-            # Not under pytest's own temporary folder, which nobody but us may enter: PostgreSQL's user must.
-            directory = Path(stack.enter_context(TemporaryDirectory(prefix="bench-")))
-            tools = find_tools(directory, compiler=language == "c", make_venv=False)
-            made[language] = Bench(tools, directory, cores[0], cores[1:] or cores, TINY)
-        yield made
+    # Not under pytest's own temporary folder, which nobody but us may enter: PostgreSQL's user must.
+    with TemporaryDirectory(prefix="bench-") as directory:
+        yield Bench(find_tools(make_venv=False), Path(directory), cores[0], cores[1:] or cores, TINY)
 
 
 @contextmanager
@@ -57,10 +55,9 @@ def broken(tmp_path: Path, on_message: str) -> Iterator[Dialect]:
     yield Dialect("broken", (sys.executable, str(script), "{port}"), "/ws")
 
 
-@pytest.mark.parametrize("language", GENERATORS)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_each_scenario_measures_our_server(benches: dict[str, Bench], language: str, name: str) -> None:
-    bench, scenario = benches[language], SCENARIOS[name]
+def test_each_scenario_measures_our_server(bench: Bench, name: str) -> None:
+    scenario = SCENARIOS[name]
     for service in scenario.needs:
         if service in bench.tools.missing:
             pytest.skip(bench.tools.missing[service])
@@ -70,50 +67,64 @@ def test_each_scenario_measures_our_server(benches: dict[str, Bench], language: 
     assert figures.get("delivered", 1) > 0
 
 
-@pytest.mark.parametrize("language", GENERATORS)
 @pytest.mark.parametrize("peer", ["tornado", "fastapi", "bare"])
 @pytest.mark.parametrize("name", ["fan-out", "echo", "connects", "memory"])
-def test_each_scenario_measures_the_peers(benches: dict[str, Bench], language: str, peer: str, name: str) -> None:
-    bench, scenario = benches[language], SCENARIOS[name]
+def test_each_scenario_measures_the_peers(bench: Bench, peer: str, name: str) -> None:
+    scenario = SCENARIOS[name]
     if peer == "fastapi" and bench.tools.fastapi_python is None:
         pytest.skip(f"{VENV} is not made: `python -m bench` makes it")
-    if peer == "bare" and bench.tools.bare is None:
-        pytest.skip("the bare C peer needs the C compiler, which this run is without")
     if (peer, name) == ("bare", "memory"):
         pytest.skip("the bare C peer is not asked for its memory")
     figures = scenario.run(bench, scenario.dialects(bench.tools)[peer])
     assert figures.get("delivered", 1) > 0
 
 
-@pytest.mark.parametrize("language", GENERATORS)
-def test_a_lost_delivery_is_an_error(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["fan-out", "echo", "ack", "connects"])
+def test_the_load_may_be_several_processes(bench: Bench, name: str) -> None:
+    scenario = SCENARIOS[name]
+    figures = scenario.run(replace(bench, loads=2), scenario.dialects(bench.tools)["ours"])
+    assert {row.figure for row in ROWS if row.scenario == name} <= set(figures)
+    assert figures.get("load_share", 0) < 1.1  # of the cores that they have
+
+
+def test_several_processes_share_the_clients_out(bench: Bench) -> None:
+    """13 clients, 0 to 6 and 7 to 12, of whom three have a number of two digits and send as many more bytes."""
+    with bench.server(OURS_ECHO) as server, bench.several_loads(2) as loads:
+        connect_all(loads, server, 13, rooms=0)
+        shaken = [load.stats().bytes for load in loads]
+        for load in loads:
+            load.publish(server, window=1, count=2, message="{index}{text}")
+        stats = [load.drain(least=2) for load in loads]
+    assert [each.delivered for each in stats] == [7 * 2, 6 * 2]
+    frame = (stats[0].bytes - shaken[0]) // 14
+    assert stats[1].bytes - shaken[1] == 12 * frame + 3 * 2
+
+
+def test_a_lost_delivery_is_an_error(bench: Bench, tmp_path: Path) -> None:
     body = """
 for i, member in enumerate(self.members):
     if i != 3 or not message.startswith('~000000000005'):
         member.write_message(message)"""
     with broken(tmp_path, body) as dialect, pytest.raises(BenchError, match=r"^1 deliveries lost, 0 doubled"):
-        fan_out(benches[language], dialect, 20, 2)
+        fan_out(bench, dialect, 20, 2)
 
 
-@pytest.mark.parametrize("language", GENERATORS)
-def test_a_doubled_delivery_is_an_error(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+def test_a_doubled_delivery_is_an_error(bench: Bench, tmp_path: Path) -> None:
     body = """
 for i, member in enumerate(self.members):
     member.write_message(message)
     if i == 3 and message.startswith('~000000000005'):
         member.write_message(message)"""
     with broken(tmp_path, body) as dialect, pytest.raises(BenchError, match=r"^0 deliveries lost, 1 doubled"):
-        fan_out(benches[language], dialect, 20, 2)
+        fan_out(bench, dialect, 20, 2)
 
 
-@pytest.mark.parametrize("language", GENERATORS)
-def test_a_missing_tail_is_an_error(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+def test_a_missing_tail_is_an_error(bench: Bench, tmp_path: Path) -> None:
     """One member gets nothing from the sixth message on: no gap shows, only the end is missing."""
     body = """
 for i, member in enumerate(self.members):
     if i != 3 or message < '~000000000005':
         member.write_message(message)"""
-    bench = benches[language]
     with broken(tmp_path, body) as dialect, bench.server(dialect) as server, bench.load() as load:
         load.connect(server, 20)
         load.publish(server, window=2, count=10)
@@ -121,27 +132,23 @@ for i, member in enumerate(self.members):
             load.drain(0.3, least=10)
 
 
-@pytest.mark.parametrize("language", GENERATORS)
-def test_a_server_that_cuts_its_clients_is_an_error(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+def test_a_server_that_cuts_its_clients_is_an_error(bench: Bench, tmp_path: Path) -> None:
     with (
         broken(tmp_path, "self.close(1011)") as dialect,
         pytest.raises(BenchError, match=r"the server (closed|cut) connection 19"),
     ):
-        fan_out(benches[language], dialect, 20, 2)
+        fan_out(bench, dialect, 20, 2)
 
 
-@pytest.mark.parametrize("language", GENERATORS)
-def test_a_refused_handshake_is_an_error(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+def test_a_refused_handshake_is_an_error(bench: Bench, tmp_path: Path) -> None:
     with (
         broken(tmp_path, "pass") as dialect,
         pytest.raises(BenchError, match=r"the handshake was answered with HTTP/1\.1 404"),
     ):
-        closed_loop(benches[language], dialect, path="/nowhere")
+        closed_loop(bench, dialect, path="/nowhere")
 
 
-@pytest.mark.parametrize("language", GENERATORS)
-def test_deflate_that_is_declined_is_an_error(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
-    bench = benches[language]
+def test_deflate_that_is_declined_is_an_error(bench: Bench, tmp_path: Path) -> None:
     with (
         broken(tmp_path, "pass") as dialect,
         bench.server(dialect) as server,
@@ -151,9 +158,7 @@ def test_deflate_that_is_declined_is_an_error(benches: dict[str, Bench], languag
         load.connect(server, 1, deflate=1)
 
 
-@pytest.mark.parametrize("language", GENERATORS)
-def test_a_server_that_never_gets_ready_is_an_error(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
-    bench = benches[language]
+def test_a_server_that_never_gets_ready_is_an_error(bench: Bench, tmp_path: Path) -> None:
     with (
         broken(tmp_path, "pass") as dialect,
         bench.server(dialect) as server,
@@ -165,13 +170,11 @@ def test_a_server_that_never_gets_ready_is_an_error(benches: dict[str, Bench], l
 
 def test_a_server_that_does_not_start_is_an_error_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="the server ended with 3: no such flag"):
-        Server(Dialect("broken", (sys.executable, "-c", "print('no such flag'); exit(3)"), "/ws"), tmp_path, 0)
+        ServerProcess(Dialect("broken", (sys.executable, "-c", "print('no such flag'); exit(3)"), "/ws"), tmp_path, 0)
 
 
-@pytest.mark.parametrize("language", GENERATORS)
-def test_cut_clients_come_back_with_their_numbers(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+def test_cut_clients_come_back_with_their_numbers(bench: Bench, tmp_path: Path) -> None:
     """What the members missed is seen as lost, since the peer does not recover: so `storm` would notice it."""
-    bench = benches[language]
     body = "for member in self.members:\n    member.write_message(message)"
     with (
         broken(tmp_path, body) as dialect,
@@ -192,10 +195,7 @@ def test_cut_clients_come_back_with_their_numbers(benches: dict[str, Bench], lan
             load.drain(least=7)
 
 
-@pytest.mark.parametrize("language", GENERATORS)
-def test_a_publisher_that_was_cut_off_comes_back_when_told_and_sends_again(
-    benches: dict[str, Bench], language: str, tmp_path: Path
-) -> None:
+def test_a_publisher_that_was_cut_off_comes_back_when_told_and_sends_again(bench: Bench, tmp_path: Path) -> None:
     """The server drops the third message with the connection; what follows is what the load says."""
     body = """
 if message.startswith('~000000000002') and not hasattr(type(self), 'told'):
@@ -204,7 +204,6 @@ if message.startswith('~000000000002') and not hasattr(type(self), 'told'):
 else:
     for member in self.members:
         member.write_message(message)"""
-    bench = benches[language]
     with broken(tmp_path, body) as dialect, bench.server(dialect) as server, bench.load() as load:
         load.connect(server, 1, returns=1)
         began = time.monotonic()
@@ -214,14 +213,12 @@ else:
         assert (stats.cuts, stats.most_cuts, stats.delivered) == (1, 1, 6)
 
 
-@pytest.mark.parametrize("language", GENERATORS)
-def test_the_closed_loop_waits_for_all_witnesses(benches: dict[str, Bench], language: str, tmp_path: Path) -> None:
+def test_the_closed_loop_waits_for_all_witnesses(bench: Bench, tmp_path: Path) -> None:
     """The member beside the publisher gets nothing, so the first window stays open for ever."""
     body = """
 for i, member in enumerate(self.members):
     if i != 3:
         member.write_message(message)"""
-    bench = benches[language]
     with broken(tmp_path, body) as dialect, bench.server(dialect) as server, bench.load() as load:
         load.connect(server, 5, inflight=1)  # in the order of the server's list
         load.publish(server, window=2, witnesses=2, count=10)
@@ -235,8 +232,7 @@ for i, member in enumerate(self.members):
         assert stats.sent == 10
 
 
-def test_a_stopped_installation_leaves_no_worker(benches: dict[str, Bench]) -> None:
-    bench = benches["python"]
+def test_a_stopped_installation_leaves_no_worker(bench: Bench) -> None:
     if "redis" in bench.tools.missing:
         pytest.skip(bench.tools.missing["redis"])
     with bench.server(on_one_port(2)) as server:
@@ -247,17 +243,15 @@ def test_a_stopped_installation_leaves_no_worker(benches: dict[str, Bench]) -> N
         assert not any(map(is_alive, (parent, *workers)))
 
 
-def test_without_its_service_a_scenario_is_left_out_and_the_table_says_so(benches: dict[str, Bench]) -> None:
-    tools = replace(benches["python"].tools, missing={"redis": "Redis is not installed"})
-    bench = replace(benches["python"], tools=tools, notes=[])
+def test_without_its_service_a_scenario_is_left_out_and_the_table_says_so(bench: Bench) -> None:
+    tools = replace(bench.tools, missing={"redis": "Redis is not installed"})
+    bench = replace(bench, tools=tools, notes=[])
     assert run(bench, ["workers"], 1) == ({}, True)
     assert bench.notes == ["workers: left out: Redis is not installed"]
 
 
-@pytest.mark.parametrize("language", GENERATORS)
-def test_latency_is_measured_from_when_a_message_was_due(benches: dict[str, Bench], language: str) -> None:
+def test_latency_is_measured_from_when_a_message_was_due(bench: Bench) -> None:
     """The load itself is held up for 0.3 s: what it sends late counts as late, although the server answers at once."""
-    bench = benches[language]
     with (
         bench.server(SCENARIOS["fan-out"].dialects(bench.tools)["tornado"]) as server,
         bench.load() as load,
@@ -276,6 +270,52 @@ def test_latency_is_measured_from_when_a_message_was_due(benches: dict[str, Benc
             latency.update(dict(stats.latency))
         latency.update(dict(stats.latency))
         assert sum(count for microseconds, count in latency.items() if microseconds > 100_000) >= 30
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"text": 70_000}, "a message or a path of more than 65536 bytes"),
+        ({"text": 10}, "text is at least its marker, 30 bytes"),
+        ({"message": "x" * 9_000}, "message is longer than 8191 bytes"),
+    ],
+)
+def test_a_message_that_does_not_fit_is_an_error(bench: Bench, fields: dict[str, Any], error: str) -> None:
+    with bench.server(OURS_ECHO) as server, bench.load() as load:
+        load.connect(server, 1)
+        with pytest.raises(BenchError, match=error):
+            load.publish(server, window=1, **fields)
+
+
+def test_an_address_that_is_none_is_an_error(bench: Bench) -> None:
+    with (
+        bench.server(OURS_ECHO) as server,
+        bench.load() as load,
+        pytest.raises(BenchError, match="not addresses to connect to: nowhere"),
+    ):
+        load.connect(server, 1, to=["nowhere"])
+
+
+def test_a_program_is_compiled_once_and_again_when_its_source_changes(bench: Bench, tmp_path: Path) -> None:
+    source = tmp_path / "main.c"
+    source.write_text("int main(void) { return 3; }")
+    first = compiled("three", tmp_path, tmp_path / "build")
+    assert subprocess.run([first]).returncode == 3
+    made = os.stat(first).st_mtime_ns
+    assert compiled("three", tmp_path, tmp_path / "build") == first
+    assert os.stat(first).st_mtime_ns == made
+    source.write_text("int main(void) { return 4; }")
+    assert subprocess.run([compiled("three", tmp_path, tmp_path / "build")]).returncode == 4
+    assert len(list((tmp_path / "build").iterdir())) == 1
+    source.write_text("int main(void) { int unused; return 4; }")
+    with pytest.raises(BenchError, match=r"(?s)three was not compiled: .*unused"):
+        compiled("three", tmp_path, tmp_path / "build")
+
+
+def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BenchError, match=r"^no C compiler: `cc` is needed for the load generator; .*$"):
+        compiled("load", HERE / "load", tmp_path)
 
 
 def test_percentile() -> None:
@@ -310,6 +350,11 @@ def test_an_unknown_scenario_is_refused(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit):
         arguments(["fan-in"])
     assert "no scenario 'fan-in'; there are: fan-out," in capsys.readouterr().err
+
+
+def test_without_the_peers_only_our_server_is_measured(bench: Bench) -> None:
+    assert {"ours", "tornado", "bare"} <= set(all_servers(SCENARIOS["fan-out"], bench.tools))
+    assert list(only_ours(SCENARIOS["fan-out"], bench.tools)) == ["ours"]
 
 
 def test_the_file_system_is_named() -> None:

@@ -13,6 +13,7 @@ has initdb || missing="$missing postgresql"
 has nginx || missing="$missing nginx"
 has openssl || missing="$missing openssl"
 has npm || missing="$missing nodejs npm"
+has cc || missing="$missing gcc libc6-dev"
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then

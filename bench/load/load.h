@@ -1,0 +1,93 @@
+/* The load generator of `python -m bench`: many WebSocket clients in one process, driven by epoll.
+ *
+ * main.c          the loop, and the commands that come on standard input (bench/README.md lists them)
+ * connections.c   opening, coming back, writing, closing
+ * receiving.c     frames that came: the order of the messages, and latencies
+ * publishing.c    messages that go out: how many, when, and what is in them
+ *
+ * Every message carries a marker, `~` number `.` microseconds (12 and 16 digits), and every room has one publisher in
+ * this process (its member that connected last): so each delivery on each connection is checked to be the next number,
+ * and gives a latency. A frame without a marker (welcome, ack ...) counts for nothing.
+ *
+ * With `returns` a connection that the server ends comes back, after the `retry_after_ms` or `Retry-After` that it was
+ * told, else after up to a second; a publisher then sends again, with the same numbers, what it has not seen.
+ */
+#ifndef LOAD_H
+#define LOAD_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { MARKER = 30, LINE = 1 << 16 };       /* bytes: of a marker; the most of a command, a frame, a request */
+enum state { CLOSED, CONNECTING, UPGRADING, JOINING, READY, CLOSING };
+
+struct conn {
+    int fd;
+    enum state state;
+    int cuts;              /* times that the server ended it */
+    double again;          /* when it comes back; 0: it does not */
+    int64_t next;          /* the number of the message that it should see next */
+    char *tail, *out;      /* bytes of an unfinished frame; bytes that the socket did not take */
+    size_t tail_len, out_len;
+};
+
+/* What `connect` asked for. Connection i is client `first` + i, in the room of that number modulo `rooms`. */
+struct options {
+    char path[1024], ready[128];
+    int count, rooms, first, source, inflight, rcvbuf, deflate, returns;
+};
+
+/* Since the process began. */
+struct counts {
+    int64_t sent, delivered, bytes, lost, doubled, cuts, refused, pings;
+};
+
+/* main.c */
+extern struct options options;
+extern struct counts counts;
+extern char failure[512];                   /* empty: none so far */
+double now(void);                           /* seconds; the same clock for all processes of this machine */
+__attribute__((format(printf, 1, 2))) void fail(const char *format, ...);
+
+/* connections.c */
+extern struct conn *conns;
+extern int ready_count, waiting;            /* connections that are ready; that will come back */
+void set_up_connections(int epoll_fd);
+bool read_addresses(const char *list);      /* HOST:PORT or the path of a Unix socket, with commas between them */
+void open_all(void);                        /* those that are closed, `inflight` at a time */
+void request(struct conn *c);               /* its socket is connected, or will not be */
+void became_ready(struct conn *c);
+void ended(struct conn *c, double after);   /* by the server; comes back in `after` s, < 0: it did not say when */
+void leave(struct conn *c, double after);   /* the same, once the server has closed the socket too */
+void look_for_returns(void);
+void shut(struct conn *c);
+void cut_all(void);
+void read_or_not(bool reading);
+void keep(char **to, size_t *len, const char *data, size_t n);
+void transmit(struct conn *c, const char *data, size_t n);
+void on_writable(struct conn *c);
+size_t masked(char *to, int opcode, const char *payload, size_t n);
+
+/* receiving.c */
+void on_readable(struct conn *c);
+void print_latencies(void);                 /* since it was called last: [[microseconds, count], ...] */
+
+/* publishing.c */
+struct publication {
+    char message[8192];
+    int text, witnesses;   /* characters of {text}; members of a room that must have a message until it has arrived */
+    int64_t window, limit; /* messages in flight, 0: open loop; messages to each room, 0: no end */
+    double rate;           /* messages a second to all rooms together */
+};
+extern struct publication publication;
+extern bool publishing;
+void set_up_publishing(int timer_fd);
+void make_rooms(int count);
+int64_t sent_to_its_room(const struct conn *c);
+bool is_publisher(const struct conn *c);
+void publish(void);
+void publish_due(void);
+void refill_room_of(struct conn *c);        /* a member saw something new */
+void send_again(struct conn *c);            /* a publisher is back */
+size_t expand(char *to, size_t size, const char *from, int index, int64_t number, const char *marker);
+#endif

@@ -145,6 +145,10 @@ def _signal(room: str, body: bytes) -> Tell:
     _check_fresh(said)
     if signal.room != room:
         raise ValueError("a signal of another room")
+    if not (1 <= len(signal.user) <= NAME_CHARS and 1 <= len(signal.name) <= NAME_CHARS):
+        raise ValueError("a signal of nobody, or of a user with too long a name")
+    if isinstance(signal, Read) and not 0 <= signal.seq <= SEQ_MAX:
+        raise ValueError("a mark that is no seq")
     return lambda receiver: receiver.on_signal(room, signal, not_for)
 
 

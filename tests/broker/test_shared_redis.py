@@ -14,7 +14,7 @@ import pytest
 from redis import Redis
 from redis import asyncio as aioredis
 
-from tests.support.brokers import processes
+from tests.support.brokers import event, processes
 from tests.support.chat import SECRET, Running, eventually, present, running
 from tests.support.redis_servers import ask, redis_of_the_session, redis_server
 from tornado_chat.broker import Change, Records, redis_presence
@@ -334,6 +334,31 @@ async def test_a_stranger_changes_nothing_in_a_room(tmp_path: Path, redis_server
             room = here.server.hub.rooms["r"]
             assert (room.head, room.flushed, room.early, room.known <= seq) == (seq, seq, {}, True)
         assert (ended, count) == ([], 2)
+
+
+@pytest.mark.logs("log has no such events room=r head=2")
+async def test_a_process_that_tells_of_what_the_log_does_not_have_harms_nothing(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """One with the secret: its commit cannot be seen yet, or it is wrong."""
+    async with running(tmp_path, siblings=1, redis=(redis_server.url,)) as here:
+        ended: list[Running] = []
+        here.server.leave = partial(ended.append, here)
+        reader, writer = await here.join("r"), await here.connect()
+        for seq in (1, 2):
+            await writer.ask(type="send", room="r", text=str(seq))
+        epoch, room = here.server.log.epoch, here.server.hub.rooms["r"]
+        async with processes([redis_server.url], 1, epoch=epoch, secret=SECRET) as ((sibling, _),):
+            sibling._refer("r", 10**17)
+            await eventually(lambda: here.server.metrics.holes == 1 and not room.mending)
+            sibling.publish_events("r", [event("r", 5)])
+            await eventually(lambda: here.server.metrics.holes == 2 and not room.mending)
+            assert (room.head, room.known, room.early) == (2, 2, {})
+        await here.server.hub.poll()
+        for seq in range(3, 8):
+            await writer.ask(type="send", room="r", text=str(seq))
+        assert [said["text"] for said in await reader.collect(7)] == [str(seq) for seq in range(1, 8)]
+        assert (ended, here.server.failing()) == ([], [])
 
 
 @pytest.mark.logs("redis message refused")

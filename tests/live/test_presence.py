@@ -112,10 +112,13 @@ async def test_a_crowd_is_told_less_often(tmp_path: Path, monkeypatch: pytest.Mo
             await here.join("r", path(user))
         await told(alice, count=4)
         members = here.server.hub.rooms["r"].presence
-        before = members.told
+        await eventually(lambda: not members.arrived)
+        before, published = members.told, members.published
         await here.join("r", path("eve"))
         await told(alice, count=5)
         assert members.told - before >= 1.0
+        await eventually(lambda: not members.arrived)
+        assert members.published - published >= 1.0, "the other processes, too"
 
 
 async def test_those_who_died_are_not_remembered_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

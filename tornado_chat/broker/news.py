@@ -64,7 +64,7 @@ class _Event(TypedDict, total=False):
     deleted: bool
     id: Id
     reply_to: Seq
-    meta: dict[str, Any]
+    meta: msgspec.Raw
     emoji: Emoji
     on: bool
 
@@ -86,7 +86,7 @@ _decode_change = msgspec.json.Decoder(
 
 def events_text(events: Sequence[Event]) -> bytes:
     """TypeError for what orjson does not take, as an integer past 64 bits."""
-    return EVENTS + b"[%b]" % b",".join(JSON.encode(event.data) for event in events)
+    return EVENTS + b"[" + b",".join([JSON.encode(event.data) for event in events]) + b"]"
 
 
 def head_text(seq: int) -> bytes:
@@ -130,7 +130,10 @@ def _events(room: str, body: bytes) -> Tell:
     plain = cast(list[Data], events)
     for data in plain:
         if "meta" in data:
-            data["meta"] = Encoded(orjson.dumps(data["meta"]))
+            meta = bytes(data["meta"])  # of its own: it was a part of the payload
+            if not meta.startswith(b"{"):
+                raise ValueError("a meta that is no object")
+            data["meta"] = Encoded(meta)
     return lambda receiver: receiver.on_events(room, plain)
 
 
@@ -145,6 +148,10 @@ def _signal(room: str, body: bytes) -> Tell:
     _check_fresh(said)
     if signal.room != room:
         raise ValueError("a signal of another room")
+    if not (1 <= len(signal.user) <= NAME_CHARS and 1 <= len(signal.name) <= NAME_CHARS):
+        raise ValueError("a signal of nobody, or of a user with too long a name")
+    if isinstance(signal, Read) and not 0 <= signal.seq <= SEQ_MAX:
+        raise ValueError("a mark that is no seq")
     return lambda receiver: receiver.on_signal(room, signal, not_for)
 
 

@@ -315,9 +315,10 @@ class Room:
                 page = await self.shared.log.read(self.name, self.head, max_events=MEND_EVENTS, max_bytes=MEND_BYTES)
                 if self.closed:
                     return  # closed meanwhile: its ring must stay empty
-                if not page:
-                    logger.error("log lost events room=%s head=%d known=%d", self.name, self.head, self.known)
+                if not page:  # it has been replaced, which a poll finds out, or somebody told of what is not there
+                    logger.error("log has no such events room=%s head=%d known=%d", self.name, self.head, self.known)
                     self.known = self.head
+                    self.early.clear()
                 for event in page:
                     self.deliver(event)
         except LogUnavailable as error:

@@ -19,6 +19,7 @@ DEFLATE_FROM = 128
 _CONTINUATION = 0x0
 _FIN, _RSV1, _RSV23, _MASK = 0x80, 0x40, 0x30, 0x80
 _CONTROL_MAX = 125
+_PIECE = 64
 
 # What the sender cut off (RFC 7692 section 7.2.2), then an empty final block: only whole deflate data reaches its end.
 _TAIL = b"\x00\x00\xff\xff" + b"\x01\x00\x00\xff\xff"
@@ -84,19 +85,24 @@ class ServerFrames:
     def _inflate(self, payload: bytes) -> bytes:
         """Of one message by itself: the answer to the handshake always has server_no_context_takeover."""
         assert self._window_bits is not None
-        out, left = b"", payload + _TAIL
+        inflater = zlib.decompressobj(-self._window_bits)
+        # zlib looks at what it has just written too, beyond the window: small pieces show what needs a larger one.
+        piece = MAX_MESSAGE_BYTES if self._window_bits == zlib.MAX_WBITS else _PIECE
+        out, left = bytearray(), payload + _TAIL
         try:
-            while left:  # a block marked as final need not be the last one (RFC 7692 section 7.2.3.4)
-                inflater = zlib.decompressobj(-self._window_bits)
-                out += inflater.decompress(left, MAX_MESSAGE_BYTES + 1 - len(out))
+            while left:
+                out += inflater.decompress(left, piece)
                 if len(out) > MAX_MESSAGE_BYTES:
                     raise Broken(f"a deflated message of more than {MAX_MESSAGE_BYTES} bytes")
-                if not inflater.eof:
+                left = inflater.unconsumed_tail
+                if inflater.eof:  # a block marked as final need not be the last one (RFC 7692 section 7.2.3.4)
+                    left = inflater.unused_data
+                    inflater = zlib.decompressobj(-self._window_bits)
+                elif not left:
                     raise Broken("a deflated frame whose data is not complete")
-                left = inflater.unused_data
         except zlib.error as error:
             raise Broken(f"a deflated frame that cannot be inflated: {error}") from None
-        return out
+        return bytes(out)
 
 
 def _long_length(data: bytes) -> int:

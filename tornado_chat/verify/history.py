@@ -64,19 +64,16 @@ def _gap(record: Record, page: Page, seqs: Sequence[int], last: int) -> Finding 
     """All messages up to `last`, but for those before the first where there are `more`."""
     if len(seqs) > page.limit:
         return Finding("history", f"{len(seqs)} messages, {page.limit} were asked for")
-    if page.more:
-        if not seqs or not record.first_message(1, seqs[0]):
-            return Finding("history", "there are no more messages before it", seqs[0] if seqs else 0)
-        if len(seqs) < page.limit and _size(page) < LEAST_BYTES:
-            return Finding(
-                "history", f"the first of {len(seqs)}, while {page.limit} were asked for and there are more", seqs[0]
-            )
+    if page.more and (not seqs or not record.first_message(1, seqs[0])):
+        return Finding("history", "there are no more messages before it", seqs[0] if seqs else 0)
     expected, there = (seqs[0] if page.more else 1), set(seqs)
     end = max(last, seqs[-1] if seqs else 0) + 1
     while seq := record.first_message(expected, end):
         if seq not in there:
             return Finding("history", "is left out", seq)
         expected = seq + 1
+    if page.more and len(seqs) < page.limit and _size(page) < LEAST_BYTES:
+        return Finding("history", f"the first of {len(seqs)}, although {page.limit} were asked for", seqs[0])
     return None
 
 

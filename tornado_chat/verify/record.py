@@ -74,7 +74,7 @@ class Change(NamedTuple):
 
 
 class Record:
-    """About 100 bytes an event."""
+    """About 140 bytes an event."""
 
     __slots__ = (
         "_ack_bodies",

@@ -21,7 +21,7 @@ import pytest
 from tests.support import ROOT
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.cli import main
-from tornado_chat.verify.faults import CLIENT, FAULTS, POSTGRESQL, REDIS, WORKERS
+from tornado_chat.verify.faults import DEVICE, FAULTS, POSTGRESQL, REDIS, WORKERS
 from tornado_chat.verify.processes import children
 
 TIMEOUT = 180.0
@@ -70,9 +70,9 @@ SHORT = ("--json", "--clients", "20", "--rooms", "4")
 @pytest.mark.parametrize(
     ("needs", "argv"),
     [
-        ({CLIENT, WORKERS}, ()),
-        ({CLIENT, WORKERS}, ("--workers", "2")),
-        ({CLIENT, WORKERS, REDIS, POSTGRESQL}, ("--workers", "3", "--database", "postgresql", "--redis")),
+        ({DEVICE, WORKERS}, ()),
+        ({DEVICE, WORKERS}, ("--workers", "2")),
+        ({DEVICE, WORKERS, REDIS, POSTGRESQL}, ("--workers", "3", "--database", "postgresql", "--redis")),
     ],
 )
 def test_every_promise_holds_while_harm_is_done(needs: set[str], argv: tuple[str, ...], tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_every_promise_holds_while_harm_is_done(needs: set[str], argv: tuple[str
         assert found["server_errors"] == []
     done = {FAULTS[name].needs for name in found["faults"]}
     assert done == needs
-    assert {name for name, fault in FAULTS.items() if fault.needs == CLIENT} <= found["faults"].keys()
+    assert {name for name, fault in FAULTS.items() if fault.needs == DEVICE} <= found["faults"].keys()
     assert found["counts"]["duplicates"] > 0
 
 
@@ -99,7 +99,7 @@ def test_a_running_server_with_its_key_a_token_or_guests(tmp_path: Path) -> None
         for more in (["--secret-file", str(key)], ["--token", server.token("ann")], ["--seed", "7"]):
             found = report(run(tmp_path, *short, *more))
             assert found["ok"], found["violations"]
-            assert {FAULTS[name].needs for name in found["faults"]} == {CLIENT}
+            assert {FAULTS[name].needs for name in found["faults"]} == {DEVICE}
             assert found["events"] > 0
         assert found["seed"] == 7
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 
@@ -43,9 +44,9 @@ class ServerFrames:
         self._rest = b""
         self._closed = False
 
-    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """The frames that `data` completes; to be taken to the end before the next are fed."""
         data = self._rest + data if self._rest else data
-        frames: list[tuple[int, bytes]] = []
         at, end = 0, len(data)
         while end - at >= 2:
             first, length, start = data[at], data[at + 1], at + 2
@@ -62,10 +63,9 @@ class ServerFrames:
                 break
             opcode, payload = first & 0x0F, data[start : start + length]
             self._closed = opcode == CLOSE
-            frames.append((opcode, self._inflate(payload) if first & _RSV1 else payload))
+            yield opcode, self._inflate(payload) if first & _RSV1 else payload
             at = start + length
         self._rest = data[at:]
-        return frames
 
     def _check_head(self, first: int, second: int) -> None:
         opcode = first & 0x0F

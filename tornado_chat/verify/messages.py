@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
 from tornado_chat.verify.codecs import Data
+from tornado_chat.verify.frames import MAX_MESSAGE_BYTES
 
 EVENTS = frozenset({"message", "edited", "deleted", "reacted"})
 
@@ -64,10 +65,10 @@ class Field(NamedTuple):
 
 def _string(shortest: int = 1, longest: int | None = None) -> Field:
     def holds(value: Any) -> bool:
-        return type(value) is str and len(value) >= shortest and (longest is None or len(value) <= longest)
+        return type(value) is str and shortest <= len(value) <= (longest or MAX_MESSAGE_BYTES) and _is_sound(value)
 
     size = f"of {shortest} to {longest} characters" if longest else f"of at least {shortest} characters"
-    return Field(f"a string {size}", lambda value: holds(value) and _is_sound(value))
+    return Field(f"a string {size}", holds)
 
 
 def _integer(least: int) -> Field:
@@ -76,7 +77,10 @@ def _integer(least: int) -> Field:
 
 def _is_sound(text: str) -> bool:
     """No U+0000 and no half of a surrogate pair."""
-    return "\0" not in text and (text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text))
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_number(value: Any) -> bool:
@@ -118,7 +122,7 @@ def _is_meta(value: Any) -> bool:
 
 def _is_users(value: Any) -> bool:
     """A list of `{user, name}`, each user once."""
-    if type(value) is not list or not all(type(one) is dict and not _faults(_USER, one) for one in value):
+    if type(value) is not list or not all(type(one) is dict and not _faults(_USER_CHECKS, one) for one in value):
         return False
     return len({one["user"] for one in value}) == len(value)
 
@@ -215,36 +219,49 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
 }
 """Each type that the server may send, and its fields."""
 
-IN_HISTORY: Mapping[str, Field] = {
-    **FIELDS["message"],
-    "edited?": _TIME,
-    "reactions?": Field("an object from each emoji to the users who gave it", _is_reactions),
-}
-"""A message in a `history`: as it is now."""
-
 
 def plain(name: str) -> str:
     """The name of a field, without the mark that it may be absent."""
     return name.removesuffix("?")
 
 
+_Check = tuple[str, bool, Field]
+
+
+def _checks(fields: Mapping[str, Field]) -> list[_Check]:
+    """The name of each field, whether it may be absent, and what it must be."""
+    return [(plain(name), name != plain(name), field) for name, field in fields.items()]
+
+
+_CHECKS = {name: _checks(fields) for name, fields in FIELDS.items()}
+_USER_CHECKS = _checks(_USER)
+_IN_HISTORY = _checks(
+    {
+        **FIELDS["message"],
+        "edited?": _TIME,
+        "reactions?": Field("an object from each emoji to the users who gave it", _is_reactions),
+    }
+)
+"""A message in a `history`: as it is now."""
+
+
 def malformed(message: Data) -> str | None:
     """What keeps `message` from being one of the protocol's; None if nothing does."""
     name = message.get("type")
-    fields = FIELDS.get(name) if isinstance(name, str) else None
-    if fields is None:
+    checks = _CHECKS.get(name) if isinstance(name, str) else None
+    if checks is None:
         return f"a message of the type {name!r}"
-    fault = _faults(fields, message) or _contradiction(message)
+    fault = _faults(checks, message) or _contradiction(message)
     if fault is None and name == "history":
         fault = next(_of_page(message), None)
     return f"{name}: {fault}" if fault else None
 
 
-def _faults(fields: Mapping[str, Field], message: Data) -> str | None:
-    for name, field in fields.items():
-        value = message.get(plain(name))
-        if not (value is None and name[-1] == "?") and not field.holds(value):
-            return f"the field {plain(name)} is {str(value)[:80]!r}, and must be {field.must}"
+def _faults(checks: Iterable[_Check], message: Data) -> str | None:
+    for name, optional, field in checks:
+        value = message.get(name)
+        if not (optional and value is None) and not field.holds(value):
+            return f"the field {name} is {str(value)[:80]!r}, and must be {field.must}"
     return None
 
 
@@ -283,7 +300,7 @@ def _contradiction_of_presence(message: Data) -> str | None:
 def _of_page(answer: Data) -> Iterator[str]:
     """What is wrong with the messages of a `history`, each by itself."""
     for message in answer["messages"]:
-        fault = _faults(IN_HISTORY, message)
+        fault = _faults(_IN_HISTORY, message)
         if fault is None and message.get("type") != "message":
             fault = f"an object of the type {message.get('type')!r}"
         if fault is None:

@@ -132,6 +132,8 @@ def falsify(name: str, page: Page, index: int) -> bool:
         case "back" if "deleted" in message:
             del message["deleted"]
             message["text"] = f"text {message['seq']}"
+        case "meta back" if "deleted" in message:
+            message["meta"] = {"n": message["seq"]}
         case "a reaction more":
             message["reactions"] = message.get("reactions", {}) | {"z": ["ann"]}
         case "a reaction less" if "reactions" in message:
@@ -150,8 +152,8 @@ def falsify(name: str, page: Page, index: int) -> bool:
 
 
 FALSE = (
-    "text,meta,no meta,name,user,ts,id,edited,not edited,deleted,back,a reaction more,a reaction less,left out,twice,"
-    "swapped,renumbered"
+    "text,meta,no meta,meta back,name,user,ts,id,edited,not edited,deleted,back,a reaction more,a reaction less,"
+    "left out,twice,swapped,renumbered"
 )
 
 

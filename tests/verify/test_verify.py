@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.support import ROOT
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.cli import main
 from tornado_chat.verify.faults import DEVICE, FAULTS, POSTGRESQL, REDIS, WORKERS
-from tornado_chat.verify.processes import children
+from tornado_chat.verify.processes import children, is_alive
 
 TIMEOUT = 180.0
 
@@ -176,6 +177,34 @@ def test_ctrl_c_ends_it_early(signals: int, tmp_path: Path) -> None:
         assert process.returncode in (0, 130)  # 0: it was done before the second came
     assert list(tmp_path.iterdir()) == []
     assert not any(Path(f"/proc/{pid}").exists() for pid in (*server, *workers))
+
+
+def descendants(pid: int) -> list[int]:
+    return [one for child in children(pid) for one in (child, *descendants(child))]
+
+
+def test_killed_it_leaves_no_process() -> None:
+    with tempfile.TemporaryDirectory(prefix="chat-verify-") as folder:
+        os.chmod(folder, 0o755)
+        with subprocess.Popen(
+            command("--workers", "2", "--database", "postgresql", "--redis", "--minutes", "60", "--no-faults"),
+            env=environment() | {"TMPDIR": folder},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            try:
+                assert process.stdout is not None
+                assert "2 workers, PostgreSQL" in process.stdout.readline()
+                started = descendants(process.pid)
+                assert len(children(process.pid)) == 3
+                assert len(started) > 5
+            finally:
+                process.kill()
+        deadline = time.monotonic() + 30
+        while left := [pid for pid in started if is_alive(pid)]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize("mode", [None, 0o750])

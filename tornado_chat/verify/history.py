@@ -101,7 +101,8 @@ def _is_as_after(record: Record, message: Data, changes: Sequence[Change]) -> bo
     edit = next((change for change in reversed(changes) if change.type == "edited"), None)
     edited = edit.ts if edit else None
     if any(change.type == "deleted" for change in changes):
-        return message.get("deleted") is True and message.get("edited") in (None, edited)
+        gone = message.get("deleted") is True and message.get("meta") is None
+        return gone and message.get("edited") in (None, edited)
     if message.get("deleted") is True or message.get("edited") != edited:
         return False
     text, meta = record.digests(edit.seq if edit else message["seq"]), record.digests(message["seq"])

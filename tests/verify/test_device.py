@@ -145,15 +145,19 @@ async def test_a_page_is_judged_when_all_that_it_may_show_is_known() -> None:
     assert ledger.counts["histories"] == 1
 
 
-async def test_a_page_shows_what_was_sent_before_it_was_asked_for() -> None:
+@pytest.mark.parametrize("answered_first", [True, False])
+async def test_a_page_shows_what_was_sent_before_it_was_asked_for(answered_first: bool) -> None:
     ledger, socket = Ledger(["r"]), Socket()
     one = device(ledger, socket)
     for number in (1, 2):
         one.commands.speak({"type": "send", "room": "r", "text": f"t{number}"})
     one.questions.ask_history("r", None, 10)
+    if answered_first:
+        one.take(socket, page())
     one.take(socket, ack("c1.1", 1))
     one.take(socket, error("unavailable", id="c1.2"))  # it need not be there
-    one.take(socket, page())
+    if not answered_first:
+        one.take(socket, page())
     for seq in (1, 2):
         one.take(socket, message(seq, id=f"c1.{seq}"))
     one.audit()
@@ -190,7 +194,7 @@ ME = {"user": "u", "name": "U"}
 )
 async def test_whoever_asks_is_there_with_people_of_ours(users: list[Data], wrong: bool) -> None:
     ledger, socket = Ledger(["r"]), Socket()
-    ledger.users.add("v")
+    ledger.users["r"].add("v")
     one = device(ledger, socket)
     one.questions.ask_presence("r")
     answer = {"type": "presence", "id": "presence r", "room": "r", "count": len(users), "users": users}

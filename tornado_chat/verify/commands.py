@@ -43,6 +43,7 @@ class Commands:
         self.unanswered: dict[str, Sent] = {}  # by id, in the order of their first sending
         self.acked: list[Sent] = []  # a sample of all that were, to be sent again
         self.messages: deque[tuple[str, int]] = deque(maxlen=MESSAGES_KEPT)  # its own, not deleted
+        self.reactions: deque[Data] = deque(maxlen=MESSAGES_KEPT)  # commands of reactions that stand
         self._device = device
         self._sending: dict[str, Sent] = {}  # by id: what this connection's answers are for
         self._count = 0
@@ -116,6 +117,8 @@ class Commands:
         self._keep(sent)
         if sent.command["type"] == "send":
             self.messages.append((room, seq))
+        elif sent.command["type"] == "react" and sent.command["on"]:
+            self.reactions.append(sent.command)
         return sent
 
     def _keep(self, sent: Sent) -> None:

@@ -168,12 +168,13 @@ class Crowd:
     def _one(self) -> None:
         device = self.dice.choice(self.devices)
         if device.connected and len(device.commands.unanswered) < MAX_UNANSWERED:
-            self._aside(device)
-            device.commands.speak(self.command(device))
+            command = self.command(device)
+            device.commands.speak(command)
+            self._aside(device, command["room"])
 
-    def _aside(self, device: Device) -> None:
-        """Now and then what makes no event."""
-        dice, room = self.dice, self.dice.choice(list(device.rooms))
+    def _aside(self, device: Device, room: str) -> None:
+        """Now and then what makes no event; right after what does, so that their order is tried."""
+        dice = self.dice
         kind = dice.random()
         if kind < 0.02:
             device.send({"type": "typing", "room": room, "on": True})
@@ -198,6 +199,10 @@ class Crowd:
             room, seq = device.commands.messages[at := dice.randrange(len(device.commands.messages))]
             del device.commands.messages[at]
             return {"type": "delete", "room": room, "seq": seq}
+        if kind < 0.15 and device.commands.reactions:
+            given = device.commands.reactions[at := dice.randrange(len(device.commands.reactions))]
+            del device.commands.reactions[at]
+            return {key: value for key, value in given.items() if key != "id"} | {"on": False}
         others = dice.choice(self.devices).commands.messages
         if kind < 0.25 and others:
             theirs, seq = dice.choice(others)

@@ -134,6 +134,7 @@ class Device:
 
     def _join(self, room: str, after: int) -> None:
         if self._socket is not None:
+            self.ledger.users[room].add(self.user)
             self.rooms[room].ask(after)
             self.send({"type": "join", "room": room, "after": after, "id": f"join {room}"})
 
@@ -270,7 +271,6 @@ class Device:
         if self.user and self.user != welcome["user"]:
             self.violation(Finding("error", f"came back as {welcome['user']} in place of {self.user}"))
         self.user, self.limits = welcome["user"], welcome["limits"]
-        self.ledger.users.add(self.user)
         self._token = welcome.get("token") or self._token
         self._away.clear()
         for room, witness in self.rooms.items():

@@ -107,8 +107,12 @@ async def join_again(scene: Scene) -> None:
 
 
 async def leave(scene: Scene) -> None:
+    """Right after a command in the same room, whose ack must come first."""
     device = scene.device()
-    device.leave(scene.dice.choice(list(device.rooms)), scene.dice.choice((0.0, 0.2, 2.0)))
+    if device.connected:
+        command = scene.crowd.command(device)
+        device.commands.speak(command)
+        device.leave(command["room"], scene.dice.choice((0.0, 0.2, 2.0)))
 
 
 # To the installation. Each returns when the damage is mended.

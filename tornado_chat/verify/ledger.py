@@ -54,8 +54,8 @@ class Ledger:
         self.began = time.monotonic()
         self.records = {name: Record(name) for name in rooms}
         self.epoch: str | None = None
-        self.users: set[str] = set()
-        """Everybody who was welcomed."""
+        self.users: dict[str, set[str]] = {name: set() for name in rooms}
+        """By room: everybody who has joined it."""
         self.violations: list[Violation] = []
         self.violation_count = 0
         self.counts: Counter[str] = Counter()

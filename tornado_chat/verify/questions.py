@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -19,16 +20,19 @@ FAULTS_KEPT = 5
 
 
 class _History:
-    """A question on its way."""
+    """A question, and its answer until that can be judged."""
 
-    __slots__ = ("before", "limit", "low", "owed", "pages")
+    __slots__ = ("answer", "answered", "before", "high", "limit", "low", "owed", "pages")
 
     def __init__(self, before: int | None, limit: int, pages: int, low: int, owed: set[str]) -> None:
         self.before = before
         self.limit = limit
         self.pages = pages
-        self.low = low
+        self.low = low  # what the log had reached when it was asked
         self.owed = owed  # ids of commands that were sent before it: what they did must be in the answer
+        self.answer: Data | None = None
+        self.answered = math.inf  # by the clock
+        self.high = 0  # a seq that was given after the answer; 0: none is known
 
 
 class Questions:
@@ -36,81 +40,84 @@ class Questions:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._asked: dict[str, _History] = {}  # by room
-        self._answered: dict[str, tuple[Page, float]] = {}  # by room: with when, until it can be judged
-        self._bounds: dict[str, int] = {}  # by room: the page there was answered before this seq was given
+        self._histories: dict[str, _History] = {}  # by room
         self._presence: dict[str, bool] = {}  # by room: whether this device must be among those who are there
 
     def close(self) -> None:
         """The connection is gone; what was answered is still judged."""
-        self._asked.clear()
+        for room, asked in list(self._histories.items()):
+            asked.owed.clear()
+            if asked.answer is None:
+                del self._histories[room]
         self._presence.clear()
 
     def waits(self) -> str | None:
         """The room of a question that was not answered; None: all were."""
-        return next(iter(self._asked), None) or next(iter(self._presence), None)
+        open_ones = (room for room, asked in self._histories.items() if asked.answer is None)
+        return next(open_ones, None) or next(iter(self._presence), None)
 
     # history
 
     def ask_history(self, room: str, before: int | None, limit: int, pages: int = 1) -> None:
         """Ask for a page, and while there are more for the ones before it, up to `pages`; unless one is asked there."""
-        device = self._device
-        if device.connected and room not in self._asked and room not in self._answered:
+        if self._device.connected and room not in self._histories:
             self._write(room, before, limit, pages)
 
     def _write(self, room: str, before: int | None, limit: int, pages: int) -> None:
         device = self._device
         low = device.ledger.records[room].head  # whatever anybody has heard of is in the log
-        self._asked[room] = _History(before, limit, pages, low, set(device.rooms[room].pending))
+        self._histories[room] = _History(before, limit, pages, low, set(device.rooms[room].pending))
         command: Data = {"type": "history", "id": f"history {room}", "room": room, "limit": limit}
         device.send(command if before is None else command | {"before": before})
 
     def take_history(self, room: str, answer: Data) -> None:
-        asked = self._asked.pop(room, None)
-        if asked is None or answer.get("id") != f"history {room}":
+        asked = self._histories.get(room)
+        if asked is None or asked.answer is not None or answer.get("id") != f"history {room}":
             self._device.violation(Finding("protocol", "history that was not asked for"), room)
             return
         self._device.ledger.counts["histories"] += 1
-        page = Page(asked.before, asked.limit, asked.low, answer["messages"], answer["more"])
-        self._answered[room] = page, time.monotonic()
+        asked.answer, asked.answered = answer, time.monotonic()
         if self._device.last:  # everything is known, and nothing goes on
-            self.judge(room, self._device.ledger.records[room].head)
-            if page.more and page.messages and asked.pages > 1:
-                self.ask_history(room, page.messages[0]["seq"], asked.limit, asked.pages - 1)
+            self._judge(room)
+            if answer["more"] and answer["messages"] and asked.pages > 1:
+                self.ask_history(room, answer["messages"][0]["seq"], asked.limit, asked.pages - 1)
 
     def take_ack(self, sent: Sent) -> None:
         """Of a command of this device, for the first time."""
-        asked = self._asked.get(sent.room)
-        if asked is not None and sent.id in asked.owed:
+        asked = self._histories.get(sent.room)
+        if asked is None:
+            return
+        if sent.id in asked.owed:
             asked.owed.discard(sent.id)
             asked.low = max(asked.low, sent.seq)
-        _, answered = self._answered.get(sent.room, (None, float("inf")))
-        if sent.writes == 1 and sent.since > answered:
-            self._bounds.setdefault(sent.room, sent.seq)
+        if not asked.high and sent.writes == 1 and sent.since > asked.answered:
+            asked.high = sent.seq
 
     def take_failure(self, sent: Sent) -> None:
         """A command of this device got an error: it is sent again, or never, and need not be in an answer."""
-        if sent.room in self._asked:
-            self._asked[sent.room].owed.discard(sent.id)
+        if sent.room in self._histories:
+            self._histories[sent.room].owed.discard(sent.id)
 
     def take_event(self, room: str, seq: int) -> None:
         """The device was shown all up to `seq`: perhaps a page can be judged."""
-        high = self._bounds.get(room)
-        if high is not None and seq >= high:
-            self.judge(room, high)
+        asked = self._histories.get(room)
+        if asked is not None and 0 < asked.high <= seq:
+            self._judge(room)
 
-    def judge(self, room: str, high: int) -> None:
-        """The page that was answered in `room`, before any event beyond `high` was in the log."""
-        page, _ = self._answered.pop(room)
-        self._bounds.pop(room, None)
-        for number, finding in enumerate(faults(self._device.ledger.records[room], page, high)):
+    def _judge(self, room: str) -> None:
+        """The page that was answered in `room`; all that it may show is known."""
+        asked = self._histories.pop(room)
+        assert asked.answer is not None
+        record = self._device.ledger.records[room]
+        page = Page(asked.before, asked.limit, asked.low, asked.answer["messages"], asked.answer["more"])
+        for number, finding in enumerate(faults(record, page, asked.high or record.head)):
             if number < FAULTS_KEPT:
                 self._device.violation(finding, room)
 
     def audit(self) -> None:
         """At the end, when all is known."""
-        for room in list(self._answered):
-            self.judge(room, self._device.ledger.records[room].head)
+        for room in [room for room, asked in self._histories.items() if asked.answer is not None]:
+            self._judge(room)
 
     # presence
 
@@ -133,7 +140,7 @@ class Questions:
         if here and (not answer["count"] or (len(users) < PRESENT_MAX and device.user not in users)):
             text = f"{device.user} is in the room, and not among the {answer['count']} who are said to be"
             device.violation(Finding("presence", text), room)
-        strangers = users - device.ledger.users
+        strangers = users - device.ledger.users[room]
         if strangers:
             device.violation(Finding("presence", f"{min(strangers)} is said to be there, and is nobody of ours"), room)
 
@@ -141,8 +148,8 @@ class Questions:
 
     def take_error(self, kind: str, room: str, error: Data, wait: float) -> None:
         """In place of an answer; `wait` is how long to wait before it is asked again."""
-        asked, here = self._asked.get(room), self._presence.get(room)
-        if ERRORS[error["code"]] and kind == "history" and asked is not None:
+        asked, here = self._histories.get(room), self._presence.get(room)
+        if ERRORS[error["code"]] and kind == "history" and asked is not None and asked.answer is None:
             self._device.later(wait, lambda: self._write(room, asked.before, asked.limit, asked.pages))
         elif ERRORS[error["code"]] and kind == "presence" and here is not None:
             self._device.later(wait, lambda: self._write_presence(room))

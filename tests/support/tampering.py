@@ -197,16 +197,25 @@ def withhold(type: str) -> Tamper:
     return tamper
 
 
-def in_history(change: Callable[[list[Message]], Message | None]) -> Tamper:
-    """`change` falsifies the messages of a page: the one that it harms, or None where it finds none that fits."""
+class FalsifyHistory:
+    """Each of `changes` to a page of its own: it falsifies the messages, and says which of them.
 
-    def tamper(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
-        if proxy.at is not None or message["type"] != "history":
-            return None
-        proxy.at = change(message["messages"])
-        return None if proxy.at is None else [message]
+    It says None where it finds none that fits. `done` holds what was changed, by the name of the change.
+    """
 
-    return tamper
+    def __init__(self, *changes: Callable[[list[Message]], Message | None]) -> None:
+        self.left = list(changes)
+        self.done: dict[str, Message] = {}
+
+    def __call__(self, proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+        if message["type"] == "history":
+            for change in self.left:
+                harmed = change(message["messages"])
+                if harmed is not None:
+                    self.left.remove(change)
+                    self.done[change.__name__] = harmed
+                    return [message]
+        return None
 
 
 def show_old_text(messages: list[Message]) -> Message | None:

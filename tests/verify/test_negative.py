@@ -56,11 +56,6 @@ def options(url: str, **more: Any) -> Options:
         (tampering.withhold("history"), {"stuck"}),
         (tampering.withhold("presence"), {"stuck"}),
         (tampering.deny_presence, {"presence"}),
-        (tampering.in_history(tampering.show_old_text), {"history"}),
-        (tampering.in_history(tampering.show_deleted), {"history"}),
-        (tampering.in_history(tampering.drop_reaction), {"history"}),
-        (tampering.in_history(tampering.leave_out), {"history"}),
-        (tampering.in_history(tampering.show_another), {"history"}),
     ],
 )
 async def test_a_broken_promise_is_found(
@@ -76,6 +71,24 @@ async def test_a_broken_promise_is_found(
     named = {violation["kind"] for violation in found if violation["seq"] == proxy.at["seq"]}
     assert named & kinds, report["violations"]
     assert all(violation["client"] for violation in found)
+
+
+async def test_pages_that_are_false_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    falsify = tampering.FalsifyHistory(
+        tampering.show_old_text,
+        tampering.show_deleted,
+        tampering.drop_reaction,
+        tampering.leave_out,
+        tampering.show_another,
+    )
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with tampering.Tampering(server.port, falsify, everywhere=True) as proxy:
+            assert await verify(options(f"http://127.0.0.1:{proxy.port}", rooms=6, seconds=4.0)) == 1
+    assert falsify.left == []
+    violations = json.loads(capsys.readouterr().out)["violations"]
+    found = {(one["room"], one["seq"]) for one in violations if one["kind"] == "history"}
+    for name, message in falsify.done.items():
+        assert (message["room"], message["seq"]) in found, name
 
 
 async def test_what_goes_on_after_left_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from tornado_chat.verify.websocket import ServerFrames
-from tornado_chat.wire.frames import TEXT, frame
+from tests.support.raw_websocket import client_frame
+from tornado_chat.verify.frames import TEXT, ServerFrames
 
 EVENTS = ("message", "edited", "deleted", "reacted")
 
 Message = dict[str, Any]
-Tamper = Callable[["Tampering", Message], list[Message] | None]
-"""What is passed on in place of a message; None: it does not fit, and passes unchanged."""
+Tamper = Callable[["Tampering", Message], list[Message | bytes] | None]
+"""What is passed on in place of a message, bytes as they are; None: it does not fit, and passes unchanged."""
 
 
 class Tampering:
-    """Passes everything on, but for one message of one connection that speaks JSON; deflate is not offered on.
+    """Passes everything on, but for what is tampered with on one connection that speaks JSON.
 
-    `at` is what was tampered with, once it was.
+    Deflate is not offered on. `at` is what was tampered with, once it was. `everywhere`: on all connections.
     """
 
-    def __init__(self, port: int, tamper: Tamper, *, begin_after: int = 100) -> None:
+    def __init__(self, port: int, tamper: Tamper, *, begin_after: int = 100, everywhere: bool = False) -> None:
         self.port = 0
         self.at: Message | None = None
         self.held: Message | None = None
         self._target = port
         self._tamper = tamper
         self._left = begin_after  # messages
+        self._everywhere = everywhere
         self._victim: asyncio.Task[None] | None = None
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
@@ -75,42 +76,50 @@ class Tampering:
 
     async def _down(self, back: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(await back.readuntil(b"\r\n\r\n"))
-        frames = ServerFrames(False)
+        frames = ServerFrames(None)
         while data := await back.read(65536):
             for opcode, payload in frames.feed(data):
+                if writer.is_closing():
+                    return
                 if opcode != TEXT:
-                    writer.write(frame(opcode, payload))
+                    writer.write(server_frame(opcode, payload))
                     continue
                 message = json.loads(payload)
                 for one in self._changed(message):
-                    writer.write(frame(TEXT, json.dumps(one).encode()))
+                    writer.write(one if isinstance(one, bytes) else server_frame(TEXT, json.dumps(one).encode()))
 
-    def _changed(self, message: Message) -> list[Message]:
+    def _changed(self, message: Message) -> list[Message | bytes]:
         self._left -= 1
-        if self._left > 0:
-            return [message]
-        self._victim = self._victim or asyncio.current_task()
-        if self._victim is not asyncio.current_task():
+        if self._left > 0 or self._victim not in (None, asyncio.current_task()):
             return [message]
         changed = self._tamper(self, message)
-        return [message] if changed is None else changed
+        if changed is None:
+            return [message]
+        if not self._everywhere:
+            self._victim = asyncio.current_task()
+        return changed
 
 
-def drop(proxy: Tampering, message: Message) -> list[Message] | None:
+def server_frame(opcode: int, payload: bytes, **wrong: Any) -> bytes:
+    """As a server sends it: not masked. `wrong` is what client_frame takes."""
+    return client_frame(opcode, payload, key=None, **wrong)
+
+
+def drop(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     if proxy.at is not None or message["type"] not in EVENTS:
         return None
     proxy.at = message
     return []
 
 
-def double(proxy: Tampering, message: Message) -> list[Message] | None:
+def double(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     if proxy.at is not None or message["type"] not in EVENTS:
         return None
     proxy.at = message
     return [message, message]
 
 
-def swap(proxy: Tampering, message: Message) -> list[Message] | None:
+def swap(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     """The next event of its room overtakes one; what comes between does not."""
     if proxy.at is not None or message["type"] not in EVENTS:
         return None
@@ -123,14 +132,14 @@ def swap(proxy: Tampering, message: Message) -> list[Message] | None:
     return [message, proxy.held]
 
 
-def alter(proxy: Tampering, message: Message) -> list[Message] | None:
+def alter(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     if proxy.at is not None or message["type"] != "message" or "text" not in message:
         return None
     proxy.at = message
     return [message | {"text": message["text"] + "!"}]
 
 
-def forge(proxy: Tampering, message: Message) -> list[Message] | None:
+def forge(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     """An event that nobody sent and nobody else is shown, after the last one."""
     if proxy.at is not None or message["type"] != "message":
         return None
@@ -138,14 +147,14 @@ def forge(proxy: Tampering, message: Message) -> list[Message] | None:
     return [message, proxy.at]
 
 
-def renumber_ack(proxy: Tampering, message: Message) -> list[Message] | None:
+def renumber_ack(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     if proxy.at is not None or message["type"] != "ack":
         return None
     proxy.at = message | {"seq": message["seq"] + 1}
     return [proxy.at]
 
 
-def lose_event(proxy: Tampering, message: Message) -> list[Message] | None:
+def lose_event(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     """An ack for what no log holds."""
     if proxy.at is not None or message["type"] != "ack":
         return None
@@ -153,7 +162,7 @@ def lose_event(proxy: Tampering, message: Message) -> list[Message] | None:
     return [proxy.at]
 
 
-def refuse(proxy: Tampering, message: Message) -> list[Message] | None:
+def refuse(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     """An error in place of an ack."""
     if proxy.at is not None or message["type"] != "ack":
         return None
@@ -161,16 +170,118 @@ def refuse(proxy: Tampering, message: Message) -> list[Message] | None:
     return [{"type": "error", "id": message["id"], "code": "forbidden", "message": "no"}]
 
 
-def change_epoch(proxy: Tampering, message: Message) -> list[Message] | None:
+def change_epoch(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     if proxy.at is not None or message["type"] != "joined":
         return None
     proxy.at = message | {"seq": 0}
     return [message | {"epoch": "another"}]
 
 
-def stop_delivery(proxy: Tampering, message: Message) -> list[Message] | None:
+def stop_delivery(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     """From some event on nothing more of its room is shown; everything else goes on."""
     if message["type"] not in EVENTS:
         return None
     proxy.at = proxy.at or message
     return [] if message["room"] == proxy.at["room"] else None
+
+
+def withhold(type: str) -> Tamper:
+    """No answer of this type, once."""
+
+    def tamper(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+        if proxy.at is not None or message["type"] != type:
+            return None
+        proxy.at = message | {"seq": 0}
+        return []
+
+    return tamper
+
+
+class FalsifyHistory:
+    """Each of `changes` to a page of its own: it falsifies the messages, and says which of them.
+
+    It says None where it finds none that fits. `done` holds what was changed, by the name of the change.
+    """
+
+    def __init__(self, *changes: Callable[[list[Message]], Message | None]) -> None:
+        self.left = list(changes)
+        self.done: dict[str, Message] = {}
+
+    def __call__(self, proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+        if message["type"] == "history":
+            for change in self.left:
+                harmed = change(message["messages"])
+                if harmed is not None:
+                    self.left.remove(change)
+                    self.done[change.__name__] = harmed
+                    return [message]
+        return None
+
+
+def show_old_text(messages: list[Message]) -> Message | None:
+    """An edited message as it was before."""
+    for message in messages:
+        if "edited" in message and "text" in message:
+            message["text"] = "before"
+            return message
+    return None
+
+
+def show_deleted(messages: list[Message]) -> Message | None:
+    for message in messages:
+        if message.pop("deleted", None):
+            message["text"] = "still there"
+            return message
+    return None
+
+
+def drop_reaction(messages: list[Message]) -> Message | None:
+    for message in messages:
+        if "reactions" in message:
+            del message["reactions"]
+            return message
+    return None
+
+
+def leave_out(messages: list[Message]) -> Message | None:
+    return messages.pop(len(messages) // 2) if len(messages) > 2 else None
+
+
+def show_another(messages: list[Message]) -> Message | None:
+    if not messages:
+        return None
+    messages[0]["user"] = "eve"
+    return messages[0]
+
+
+def deny_presence(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+    """A room said to be empty, to somebody who is in it."""
+    if proxy.at is not None or message["type"] != "presence" or "id" not in message:
+        return None
+    proxy.at = message | {"seq": 0}
+    return [message | {"count": 0, "users": []}]
+
+
+def go_on_after_left(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+    """One more event of a room that was left."""
+    if message["type"] == "message":
+        proxy.held = message
+    if proxy.at is not None or proxy.held is None or message["type"] != "left":
+        return None
+    proxy.at = {**proxy.held, "room": message["room"]}
+    return [message, proxy.at]
+
+
+class Malform:
+    """Each of `frames` in place of one event, on a connection of its own, until all were sent."""
+
+    def __init__(self, frames: Iterable[bytes]) -> None:
+        self.frames = list(frames)
+        self._spoiled: set[object] = set()
+
+    def __call__(self, proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+        connection = asyncio.current_task()
+        if not self.frames or connection in self._spoiled or message["type"] not in EVENTS:
+            return None
+        self._spoiled.add(connection)
+        return [self.frames.pop()]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ import pytest
 from tests.support import ROOT
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.cli import main
-from tornado_chat.verify.faults import CLIENT, FAULTS, POSTGRESQL, REDIS, WORKERS
-from tornado_chat.verify.processes import children
+from tornado_chat.verify.faults import DEVICE, FAULTS, POSTGRESQL, REDIS, WORKERS
+from tornado_chat.verify.processes import children, is_alive
 
 TIMEOUT = 180.0
 
@@ -70,9 +71,9 @@ SHORT = ("--json", "--clients", "20", "--rooms", "4")
 @pytest.mark.parametrize(
     ("needs", "argv"),
     [
-        ({CLIENT, WORKERS}, ()),
-        ({CLIENT, WORKERS}, ("--workers", "2")),
-        ({CLIENT, WORKERS, REDIS, POSTGRESQL}, ("--workers", "3", "--database", "postgresql", "--redis")),
+        ({DEVICE, WORKERS}, ()),
+        ({DEVICE, WORKERS}, ("--workers", "2")),
+        ({DEVICE, WORKERS, REDIS, POSTGRESQL}, ("--workers", "3", "--database", "postgresql", "--redis")),
     ],
 )
 def test_every_promise_holds_while_harm_is_done(needs: set[str], argv: tuple[str, ...], tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_every_promise_holds_while_harm_is_done(needs: set[str], argv: tuple[str
         assert found["server_errors"] == []
     done = {FAULTS[name].needs for name in found["faults"]}
     assert done == needs
-    assert {name for name, fault in FAULTS.items() if fault.needs == CLIENT} <= found["faults"].keys()
+    assert {name for name, fault in FAULTS.items() if fault.needs == DEVICE} <= found["faults"].keys()
     assert found["counts"]["duplicates"] > 0
 
 
@@ -99,7 +100,7 @@ def test_a_running_server_with_its_key_a_token_or_guests(tmp_path: Path) -> None
         for more in (["--secret-file", str(key)], ["--token", server.token("ann")], ["--seed", "7"]):
             found = report(run(tmp_path, *short, *more))
             assert found["ok"], found["violations"]
-            assert {FAULTS[name].needs for name in found["faults"]} == {CLIENT}
+            assert {FAULTS[name].needs for name in found["faults"]} == {DEVICE}
             assert found["events"] > 0
         assert found["seed"] == 7
 
@@ -176,6 +177,34 @@ def test_ctrl_c_ends_it_early(signals: int, tmp_path: Path) -> None:
         assert process.returncode in (0, 130)  # 0: it was done before the second came
     assert list(tmp_path.iterdir()) == []
     assert not any(Path(f"/proc/{pid}").exists() for pid in (*server, *workers))
+
+
+def descendants(pid: int) -> list[int]:
+    return [one for child in children(pid) for one in (child, *descendants(child))]
+
+
+def test_killed_it_leaves_no_process() -> None:
+    with tempfile.TemporaryDirectory(prefix="chat-verify-") as folder:
+        os.chmod(folder, 0o755)
+        with subprocess.Popen(
+            command("--workers", "2", "--database", "postgresql", "--redis", "--minutes", "60", "--no-faults"),
+            env=environment() | {"TMPDIR": folder},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            try:
+                assert process.stdout is not None
+                assert "2 workers, PostgreSQL" in process.stdout.readline()
+                started = descendants(process.pid)
+                assert len(children(process.pid)) == 3
+                assert len(started) > 5
+            finally:
+                process.kill()
+        deadline = time.monotonic() + 30
+        while left := [pid for pid in started if is_alive(pid)]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize("mode", [None, 0o750])

@@ -8,20 +8,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tornado_chat.auth import mint
-from tornado_chat.verify.checks import Finding, shape_of
-from tornado_chat.verify.device import MAX_UNANSWERED, Device, Sent
-from tornado_chat.verify.ledger import Ledger
-from tornado_chat.verify.websocket import ServerAddress
-from tornado_chat.wire.codec import JSON, MSGPACK
-from tornado_chat.wire.events import Data
+import jwt
 
-TOKEN_TTL = 30 * 86400.0
+from tornado_chat.verify.codecs import JSON, MSGPACK, Data
+from tornado_chat.verify.commands import MAX_UNANSWERED, Sent
+from tornado_chat.verify.device import Device
+from tornado_chat.verify.findings import Finding
+from tornado_chat.verify.handshake import Offer, ServerAddress
+from tornado_chat.verify.ledger import Ledger
+from tornado_chat.verify.messages import HISTORY_MAX
+from tornado_chat.verify.record import shape_of
+
+TOKEN_TTL = 30 * 86400
 START_SECONDS = 30.0
 TICK = 0.02
 """The sends of so many seconds go out together."""
 ROOMS_EACH = 3
 STUCK_SHOWN = 20
+SCROLLED_ROOMS, SCROLLED_PAGES = 20, 10
+"""Of so many rooms so many pages are read back in the end, when nothing goes on any more."""
 LONG_TEXT = 4000
 _WORDS = (
     "to",
@@ -44,14 +49,14 @@ _EMOJI = ("👍", "🎉", "❤️", "eyes")
 
 
 class NotStarted(Exception):
-    """The first client was not let in; the text says why."""
+    """The first device was not let in; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many of everything. `rate` is in commands a second, all clients together."""
+    """How many of everything. `rate` is in commands a second, all devices together."""
 
-    clients: int
+    devices: int
     rooms: int
     rate: float
 
@@ -76,11 +81,11 @@ class Crowd:
         self._secret = secret
         self._token = token
         self._run = f"{dice.getrandbits(32):08x}"
-        self._users = max(1, plan.clients // 2)  # each has two devices
-        self.clients = [self._client(number) for number in range(plan.clients)]
+        self._users = max(1, plan.devices // 2)  # each has two devices
+        self.devices = [self._device(number) for number in range(plan.devices)]
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def _client(self, number: int) -> Device:
+    def _device(self, number: int) -> Device:
         user = number % self._users
         dice = random.Random(self.dice.getrandbits(64))
         rooms = list(self.ledger.records)
@@ -91,18 +96,23 @@ class Crowd:
             self.ledger,
             self._address,
             token=self._credential(f"verify-{self._run}-{user + 1}"),
-            codec=MSGPACK if number % 3 == 1 else JSON,
-            compressed=number % 4 == 2,
-            small=number % 2 == 1,
+            offer=Offer(
+                MSGPACK if number % 3 == 1 else JSON,
+                window_bits={2: 15, 6: 10}.get(number % 8),
+                small=number % 2 == 1,
+            ),
             dice=dice,
         )
 
     def _credential(self, user: str) -> str | None:
-        return self._token if self._secret is None else mint(self._secret, user, ttl=TOKEN_TTL)
+        """As the protocol tells the makers of tokens."""
+        if self._secret is None:
+            return self._token
+        return jwt.encode({"sub": user, "exp": int(time.time()) + TOKEN_TTL}, self._secret, "HS256")
 
     async def start(self) -> None:
         """Returns when everybody was welcomed once; NotStarted if the first is not let in."""
-        first = self.clients[0]
+        first = self.devices[0]
         self._spawn(first)
         deadline = time.monotonic() + START_SECONDS
         while not first.welcomed.is_set():
@@ -110,13 +120,13 @@ class Crowd:
                 where = f"{self._address.authority}{self._address.target}"
                 raise NotStarted(f"cannot connect to {where}: {first.refusal or 'no welcome'}")
             await asyncio.sleep(0.01)
-        for client in self.clients[1:]:
-            self._spawn(client)
+        for device in self.devices[1:]:
+            self._spawn(device)
             await asyncio.sleep(0.002)
-        await self._wait(lambda: all(client.welcomed.is_set() for client in self.clients), START_SECONDS)
+        await self._wait(lambda: all(device.welcomed.is_set() for device in self.devices), START_SECONDS)
 
-    def _spawn(self, client: Device) -> None:
-        task = asyncio.create_task(client.run())
+    def _spawn(self, device: Device) -> None:
+        task = asyncio.create_task(device.run())
         self._tasks.add(task)
 
     async def stop(self) -> None:
@@ -128,7 +138,7 @@ class Crowd:
         self._tasks.clear()
 
     def fault(self) -> BaseException | None:
-        """Why a client's task ended, which none should."""
+        """Why a device's task ended, which none should."""
         for task in self._tasks:
             if task.done() and not task.cancelled():
                 return task.exception()
@@ -151,56 +161,76 @@ class Crowd:
 
     def _rate(self) -> float:
         """The plan's, or four fifths of what the server's limits let these users send."""
-        limit = self.clients[0].limits.get("send_rate") or 0
-        users = len({client.user for client in self.clients})
+        limit = self.devices[0].limits.get("send_rate") or 0
+        users = len({device.user for device in self.devices})
         return min(self._plan.rate, limit * users * 0.8) if limit else self._plan.rate
 
     def _one(self) -> None:
-        client = self.dice.choice(self.clients)
-        if client.connected and len(client.unanswered) < MAX_UNANSWERED:
-            if self.dice.random() < 0.03:
-                client.whisper({"type": "typing", "room": self.dice.choice(list(client.rooms)), "on": True})
-            client.speak(self.command(client))
+        device = self.dice.choice(self.devices)
+        if device.connected and len(device.commands.unanswered) < MAX_UNANSWERED:
+            command = self.command(device)
+            device.commands.speak(command)
+            self._aside(device, command["room"])
 
-    def command(self, client: Device) -> Data:
-        """Something that `client` may say, without an id."""
+    def _aside(self, device: Device, room: str) -> None:
+        """Now and then what makes no event; right after what does, so that their order is tried."""
         dice = self.dice
-        room = dice.choice(list(client.rooms))
         kind = dice.random()
-        if kind < 0.08 and client.messages:
-            room, seq = dice.choice(client.messages)
+        if kind < 0.02:
+            device.send({"type": "typing", "room": room, "on": True})
+        elif kind < 0.03:
+            device.send({"type": "read", "room": room, "seq": device.rooms[room].cursor})
+        elif kind < 0.04:
+            device.questions.ask_presence(room)
+        elif kind < 0.06:
+            head = self.ledger.records[room].head
+            before = dice.randint(1, head + 1) if dice.random() < 0.3 else None
+            device.questions.ask_history(room, before, dice.choice((1, 10, 50, HISTORY_MAX)))
+
+    def command(self, device: Device) -> Data:
+        """Something that `device` may say, without an id."""
+        dice = self.dice
+        room = dice.choice(list(device.rooms))
+        kind = dice.random()
+        if kind < 0.08 and device.commands.messages:
+            room, seq = dice.choice(device.commands.messages)
             return {"type": "edit", "room": room, "seq": seq, "text": self._text()}
-        if kind < 0.12 and client.messages:
-            room, seq = client.messages[at := dice.randrange(len(client.messages))]
-            del client.messages[at]
+        if kind < 0.12 and device.commands.messages:
+            room, seq = device.commands.messages[at := dice.randrange(len(device.commands.messages))]
+            del device.commands.messages[at]
             return {"type": "delete", "room": room, "seq": seq}
-        others = dice.choice(self.clients).messages
+        if kind < 0.15 and device.commands.reactions:
+            given = device.commands.reactions[at := dice.randrange(len(device.commands.reactions))]
+            del device.commands.reactions[at]
+            return {key: value for key, value in given.items() if key != "id"} | {"on": False}
+        others = dice.choice(self.devices).commands.messages
         if kind < 0.25 and others:
             theirs, seq = dice.choice(others)
-            if theirs in client.rooms:
+            if theirs in device.rooms:
                 emoji, on = dice.choice(_EMOJI), dice.random() < 0.7
                 return {"type": "react", "room": theirs, "seq": seq, "emoji": emoji, "on": on}
         command: Data = {"type": "send", "room": room, "text": self._text()}
         if dice.random() < 0.1:
             command["meta"] = {"n": dice.randrange(1000), "of": [None, True, "é"]}
-        if dice.random() < 0.1 and client.rooms[room].cursor:
-            command["reply_to"] = client.rooms[room].cursor
+        if dice.random() < 0.1 and device.rooms[room].cursor:
+            command["reply_to"] = device.rooms[room].cursor
         return command
 
     def _text(self) -> str:
         size = self.dice.choice((1, 3, 8, 8, 20)) if self.dice.random() < 0.8 else 400
         return f"{self.dice.getrandbits(64):016x} {' '.join(self.dice.choices(_WORDS, k=size))}"[:LONG_TEXT]
 
-    def sibling(self, client: Device) -> Device:
+    def sibling(self, device: Device) -> Device:
         """Another device of the same user, or the same where there is none."""
-        others = [one for one in self.clients if one is not client and one.user == client.user]
-        return self.dice.choice(others) if others else client
+        others = [one for one in self.devices if one is not device and one.user == device.user]
+        return self.dice.choice(others) if others else device
 
-    def old(self, client: Device) -> Sent | None:
+    def old(self, device: Device) -> Sent | None:
         """Something that was acknowledged, perhaps long ago, or is on its way at this moment."""
-        if client.unanswered and self.dice.random() < 0.3:
-            return self.dice.choice(list(client.unanswered.values()))
-        return self.dice.choice(client.acked) if client.acked else None
+        commands = device.commands
+        if commands.unanswered and self.dice.random() < 0.3:
+            return self.dice.choice(list(commands.unanswered.values()))
+        return self.dice.choice(commands.acked) if commands.acked else None
 
     # The end.
 
@@ -214,9 +244,7 @@ class Crowd:
             self.ledger,
             self._address,
             token=self._credential(f"verify-{self._run}-reader"),
-            codec=JSON,
-            compressed=False,
-            small=False,
+            offer=Offer(JSON),
             dice=self.dice,
             last=self._all_hold(),
         )
@@ -224,27 +252,32 @@ class Crowd:
         # Who reads last may find what nobody was told of; then the others must find it too.
         deadline = max(deadline, time.monotonic() + patience / 2)
         await self._wait(lambda: reader.waits() is None and self._all_hold(), deadline - time.monotonic())
-        stuck = [(client, waits) for client in (*self.clients, reader) if (waits := client.waits()) is not None]
-        for client, (room, seq, why) in stuck[:STUCK_SHOWN]:
+        if reader.waits() is None and self._all_hold():
+            rooms = list(self.ledger.records)
+            for room in self.dice.sample(rooms, min(SCROLLED_ROOMS, len(rooms))):
+                reader.questions.ask_history(room, None, HISTORY_MAX, SCROLLED_PAGES)
+            await self._wait(lambda: reader.waits() is None, patience)
+        stuck = [(device, waits) for device in (*self.devices, reader) if (waits := device.waits()) is not None]
+        for device, (room, seq, why) in stuck[:STUCK_SHOWN]:
             finding = Finding("stuck", f"{patience:g} s after the last fault: {why}")
-            self.ledger.report(finding, room=room, seq=seq, client=client.name)
+            self.ledger.report(finding, room=room, seq=seq, device=device.name)
         if len(stuck) > STUCK_SHOWN:
             self.ledger.report(Finding("stuck", f"and {len(stuck) - STUCK_SHOWN} clients more"))
         self._audit(reader)
 
     def _all_hold(self) -> bool:
-        return all(client.waits() is None for client in self.clients)
+        return all(device.waits() is None for device in self.devices)
 
     def _audit(self, reader: Device) -> None:
-        unanswered = {shape_of(sent.event) for client in self.clients for sent in client.unanswered.values()}
+        unanswered = {shape_of(sent.event) for device in self.devices for sent in device.commands.unanswered.values()}
         for room, record in self.ledger.records.items():
             witness = reader.rooms[room]
             if not witness.synced:
                 continue  # reported as stuck: the rest of its log was not seen
             for seq, finding in record.audit(witness.cursor, unanswered):
-                self.ledger.report(finding, room=room, seq=seq, client=reader.name)
-        for client in self.clients:
-            client.audit()
+                self.ledger.report(finding, room=room, seq=seq, device=reader.name)
+        for device in self.devices:
+            device.audit()
         if not self.ledger.counts["acked"] or not self.ledger.counts["delivered"]:
             self.ledger.report(Finding("stuck", "nothing was acknowledged, or nothing delivered: nothing was verified"))
         error = self.fault()

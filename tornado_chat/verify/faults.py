@@ -1,4 +1,4 @@
-"""The harm: what is done to clients and to the installation while everything must hold."""
+"""The harm: what is done to devices and to the installation while everything must hold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tornado_chat.verify.checks import Finding
+from tornado_chat.verify.findings import Finding
 
 if TYPE_CHECKING:
     from tornado_chat.verify.crowd import Crowd
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from tornado_chat.verify.ledger import Ledger
     from tornado_chat.verify.proxy import Proxy
 
-CLIENT, WORKERS, REDIS, POSTGRESQL = "any server", "its own server", "its own Redis", "its own PostgreSQL"
+DEVICE, WORKERS, REDIS, POSTGRESQL = "any server", "its own server", "its own Redis", "its own PostgreSQL"
 
-CLIENT_SECONDS = 15.0
-"""Each client suffers each of the clients' faults about so often."""
+DEVICE_SECONDS = 15.0
+"""Each device suffers each of the devices' faults about so often."""
 LONGEST_REWIND = 500
 RESENDS = 5
 LONGEST_STOP = 12.0
@@ -57,8 +57,8 @@ class Scene:
         assert proxy is not None, "this fault needs a Redis of our own"
         return proxy
 
-    def client(self) -> Device:
-        return self.dice.choice(self.crowd.clients)
+    def device(self) -> Device:
+        return self.dice.choice(self.crowd.devices)
 
     async def a_while(self) -> float:
         """As long as a harm lasts; how long that was."""
@@ -74,36 +74,45 @@ class Scene:
             return
 
 
-# To clients. Each is done to one of them, at once.
+# To devices. Each is done to one of them, at once.
 
 
 async def stop_reader(scene: Scene) -> None:
-    scene.client().stop_reading(scene.dice.uniform(1.0, min(LONGEST_STOP, 4 * scene.longest)))
+    scene.device().stop_reading(scene.dice.uniform(1.0, min(LONGEST_STOP, 4 * scene.longest)))
 
 
 async def cut(scene: Scene) -> None:
-    client = scene.client()
+    device = scene.device()
     half = scene.dice.random() < 0.7
-    client.cut(scene.crowd.command(client) if half and client.connected else None, scene.dice.random())
+    device.cut(scene.crowd.command(device) if half and device.connected else None, scene.dice.random())
 
 
 async def resend(scene: Scene) -> None:
     for _ in range(RESENDS):
-        client = scene.client()
-        sent = scene.crowd.old(client)
+        device = scene.device()
+        sent = scene.crowd.old(device)
         if sent is not None:
-            device = scene.crowd.sibling(client) if scene.dice.random() < 0.5 else client
-            if sent.room in device.rooms:
-                device.repeat(sent)
+            other = scene.crowd.sibling(device) if scene.dice.random() < 0.5 else device
+            if sent.room in other.rooms:
+                other.commands.repeat(sent)
 
 
 async def reconnect(scene: Scene) -> None:
-    scene.client().go_away(scene.dice.choice((0.1, 0.5, 3.0)))
+    scene.device().go_away(scene.dice.choice((0.1, 0.5, 3.0)))
 
 
 async def join_again(scene: Scene) -> None:
-    client = scene.client()
-    client.join_again(scene.dice.choice(list(client.rooms)), scene.dice.randrange(LONGEST_REWIND))
+    device = scene.device()
+    device.join_again(scene.dice.choice(list(device.rooms)), scene.dice.randrange(LONGEST_REWIND))
+
+
+async def leave(scene: Scene) -> None:
+    """Right after a command in the same room, whose ack must come first."""
+    device = scene.device()
+    if device.connected:
+        command = scene.crowd.command(device)
+        device.commands.speak(command)
+        device.leave(command["room"], scene.dice.choice((0.0, 0.2, 2.0)))
 
 
 # To the installation. Each returns when the damage is mended.
@@ -199,11 +208,12 @@ class Fault:
 
 
 FAULTS = {
-    "slow-readers": Fault(stop_reader, CLIENT, "clients that read nothing for some seconds"),
-    "cuts": Fault(cut, CLIENT, "connections cut, also in the middle of a frame"),
-    "resends": Fault(resend, CLIENT, "ids sent again, also long after, and from another device"),
-    "reconnects": Fault(reconnect, CLIENT, "clients that go away in good order and come back"),
-    "joins": Fault(join_again, CLIENT, "rooms joined again from an older seq on"),
+    "slow-readers": Fault(stop_reader, DEVICE, "clients that read nothing for some seconds"),
+    "cuts": Fault(cut, DEVICE, "connections cut, also in the middle of a frame"),
+    "resends": Fault(resend, DEVICE, "ids sent again, also long after, and from another device"),
+    "reconnects": Fault(reconnect, DEVICE, "clients that go away in good order and come back"),
+    "joins": Fault(join_again, DEVICE, "rooms joined again from an older seq on"),
+    "leaves": Fault(leave, DEVICE, "rooms left, and joined again soon after"),
     "kill-worker": Fault(kill_worker, WORKERS, "kill -9 of a worker"),
     "roll": Fault(roll, WORKERS, "SIGHUP: all workers replaced (one alone: stopped and started)"),
     "redis-restart": Fault(restart_redis, REDIS, "Redis stopped for some seconds"),
@@ -218,10 +228,10 @@ FAULTS = {
 def harms(scene: Scene, names: Collection[str], pause: float) -> list[Coroutine[None, None, None]]:
     """What is to run side by side until `scene.ending`.
 
-    Clients are harmed all the time; workers, Redis and PostgreSQL at once, each by one thing after another with
+    Devices are harmed all the time; workers, Redis and PostgreSQL at once, each by one thing after another with
     `pause` seconds between.
     """
-    running = [_harm_clients(scene, name) for name in names if FAULTS[name].needs == CLIENT]
+    running = [_harm_devices(scene, name) for name in names if FAULTS[name].needs == DEVICE]
     for needs in (WORKERS, REDIS, POSTGRESQL):
         some = [name for name in names if FAULTS[name].needs == needs]
         if some:
@@ -229,8 +239,8 @@ def harms(scene: Scene, names: Collection[str], pause: float) -> list[Coroutine[
     return running
 
 
-async def _harm_clients(scene: Scene, name: str) -> None:
-    every = CLIENT_SECONDS / len(scene.crowd.clients)
+async def _harm_devices(scene: Scene, name: str) -> None:
+    every = DEVICE_SECONDS / len(scene.crowd.devices)
     while not scene.ending.is_set():
         await scene.pause(scene.dice.uniform(0, 2 * every))
         await _do(scene, name)

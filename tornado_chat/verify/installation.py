@@ -16,7 +16,7 @@ from pathlib import Path
 import tornado_chat
 from tornado_chat.errors import ConfigError
 from tornado_chat.verify.postgres_server import PostgresServer
-from tornado_chat.verify.processes import children, last_words
+from tornado_chat.verify.processes import children, last_words, tied
 from tornado_chat.verify.proxy import Proxy
 from tornado_chat.verify.redis_server import RedisServer
 
@@ -36,15 +36,18 @@ _TROUBLE = re.compile(r"^\S+ (error|critical) |^Traceback")
 
 
 class Installation:
-    """`start` it, then `url` is its address and `secret` signs its tokens; `stop` leaves no process."""
+    """`start` it, then `url` is its address and `secret` signs its tokens; `stop` leaves no process.
+
+    Killed with SIGKILL we leave none either, but the files.
+    """
 
     def __init__(self, directory: Path, *, workers: int, postgresql: bool, redis: bool) -> None:
         self.directory = directory
         self.worker_count = workers
         self.secret = secrets.token_hex(32).encode()
         self.url = ""
-        self.postgres = PostgresServer(directory / "postgresql") if postgresql else None
-        self.redis = RedisServer(directory / "redis") if redis else None
+        self.postgres = PostgresServer(directory / "postgresql", tied=True) if postgresql else None
+        self.redis = RedisServer(directory / "redis", tied=True) if redis else None
         self.proxy: Proxy | None = None  # in front of Redis
         self._output = directory / "server.out"
         self._errors = directory / "server.log"
@@ -96,7 +99,7 @@ class Installation:
         with self._output.open("ab") as output, self._errors.open("ab") as errors:
             offset = output.tell()
             self._process = subprocess.Popen(  # noqa: ASYNC220  # some milliseconds, in an instrument of tests
-                command,
+                tied(command, signal.SIGTERM),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=errors,

@@ -1,4 +1,4 @@
-"""What a run has found and counted: shared by all its clients and faults, and what the report is made of."""
+"""What a run has found and counted: shared by all its devices and faults, and what the report is made of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from tornado_chat.verify.checks import Finding, Record, Violation
+from tornado_chat.verify.findings import Finding, Violation
+from tornado_chat.verify.record import Record
 
 VIOLATIONS_KEPT = 1000
 HISTORY_KEPT = 1000
@@ -53,6 +54,8 @@ class Ledger:
         self.began = time.monotonic()
         self.records = {name: Record(name) for name in rooms}
         self.epoch: str | None = None
+        self.users: dict[str, set[str]] = {name: set() for name in rooms}
+        """By room: everybody who has joined it."""
         self.violations: list[Violation] = []
         self.violation_count = 0
         self.counts: Counter[str] = Counter()
@@ -63,9 +66,9 @@ class Ledger:
         self.history: list[str] = []
         """The harm that was done to the installation, and when."""
         self.late = Times()
-        """From the first client that heard of an event to each member that was not catching up."""
+        """From the first device that heard of an event to each member that was not catching up."""
         self.latest = ("", 0, "")
-        """The room, the seq and the client of the longest of them."""
+        """The room, the seq and the device of the longest of them."""
         self.answer = Times()
         """From a command's (last) way out to its ack."""
         self._harmed_until = 0.0
@@ -75,26 +78,26 @@ class Ledger:
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
-    def report(self, finding: Finding, *, room: str = "", seq: int = 0, client: str = "") -> None:
+    def report(self, finding: Finding, *, room: str = "", seq: int = 0, device: str = "") -> None:
         self.violation_count += 1
         if len(self.violations) < VIOLATIONS_KEPT:
             seconds = round(self.seconds, 2)
-            self.violations.append(Violation(finding.kind, room, finding.seq or seq, client, finding.text, seconds))
+            self.violations.append(Violation(finding.kind, room, finding.seq or seq, device, finding.text, seconds))
 
     def note(self, line: str) -> None:
         if len(self.history) < HISTORY_KEPT:
             self.history.append(f"{self.seconds:.1f} s: {line}")
 
-    def take_late(self, seconds: float, room: str, seq: int, client: str) -> None:
+    def take_late(self, seconds: float, room: str, seq: int, device: str) -> None:
         if seconds > self.late.longest:
-            self.latest = room, seq, client
+            self.latest = room, seq, device
         self.late.add(seconds)
 
-    def take_epoch(self, epoch: str, client: str) -> None:
+    def take_epoch(self, epoch: str, device: str) -> None:
         if self.epoch is None:
             self.epoch = epoch
         elif self.epoch != epoch:
-            self.report(Finding("epoch", f"{epoch}, which was {self.epoch}"), client=client)
+            self.report(Finding("epoch", f"{epoch}, which was {self.epoch}"), device=device)
             self.epoch = epoch
 
     def begin_harm(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tornado_chat import auth, config
 from tornado_chat.errors import ConfigError
-from tornado_chat.verify.faults import CLIENT, FAULTS, POSTGRESQL, REDIS, WORKERS
+from tornado_chat.verify.faults import DEVICE, FAULTS, POSTGRESQL, REDIS, WORKERS
 
 MAX_ROOMS = 1000
 """One connection may be in so many, and whoever reads the logs in the end is in all."""
@@ -151,7 +151,7 @@ def _faults(args: argparse.Namespace, own: bool, database: str) -> tuple[str, ..
             raise ConfigError("--no-faults: leave it or --faults out")
         return ()
     ours = {
-        CLIENT: True,
+        DEVICE: True,
         WORKERS: own,
         REDIS: own and args.redis,
         POSTGRESQL: own and database == "postgresql",

@@ -16,7 +16,7 @@ from typing import Literal
 
 from tornado_chat.errors import ConfigError
 from tornado_chat.verify.ports import free_port
-from tornado_chat.verify.processes import children, is_alive, last_words
+from tornado_chat.verify.processes import children, is_alive, last_words, tied
 
 USER = "chat"
 UNPRIVILEGED = "postgres"  # who runs it when we are root: PostgreSQL refuses to be run by root
@@ -30,14 +30,16 @@ class PostgresServer:
 
     `start` makes the data where there is none. `settings` are PostgreSQL's, as `fsync=off`. When we are root the
     directory becomes the user `postgres`'s, who must be able to reach it: a directory inside of one that only root may
-    enter will not do. ConfigError if PostgreSQL is not installed, does not start or does not stop.
+    enter will not do. `tied`: it stops when the thread that has started it ends. ConfigError if PostgreSQL is not
+    installed, does not start or does not stop.
     """
 
-    def __init__(self, directory: Path, *settings: str) -> None:
+    def __init__(self, directory: Path, *settings: str, tied: bool = False) -> None:
         self.directory = directory.absolute()
         self.port = 0
         self.output = self.directory / "postgres.log"
         self._settings = settings
+        self._tied = tied
         self._data = self.directory / "data"
         self._password = secrets.token_hex(16)
         self._programs = _programs()
@@ -71,7 +73,7 @@ class PostgresServer:
             command += ["-c", setting]
         with self.output.open("ab") as output:
             process = self._process = subprocess.Popen(
-                command,
+                tied(command, signal.SIGQUIT) if self._tied else command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -1,10 +1,29 @@
-"""Processes that were started, by proc(5): those that they started, whether they live, and what they said last."""
+"""Processes that were started: tied to us, and by proc(5) those that they started and whether they live."""
 
 from __future__ import annotations
 
 import glob
+import signal
+import subprocess
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+
+
+def tied(command: list[str], number: signal.Signals) -> list[str]:
+    """`command` made to get this signal when the thread that starts it ends, as by a SIGKILL of this process.
+
+    Unchanged where there is no setpriv of util-linux.
+    """
+    return ["setpriv", "--pdeathsig", number.name.removeprefix("SIG"), "--", *command] if _can_tie() else command
+
+
+@cache
+def _can_tie() -> bool:
+    try:
+        return not subprocess.run(["setpriv", "--pdeathsig", "KILL", "--", "true"], capture_output=True).returncode
+    except FileNotFoundError:
+        return False
 
 
 def children(pid: int) -> list[int]:

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from tornado_chat.errors import ConfigError
 from tornado_chat.verify.ports import free_port
-from tornado_chat.verify.processes import last_words
+from tornado_chat.verify.processes import last_words, tied
 
 START_TIMEOUT = 10.0
 STOP_TIMEOUT = 10.0
@@ -23,14 +23,16 @@ class RedisServer:
     """One server with its files under `directory`, on a port of 127.0.0.1 that it keeps; a context manager.
 
     It keeps nothing on disk: what it holds goes with `stop`. `flags` are redis-server's, as `--requirepass`, `secret`.
+    `tied`: it stops when the thread that has started it ends.
     ConfigError if Redis is not installed, does not start or does not stop.
     """
 
-    def __init__(self, directory: Path, *flags: str) -> None:
+    def __init__(self, directory: Path, *flags: str, tied: bool = False) -> None:
         self.directory = directory.absolute()
         self.port = free_port()
         self.output = self.directory / "redis.log"
         self._flags = flags
+        self._tied = tied
         self._program = _program()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -51,9 +53,10 @@ class RedisServer:
         """Returns when the server answers."""
         assert self._process is None, "it runs already"
         self.directory.mkdir(parents=True, exist_ok=True)
+        command = self._command()
         with self.output.open("ab") as output:
             process = self._process = subprocess.Popen(
-                self._command(),
+                tied(command, signal.SIGTERM) if self._tied else command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -36,10 +36,10 @@ def _figures(crowd: Crowd) -> dict[str, str]:
     ledger, late, answer = crowd.ledger, crowd.ledger.late, crowd.ledger.answer
     counts = ledger.counts
     return {
-        "clients connected": f"{sum(client.connected for client in crowd.clients)} of {len(crowd.clients)}",
+        "clients connected": f"{sum(device.connected for device in crowd.devices)} of {len(crowd.devices)}",
         "commands sent": f"{counts['sent']:,}",
         "acknowledged": f"{counts['acked']:,}",
-        "unanswered": f"{sum(len(client.unanswered) for client in crowd.clients):,}",
+        "unanswered": f"{sum(len(device.commands.unanswered) for device in crowd.devices):,}",
         "events delivered": f"{counts['delivered']:,}",
         "delivered late by": f"p99 {late.quantile(0.99):.3f} s, max {late.longest:.3f} s",
         "acknowledged after": f"p99 {answer.quantile(0.99):.3f} s, max {answer.longest:.3f} s",
@@ -97,6 +97,7 @@ def text(ledger: Ledger, report: Mapping[str, Any]) -> str:
         f"  {report['clients']} clients in {len(ledger.records)} rooms, {counts['connects']:,} connections made",
         f"  {counts['sent']:,} commands sent, {counts['acked']:,} acknowledged, {report['events']:,} events in the log",
         f"  {counts['resent']:,} sent again on purpose, {counts['duplicates']:,} acknowledged again",
+        f"  {counts['histories']:,} pages of history and {counts['presences']:,} answers to presence compared",
         f"  {counts['delivered']:,} deliveries; clients fell behind {counts['behind']:,} times",
         f"  late, after the first client: p50 {late['p50']:g} ms, p99 {late['p99']:g} ms, max {late['max']:g} ms",
         f"  acks: p50 {ack['p50']:g} ms, p99 {ack['p99']:g} ms, max {ack['max']:g} ms",

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from tornado_chat.errors import ConfigError
 from tornado_chat.verify import report
-from tornado_chat.verify.checks import Finding
 from tornado_chat.verify.crowd import Crowd, NotStarted, Plan
 from tornado_chat.verify.faults import Scene, harms
+from tornado_chat.verify.findings import Finding
+from tornado_chat.verify.handshake import ServerAddress
 from tornado_chat.verify.installation import Installation
 from tornado_chat.verify.ledger import Ledger
 from tornado_chat.verify.options import Options
-from tornado_chat.verify.websocket import ServerAddress
 
 LONGEST_HARM = 8.0
 """Seconds that a fault of the installation lasts, and that pass between two; a tenth of a short run."""
@@ -113,9 +113,9 @@ async def _run(options: Options, installation: Installation | None, ending: asyn
     finally:
         await crowd.stop()
     if options.max_late is not None and ledger.late.longest > options.max_late:
-        room, seq, client = ledger.latest
-        finding = Finding("late", f"came {ledger.late.longest:.3f} s after the first client heard of it")
-        ledger.report(finding, room=room, seq=seq, client=client)
+        room, seq, device = ledger.latest
+        finding = Finding("late", f"came {ledger.late.longest:.3f} s after the first device heard of it")
+        ledger.report(finding, room=room, seq=seq, device=device)
     about = {"installation": title, "seed": options.seed, "clients": options.clients, "rooms": options.rooms}
     result = report.result(ledger, about, installation.trouble() if installation is not None else [])
     print(json.dumps(result) if options.json else report.text(ledger, result))

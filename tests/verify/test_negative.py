@@ -1,0 +1,146 @@
+"""`tornado-chat verify` must fail where a promise is broken, and name the room and the seq."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import tampering
+from tests.support.raw_websocket import client_frame
+from tests.support.servers import UNLIMITED, Server
+from tests.support.tampering import server_frame
+from tornado_chat.verify.frames import BINARY, CLOSE, PING, TEXT
+from tornado_chat.verify.options import Options
+from tornado_chat.verify.run import verify
+
+HARMLESS = Options(
+    url=None,
+    token=None,
+    secret=None,
+    workers=1,
+    database="sqlite",
+    redis=False,
+    directory=None,
+    seconds=2.0,
+    clients=6,
+    rooms=2,
+    rate=100.0,
+    faults=(),
+    patience=3.0,
+    max_late=None,
+    seed=1,
+    json=True,
+)
+
+
+def options(url: str, **more: Any) -> Options:
+    return replace(HARMLESS, url=url, **more)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "kinds"),
+    [
+        (tampering.drop, {"hole"}),
+        (tampering.double, {"double"}),
+        (tampering.swap, {"hole", "disorder"}),
+        (tampering.alter, {"content"}),
+        (tampering.forge, {"double", "content", "ack"}),
+        (tampering.renumber_ack, {"ack", "content"}),
+        (tampering.lose_event, {"lost"}),
+        (tampering.refuse, {"foreign"}),
+        (tampering.stop_delivery, {"stuck"}),
+        (tampering.withhold("history"), {"stuck"}),
+        (tampering.withhold("presence"), {"stuck"}),
+        (tampering.deny_presence, {"presence"}),
+    ],
+)
+async def test_a_broken_promise_is_found(
+    tamper: tampering.Tamper, kinds: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with tampering.Tampering(server.port, tamper) as proxy:
+            code = await verify(options(f"http://127.0.0.1:{proxy.port}"))
+    report = json.loads(capsys.readouterr().out)
+    assert (code, report["ok"]) == (1, False)
+    assert proxy.at is not None, "nothing was tampered with"
+    found = [violation for violation in report["violations"] if violation["room"] == proxy.at["room"]]
+    named = {violation["kind"] for violation in found if violation["seq"] == proxy.at["seq"]}
+    assert named & kinds, report["violations"]
+    assert all(violation["client"] for violation in found)
+
+
+async def test_pages_that_are_false_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    falsify = tampering.FalsifyHistory(
+        tampering.show_old_text,
+        tampering.show_deleted,
+        tampering.drop_reaction,
+        tampering.leave_out,
+        tampering.show_another,
+    )
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with tampering.Tampering(server.port, falsify, everywhere=True) as proxy:
+            assert await verify(options(f"http://127.0.0.1:{proxy.port}", rooms=6, seconds=4.0)) == 1
+    assert falsify.left == []
+    violations = json.loads(capsys.readouterr().out)["violations"]
+    found = {(one["room"], one["seq"]) for one in violations if one["kind"] == "history"}
+    for name, message in falsify.done.items():
+        assert (message["room"], message["seq"]) in found, name
+
+
+async def test_what_goes_on_after_left_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with tampering.Tampering(server.port, tampering.go_on_after_left) as proxy:
+            leaving = options(f"http://127.0.0.1:{proxy.port}", faults=("leaves",), seconds=5.0, clients=40)
+            assert await verify(leaving) == 1
+    assert proxy.at is not None, "nothing was tampered with"
+    found = json.loads(capsys.readouterr().out)["violations"]
+    assert ("left", proxy.at["room"], proxy.at["seq"]) in {(one["kind"], one["room"], one["seq"]) for one in found}
+
+
+EVENT = b'{"type":"synced","room":"r","seq":1}'
+MALFORMED: dict[bytes, str] = {
+    client_frame(TEXT, EVENT): "a frame from the server is masked",
+    server_frame(TEXT, EVENT[:9], fin=False) + server_frame(0, EVENT[9:]): "a message in several frames",
+    server_frame(TEXT, EVENT, rsv=4): "a frame with a reserved bit set",
+    server_frame(3, EVENT): "a frame with the opcode 3",
+    server_frame(BINARY, EVENT): "a frame with the opcode 2 on a connection that speaks chat.v1.json",
+    server_frame(PING, b"x" * 126): "a control frame of more than 125 bytes",
+    server_frame(TEXT, EVENT, length=b"\x7e\x00" + bytes([len(EVENT)])): "a length of",
+    server_frame(CLOSE, b"\x03\xee"): "a close frame with the code 1006",
+    server_frame(TEXT, b'{"type":"\xff"}'): "a message that is not JSON",
+    server_frame(TEXT, b'{"type":"pong","id":"a","id":"b"}'): "an object that names a field twice",
+    server_frame(TEXT, b'{"type":"news"}'): "a message of the type 'news'",
+    server_frame(TEXT, b'{"type":"synced","room":"r"}'): "synced: the field seq is",
+    server_frame(TEXT, EVENT): "a message that belongs to no room of ours",
+}
+
+
+async def test_what_is_not_the_protocols_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each once, on whatever connection is the next."""
+    malform = tampering.Malform(MALFORMED)
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with tampering.Tampering(server.port, malform, everywhere=True) as proxy:
+            assert await verify(options(f"http://127.0.0.1:{proxy.port}", seconds=4.0)) == 1
+    assert malform.frames == []
+    found = [one["text"] for one in json.loads(capsys.readouterr().out)["violations"] if one["kind"] == "protocol"]
+    for text in MALFORMED.values():
+        assert any(one.startswith(text) for one in found), text
+
+
+async def test_another_epoch_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with tampering.Tampering(server.port, tampering.change_epoch, begin_after=1) as proxy:
+            assert await verify(options(f"http://127.0.0.1:{proxy.port}")) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert "epoch" in {violation["kind"] for violation in report["violations"]}
+
+
+async def test_the_proxy_itself_breaks_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with tampering.Tampering(server.port, lambda proxy, message: None) as proxy:
+            assert await verify(options(f"http://127.0.0.1:{proxy.port}")) == 0
+    assert json.loads(capsys.readouterr().out)["violations"] == []

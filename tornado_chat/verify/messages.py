@@ -1,0 +1,317 @@
+"""What the server may say, as docs/protocol.md has it and not as the server's code does. No I/O.
+
+A field whose name ends with `?` may be absent, and counts as absent where it is null. Fields that are not here are
+allowed, and not looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import isfinite
+from typing import Any, NamedTuple
+
+from tornado_chat.verify.codecs import Data
+from tornado_chat.verify.frames import MAX_MESSAGE_BYTES
+
+EVENTS = frozenset({"message", "edited", "deleted", "reacted"})
+
+ERRORS = {
+    "bad_request": False,
+    "unauthorized": False,
+    "forbidden": False,
+    "not_found": False,
+    "too_large": False,
+    "rate_limited": True,
+    "overloaded": True,
+    "unavailable": True,
+}
+"""Each code of an `error`, and whether the same command, sent again, may fare better."""
+
+CLOSES = {
+    1000: True,
+    1002: False,
+    1003: False,
+    1007: False,
+    1008: True,
+    1009: False,
+    1011: True,
+    1012: True,
+    1013: True,
+    4001: True,
+    4002: True,
+    4003: True,
+}
+"""Each code of a close frame, and whether the same client may come back: the others blame it."""
+
+RETRY_CLOSES = frozenset({1012, 1013})
+"""Close codes whose reason tells when to come back."""
+
+TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses of a refusal, a proxy's too, after which the same request may fare better."""
+
+HISTORY_MAX = 200
+PRESENT_MAX = 200
+META_BYTES, META_LEVELS = 2048, 64
+
+
+class Field(NamedTuple):
+    """What a field must be: in words, and as a check."""
+
+    must: str
+    holds: Callable[[Any], bool]
+
+
+def _string(shortest: int = 1, longest: int | None = None) -> Field:
+    def holds(value: Any) -> bool:
+        return type(value) is str and shortest <= len(value) <= (longest or MAX_MESSAGE_BYTES) and _is_sound(value)
+
+    size = f"of {shortest} to {longest} characters" if longest else f"of at least {shortest} characters"
+    return Field(f"a string {size}", holds)
+
+
+def _integer(least: int) -> Field:
+    return Field(f"an integer from {least} to 2^63 - 1", lambda value: type(value) is int and least <= value < 2**63)
+
+
+def _is_sound(text: str) -> bool:
+    """No U+0000 and no half of a surrogate pair."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and isfinite(value) and value >= 0
+
+
+def _is_limits(value: Any) -> bool:
+    if type(value) is not dict:
+        return False
+    sizes = all(type(value.get(name)) is int and value[name] > 0 for name in ("frame_bytes", "text_chars"))
+    return sizes and all(_is_number(value.get(name)) for name in ("send_rate", "send_burst"))
+
+
+def _is_json(value: Any, levels: int) -> bool:
+    """What every client can read: no binary, no NaN, no keys that are not strings, and not too deep."""
+    match value:
+        case None | bool():
+            return True
+        case str():
+            return _is_sound(value)
+        case int():
+            return -(2**63) <= value < 2**64
+        case float():
+            return isfinite(value)
+        case dict():
+            return levels > 0 and all(
+                type(key) is str and _is_sound(key) and _is_json(part, levels - 1) for key, part in value.items()
+            )
+        case list():
+            return levels > 0 and all(_is_json(part, levels - 1) for part in value)
+    return False
+
+
+def _is_meta(value: Any) -> bool:
+    if type(value) is not dict or not _is_json(value, META_LEVELS):
+        return False
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()) <= META_BYTES
+
+
+def _is_users(value: Any) -> bool:
+    """A list of `{user, name}`, each user once."""
+    if type(value) is not list or not all(type(one) is dict and not _faults(_USER_CHECKS, one) for one in value):
+        return False
+    return len({one["user"] for one in value}) == len(value)
+
+
+def _is_reactions(value: Any) -> bool:
+    """From each emoji to the list of those who gave it, each once."""
+    return type(value) is dict and all(
+        _EMOJI.holds(emoji)
+        and type(users) is list
+        and users != []
+        and all(map(_ID.holds, users))
+        and len(set(users)) == len(users)
+        for emoji, users in value.items()
+    )
+
+
+def _is_page(value: Any) -> bool:
+    return type(value) is list and len(value) <= HISTORY_MAX and all(type(one) is dict for one in value)
+
+
+_ID = _string(1, 64)
+_ROOM = Field(
+    "1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit",
+    lambda value: type(value) is str and re.fullmatch("[a-z0-9][a-z0-9._-]{0,63}", value) is not None,
+)
+_EMOJI = _string(1, 32)
+_TEXT = _string()
+_SEQ = _integer(1)
+_CURSOR = _integer(0)
+_TIME = _integer(1)
+_FLAG = Field("true or false", lambda value: type(value) is bool)
+_TRUE = Field("true", lambda value: value is True)
+_META = Field(f"an object that is JSON, of at most {META_BYTES} bytes", _is_meta)
+_USERS = Field("a list of {user, name}, each user once", _is_users)
+_PRESENT = Field(
+    f"a list of at most {PRESENT_MAX} {{user, name}}, each user once",
+    lambda value: _is_users(value) and len(value) <= PRESENT_MAX,
+)
+
+_USER = {"user": _ID, "name": _ID}
+_ROOM_EVENT = {"room": _ROOM, "seq": _SEQ}
+
+FIELDS: Mapping[str, Mapping[str, Field]] = {
+    "welcome": {
+        **_USER,
+        "device": _ID,
+        "token?": _string(),
+        "epoch": _string(),
+        "server_time": _TIME,
+        "limits": Field("an object with frame_bytes, text_chars, send_rate and send_burst", _is_limits),
+        "ping_interval": Field("a number above 0", lambda value: _is_number(value) and value > 0),
+    },
+    "joined": {"id?": _ID, "room": _ROOM, "head": _CURSOR, "cursor": _CURSOR, "read": _CURSOR, "epoch": _string()},
+    "synced": {"room": _ROOM, "seq": _CURSOR},
+    "behind": {"room": _ROOM, "seq": _CURSOR, "head": _CURSOR},
+    "left": {"id?": _ID, "room": _ROOM},
+    "message": {
+        **_ROOM_EVENT,
+        **_USER,
+        "text?": _TEXT,
+        "deleted?": _TRUE,
+        "ts": _TIME,
+        "id?": _ID,
+        "reply_to?": _SEQ,
+        "meta?": _META,
+    },
+    "edited": {**_ROOM_EVENT, "target": _SEQ, "user": _ID, "text?": _TEXT, "deleted?": _TRUE, "ts": _TIME},
+    "deleted": {**_ROOM_EVENT, "target": _SEQ, "user": _ID, "ts": _TIME},
+    "reacted": {**_ROOM_EVENT, "target": _SEQ, "user": _ID, "emoji": _EMOJI, "on": _FLAG, "ts": _TIME},
+    "ack": {"id": _ID, "room": _ROOM, "seq?": _SEQ, "ts?": _TIME, "duplicate?": _TRUE},
+    "history": {
+        "id?": _ID,
+        "room": _ROOM,
+        "messages": Field(f"a list of at most {HISTORY_MAX} objects", _is_page),
+        "more": _FLAG,
+    },
+    "pong": {"id?": _ID},
+    "error": {
+        "id?": _ID,
+        "code": Field(f"one of {', '.join(ERRORS)}", lambda value: type(value) is str and value in ERRORS),
+        "message": _string(),
+        "retry_after?": Field("a number of seconds", _is_number),
+    },
+    "typing": {"room": _ROOM, **_USER, "on": _FLAG},
+    "read": {"room": _ROOM, **_USER, "seq": _CURSOR},
+    "presence": {
+        "id?": _ID,
+        "room": _ROOM,
+        "count": _CURSOR,
+        "users?": _PRESENT,
+        "joined?": _USERS,
+        "left?": _USERS,
+    },
+}
+"""Each type that the server may send, and its fields."""
+
+
+def plain(name: str) -> str:
+    """The name of a field, without the mark that it may be absent."""
+    return name.removesuffix("?")
+
+
+_Check = tuple[str, bool, Field]
+
+
+def _checks(fields: Mapping[str, Field]) -> list[_Check]:
+    """The name of each field, whether it may be absent, and what it must be."""
+    return [(plain(name), name != plain(name), field) for name, field in fields.items()]
+
+
+_CHECKS = {name: _checks(fields) for name, fields in FIELDS.items()}
+_USER_CHECKS = _checks(_USER)
+_IN_HISTORY = _checks(
+    {
+        **FIELDS["message"],
+        "edited?": _TIME,
+        "reactions?": Field("an object from each emoji to the users who gave it", _is_reactions),
+    }
+)
+"""A message in a `history`: as it is now."""
+
+
+def malformed(message: Data) -> str | None:
+    """What keeps `message` from being one of the protocol's; None if nothing does."""
+    name = message.get("type")
+    checks = _CHECKS.get(name) if isinstance(name, str) else None
+    if checks is None:
+        return f"a message of the type {name!r}"
+    fault = _faults(checks, message) or _contradiction(message)
+    if fault is None and name == "history":
+        fault = next(_of_page(message), None)
+    return f"{name}: {fault}" if fault else None
+
+
+def _faults(checks: Iterable[_Check], message: Data) -> str | None:
+    for name, optional, field in checks:
+        value = message.get(name)
+        if not (optional and value is None) and not field.holds(value):
+            return f"the field {name} is {str(value)[:80]!r}, and must be {field.must}"
+    return None
+
+
+def _contradiction(message: Data) -> str | None:
+    """What no field is wrong with by itself."""
+    match message["type"]:
+        case "message" | "edited" if (message.get("text") is None) is (message.get("deleted") is None):
+            return "neither a text nor deleted" if message.get("text") is None else "deleted, with a text"
+        case "edited" | "deleted" | "reacted" if message["target"] >= message["seq"]:
+            return f"the target {message['target']} is not before the seq {message['seq']}"
+        case "joined" if max(message["cursor"], message["read"]) > message["head"]:
+            return f"the cursor {message['cursor']} or the mark {message['read']} is beyond the head {message['head']}"
+        case "behind" if message["seq"] > message["head"]:
+            return f"the seq {message['seq']} is beyond the head {message['head']}"
+        case "presence":
+            return _contradiction_of_presence(message)
+    return None
+
+
+def _contradiction_of_presence(message: Data) -> str | None:
+    users, came, went = (message.get(name) for name in ("users", "joined", "left"))
+    if users is not None:
+        if came is not None or went is not None:
+            return "an answer with users, and with those who came or went"
+        if len(users) != min(message["count"], PRESENT_MAX):
+            return f"{len(users)} users are named, but the count is {message['count']}"
+    elif message.get("id") is not None:
+        return "an answer without users"
+    elif (came is None) is not (went is None):
+        return "who came without who went, or the other way round"
+    elif came and went and {one["user"] for one in came} & {one["user"] for one in went}:
+        return "a user who both came and went"
+    return None
+
+
+def _of_page(answer: Data) -> Iterator[str]:
+    """What is wrong with the messages of a `history`, each by itself."""
+    for message in answer["messages"]:
+        fault = _faults(_IN_HISTORY, message)
+        if fault is None and message.get("type") != "message":
+            fault = f"an object of the type {message.get('type')!r}"
+        if fault is None:
+            fault = _contradiction(message)
+        if fault is None and message["room"] != answer["room"]:
+            fault = f"it is of the room {message['room']}"
+        if fault is not None:
+            yield f"message {message.get('seq')}: {fault}"
+
+
+def retry_after(reason: str) -> float | None:
+    """The seconds that a close's reason tells to wait; None if it tells nothing."""
+    asked = re.fullmatch("retry_after_ms=([0-9]{1,9})", reason)
+    return int(asked[1]) / 1000 if asked else None

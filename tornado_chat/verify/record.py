@@ -1,0 +1,231 @@
+"""What all devices together know of one room: every one was shown the same, each acknowledged event is in the log once
+and is what was sent, and the log holds nothing else. No I/O, no clock: times are passed in.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from array import array
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from tornado_chat.verify.codecs import Data
+from tornado_chat.verify.findings import Finding
+from tornado_chat.verify.messages import EVENTS, FIELDS, plain
+
+SEQ_LEAP = 1_000_000
+"""A seq so far beyond all others is not believed, nor given memory."""
+
+_LASTING = {
+    kind: [name for name in map(plain, FIELDS[kind]) if name not in ("text", "meta", "deleted")] for kind in EVENTS
+}
+"""The fields of each event that a deletion leaves alone."""
+_SHAPE = ("type", "room", "user", "id", "target", "emoji", "on", "reply_to")
+_BECOMES = {"send": "message", "edit": "edited", "delete": "deleted", "react": "reacted"}
+
+_MESSAGE, _CHANGE = 1, 2
+
+
+def promised(command: Data, user: str) -> Data:
+    """The event that `command` of `user` must become, without `seq`, `ts` and `name`."""
+    event = {key: value for key, value in command.items() if key not in ("type", "id", "seq")}
+    event |= {"type": _BECOMES[command["type"]], "user": user}
+    if command["type"] == "send":
+        return event | {"id": command["id"]}
+    return event | {"target": command["seq"]}
+
+
+def lasting_of(event: Data) -> int:
+    """64 bits that stand for all of an event that a deletion does not change; never 0. What is not known counts not."""
+    kind: str = event["type"]
+    return hash((kind, *map(event.get, _LASTING[kind]))) % 2**64 | 1
+
+
+def shape_of(event: Data) -> int:
+    """Of what the sender of an event knows of it, but for its body; never 0."""
+    return hash(tuple(map(event.get, _SHAPE))) % 2**64 | 1
+
+
+def text_digest(event: Data) -> int:
+    return hash(event.get("text")) % 2**32
+
+
+def meta_digest(event: Data) -> int:
+    """Of its JSON: 1, 1.0 and true are three values."""
+    meta = event.get("meta")
+    return 0 if meta is None else hash(json.dumps(meta, sort_keys=True, default=repr)) % 2**32
+
+
+def body_of(event: Data) -> int:
+    """Of what a deletion erases: its text in the upper 32 bits, its meta in the lower; 0 if it has been."""
+    return 0 if event.get("deleted") is True else text_digest(event) << 32 | meta_digest(event) or 1
+
+
+class Change(NamedTuple):
+    """What an `edited`, `deleted` or `reacted` did to its message."""
+
+    seq: int
+    type: str
+    ts: int
+    user: str
+    emoji: str
+    on: bool
+
+
+class Record:
+    """About 140 bytes an event."""
+
+    __slots__ = (
+        "_ack_bodies",
+        "_ack_shapes",
+        "_bodies",
+        "_born",
+        "_kinds",
+        "_lasting",
+        "_shapes",
+        "changes",
+        "deleted",
+        "erased",
+        "head",
+        "name",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.head = 0
+        """The highest seq that anybody was shown or acknowledged."""
+        self.deleted: set[int] = set()  # targets of `deleted`
+        self.erased: dict[int, tuple[int, str]] = {}  # seq: (whose deletion erased it, who was shown it so)
+        self.changes: dict[int, list[Change]] = {}  # by the message's seq, in the order of theirs
+        # Of each seq, from 1; 0: not known yet.
+        self._kinds = array("B")
+        self._lasting = array("Q")  # digests
+        self._shapes = array("Q")
+        self._bodies = array("Q")
+        self._ack_shapes = array("Q")  # as its sender has it
+        self._ack_bodies = array("Q")
+        self._born = array("d")  # when the first of all devices heard of it
+
+    def see(self, event: Data, device: str, now: float) -> tuple[Finding | None, float]:
+        """`device` was shown `event`: what is wrong with it, and how many seconds after the first it heard of it."""
+        seq: int = event["seq"]
+        if not self._grow(seq, now):
+            return Finding("content", f"a seq far beyond {self.head}"), 0.0
+        at, body = seq - 1, body_of(event)
+        lasting = lasting_of(event)
+        if not body:
+            self.erased.setdefault(seq, (event.get("target", seq), device))
+        if event["type"] == "deleted":
+            self.deleted.add(event["target"])
+        late = now - self._born[at]
+        if not self._lasting[at]:
+            self._lasting[at], self._shapes[at], self._bodies[at] = lasting, shape_of(event), body
+            self._fold(event)
+            return self._mismatch(at), late
+        if self._lasting[at] != lasting:
+            return Finding("content", f"differs from what others were shown: {short(event)}"), late
+        if body and self._bodies[at] not in (0, body):
+            return Finding("content", f"its text differs from what others were shown: {short(event)}"), late
+        if body and not self._bodies[at]:
+            self._bodies[at] = body
+            return self._mismatch(at), late
+        return None, late
+
+    def _fold(self, event: Data) -> None:
+        """Into what became of the messages; each event once, in the order of their seq."""
+        kind = event["type"]
+        self._kinds[event["seq"] - 1] = _MESSAGE if kind == "message" else _CHANGE
+        if kind != "message":
+            # Strings of events are many copies of few.
+            user, emoji = sys.intern(event["user"]), sys.intern(event.get("emoji", ""))
+            change = Change(event["seq"], kind, event["ts"], user, emoji, event.get("on", False))
+            self.changes.setdefault(event["target"], []).append(change)
+
+    def is_message(self, seq: int) -> bool:
+        return 0 < seq <= self.head and self._kinds[seq - 1] == _MESSAGE
+
+    def first_message(self, start: int, end: int) -> int:
+        """The first seq of a message from `start` on, below `end`; 0 if there is none."""
+        try:
+            return self._kinds.index(_MESSAGE, max(start, 1) - 1, max(end, 1) - 1) + 1
+        except ValueError:
+            return 0
+
+    def is_the_same(self, message: Data) -> bool:
+        """Whether the lasting part of `message` is that of the event with its seq."""
+        seq: int = message["seq"]
+        return self._lasting[seq - 1] == lasting_of(message)
+
+    def digests(self, seq: int) -> tuple[int, int] | None:
+        """Of the text and the meta that came with `seq`; None if nobody was shown them."""
+        body = self._bodies[seq - 1] or self._ack_bodies[seq - 1]
+        return divmod(body, 2**32) if body else None
+
+    def acknowledge(self, seq: int, event: Data, now: float) -> Finding | None:
+        """An ack has told that `event` (as `promised` makes it) is `seq`."""
+        if seq < 1 or not self._grow(seq, now):
+            return Finding("ack", f"acknowledged with the seq {seq}, but the head is about {self.head}")
+        at, shape, body = seq - 1, shape_of(event), body_of(event)
+        if self._ack_shapes[at]:
+            if (self._ack_shapes[at], self._ack_bodies[at]) == (shape, body):
+                return None
+            return Finding("ack", f"acknowledged for another command, and now for {short(event)}")
+        self._ack_shapes[at], self._ack_bodies[at] = shape, body
+        return self._mismatch(at)
+
+    def audit(self, head: int, unanswered: Collection[int]) -> Iterator[tuple[int, Finding]]:
+        """At the end, once the whole log was read up to `head`; `unanswered` are shapes that may be in it or not."""
+        for seq in range(1, max(head, self.head) + 1):
+            shown, acked = self._lasting[seq - 1], self._ack_shapes[seq - 1]
+            if seq > head:
+                if not (shown or acked):
+                    continue
+                what = "acknowledged" if acked else "shown to devices"
+                yield seq, Finding("lost", f"{what}, but not in the log, whose head is {head}")
+            elif not shown:
+                yield seq, Finding("lost", "not in the log, though others after it are")
+            elif not acked and self._shapes[seq - 1] not in unanswered:
+                yield seq, Finding("foreign", "in the log, but nobody sent it, or it is there a second time")
+        for seq, (target, device) in self.erased.items():
+            if target not in self.deleted:
+                yield seq, Finding("erased", f"came to {device} without its text, but nobody deleted {target}")
+
+    def survives(self, event: Data) -> Finding | None:
+        """Of an event that was read after all deletions were: its text must be gone if one erased it."""
+        if (
+            event["type"] in ("message", "edited")
+            and event.get("target", event["seq"]) in self.deleted
+            and body_of(event)
+        ):
+            return Finding("erased", "its text is still in the log, after its deletion")
+        return None
+
+    def _mismatch(self, at: int) -> Finding | None:
+        """Whether what was shown is what was acknowledged, as far as both are known."""
+        if not self._lasting[at] or not self._ack_shapes[at]:
+            return None
+        if self._shapes[at] != self._ack_shapes[at]:
+            return Finding("ack", "was acknowledged for another command than the one that is in the log")
+        if self._bodies[at] and self._bodies[at] != self._ack_bodies[at]:
+            return Finding("content", "its text is not the one that was sent")
+        return None
+
+    def _grow(self, seq: int, now: float) -> bool:
+        """Make room for `seq`; False for one that cannot be."""
+        if seq > self.head:
+            if seq > self.head + SEQ_LEAP:
+                return False
+            more = seq - self.head
+            for column in (self._lasting, self._shapes, self._bodies, self._ack_shapes, self._ack_bodies, self._born):
+                column.frombytes(bytes(8 * more))
+            self._kinds.frombytes(bytes(more))
+            self.head = seq
+        if not self._born[seq - 1]:
+            self._born[seq - 1] = now
+        return True
+
+
+def short(event: Data) -> str:
+    text = json.dumps(event, default=repr, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:197] + "..."

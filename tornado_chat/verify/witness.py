@@ -1,0 +1,157 @@
+"""One device's view of one room: nothing missing, nothing twice, nothing out of order, nothing after it left, acks in
+the order of the commands. No I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from tornado_chat.verify.findings import Finding
+
+MISSING_KEPT = 10_000
+
+
+class Witness:
+    """Over all connections of the device. Each `take_` is told what came, and returns what is wrong with it."""
+
+    __slots__ = (
+        "asked",
+        "counted_from",
+        "cursor",
+        "fresh_ack",
+        "joined",
+        "left",
+        "missing",
+        "owed_before_left",
+        "pending",
+        "synced",
+    )
+
+    def __init__(self) -> None:
+        self.cursor = 0
+        """The last seq that was shown."""
+        self.missing: set[int] = set()  # skipped, and perhaps still to come: those would be out of order
+        self.counted_from = 0  # events up to this seq came by catching up: their lateness says nothing
+        self.open()
+
+    def open(self) -> None:
+        """A new connection: it is a member of nothing yet."""
+        self.joined = self.synced = False
+        self.left = False  # `left` was said, and no `joined` since
+        self.asked: deque[int] = deque()  # the `after` of each join that was not answered
+        self.pending: deque[str] = deque()  # ids of commands that were not answered, in the order sent
+        self.owed_before_left: set[str] | None = None  # of those, what was sent before a leave; None: there was none
+        self.fresh_ack = 0  # the seq of the last ack that was no duplicate
+
+    def ask(self, after: int) -> None:
+        """A join with this `after` was sent."""
+        self.asked.append(after)
+
+    def leave(self) -> None:
+        """A leave was sent, once."""
+        self.owed_before_left = set(self.pending)
+
+    @property
+    def settled(self) -> bool:
+        """Joined, and nothing asked that would change it."""
+        return self.joined and not self.asked and self.owed_before_left is None
+
+    def take_left(self) -> Finding | None:
+        owed, self.owed_before_left = self.owed_before_left, None
+        if owed is None:
+            return Finding("protocol", "left, though no leave was sent")
+        self.joined = self.synced = False
+        self.left = True
+        if owed:
+            return Finding("ack", f"left before the answer to {min(owed)}, which was sent before it")
+        return None
+
+    def take_joined(self, cursor: int) -> Finding | None:
+        if not self.asked:
+            return Finding("protocol", "joined, though no join was sent")
+        if self.owed_before_left is not None:
+            return Finding("protocol", "joined, before the answer to a leave that was sent before it")
+        after = self.asked.popleft()
+        self.joined, self.synced, self.left = True, False, False
+        self.cursor = cursor
+        self.missing.clear()
+        if cursor != after:
+            return Finding("lost", f"joined after {after}, which was shown before, but the log starts at {cursor}")
+        return None
+
+    def take_event(self, seq: int) -> Finding | None:
+        if not self.joined:
+            return self._not_joined("an event")
+        expected = self.cursor + 1
+        if seq == expected:
+            self.cursor = seq
+            return None
+        if seq > expected:
+            if len(self.missing) < MISSING_KEPT:
+                self.missing.update(range(expected, min(seq, expected + MISSING_KEPT)))
+            self.cursor = seq
+            missing = "it" if seq == expected + 1 else f"it and all to {seq - 1}"
+            return Finding("hole", f"missing: {seq} came without {missing}", expected)
+        if seq in self.missing:
+            self.missing.discard(seq)
+            return Finding("disorder", f"came after {self.cursor}")
+        return Finding("double", f"came again, {self.cursor} had been shown")
+
+    def take_synced(self, seq: int) -> Finding | None:
+        if not self.joined:
+            return self._not_joined("synced")
+        if self.synced:
+            return Finding("protocol", "synced twice")
+        self.synced = True
+        if seq != self.cursor:
+            return Finding("hole", f"synced at {seq}, but the last event shown was {self.cursor}", self.cursor + 1)
+        return None
+
+    def take_behind(self, seq: int) -> Finding | None:
+        if not self.joined:
+            return self._not_joined("behind")
+        if not self.synced:
+            return Finding("protocol", "behind before synced")
+        self.synced = False
+        if seq != self.cursor:
+            return Finding("hole", f"behind at {seq}, but the last event shown was {self.cursor}", self.cursor + 1)
+        return None
+
+    def take_signal(self) -> Finding | None:
+        if not self.joined:
+            return self._not_joined("a signal")
+        return None if self.synced else Finding("protocol", "a signal before synced")
+
+    def _not_joined(self, what: str) -> Finding:
+        if self.left:
+            return Finding("left", f"{what} of a room that was left, and not joined again")
+        return Finding("protocol", f"{what} before joined")
+
+    def take_ack(self, id: str, seq: int, duplicate: bool) -> Finding | None:
+        found = self._answered(id, "an ack")
+        if found is None and not duplicate:
+            if seq <= self.fresh_ack:
+                found = Finding("ack", f"{id}: acknowledged with {seq} after one sent before it with {self.fresh_ack}")
+            self.fresh_ack = seq
+        return found
+
+    def take_error(self, id: str) -> Finding | None:
+        """Errors may overtake acks."""
+        if id not in self.pending:
+            return Finding("ack", f"{id}: an error for what was not sent on this connection")
+        self._strike(id)
+        return None
+
+    def _answered(self, id: str, what: str) -> Finding | None:
+        if id not in self.pending:
+            return Finding("ack", f"{id}: {what} for what was not sent on this connection, or a second one")
+        first = self.pending[0]
+        self._strike(id)
+        if first == id:
+            return None
+        return Finding("ack", f"{id}: acknowledged before {first}, which was sent before it")
+
+    def _strike(self, id: str) -> None:
+        self.pending.remove(id)
+        if self.owed_before_left is not None:
+            self.owed_before_left.discard(id)

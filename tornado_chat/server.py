@@ -40,7 +40,7 @@ from tornado_chat.processes.listeners import Listeners
 from tornado_chat.processes.systemd import Systemd
 from tornado_chat.web.acceptor import WAIT_SECONDS, Acceptor
 from tornado_chat.web.app import Front
-from tornado_chat.web.socket import Gate
+from tornado_chat.web.gate import Gate
 
 logger = logging.getLogger(__name__)
 

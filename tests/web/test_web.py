@@ -14,7 +14,7 @@ from tests.support.chat import SECRET, eventually, running
 from tests.support.plain_http import HTTP, UPGRADE, get, shake
 from tests.support.raw_chat import AsyncChat
 from tornado_chat.auth import mint
-from tornado_chat.web.socket import client_address
+from tornado_chat.web.gate import client_address
 
 OTHER_SECRET = b"another secret of tests, 32 bytes"
 

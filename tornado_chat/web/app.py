@@ -16,9 +16,10 @@ from tornado.httputil import (
 from tornado.web import Application, RequestHandler
 
 from tornado_chat.metrics import Metrics
+from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
 from tornado_chat.web.pages import STATIC, PageHandler
-from tornado_chat.web.socket import PATH, Gate, Handshake
+from tornado_chat.web.socket import Handshake
 
 logger = logging.getLogger(__name__)
 

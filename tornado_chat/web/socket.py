@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import ipaddress
 import math
-import secrets
 from http import HTTPStatus
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import orjson
 from tornado.http1connection import HTTP1Connection
@@ -17,28 +13,15 @@ from tornado.httputil import (
     HTTPMessageDelegate,
     RequestStartLine,
     ResponseStartLine,
-    parse_cookie,
 )
 
-from tornado_chat.auth import GUEST_TTL, Identity, authenticate, mint, new_guest
-from tornado_chat.config import Network
 from tornado_chat.errors import ChatError, ErrorCode
-from tornado_chat.live.connection import Connection, Transport
-from tornado_chat.live.context import Context
+from tornado_chat.live.connection import Connection
 from tornado_chat.live.session import Session
+from tornado_chat.web.gate import UNIX_PEER, Arguments, Gate, choose_codec, client_address
 from tornado_chat.web.handover import take_over
-from tornado_chat.wire.codec import CODECS, JSON, Codec
-from tornado_chat.wire.commands import Join, check_name, parse
 from tornado_chat.wire.deflate import negotiate
 from tornado_chat.wire.handshake import HandshakeError, check, response
-
-PATH = "/ws"
-
-BEARER = "bearer."
-"""A sub-protocol that begins so is a token: the one way for a browser to send it that no log of URLs sees."""
-
-UNIX_PEER = "0.0.0.0"
-"""What Tornado calls the peer of a Unix socket: only a proxy on this machine can be there."""
 
 _STATUS = {
     ErrorCode.BAD_REQUEST: HTTPStatus.BAD_REQUEST,
@@ -113,130 +96,3 @@ class Handshake(HTTPMessageDelegate):
         reason = HTTPStatus(status).phrase
         self.request.write_headers(ResponseStartLine("HTTP/1.1", status, reason), headers, None if self.head else body)
         self.request.finish()
-
-
-class Arguments:
-    """The query of the address, the last value of each name; without `parse_qs` where there is none."""
-
-    __slots__ = ("values",)
-
-    def __init__(self, query: str) -> None:
-        self.values = dict(parse_qsl(query, keep_blank_values=True)) if query else {}
-
-    def get(self, name: str) -> str | None:
-        return self.values.get(name)
-
-
-class Gate:
-    """What all handshakes of a server share: whom it lets in, and what it hands the connections over to."""
-
-    def __init__(self, context: Context, transport: Transport, secret: bytes) -> None:
-        self.context = context
-        self.settings = context.settings
-        self.transport = transport
-        self.secret = secret
-
-    def check_origin(self, headers: HTTPHeaders) -> None:
-        """A page of another origin may not use its visitor's cookie (RFC 6455 section 10.2)."""
-        origin = headers.get("Origin")
-        if origin is None:
-            return  # not a browser
-        origin = origin.lower()
-        try:
-            own = urlsplit(origin).netloc == headers.get("Host", "").lower()
-        except ValueError:
-            own = False
-        if not own and origin not in self.settings.allowed_origins:
-            raise ChatError(
-                ErrorCode.FORBIDDEN,
-                f"pages of {origin[:100]!a} may not connect: the server allows its own and those of --allowed-origins",
-            )
-
-    def check_room_for_one_more(self, address: str) -> None:
-        if self.context.draining:
-            raise ChatError(ErrorCode.OVERLOADED, "this server is stopping: come back in a moment", retry_after=1)
-        self.context.limits.check_connection(address, len(self.transport.connections))
-
-    def identify(
-        self, headers: HTTPHeaders, subprotocols: tuple[str, ...], arguments: Arguments
-    ) -> tuple[Identity, str | None]:
-        """Who connects, and the token that makes a guest's next connection the same user."""
-        credential = _credential(headers, subprotocols, arguments)
-        name = arguments.get("name")
-        if credential is not None:
-            identity = authenticate(self.secret, credential, guests=self.settings.guests)
-            self.context.revocations.check(identity.jti)
-            if identity.guest and name:
-                identity = dataclasses.replace(identity, name=check_name(name))
-        elif self.settings.guests:
-            identity = new_guest(name or None)
-        else:
-            raise ChatError(ErrorCode.UNAUTHORIZED, "guests are not let in: give a token (Authorization: Bearer ...)")
-        if identity.device is None:
-            identity = dataclasses.replace(identity, device=secrets.token_hex(4))
-        if not identity.guest:
-            return identity, None
-        return identity, mint(
-            self.secret, identity.user, name=identity.name, device=identity.device, rooms=identity.rooms, ttl=GUEST_TTL
-        )
-
-    def wanted_join(self, path: str, arguments: Arguments) -> Join | None:
-        """The join that `/ws/{room}?after=N` or `?last=N` stands for."""
-        room = path.removeprefix(PATH).removeprefix("/")
-        if path == PATH:
-            return None
-        wanted: dict[str, object] = {"type": "join", "room": unquote(room)}
-        for field in ("after", "last"):
-            value = arguments.get(field)
-            if value is not None:
-                wanted[field] = int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value
-        join = parse(wanted, self.settings.text_chars)
-        assert isinstance(join, Join)
-        return join
-
-
-def _credential(headers: HTTPHeaders, subprotocols: tuple[str, ...], arguments: Arguments) -> str | None:
-    """The first token that is present, in the protocol's order."""
-    scheme, _, token = headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return token.strip()
-    if "Cookie" in headers:
-        cookie = parse_cookie(headers["Cookie"]).get("chat_session")
-        if cookie is not None:
-            return cookie
-    for subprotocol in subprotocols:
-        if subprotocol.startswith(BEARER):
-            return subprotocol[len(BEARER) :]
-    return arguments.get("token")
-
-
-def choose_codec(subprotocols: tuple[str, ...]) -> tuple[Codec, str | None]:
-    """The codec, and the sub-protocol to echo: the client's first that is known; JSON when it offers none."""
-    offered = [name for name in subprotocols if not name.startswith(BEARER)]
-    for name in offered:
-        if name in CODECS:
-            return CODECS[name], name
-    if offered:
-        raise HandshakeError(f"no known sub-protocol is offered: offer {' or '.join(CODECS)}, or none")
-    return JSON, None
-
-
-def client_address(peer: str, forwarded: str | None, trusted: tuple[Network, ...]) -> str:
-    """Whose limits count: the peer, or behind trusted proxies the last in X-Forwarded-For that is none of them.
-
-    An IPv6 client counts as its /64, which is what one customer gets.
-    """
-    if forwarded is None and ":" not in peer:
-        return peer
-    chain = [peer, *reversed([part.strip() for part in forwarded.split(",")])] if forwarded else [peer]
-    client = peer
-    for hop in chain:
-        try:
-            address = ipaddress.ip_address(hop)
-        except ValueError:
-            break
-        address = getattr(address, "ipv4_mapped", None) or address
-        client = str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
-        if hop != UNIX_PEER and not any(address in network for network in trusted):
-            break
-    return client

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
+from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
     HTTPConnection,
     HTTPHeaders,
@@ -17,6 +18,7 @@ from tornado.web import Application, RequestHandler
 
 from tornado_chat.metrics import Metrics
 from tornado_chat.web.gate import PATH, Gate
+from tornado_chat.web.http_connections import HttpConnection
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
 from tornado_chat.web.pages import STATIC, PageHandler
 from tornado_chat.web.socket import Handshake
@@ -60,6 +62,9 @@ class _Fork(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
+        assert isinstance(self.request_conn, HTTP1Connection)
+        assert isinstance(self.request_conn.context, HttpConnection)
+        self.request_conn.context.expect_answer()
         path = start_line.path.partition("?")[0]
         if path == PATH or path.startswith(PATH + "/"):
             self.delegate = Handshake(self.front.gate, self.request_conn)

@@ -133,6 +133,25 @@ def choose_codec(subprotocols: tuple[str, ...]) -> tuple[Codec, str | None]:
     return JSON, None
 
 
+def accountable(peer: str, trusted: tuple[Network, ...]) -> str | None:
+    """The address that a socket of `peer` counts for when it is accepted.
+
+    None for a trusted proxy's: it speaks for many, and whose a request is stands in its headers.
+    """
+    if peer == UNIX_PEER or _is_in(peer, trusted):
+        return None
+    return client_address(peer, None, trusted)
+
+
+def _is_in(name: str, networks: tuple[Network, ...]) -> bool:
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return any(address in network for network in networks)
+
+
 def client_address(peer: str, forwarded: str | None, trusted: tuple[Network, ...]) -> str:
     """Whose limits count: the peer, or behind trusted proxies the last in X-Forwarded-For that is none of them.
 

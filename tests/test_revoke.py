@@ -72,6 +72,14 @@ def test_a_bare_jti_is_revoked_for_ever(made: str, session: str) -> None:
     assert kept(made) == [(session, None)]
 
 
+@pytest.mark.parametrize("session", ["guest-0a1b", mint(KEY, "guest-0a1b", ttl=1000, jti="guest-0a1b", guest=True)])
+def test_a_guest_is_thrown_out_for_ever(made: str, session: str) -> None:
+    """A newer token of the same guest has the same jti."""
+    result = revoke(session, made)
+    assert result.stdout == f"revoked 'guest-0a1b' for ever, in {shown(made)}\n"
+    assert kept(made) == [("guest-0a1b", None)]
+
+
 def test_what_expired_is_deleted_with_the_next(made: str) -> None:
     revoke(mint(KEY, "alice", ttl=-10, jti="old"), made)
     assert [jti for jti, _ in kept(made)] == ["old"]

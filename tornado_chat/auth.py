@@ -16,11 +16,13 @@ import msgspec
 
 from tornado_chat.config import Settings, sqlite_path
 from tornado_chat.errors import ChatError, ConfigError, ErrorCode
-from tornado_chat.wire.commands import check_name, check_user_id
+from tornado_chat.wire.commands import check_name, check_printable, check_user_id, is_blank
 
 logger = logging.getLogger(__name__)
 
 GUEST_PREFIX = "guest-"
+"""Of the user ids of guests, which are `jti` in their tokens too: whatever token a guest has, that id revokes it."""
+
 GUEST_TTL = 30 * 86400.0
 """Seconds that a guest's token is good for."""
 
@@ -41,7 +43,10 @@ _jws = jwt.PyJWS(algorithms=[_ALGORITHM])
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A signed-in user. `rooms` are patterns (None: every room), `expires_at` is in Unix seconds (inf: never)."""
+    """A signed-in user. `rooms` are patterns (None: every room), `expires_at` is in Unix seconds (inf: never).
+
+    `guest`: made here, and given a new token with each connection.
+    """
 
     user: str
     name: str
@@ -82,6 +87,7 @@ class _Claims(msgspec.Struct):
     device: str | None = None
     jti: str | None = None
     rooms: tuple[str, ...] | None = None
+    guest: object = None
     aud: object = None
 
 
@@ -94,18 +100,24 @@ def mint(
     rooms: tuple[str, ...] | list[str] | None = None,
     ttl: float,
     jti: str | None = None,
+    guest: bool = False,
 ) -> str:
-    """A token for `user`, good for `ttl` seconds; ChatError (bad_request) for what `authenticate` would refuse."""
+    """A token for `user`, good for `ttl` seconds; ChatError (bad_request) for what `authenticate` would refuse.
+
+    `guest`: it is renewed with each connection, as only what this server gives to its guests may be.
+    """
     check_user_id(user)
     claims: dict[str, Any] = {"sub": user, "exp": math.ceil(time.time() + ttl)}
     if name is not None:
         claims["name"] = check_name(name)
     if device is not None:
-        claims["device"] = _check_device(device)
+        claims["device"] = check_printable("device", device)
     if rooms is not None:
         claims["rooms"] = rooms
     if jti is not None:
         claims["jti"] = jti
+    if guest:
+        claims["guest"] = True
     token = _jws.encode(msgspec.json.encode(claims), secret, _ALGORITHM)
     if len(token) > MAX_TOKEN_CHARS:
         raise ChatError(
@@ -122,8 +134,12 @@ def authenticate(secret: bytes, token: str, *, guests: bool) -> Identity:
         payload = _jws.decode(token, secret, algorithms=[_ALGORITHM])
         claims = msgspec.json.decode(payload, type=_Claims)
         user = check_user_id(claims.sub)
-        name = user if claims.name is None else check_name(claims.name)
-        device = None if claims.device is None else _check_device(claims.device)
+        name = claims.name
+        if name is None or (name and is_blank(name)):  # blank ones were good once: they keep nobody out
+            name = user
+        else:
+            check_name(name)
+        device = None if claims.device is None else check_printable("device", claims.device)
     except (jwt.PyJWTError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise _unauthorized(str(error)) from None
     except ChatError as error:
@@ -135,10 +151,14 @@ def authenticate(secret: bytes, token: str, *, guests: bool) -> Identity:
         raise _unauthorized("its time (nbf) has not come yet")
     if claims.aud is not None:  # RFC 7519 section 4.1.3: whoever is not named in it must refuse
         raise _unauthorized("it is meant for another audience (aud)")
-    guest = user.startswith(GUEST_PREFIX)
-    if guest and not guests:
-        raise _unauthorized("it is a guest's, and guests are not let in here; sign in")
-    return Identity(user, name, device, claims.rooms, claims.exp, claims.jti, guest)
+    jti = claims.jti
+    if user.startswith(GUEST_PREFIX):
+        if not guests:
+            raise _unauthorized("it is a guest's, and guests are not let in here; sign in")
+        jti = jti or user
+    # Of a backend's token for such an id, or one that an older version gave to a guest, `guest` is False: both are good
+    # until they expire, and not renewed, since they cannot be told apart.
+    return Identity(user, name, device, claims.rooms, claims.exp, jti, claims.guest is True and jti == user)
 
 
 class _SessionClaims(msgspec.Struct):
@@ -163,6 +183,8 @@ def session_of(session: str) -> tuple[str, float | None]:
                 "with one, and a new key in --secret-file ends all tokens"
             )
         jti, expires_at = claims.jti, max(0.0, claims.exp) if claims.exp < END_OF_TIME else None
+        if jti.startswith(GUEST_PREFIX):
+            expires_at = None  # there may be a newer token with it
     return check_jti(jti), expires_at
 
 
@@ -171,13 +193,6 @@ def check_jti(jti: str) -> str:
     if not 1 <= len(jti) <= MAX_JTI_CHARS or not jti.isprintable():
         raise ConfigError(f"jti: must be a string of 1 to {MAX_JTI_CHARS} printable characters")
     return jti
-
-
-def _check_device(device: str) -> str:
-    try:
-        return check_name(device)
-    except ChatError as error:
-        raise ChatError(error.code, "device: " + error.message.removeprefix("name: ")) from None
 
 
 def _unauthorized(why: str) -> ChatError:
@@ -197,11 +212,11 @@ _ANIMALS = (
 
 
 def new_guest(name: str | None) -> Identity:
-    """A guest nobody has been before; ChatError (bad_request) for a `name` that is not 1 to 64 printable characters."""
+    """A guest nobody has been before; ChatError (bad_request) for a `name` that is none."""
     user = GUEST_PREFIX + secrets.token_hex(8)
     if name is None:
         name = f"{secrets.choice(_ADJECTIVES)} {secrets.choice(_ANIMALS)}"
-    return Identity(user, check_name(name), guest=True)
+    return Identity(user, check_name(name), jti=user, guest=True)
 
 
 def load_secret(settings: Settings) -> bytes:

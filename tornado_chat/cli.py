@@ -117,8 +117,8 @@ def _parser() -> argparse.ArgumentParser:
         "revoke",
         log_commands.revoke,
         "keep a session out from now on; its connections are closed, and its token is refused",
-        "A token is revoked until it expires, a bare jti for ever. Where the process list is not to show the token, "
-        "give its jti.",
+        "A token is revoked until it expires, a bare jti and a guest for ever. Where the process list is not to show "
+        "the token, give its jti; a guest's is the user id.",
     )
     revoke.add_argument("session", metavar="TOKEN_OR_JTI", help="a token, or the jti in it")
     config.add_flags(revoke, ("database",))

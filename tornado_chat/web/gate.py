@@ -89,7 +89,14 @@ class Gate:
         if not identity.guest:
             return identity, None
         return identity, mint(
-            self.secret, identity.user, name=identity.name, device=identity.device, rooms=identity.rooms, ttl=GUEST_TTL
+            self.secret,
+            identity.user,
+            name=identity.name,
+            device=identity.device,
+            rooms=identity.rooms,
+            ttl=GUEST_TTL,
+            jti=identity.jti,
+            guest=True,
         )
 
     def wanted_join(self, path: str, arguments: Arguments) -> Join | None:

@@ -140,7 +140,7 @@ def test_each_on_its_own_unix_socket(tmp_path: Path) -> None:
                 with closing(socket.socket(socket.AF_UNIX)) as sock:
                     sock.settimeout(PATIENCE)
                     sock.connect(str(path))
-                    sock.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    sock.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                     assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
             second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, cwd=folder)
             assert second.returncode == 2
@@ -189,7 +189,7 @@ def test_who_waits_for_a_worker_that_dies_is_accepted_by_the_next(tmp_path: Path
             for _ in range(20)
         ]
         for sock in waiting:
-            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         for pid in server.workers():
             os.kill(pid, signal.SIGKILL)
         for sock in waiting:
@@ -397,7 +397,7 @@ def test_while_it_drains_open_connections_are_answered(tmp_path: Path, workers: 
         # So many that the kernel gives some to each worker: one without any would be gone at once.
         chats = [stack.enter_context(RawChat(server.port)) for _ in range(24)]
         for sock in plain:
-            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
         assert server.process is not None
         server.process.terminate()
@@ -405,9 +405,9 @@ def test_while_it_drains_open_connections_are_answered(tmp_path: Path, workers: 
             with pytest.raises(Closed):
                 chat.hear()  # and it does not answer yet
         for sock in plain:
-            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
-            sock.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = sock.recv(1000)
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert b'"failing":["draining"]' in answer

@@ -21,7 +21,7 @@ from tests.support.servers import UNLIMITED, Server
 from tornado_chat.web import http_connections
 
 PATIENCE = 15.0
-PAGE = b"GET /static/style.css HTTP/1.1\r\nHost: chat.example\r\n\r\n"
+PAGE = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ELSEWHERE = (ipaddress.ip_network("10.0.0.0/8"),)
 """Proxies that are not on loopback: a client there speaks for itself."""
 
@@ -96,7 +96,7 @@ def test_connections_that_pipeline_and_read_nothing_take_neither_all_files_nor_t
                 stack.enter_context(closing(flood(server.port)))
                 if number % 10 == 0:
                     with closing(socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)) as sock:
-                        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 15_000 + b"\r\n")
+                        sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"a:\r\n" * 15_000 + b"\r\n")
                     assert chat.ask(type="send", room="r", text="x", id=str(number))["type"] == "ack"
             assert len(os.listdir(f"/proc/{server.process.pid}/fd")) < 300
             newcomer = stack.enter_context(patiently(server.port))
@@ -180,13 +180,13 @@ async def test_where_there_is_no_room_the_quietest_gives_way(tmp_path: Path, mon
     monkeypatch.setattr(http_connections, "RESERVED", 2)
     async with running(tmp_path, max_connections=3) as here, HTTP(here) as busy, idle(here, 2) as (first, second):
         await eventually(lambda: len(here.server.http._serving) == 3)
-        assert (await busy.ask("/healthz", {"Host": "x"})).status == 200
+        assert (await busy.ask("/healthz", {"Host": "localhost"})).status == 200
         async with idle(here, 1) as (refused,):
             assert (await said(refused)).startswith(b"HTTP/1.1 503 "), "each has done something just now"
         monkeypatch.setattr(http_connections, "QUIET_SECONDS", 0.0)
         assert (await get(here, "/healthz")).status == 200
         assert await said(first) == b""
-        assert (await busy.ask("/healthz", {"Host": "x"})).status == 200, "it was the last to do something"
+        assert (await busy.ask("/healthz", {"Host": "localhost"})).status == 200, "it was the last to do something"
         monkeypatch.setattr(http_connections, "QUIET_SECONDS", 60.0)
         await asyncio.get_running_loop().sock_sendall(second, PAGE)
         assert (await asyncio.get_running_loop().sock_recv(second, 65536)).startswith(b"HTTP/1.1 200 ")
@@ -201,7 +201,7 @@ async def test_a_gauge_tells_how_many_there_are(tmp_path: Path) -> None:
 async def test_all_that_one_connection_asks_for_at_once_is_answered_in_order(tmp_path: Path) -> None:
     async with running(tmp_path) as here, idle(here, 1) as (sock,):
         paths = ["/healthz", "/nothing"] * 50
-        asked = b"".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths)
+        asked = b"".join(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() for path in paths)
         await asyncio.get_running_loop().sock_sendall(
             sock, asked + PAGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
         )

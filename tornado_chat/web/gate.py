@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from tornado.httputil import HTTPHeaders, parse_cookie
 
 from tornado_chat.auth import GUEST_TTL, Identity, authenticate, mint, new_guest
-from tornado_chat.config import Network
+from tornado_chat.config import Network, is_loopback
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.connection import Transport
 from tornado_chat.live.context import Context
@@ -25,6 +25,11 @@ BEARER = "bearer."
 
 UNIX_PEER = "0.0.0.0"
 """What Tornado calls the peer of a Unix socket: only a proxy on this machine can be there."""
+
+FORWARDED = "X-Forwarded-For", "X-Forwarded-Proto", "Forwarded"
+"""Of these, a proxy adds one at least."""
+
+_SECURE = {"https", "wss"}
 
 
 class Arguments:
@@ -47,17 +52,47 @@ class Gate:
         self.settings = context.settings
         self.transport = transport
         self.secret = secret
+        self.any_host = self.settings.unix_socket is not None or not is_loopback(self.settings.host)
+        self.allowed_hosts = {urlsplit(origin).netloc for origin in self.settings.allowed_origins}
 
-    def check_origin(self, headers: HTTPHeaders) -> None:
+    def check_host(self, headers: HTTPHeaders, peer: str, *, proxied: bool = True) -> None:
+        """On loopback, refuse what was sent to a name that is not this server's.
+
+        Whoever owns a domain can have its name lead to 127.0.0.1 after the visitor has loaded a page of it (DNS
+        rebinding): to the browser that page and this server are then one origin, and only Host tells.
+        `peer` tells nothing, for a browser here and a proxy here have the same address. That a proxy was between is
+        told by the headers that it adds: a page cannot add any to its WebSocket's handshake. To its fetch() it can, so
+        what is not for everybody is asked for with `proxied` false, and has to name the host in --allowed-origins.
+        """
+        host = headers.get("Host", "").lower()
+        if self.any_host or not host or is_loopback(_host_name(host)) or host in self.allowed_hosts:
+            return
+        if proxied and any(name in headers for name in FORWARDED) and self.is_proxy(peer):
+            return
+        raise ChatError(
+            ErrorCode.FORBIDDEN,
+            f"the server listens on loopback and is not called {host[:100]!a}: ask for localhost, "
+            "or name its origin in --allowed-origins",
+        )
+
+    def is_proxy(self, peer: str) -> bool:
+        return peer == UNIX_PEER or is_in(peer, self.settings.trusted_proxies)
+
+    def check_origin(self, headers: HTTPHeaders, peer: str) -> None:
         """A page of another origin may not use its visitor's cookie (RFC 6455 section 10.2)."""
         origin = headers.get("Origin")
         if origin is None:
             return  # not a browser
         origin = origin.lower()
         try:
-            own = urlsplit(origin).netloc == headers.get("Host", "").lower()
+            parts = urlsplit(origin)
+            own = parts.netloc == headers.get("Host", "").lower()
         except ValueError:
             own = False
+        else:
+            if parts.scheme != "https" and self.is_proxy(peer):
+                # Whoever can change what is sent in the clear can have a page of http, and would be at home here.
+                own = own and not _SECURE & set(map(str.strip, headers.get("X-Forwarded-Proto", "").lower().split(",")))
         if not own and origin not in self.settings.allowed_origins:
             raise ChatError(
                 ErrorCode.FORBIDDEN,
@@ -145,12 +180,19 @@ def accountable(peer: str, trusted: tuple[Network, ...]) -> str | None:
 
     None for a trusted proxy's: it speaks for many, and whose a request is stands in its headers.
     """
-    if peer == UNIX_PEER or _is_in(peer, trusted):
+    if peer == UNIX_PEER or is_in(peer, trusted):
         return None
     return client_address(peer, None, trusted)
 
 
-def _is_in(name: str, networks: tuple[Network, ...]) -> bool:
+def _host_name(host: str) -> str:
+    """The name or address in a Host header."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].removesuffix(".")
+
+
+def is_in(name: str, networks: tuple[Network, ...]) -> bool:
     try:
         address = ipaddress.ip_address(name)
     except ValueError:

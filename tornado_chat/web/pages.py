@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tornado.web import StaticFileHandler
 
+from tornado_chat.web.refusals import Handler
+
 STATIC = Path(__file__).parent / "static"
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -24,7 +26,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 
 
-class PageHandler(StaticFileHandler):
+class PageHandler(Handler, StaticFileHandler):
     """A file of `static/`, asked for again with its ETag each time: a new version is never mixed with an old one."""
 
     @classmethod

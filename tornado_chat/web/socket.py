@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from http import HTTPStatus
+from collections.abc import Mapping
 
-import orjson
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
     HTTPConnection,
     HTTPHeaders,
     HTTPMessageDelegate,
     RequestStartLine,
-    ResponseStartLine,
 )
 
 from tornado_chat.errors import ChatError, ErrorCode
@@ -20,16 +18,9 @@ from tornado_chat.live.connection import Connection
 from tornado_chat.live.session import Session
 from tornado_chat.web.gate import UNIX_PEER, Arguments, Gate, choose_codec, client_address
 from tornado_chat.web.handover import take_over
+from tornado_chat.web.refusals import STATUS, refuse
 from tornado_chat.wire.deflate import negotiate
 from tornado_chat.wire.handshake import HandshakeError, check, response
-
-_STATUS = {
-    ErrorCode.BAD_REQUEST: HTTPStatus.BAD_REQUEST,
-    ErrorCode.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED,
-    ErrorCode.FORBIDDEN: HTTPStatus.FORBIDDEN,
-    ErrorCode.RATE_LIMITED: HTTPStatus.TOO_MANY_REQUESTS,
-    ErrorCode.OVERLOADED: HTTPStatus.SERVICE_UNAVAILABLE,
-}
 
 
 class Handshake(HTTPMessageDelegate):
@@ -47,21 +38,20 @@ class Handshake(HTTPMessageDelegate):
     ) -> None:
         gate, request = self.gate, self.request
         self.head = start_line.method == "HEAD"
+        self.headers = headers
         assert isinstance(request, HTTP1Connection)
         path, _, query = start_line.path.partition("?")
         arguments = Arguments(query)
+        peer = getattr(request.context, "remote_ip", UNIX_PEER)
         try:
-            address = client_address(
-                getattr(request.context, "remote_ip", UNIX_PEER),
-                headers.get("X-Forwarded-For"),
-                gate.settings.trusted_proxies,
-            )
+            address = client_address(peer, headers.get("X-Forwarded-For"), gate.settings.trusted_proxies)
             if "Upgrade" not in headers:
                 # A page, which cannot see why its WebSocket was refused, asks again by a plain GET.
                 gate.check_room_for_one_more(address)
                 gate.identify(headers, (), arguments)
             upgrade = check(start_line.method, start_line.version, headers)
-            gate.check_origin(headers)
+            gate.check_host(headers, peer)
+            gate.check_origin(headers, peer)
             gate.check_room_for_one_more(address)
             codec, subprotocol = choose_codec(upgrade.subprotocols)
             identity, token = gate.identify(headers, upgrade.subprotocols, arguments)
@@ -73,7 +63,7 @@ class Handshake(HTTPMessageDelegate):
             extra = {"WWW-Authenticate": "Bearer"} if error.code is ErrorCode.UNAUTHORIZED else {}
             if error.retry_after is not None:
                 extra["Retry-After"] = str(math.ceil(error.retry_after))
-            self._refuse(_STATUS[error.code], error.code, error.message, extra)
+            self._refuse(STATUS[error.code], error.code, error.message, extra, error.retry_after)
             return
         extensions, window_bits = negotiate(upgrade.extensions) or (None, 0) if upgrade.extensions else (None, 0)
         answer = response(upgrade, subprotocol=subprotocol, extensions=extensions)
@@ -86,13 +76,8 @@ class Handshake(HTTPMessageDelegate):
         connection = Connection(gate.transport, sock, session, deflate=window_bits > 0)
         session.begin(connection, answer, token, join, early)
 
-    def _refuse(self, status: int, code: str, message: str, extra: dict[str, str]) -> None:
+    def _refuse(
+        self, status: int, code: str, message: str, extra: Mapping[str, str], retry_after: float | None = None
+    ) -> None:
         self.gate.context.hub.metrics.refusals[int(status)] += 1
-        body = orjson.dumps({"error": {"code": code, "message": message}})
-        headers = HTTPHeaders(extra)
-        headers["Connection"] = "close"
-        headers["Content-Type"] = "application/json"
-        headers["Content-Length"] = str(len(body))
-        reason = HTTPStatus(status).phrase
-        self.request.write_headers(ResponseStartLine("HTTP/1.1", status, reason), headers, None if self.head else body)
-        self.request.finish()
+        refuse(self.request, self.headers, status, code, message, head=self.head, extra=extra, retry_after=retry_after)

@@ -341,6 +341,20 @@ def test_a_secret_file_that_is_no_key(text: bytes, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n",
+        b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+        b"ssh-rsa AAAAB3NzaC1yc2E a@b",
+    ],
+)
+def test_a_key_that_cannot_sign_is_told_at_the_start(text: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--secret-file: .*cannot sign tokens here; give .*openssl rand") as caught:
+        load_secret(Settings(secret_file=key_file(tmp_path, text)))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_secret_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load_secret(Settings(secret_file=str(tmp_path / "none")))

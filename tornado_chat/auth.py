@@ -253,7 +253,15 @@ def load_secret(settings: Settings) -> bytes:
     if settings.secret_file is None and mode & 0o077:
         logger.warning("the key that signs tokens can be read by others; chmod 600 mends it path=%s", path)
     # HMAC pads a short key with zeros itself (RFC 2104 section 2): the same signatures, and no warning from PyJWT.
-    return secret.ljust(32, b"\0")
+    secret = secret.ljust(32, b"\0")
+    try:
+        authenticate(secret, mint(secret, "a user", ttl=3600), guests=False)
+    except (jwt.PyJWTError, ChatError):  # what looks like the key of another kind of signature
+        raise ConfigError(
+            f"{source}: the key in {path!r} is a public or private key or a certificate (PEM, SSH), which cannot sign "
+            "tokens here; give a file of random characters (such as from: openssl rand -hex 32)"
+        ) from None
+    return secret
 
 
 def _make_secret(path: str) -> None:

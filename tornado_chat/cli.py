@@ -205,7 +205,7 @@ def _serve(args: argparse.Namespace) -> int:
         from tornado_chat.processes.supervisor import supervise
 
         auth.load_secret(settings)  # if it must be made, then once
-        return supervise(settings, sys.argv[1:])
+        return supervise(settings, sys.argv[1:], lambda: config.load(vars(args), os.environ))
     import uvloop
 
     from tornado_chat.server import serve

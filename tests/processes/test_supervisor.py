@@ -217,6 +217,36 @@ def test_one_that_dies_again_and_again_is_started_ever_more_slowly(tmp_path: Pat
         assert other in server.workers(), "the other one had nothing to do with it"
 
 
+def test_nobody_waits_for_a_worker_that_is_in_back_off(tmp_path: Path) -> None:
+    program = impatient(SHORTEST_PAUSE=5.0, LONGEST_PAUSE=5.0)
+
+    def ask() -> bytes:
+        """The answer to a newcomer, which must be there within a second, and whole."""
+        with closing(socket.create_connection(("127.0.0.1", server.port), timeout=1.0)) as sock:
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            said = b""
+            while more := sock.recv(65536):
+                said += more
+        return said
+
+    with Server(tmp_path, *TWO, expected=[DIED], program=program) as server:
+        for count in (1, 2):
+            victim = started_pids(server)[-1] if count > 1 else server.workers()[0]
+            os.kill(victim, signal.SIGKILL)
+            if count == 1:
+                wait_for_new_worker(server, 2, victim)
+        wait_for_line(server, "newcomers are told to come back worker=1")
+        answers = [ask() for _ in range(60)]
+        refused = [answer for answer in answers if not answer.startswith(b"HTTP/1.1 200 ")]
+        assert refused, "the kernel gives some of them to the socket of the worker that is away"
+        for answer in refused:
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"\r\nRetry-After: 1\r\n" in answer
+            assert b'"code":"unavailable"' in answer
+        wait_for(lambda: all(ask().startswith(b"HTTP/1.1 200 ") for _ in range(60)), "the worker")
+        assert len(server.workers()) == 2
+
+
 def test_workers_without_a_parent_leave(tmp_path: Path) -> None:
     with Server(tmp_path, *TWO) as server, ExitStack() as stack:
         chats = [stack.enter_context(RawChat(server.port)) for _ in range(10)]

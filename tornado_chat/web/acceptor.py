@@ -17,6 +17,7 @@ from time import monotonic
 
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.metrics import Metrics
+from tornado_chat.processes.turned_away import TurnedAway
 from tornado_chat.web.gate import UNIX_PEER
 from tornado_chat.web.http_connections import HttpConnection, HttpConnections
 from tornado_chat.wire.refusals import refusal
@@ -40,10 +41,6 @@ UNSENT_BYTES = 65536
 """What the kernel holds of answers that a client does not take, besides what is on its way. By itself it would hold
 megabytes: a client that pipelines and reads nothing would have a hundred answers made before one of them waits."""
 
-LINGERING, LINGER_SECONDS = 64, 1.0
-"""So many that were turned away are left open so long, and as many more as there is room for connections: closing a
-socket whose request is still on its way would make the kernel take the answer back (RST)."""
-
 
 class Acceptor:
     """Accepts from `listeners` once started, until `pause`."""
@@ -54,7 +51,7 @@ class Acceptor:
         self.metrics = metrics
         self.listeners: list[socket.socket] = []
         self.waiting: deque[HttpConnection] = deque()
-        self._lingering: set[socket.socket] = set()
+        self.turned_away = TurnedAway(loop)
         self._overloaded = [_overloaded(seconds) for seconds in range(RETRY_SECONDS[0], RETRY_SECONDS[1] + 1)]
         self._turn_due = False
 
@@ -76,9 +73,7 @@ class Acceptor:
         self.pause()
         while self.waiting:
             self._begin()
-        for sock in self._lingering:
-            sock.close()
-        self._lingering.clear()
+        self.turned_away.close()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPTS):
@@ -128,21 +123,7 @@ class Acceptor:
 
     def _turn_away(self, sock: socket.socket, status: int, answer: bytes) -> None:
         self.metrics.refusals[status] += 1
-        try:
-            sock.setblocking(False)
-            sock.send(answer)
-            sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # it has gone already
-        if len(self._lingering) >= max(LINGERING, self.http.room() - len(self.http)):
-            sock.close()
-            return
-        self._lingering.add(sock)
-        self.loop.call_later(LINGER_SECONDS, self._let_go, sock)
-
-    def _let_go(self, sock: socket.socket) -> None:
-        self._lingering.discard(sock)
-        sock.close()
+        self.turned_away.add(sock, answer, self.http.room() - len(self.http))
 
 
 def _overloaded(retry_after: int) -> bytes:

@@ -137,6 +137,9 @@ class Supervisor:
             for worker in self.workers:  # after a fault of ours only
                 worker.process.kill()
                 worker.process.wait()
+            for number in handlers:  # one more would end us as if nobody had obeyed the first
+                self._loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
         return 1 if self._killed else code
 
     # Start and stop

@@ -371,6 +371,7 @@ async def _feed_watchdog(systemd: Systemd) -> None:
 
 async def _run_in_place(server: Server, told: asyncio.Event, place: Place) -> None:
     parent = Parent(await Pipe.open(place.socket), server, server.settings.workers)
+    parent.start()
     server.loop.add_signal_handler(signal.SIGTERM, parent.leave)
     if told.is_set():
         parent.leave()

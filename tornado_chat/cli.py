@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from tornado_chat import auth, config, log_commands, logs
 from tornado_chat.errors import ChatError, ConfigError, LogUnavailable
 from tornado_chat.verify import options as verify_options
+from tornado_chat.wire.commands import LAST_MAX
 
 if TYPE_CHECKING:
     from tornado_chat.processes.control import Place
@@ -187,7 +188,7 @@ def _add_client_flags(parser: argparse.ArgumentParser) -> None:
 
 def _last(raw: str) -> int:
     try:
-        value: int = config.integer(0, 500)(raw)
+        value: int = config.integer(0, LAST_MAX)(raw)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return value

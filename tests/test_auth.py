@@ -207,14 +207,38 @@ def test_a_guest_keeps_its_id_for_thirty_days() -> None:
     assert guest.guest
     assert guest.user.startswith("guest-")
     assert guest.expires_at == math.inf
-    token = mint(SECRET, guest.user, name=guest.name, ttl=auth.GUEST_TTL)
+    assert guest.jti == guest.user, "by which it can be thrown out"
+    token = mint(SECRET, guest.user, name=guest.name, ttl=auth.GUEST_TTL, jti=guest.jti, guest=True)
     again = authenticate(SECRET, token, guests=True)
-    assert (again.user, again.name, again.guest) == (guest.user, "Ann", True)
+    assert (again.user, again.name, again.jti, again.guest) == (guest.user, "Ann", guest.user, True)
     assert 29.9 < (again.expires_at - time.time()) / 86400 < 30.1
 
 
 def test_a_guests_token_where_guests_are_not_let_in() -> None:
     assert "guest" in refused(mint(SECRET, new_guest(None).user, ttl=60), guests=False)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"jti": "x", "guest": True}, {"guest": 1}, {"guest": "yes"}, {"guest": False, "jti": "guest-1"}]
+)
+def test_who_is_called_like_a_guest_is_none_that_was_made_here(changes: dict[str, Any]) -> None:
+    """So the token is not renewed: it is a backend's, or one of an older version."""
+    identity = authenticate(SECRET, signed(claims(sub="guest-1", **changes)), guests=True)
+    assert not identity.guest
+    assert identity.jti == changes.get("jti", "guest-1")
+
+
+def test_nobody_is_a_guest_by_a_claim_alone() -> None:
+    assert not authenticate(SECRET, signed(claims(guest=True)), guests=False).guest
+
+
+@pytest.mark.parametrize("blank", [" ", "   ", "\u200d", "\u3164", "\u2800 ", "\u0301", "\ufe0f", "\U000e0100"])
+def test_blank_names(blank: str) -> None:
+    assert authenticate(SECRET, signed(claims(name=blank)), guests=False).name == "alice", "it keeps nobody out"
+    with pytest.raises(ChatError, match="name: must have a character that can be seen"):
+        mint(SECRET, "alice", name=blank, ttl=60)
+    with pytest.raises(ChatError, match="name: must have a character that can be seen"):
+        new_guest(blank)
 
 
 def test_guests_have_names_of_their_own() -> None:
@@ -313,6 +337,20 @@ def test_a_key_short_enough_to_be_guessed_is_warned_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [b"", b" \n", b"x" * 4097])
 def test_a_secret_file_that_is_no_key(text: bytes, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--secret-file: .* bytes; it must have 1 to 4096") as caught:
+        load_secret(Settings(secret_file=key_file(tmp_path, text)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n",
+        b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+        b"ssh-rsa AAAAB3NzaC1yc2E a@b",
+    ],
+)
+def test_a_key_that_cannot_sign_is_told_at_the_start(text: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--secret-file: .*cannot sign tokens here; give .*openssl rand") as caught:
         load_secret(Settings(secret_file=key_file(tmp_path, text)))
     assert "\n" not in str(caught.value)
 

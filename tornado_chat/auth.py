@@ -16,11 +16,13 @@ import msgspec
 
 from tornado_chat.config import Settings, sqlite_path
 from tornado_chat.errors import ChatError, ConfigError, ErrorCode
-from tornado_chat.wire.commands import check_name, check_user_id
+from tornado_chat.wire.commands import check_name, check_printable, check_user_id, is_blank
 
 logger = logging.getLogger(__name__)
 
 GUEST_PREFIX = "guest-"
+"""Of the user ids of guests, which are `jti` in their tokens too: whatever token a guest has, that id revokes it."""
+
 GUEST_TTL = 30 * 86400.0
 """Seconds that a guest's token is good for."""
 
@@ -32,8 +34,6 @@ MAX_TOKEN_CHARS = 8192
 """A longer token is refused unread; room for some hundred patterns of rooms."""
 
 MAX_JTI_CHARS = 256
-END_OF_TIME = 253402300800.0
-"""Unix seconds of the year 10000; what expires later never does."""
 
 _ALGORITHM = "HS256"
 _jws = jwt.PyJWS(algorithms=[_ALGORITHM])
@@ -41,7 +41,10 @@ _jws = jwt.PyJWS(algorithms=[_ALGORITHM])
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A signed-in user. `rooms` are patterns (None: every room), `expires_at` is in Unix seconds (inf: never)."""
+    """A signed-in user. `rooms` are patterns (None: every room), `expires_at` is in Unix seconds (inf: never).
+
+    `guest`: made here, and given a new token with each connection.
+    """
 
     user: str
     name: str
@@ -82,6 +85,7 @@ class _Claims(msgspec.Struct):
     device: str | None = None
     jti: str | None = None
     rooms: tuple[str, ...] | None = None
+    guest: object = None
     aud: object = None
 
 
@@ -94,18 +98,24 @@ def mint(
     rooms: tuple[str, ...] | list[str] | None = None,
     ttl: float,
     jti: str | None = None,
+    guest: bool = False,
 ) -> str:
-    """A token for `user`, good for `ttl` seconds; ChatError (bad_request) for what `authenticate` would refuse."""
+    """A token for `user`, good for `ttl` seconds; ChatError (bad_request) for what `authenticate` would refuse.
+
+    `guest`: it is renewed with each connection, as only what this server gives to its guests may be.
+    """
     check_user_id(user)
     claims: dict[str, Any] = {"sub": user, "exp": math.ceil(time.time() + ttl)}
     if name is not None:
         claims["name"] = check_name(name)
     if device is not None:
-        claims["device"] = _check_device(device)
+        claims["device"] = check_printable("device", device)
     if rooms is not None:
         claims["rooms"] = rooms
     if jti is not None:
         claims["jti"] = jti
+    if guest:
+        claims["guest"] = True
     token = _jws.encode(msgspec.json.encode(claims), secret, _ALGORITHM)
     if len(token) > MAX_TOKEN_CHARS:
         raise ChatError(
@@ -122,8 +132,12 @@ def authenticate(secret: bytes, token: str, *, guests: bool) -> Identity:
         payload = _jws.decode(token, secret, algorithms=[_ALGORITHM])
         claims = msgspec.json.decode(payload, type=_Claims)
         user = check_user_id(claims.sub)
-        name = user if claims.name is None else check_name(claims.name)
-        device = None if claims.device is None else _check_device(claims.device)
+        name = claims.name
+        if name is None or (name and is_blank(name)):  # blank ones were good once: they keep nobody out
+            name = user
+        else:
+            check_name(name)
+        device = None if claims.device is None else check_printable("device", claims.device)
     except (jwt.PyJWTError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise _unauthorized(str(error)) from None
     except ChatError as error:
@@ -135,35 +149,37 @@ def authenticate(secret: bytes, token: str, *, guests: bool) -> Identity:
         raise _unauthorized("its time (nbf) has not come yet")
     if claims.aud is not None:  # RFC 7519 section 4.1.3: whoever is not named in it must refuse
         raise _unauthorized("it is meant for another audience (aud)")
-    guest = user.startswith(GUEST_PREFIX)
-    if guest and not guests:
-        raise _unauthorized("it is a guest's, and guests are not let in here; sign in")
-    return Identity(user, name, device, claims.rooms, claims.exp, claims.jti, guest)
+    jti = claims.jti
+    if user.startswith(GUEST_PREFIX):
+        if not guests:
+            raise _unauthorized("it is a guest's, and guests are not let in here; sign in")
+        jti = jti or user
+    # Of a backend's token for such an id, or one that an older version gave to a guest, `guest` is False: both are good
+    # until they expire, and not renewed, since they cannot be told apart.
+    return Identity(user, name, device, claims.rooms, claims.exp, jti, claims.guest is True and jti == user)
 
 
 class _SessionClaims(msgspec.Struct):
-    exp: float
     jti: str | None = None
 
 
-def session_of(session: str) -> tuple[str, float | None]:
-    """The `jti` to be revoked and until when, in Unix seconds (None: for ever): a token's own, or `session` itself.
+def jti_of(session: str) -> str:
+    """The `jti` to be revoked: a token's own, or `session` itself.
 
     The signature is not looked at: whoever revokes has a token, not always the key. ConfigError says what is wrong.
     """
-    jti, expires_at = session, None
-    if session.startswith("eyJ") and "." in session:  # as every JWT does: its header is a JSON object
-        try:
-            claims = msgspec.json.decode(_jws.decode(session, options={"verify_signature": False}), type=_SessionClaims)
-        except (jwt.PyJWTError, ValueError, RecursionError) as error:
-            raise ConfigError(f"TOKEN_OR_JTI: it looks like a token, but cannot be read: {error}") from None
-        if claims.jti is None:
-            raise ConfigError(
-                "TOKEN_OR_JTI: the token has no `jti`, by which it could be revoked; `tornado-chat token` mints tokens "
-                "with one, and a new key in --secret-file ends all tokens"
-            )
-        jti, expires_at = claims.jti, max(0.0, claims.exp) if claims.exp < END_OF_TIME else None
-    return check_jti(jti), expires_at
+    if not (session.startswith("eyJ") and "." in session):  # as every JWT does: its header is a JSON object
+        return check_jti(session)
+    try:
+        claims = msgspec.json.decode(_jws.decode(session, options={"verify_signature": False}), type=_SessionClaims)
+    except (jwt.PyJWTError, ValueError, RecursionError) as error:
+        raise ConfigError(f"TOKEN_OR_JTI: it looks like a token, but cannot be read: {error}") from None
+    if claims.jti is None:
+        raise ConfigError(
+            "TOKEN_OR_JTI: the token has no `jti`, by which it could be revoked; `tornado-chat token` mints tokens "
+            "with one, and a new key in --secret-file ends all tokens"
+        )
+    return check_jti(claims.jti)
 
 
 def check_jti(jti: str) -> str:
@@ -171,13 +187,6 @@ def check_jti(jti: str) -> str:
     if not 1 <= len(jti) <= MAX_JTI_CHARS or not jti.isprintable():
         raise ConfigError(f"jti: must be a string of 1 to {MAX_JTI_CHARS} printable characters")
     return jti
-
-
-def _check_device(device: str) -> str:
-    try:
-        return check_name(device)
-    except ChatError as error:
-        raise ChatError(error.code, "device: " + error.message.removeprefix("name: ")) from None
 
 
 def _unauthorized(why: str) -> ChatError:
@@ -197,11 +206,11 @@ _ANIMALS = (
 
 
 def new_guest(name: str | None) -> Identity:
-    """A guest nobody has been before; ChatError (bad_request) for a `name` that is not 1 to 64 printable characters."""
+    """A guest nobody has been before; ChatError (bad_request) for a `name` that is none."""
     user = GUEST_PREFIX + secrets.token_hex(8)
     if name is None:
         name = f"{secrets.choice(_ADJECTIVES)} {secrets.choice(_ANIMALS)}"
-    return Identity(user, check_name(name), guest=True)
+    return Identity(user, check_name(name), jti=user, guest=True)
 
 
 def load_secret(settings: Settings) -> bytes:
@@ -238,7 +247,15 @@ def load_secret(settings: Settings) -> bytes:
     if settings.secret_file is None and mode & 0o077:
         logger.warning("the key that signs tokens can be read by others; chmod 600 mends it path=%s", path)
     # HMAC pads a short key with zeros itself (RFC 2104 section 2): the same signatures, and no warning from PyJWT.
-    return secret.ljust(32, b"\0")
+    secret = secret.ljust(32, b"\0")
+    try:
+        authenticate(secret, mint(secret, "a user", ttl=3600), guests=False)
+    except (jwt.PyJWTError, ChatError):  # what looks like the key of another kind of signature
+        raise ConfigError(
+            f"{source}: the key in {path!r} is a public or private key or a certificate (PEM, SSH), which cannot sign "
+            "tokens here; give a file of random characters (such as from: openssl rand -hex 32)"
+        ) from None
+    return secret
 
 
 def _make_secret(path: str) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from tornado_chat import auth, config, log_commands, logs
 from tornado_chat.errors import ChatError, ConfigError, LogUnavailable
 from tornado_chat.verify import options as verify_options
+from tornado_chat.wire.commands import LAST_MAX
 
 if TYPE_CHECKING:
     from tornado_chat.processes.control import Place
@@ -118,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         log_commands.revoke,
         "keep a session out from now on; its connections are closed, and its token is refused",
         "For ever, and with it every token that has the same jti. Where the process list is not to show the token, "
-        "give its jti.",
+        "give its jti; a guest's is the user id.",
     )
     revoke.add_argument("session", metavar="TOKEN_OR_JTI", help="a token, or the jti in it")
     config.add_flags(revoke, ("database",))
@@ -187,7 +188,7 @@ def _add_client_flags(parser: argparse.ArgumentParser) -> None:
 
 def _last(raw: str) -> int:
     try:
-        value: int = config.integer(0, 500)(raw)
+        value: int = config.integer(0, LAST_MAX)(raw)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return value
@@ -205,7 +206,7 @@ def _serve(args: argparse.Namespace) -> int:
         from tornado_chat.processes.supervisor import supervise
 
         auth.load_secret(settings)  # if it must be made, then once
-        return supervise(settings, sys.argv[1:])
+        return supervise(settings, sys.argv[1:], lambda: config.load(vars(args), os.environ))
     import uvloop
 
     from tornado_chat.server import serve

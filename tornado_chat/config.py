@@ -289,7 +289,8 @@ class Settings:
     allowed_origins: tuple[str, ...] = setting(
         "",
         listing(origin, "origins"),
-        "origins of pages, besides the server's own, that may connect; repeatable, or with commas",
+        "origins of pages, besides the server's own, that may connect; a server on loopback may be called by their "
+        "names, too; repeatable, or with commas",
         "ORIGIN",
     )
     trusted_proxies: tuple[Network, ...] = setting(

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 def revoke(args: argparse.Namespace) -> int:
     settings = config.load(vars(args), os.environ, ("database",))
-    jti, _ = auth.session_of(args.session)
+    jti = auth.jti_of(args.session)
     asyncio.run(_with_log(settings.database, lambda log: log.revoke(jti)))
     print(f"revoked {jti!r} for ever, in {shown(settings.database)}")
     return 0

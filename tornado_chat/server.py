@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from tornado.httpserver import HTTPServer
-
 from tornado_chat.auth import load_secret
 from tornado_chat.broker import Broker
 from tornado_chat.broker.opening import open_broker
@@ -41,7 +39,8 @@ from tornado_chat.processes.listeners import Listeners
 from tornado_chat.processes.systemd import Systemd
 from tornado_chat.web.acceptor import WAIT_SECONDS, Acceptor
 from tornado_chat.web.app import Front
-from tornado_chat.web.socket import Gate
+from tornado_chat.web.gate import Gate, accountable
+from tornado_chat.web.http_connections import HttpConnections
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +50,6 @@ RESERVED_FILES = 256
 GC_THRESHOLDS = 10_000, 20, 50
 """Closed connections are freed by counting references; the collector is for accidents, and each of its passes over
 10,000 connections would take 20 ms out of somebody's latency."""
-
-HTTP_IDLE_SECONDS = 20.0
-"""A plain HTTP connection that sends no whole request for this long is closed: it holds an open file."""
 
 LOG_SECONDS = 5.0
 """A log whose oldest call has been under way for longer than this does not keep up."""
@@ -113,11 +109,11 @@ class Server:
         self.lag = 0.0
         self.context = Context(self.hub, self.publisher, self.limits, self.lines, settings)
         front = Front(Gate(self.context, secret), self.metrics, self.failing, self.degraded)
-        self.http = HTTPServer(
-            front, idle_connection_timeout=HTTP_IDLE_SECONDS, body_timeout=HTTP_IDLE_SECONDS, max_body_size=64 * 1024
+        self.http = HttpConnections(
+            front, self.limits, partial(accountable, trusted=settings.trusted_proxies), self._free
         )
         self.leave: Callable[[], None] = partial(signal.raise_signal, signal.SIGTERM)
-        self.acceptor = Acceptor(loop, self.http, self.metrics, self._free)
+        self.acceptor = Acceptor(loop, self.http, self.metrics)
         self.listeners: Listeners = []
         self.listens_alone = True
         self.watching: list[asyncio.Task[None]] = []
@@ -131,6 +127,9 @@ class Server:
         metrics.closes = self.lines.closes
         metrics.log_reads = lambda: self.log.reads
         metrics.gauge("connections", "WebSocket connections open.", lambda: len(self.lines.open))
+        metrics.gauge(
+            "http_connections", "Other connections open: plain HTTP, and before the handshake.", lambda: len(self.http)
+        )
         metrics.gauge("failing", "Checks of /readyz that fail.", lambda: len(self.failing()))
         metrics.gauge(
             "degraded",
@@ -160,7 +159,7 @@ class Server:
         metrics.gauge("publish_queue", "Entries waiting for a commit.", lambda: len(self.publisher.queue))
 
     def _free(self) -> int:
-        """Connections that may still be opened."""
+        """Sockets that there may be besides the WebSockets'."""
         allowed = self.limits.max_connections
         return allowed - len(self.lines.open) if allowed else sys.maxsize
 
@@ -199,6 +198,7 @@ class Server:
         self.listeners = listeners.listen(self.settings)[0] if inherited is None else inherited
         for listener in self.listeners:
             listener.setblocking(False)
+        self.http.start()
         self.acceptor.start(self.listeners)
         self.keepalive.start()
         watched = (self._watch(), self._watch_revocations(), self._sweep_log(), self.hub.presence.run())
@@ -310,7 +310,7 @@ class Server:
         await self._close_connections(reconnects)
         self.keepalive.stop()
         await self.hub.stop()
-        await self.http.close_all_connections()
+        await self.http.close()
         await self.hub.broker.close()
         await self.log.close()
 
@@ -398,6 +398,7 @@ async def _feed_watchdog(systemd: Systemd) -> None:
 
 async def _run_in_place(server: Server, told: asyncio.Event, place: Place) -> None:
     parent = Parent(await Pipe.open(place.socket), server, server.settings.workers)
+    parent.start()
     server.loop.add_signal_handler(signal.SIGTERM, parent.leave)
     if told.is_set():
         parent.leave()

@@ -205,7 +205,7 @@ async def test_people_chat_through_it(site: Site, subprotocol: str) -> None:
 async def test_pages_of_its_own_origin_alone_may_connect(site: Site) -> None:
     async with site.connect(origin=Origin(f"https://127.0.0.1:{site.port}")) as chat:
         await hear(chat, "welcome")
-    for origin in ("https://evil.example", "https://127.0.0.1"):
+    for origin in ("https://evil.example", "https://127.0.0.1", f"http://127.0.0.1:{site.port}"):
         with pytest.raises(InvalidStatus) as refused:
             await site.connect(origin=Origin(origin))
         assert refused.value.response.status_code == 403

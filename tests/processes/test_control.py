@@ -50,6 +50,7 @@ async def connected(workers: int = 4) -> AsyncIterator[tuple[Pipe, Server, Paren
     async with pair() as (ours, theirs):
         server = Server()
         parent = Parent(theirs, server, workers)
+        parent.start()
         try:
             assert await ours.receive() == {"type": "ready", "uid": "u"}
             yield ours, server, parent

@@ -190,6 +190,23 @@ def test_the_new_ones_have_what_the_file_says_now(tmp_path: Path) -> None:
             assert chat.welcome["limits"]["text_chars"] == 2000
 
 
+def test_what_a_roll_does_not_change_is_told(tmp_path: Path) -> None:
+    config = tmp_path / "chat.toml"
+    config.write_text("guests = true\nworkers = 2\n")
+    with Server(tmp_path, "--config", str(config), expected=["changes with a restart only"]) as server:
+        hang_up(server)
+        wait_for_line(server, "workers replaced")
+        assert "restart only" not in server.said()
+        config.write_text('guests = true\nworkers = 3\nhost = "127.0.0.2"\ntext-chars = 2000\n')
+        hang_up(server)
+        wait_for_line(server, "workers replaced", 2)
+        assert re.findall(r"changes with a restart only (setting=\S+ stays=\S+)", server.said()) == [
+            "setting=host stays=127.0.0.1",
+            "setting=workers stays=2",
+        ]
+        assert len(server.workers()) == 2
+
+
 def test_sigterm_during_a_roll(tmp_path: Path) -> None:
     with Server(tmp_path, *TWO) as server, RawChat(server.port) as chat:
         hang_up(server)

@@ -140,7 +140,7 @@ def test_each_on_its_own_unix_socket(tmp_path: Path) -> None:
                 with closing(socket.socket(socket.AF_UNIX)) as sock:
                     sock.settimeout(PATIENCE)
                     sock.connect(str(path))
-                    sock.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    sock.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                     assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
             second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, cwd=folder)
             assert second.returncode == 2
@@ -189,7 +189,7 @@ def test_who_waits_for_a_worker_that_dies_is_accepted_by_the_next(tmp_path: Path
             for _ in range(20)
         ]
         for sock in waiting:
-            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         for pid in server.workers():
             os.kill(pid, signal.SIGKILL)
         for sock in waiting:
@@ -215,6 +215,36 @@ def test_one_that_dies_again_and_again_is_started_ever_more_slowly(tmp_path: Pat
         pause = moments(server, "worker started")[-1] - moments(server, "worker ended")[-1]
         assert pause < 3.5, "it would be 4 s, if nothing was forgiven"
         assert other in server.workers(), "the other one had nothing to do with it"
+
+
+def test_nobody_waits_for_a_worker_that_is_in_back_off(tmp_path: Path) -> None:
+    program = impatient(SHORTEST_PAUSE=5.0, LONGEST_PAUSE=5.0)
+
+    def ask() -> bytes:
+        """The answer to a newcomer, which must be there within a second, and whole."""
+        with closing(socket.create_connection(("127.0.0.1", server.port), timeout=1.0)) as sock:
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            said = b""
+            while more := sock.recv(65536):
+                said += more
+        return said
+
+    with Server(tmp_path, *TWO, expected=[DIED], program=program) as server:
+        for count in (1, 2):
+            victim = started_pids(server)[-1] if count > 1 else server.workers()[0]
+            os.kill(victim, signal.SIGKILL)
+            if count == 1:
+                wait_for_new_worker(server, 2, victim)
+        wait_for_line(server, "newcomers are told to come back worker=1")
+        answers = [ask() for _ in range(60)]
+        refused = [answer for answer in answers if not answer.startswith(b"HTTP/1.1 200 ")]
+        assert refused, "the kernel gives some of them to the socket of the worker that is away"
+        for answer in refused:
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"\r\nRetry-After: 1\r\n" in answer
+            assert b'"code":"unavailable"' in answer
+        wait_for(lambda: all(ask().startswith(b"HTTP/1.1 200 ") for _ in range(60)), "the worker")
+        assert len(server.workers()) == 2
 
 
 def test_workers_without_a_parent_leave(tmp_path: Path) -> None:
@@ -397,7 +427,7 @@ def test_while_it_drains_open_connections_are_answered(tmp_path: Path, workers: 
         # So many that the kernel gives some to each worker: one without any would be gone at once.
         chats = [stack.enter_context(RawChat(server.port)) for _ in range(24)]
         for sock in plain:
-            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
         assert server.process is not None
         server.process.terminate()
@@ -405,9 +435,9 @@ def test_while_it_drains_open_connections_are_answered(tmp_path: Path, workers: 
             with pytest.raises(Closed):
                 chat.hear()  # and it does not answer yet
         for sock in plain:
-            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
-            sock.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+            sock.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             answer = sock.recv(1000)
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert b'"failing":["draining"]' in answer

@@ -112,7 +112,7 @@ def reset(sock: socket.socket) -> None:
 def get(port: int, path: str) -> bytes:
     """The whole answer to one plain request."""
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as sock:
-        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         said = b""
         while more := sock.recv(1 << 18):
             said += more

@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.chat import eventually, running
 from tests.support.raw_chat import handshake
-from tornado_chat.web import acceptor
+from tornado_chat.processes import turned_away
+from tornado_chat.web import acceptor, http_connections
 
 
 async def answer(sock: socket.socket) -> bytes:
@@ -67,6 +68,7 @@ async def test_what_waits_is_bounded_by_the_connections_that_are_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acceptor, "HANDSHAKES", 2)
+    monkeypatch.setattr(http_connections, "RESERVED", 2)
     async with running(tmp_path, max_connections=3) as here:
         taking, port = here.server.acceptor, int(here.address.rpartition(":")[2])
         begin = taking._turn
@@ -82,17 +84,17 @@ async def test_what_waits_is_bounded_by_the_connections_that_are_free(
 
 
 async def test_those_turned_away_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acceptor, "LINGERING", 2)
-    monkeypatch.setattr(acceptor, "LINGER_SECONDS", 0.2)
-    monkeypatch.setattr(acceptor, "HANDSHAKES", 0)
+    monkeypatch.setattr(turned_away, "LINGERING", 2)
+    monkeypatch.setattr(turned_away, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(http_connections, "RESERVED", 1)
     async with running(tmp_path) as here:
         taking, port = here.server.acceptor, int(here.address.rpartition(":")[2])
         monkeypatch.setattr(taking, "_turn", lambda: None)
-        monkeypatch.setattr(taking, "free", int)
+        monkeypatch.setattr(taking.http, "room", int)
         made = await connected(port, 6)
         await eventually(lambda: here.server.metrics.refusals[503] == 5)
-        assert len(taking._lingering) <= 2
-        await eventually(lambda: not taking._lingering)
+        assert len(taking.turned_away) <= 2
+        await eventually(lambda: not len(taking.turned_away))
         for sock in made:
             sock.close()
 

@@ -58,6 +58,7 @@ async def serving(
 
 def tcp() -> tuple[list[socket.socket], Callable[[], socket.socket]]:
     listeners = bind_sockets(0, "127.0.0.1")
+    listeners[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 65536)  # as the acceptor does
     return listeners, lambda: socket.create_connection(listeners[0].getsockname(), timeout=5)
 
 
@@ -81,6 +82,7 @@ async def test_early_bytes_are_not_lost(size: int) -> None:
                 got += await loop.sock_recv(sock, 65536)
             assert got == early[:size]
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
             assert not sock.getblocking()
             await loop.sock_sendall(sock, b"ours now")
             assert await loop.sock_recv(client, 100) == b"ours now"

@@ -81,6 +81,7 @@ async def test_not_ready_and_no_more_handshakes_while_draining(tmp_path: Path) -
 
 FAMILIES = {
     "connections": "gauge",
+    "http_connections": "gauge",
     "rooms": "gauge",
     "members": "gauge",
     "catching_up": "gauge",

@@ -194,14 +194,18 @@ class Limits:
         self.max_connections = max_connections
         self.rooms = RoomLimits(settings.max_rooms, settings.rooms_per_address)
 
-    def check_connection(self, address: str, sockets: int) -> None:
-        """Raise `rate_limited` (the address has too many) or `overloaded` (the process has: `sockets` are open)."""
-        if self.per_address and self.addresses.connections(address) >= self.per_address:
+    def check_address(self, address: str, http: int = 0) -> None:
+        """Raise `rate_limited` if the address has too many connections, `http` ones besides its WebSockets."""
+        if self.per_address and self.addresses.connections(address) + http >= self.per_address:
             raise ChatError(
                 ErrorCode.RATE_LIMITED,
                 f"this address has {self.per_address} connections open, which is the limit: close one or come later",
                 retry_after=5,
             )
+
+    def check_connection(self, address: str, sockets: int) -> None:
+        """Raise `rate_limited` (the address has too many) or `overloaded` (the process has: `sockets` are open)."""
+        self.check_address(address)
         if self.max_connections and sockets >= self.max_connections:
             raise ChatError(
                 ErrorCode.OVERLOADED, "this server has as many connections as it takes: come later", retry_after=5

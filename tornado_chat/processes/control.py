@@ -28,6 +28,7 @@ from typing import Any, Protocol, Self
 import orjson
 
 from tornado_chat.metrics import Metrics, WorkerReport
+from tornado_chat.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -159,14 +160,20 @@ class Parent:
     """The supervising process, as a worker sees it. `leaving` gets `reconnects` when the worker is to drain."""
 
     def __init__(self, pipe: Pipe, worker: Controlled, workers: int) -> None:
+        """`workers`: how many there are."""
         self.leaving: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._pipe = pipe
         self._worker = worker
         self._workers = workers
         self._scrapes: list[asyncio.Future[list[WorkerReport]]] = []
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._report_each_second())]
-        worker.metrics.scrape = self.scrape
-        pipe.send("ready", uid=worker.uid)
+        self._tasks = Tasks()
+
+    def start(self) -> None:
+        """Say that the worker is ready, report, and listen."""
+        self._tasks.spawn(self._follow())
+        self._tasks.spawn(self._report_each_second())
+        self._worker.metrics.scrape = self.scrape
+        self._pipe.send("ready", uid=self._worker.uid)
 
     def leave(self) -> None:
         """Drain because of a signal; the parent is told, so that another takes this worker's place at once."""
@@ -188,9 +195,7 @@ class Parent:
 
     async def close(self) -> None:
         """Report for the last time, and hang up."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.stop()
         self._report()
         await self._pipe.close()
 

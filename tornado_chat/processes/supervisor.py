@@ -16,10 +16,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tornado_chat.config import Settings
+from tornado_chat.errors import ConfigError
 from tornado_chat.log.serving import serving
 from tornado_chat.metrics import Counts, Levels, WorkerReport, add
 from tornado_chat.processes import listeners
@@ -54,23 +55,29 @@ parent itself (a machine that slept) what the workers said meanwhile is still to
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 """Seconds before a worker is started again, doubled each time; the first time it is started at once."""
 
+BOUND_AT_THE_START = "host", "port", "unix_socket", "workers"
+"""Settings that a roll does not change: the sockets stay, one for each worker."""
+
+PATIENT_SECONDS = 3.0
+"""Newcomers wait so long for a worker that is started again at once; for one that is started later they do not."""
+
 LONG_LIFE_SECONDS = 10.0
 """A worker that lived this long is started again without a pause."""
 
 
-def supervise(settings: Settings, arguments: Sequence[str]) -> int:
+def supervise(settings: Settings, arguments: Sequence[str], load: Callable[[], Settings]) -> int:
     """Run `settings.workers` processes until SIGTERM or SIGINT; the exit code.
 
-    `arguments`: those of the command, from which each worker makes its settings anew. ConfigError if the sockets
-    cannot be had.
+    `arguments`: those of the command, from which each worker makes its settings anew, as `load` does here. ConfigError
+    if the sockets cannot be had.
     """
-    return asyncio.run(_supervise(settings, arguments))
+    return asyncio.run(_supervise(settings, arguments, load))
 
 
-async def _supervise(settings: Settings, arguments: Sequence[str]) -> int:
+async def _supervise(settings: Settings, arguments: Sequence[str], load: Callable[[], Settings]) -> int:
     made = listeners.listen(settings)
     try:
-        return await Supervisor(made, arguments, Systemd(os.environ, os.getpid()), settings).run()
+        return await Supervisor(settings, made, arguments, load, Systemd(os.environ, os.getpid())).run()
     finally:
         listeners.close(made)
 
@@ -78,14 +85,22 @@ async def _supervise(settings: Settings, arguments: Sequence[str]) -> int:
 class Supervisor:
     """See the module; `run` is its life."""
 
-    def __init__(self, made: list[Listeners], arguments: Sequence[str], systemd: Systemd, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        made: list[Listeners],
+        arguments: Sequence[str],
+        load: Callable[[], Settings],
+        systemd: Systemd,
+    ) -> None:
+        self.settings = settings
         self.slots = [Slot(number, some) for number, some in enumerate(made, 1)]
         self.workers: set[Worker] = set()  # every process that is not reaped, old and new
         self.systemd = systemd
-        self._settings = settings
         # The current directory is searched for modules (-P: it is not) as it is for us.
         safe = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
         self._command = [sys.executable, *safe, "-m", "tornado_chat", *arguments]
+        self._load = load
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
         self._changes = Tasks()  # those that may start a worker: a stop ends them first
@@ -113,7 +128,7 @@ class Supervisor:
                 self._tasks.spawn(self._sweep())
                 self._tasks.spawn(self._feed_watchdog())
                 self._changes.spawn(self._roll_when_wanted())
-                with serving(self._settings):
+                with serving(self.settings):
                     await self._stopped
                 code = 0
             self.systemd.stopping()
@@ -124,6 +139,9 @@ class Supervisor:
             for worker in self.workers:  # after a fault of ours only
                 worker.process.kill()
                 worker.process.wait()
+            for number in handlers:  # one more would end us as if nobody had obeyed the first
+                self._loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
         return 1 if self._killed else code
 
     # Start and stop
@@ -172,6 +190,7 @@ class Supervisor:
     async def _drain_all(self) -> None:
         for slot in self.slots:
             slot.stop_timer()
+            slot.stand_in.close()
         await self._changes.stop()
         logger.info("stopping workers=%d", len(self.workers))
         share = reconnects(len(self.slots), sharing=len(self.slots))
@@ -225,6 +244,7 @@ class Supervisor:
         slot.restarts += 1
         pause = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** (slot.failures - 1)) if slot.failures else 0.0
         slot.failures += 1
+        slot.stand_in.start(0.0 if pause else PATIENT_SECONDS)
         slot.timer = self._loop.call_later(pause, lambda: self._changes.spawn(self._fill(slot)))
 
     async def _attend(self, worker: Worker, slot: Slot) -> None:
@@ -279,6 +299,7 @@ class Supervisor:
             case "ready":
                 worker.uid = message["uid"]
                 worker.ready.set_result(True)
+                slot.stand_in.stop()
             case "failed":
                 worker.refused = message
             case "report":
@@ -359,9 +380,20 @@ class Supervisor:
             await self._roll()
             self._tell_ready()
 
+    def _tell_what_stays(self) -> None:
+        try:
+            wanted = self._load()
+        except ConfigError:
+            return  # each new worker will say so
+        for name in BOUND_AT_THE_START:
+            stays = getattr(self.settings, name)
+            if getattr(wanted, name) != stays:
+                logger.warning("a setting changes with a restart only setting=%s stays=%s", name, stays)
+
     async def _roll(self) -> None:
         """Replace all workers: the new ones accept before the first of the old ones leaves."""
         logger.info("replacing the workers workers=%d", len(self.slots))
+        self._tell_what_stays()
         new: list[Worker] = []
         try:
             for slot in self.slots:

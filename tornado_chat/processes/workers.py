@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from tornado_chat.metrics import Counts, Levels
 from tornado_chat.processes.control import VARIABLE, Message, Pipe, Place
 from tornado_chat.processes.listeners import Listeners
+from tornado_chat.processes.stand_in import StandIn
 
 
 class Worker:
@@ -60,7 +61,7 @@ class Worker:
 class Slot:
     """The place of worker `number`, in which one process follows another."""
 
-    __slots__ = ("ended", "failures", "listeners", "number", "restarts", "timer", "worker")
+    __slots__ = ("ended", "failures", "listeners", "number", "restarts", "stand_in", "timer", "worker")
 
     def __init__(self, number: int, listeners: Listeners) -> None:
         self.number = number
@@ -70,6 +71,7 @@ class Slot:
         self.restarts = 0
         self.failures = 0  # short lives in a row
         self.timer: asyncio.TimerHandle | None = None
+        self.stand_in = StandIn(number, listeners)
 
     def stop_timer(self) -> None:
         if self.timer is not None:

@@ -13,16 +13,14 @@ import logging
 import random
 import socket
 from collections import deque
-from collections.abc import Callable
 from time import monotonic
-from typing import Any
 
-import orjson
-from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream
-
-from tornado_chat.errors import ErrorCode
+from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.metrics import Metrics
+from tornado_chat.processes.turned_away import TurnedAway
+from tornado_chat.web.gate import UNIX_PEER
+from tornado_chat.web.http_connections import HttpConnection, HttpConnections
+from tornado_chat.wire.refusals import refusal
 
 logger = logging.getLogger(__name__)
 
@@ -39,50 +37,29 @@ about 5,000 handshakes are done in a second."""
 RETRY_SECONDS = 2, 10
 """`Retry-After` is one of these or between them, so that those turned away do not all come back at once."""
 
-LINGERING, LINGER_SECONDS = 1024, 1.0
-"""So many that were turned away are left open so long: closing a socket whose request is still on its way would make
-the kernel take the answer back (RST)."""
-
-
-def _refusal(retry_after: int) -> bytes:
-    body = orjson.dumps(
-        {
-            "error": {
-                "code": ErrorCode.OVERLOADED,
-                "message": f"too many are connecting at this moment: try again in {retry_after} s",
-            }
-        }
-    )
-    lines = (
-        "HTTP/1.1 503 Service Unavailable",
-        "Connection: close",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        f"Retry-After: {retry_after}",
-    )
-    return "".join(line + "\r\n" for line in (*lines, "")).encode() + body
+UNSENT_BYTES = 65536
+"""What the kernel holds of answers that a client does not take, besides what is on its way. By itself it would hold
+megabytes: a client that pipelines and reads nothing would have a hundred answers made before one of them waits."""
 
 
 class Acceptor:
     """Accepts from `listeners` once started, until `pause`."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, http: HTTPServer, metrics: Metrics, free: Callable[[], int]
-    ) -> None:
-        """`free()`: how many connections more the process may have; some can be asked for plain HTTP even at 0."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, http: HttpConnections, metrics: Metrics) -> None:
         self.loop = loop
         self.http = http
         self.metrics = metrics
-        self.free = free
         self.listeners: list[socket.socket] = []
-        self.waiting: deque[tuple[socket.socket, Any, float]] = deque()  # with the peer's address, and since when
-        self._lingering: set[socket.socket] = set()
-        self._refusals = [_refusal(seconds) for seconds in range(RETRY_SECONDS[0], RETRY_SECONDS[1] + 1)]
+        self.waiting: deque[HttpConnection] = deque()
+        self.turned_away = TurnedAway(loop)
+        self._overloaded = [_overloaded(seconds) for seconds in range(RETRY_SECONDS[0], RETRY_SECONDS[1] + 1)]
         self._turn_due = False
 
     def start(self, listeners: list[socket.socket]) -> None:
         self.listeners = listeners
         for listener in listeners:
+            if listener.family != socket.AF_UNIX:  # those accepted have it from their listener
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             self.loop.add_reader(listener, self._accept, listener)
 
     def pause(self) -> None:
@@ -96,9 +73,7 @@ class Acceptor:
         self.pause()
         while self.waiting:
             self._begin()
-        for sock in self._lingering:
-            sock.close()
-        self._lingering.clear()
+        self.turned_away.close()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPTS):
@@ -114,12 +89,17 @@ class Acceptor:
                 self.loop.remove_reader(listener)
                 self.loop.call_later(1.0, self._accept_again, listener)
                 return
-            now = monotonic()
-            waiting = len(self.waiting)
-            if waiting and (now - self.waiting[0][2] > WAIT_SECONDS or waiting >= max(self.free(), HANDSHAKES)):
-                self._turn_away(sock)
+            late = self.waiting and monotonic() - self.waiting[0].since > WAIT_SECONDS
+            if late or not self.http.has_room():
+                self._turn_away(sock, 503, random.choice(self._overloaded))
                 continue
-            self.waiting.append((sock, address, now))
+            try:
+                peer = address[0] if sock.family != socket.AF_UNIX else UNIX_PEER
+                connection = self.http.enter(sock, peer)
+            except ChatError as error:
+                self._turn_away(sock, 429, refusal(429, error.code, error.message, error.retry_after))
+                continue
+            self.waiting.append(connection)
             if not self._turn_due:
                 self._turn_due = True
                 self.loop.call_soon(self._turn)
@@ -139,23 +119,13 @@ class Acceptor:
                 self.loop.call_soon(self._turn)
 
     def _begin(self) -> None:
-        sock, address, _ = self.waiting.popleft()
-        self.http.handle_stream(IOStream(sock), address)
+        self.http.begin(self.waiting.popleft())
 
-    def _turn_away(self, sock: socket.socket) -> None:
-        self.metrics.refusals[503] += 1
-        try:
-            sock.setblocking(False)
-            sock.send(random.choice(self._refusals))
-            sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # it has gone already
-        if len(self._lingering) >= LINGERING:
-            sock.close()
-            return
-        self._lingering.add(sock)
-        self.loop.call_later(LINGER_SECONDS, self._let_go, sock)
+    def _turn_away(self, sock: socket.socket, status: int, answer: bytes) -> None:
+        self.metrics.refusals[status] += 1
+        self.turned_away.add(sock, answer, self.http.room() - len(self.http))
 
-    def _let_go(self, sock: socket.socket) -> None:
-        self._lingering.discard(sock)
-        sock.close()
+
+def _overloaded(retry_after: int) -> bytes:
+    message = f"too many are connecting at this moment: try again in {retry_after} s"
+    return refusal(503, ErrorCode.OVERLOADED, message, retry_after)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
+from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
     HTTPConnection,
     HTTPHeaders,
@@ -15,10 +16,16 @@ from tornado.httputil import (
 )
 from tornado.web import Application, RequestHandler
 
+from tornado_chat.errors import ChatError
 from tornado_chat.metrics import Metrics
+from tornado_chat.web.gate import PATH, Gate
+from tornado_chat.web.http_connections import HttpConnection
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
 from tornado_chat.web.pages import STATIC, PageHandler
-from tornado_chat.web.socket import PATH, Gate, Handshake
+from tornado_chat.web.refusals import STATUS, NothingHandler, refuse
+from tornado_chat.web.socket import Handshake
+
+HEALTH, METRICS = "/healthz", "/metrics"
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +42,11 @@ class Front(HTTPServerConnectionDelegate):
             [
                 (r"/()", PageHandler, {"path": str(STATIC), "default_filename": "index.html"}),
                 (r"/static/([\w./-]+)", PageHandler, {"path": str(STATIC)}),
-                (r"/healthz", HealthHandler),
+                (HEALTH, HealthHandler),
                 (r"/readyz", ReadyHandler, {"failing": failing, "degraded": degraded}),
-                (r"/metrics", MetricsHandler, {"metrics": metrics}),
+                (METRICS, MetricsHandler, {"metrics": metrics}),
             ],
+            default_handler_class=NothingHandler,
             log_function=_log_request,
         )
 
@@ -59,10 +67,21 @@ class _Fork(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
+        assert isinstance(self.request_conn, HTTP1Connection)
+        connection = self.request_conn.context
+        assert isinstance(connection, HttpConnection)
+        connection.expect_answer()
         path = start_line.path.partition("?")[0]
         if path == PATH or path.startswith(PATH + "/"):
             self.delegate = Handshake(self.front.gate, self.request_conn)
         else:
+            try:
+                if path != HEALTH:
+                    self.front.gate.check_host(headers, connection.remote_ip, proxied=path != METRICS)
+            except ChatError as error:
+                head = start_line.method == "HEAD"
+                refuse(self.request_conn, headers, STATUS[error.code], error.code, error.message, head=head)
+                return None
             self.delegate = self.front.app.start_request(self.server_conn, self.request_conn)
         return self.delegate.headers_received(start_line, headers)
 

@@ -24,6 +24,7 @@ def take_over(stream: IOStream) -> tuple[socket.socket, bytes]:
     finally:
         stream.close()
     sock.setblocking(False)
-    with suppress(OSError):  # a Unix socket has no such option
+    with suppress(OSError):  # a Unix socket has no such options
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)  # as the system has it, not as HTTP had it
     return sock, data

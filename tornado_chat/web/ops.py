@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
-from tornado.web import RequestHandler
 
 from tornado_chat.metrics import Metrics
+from tornado_chat.web.refusals import Handler
 
 
-class HealthHandler(RequestHandler):
+class HealthHandler(Handler):
     """`/healthz`: the process runs and its loop turns."""
 
     def get(self) -> None:
@@ -21,7 +21,7 @@ class HealthHandler(RequestHandler):
     head = get
 
 
-class ReadyHandler(RequestHandler):
+class ReadyHandler(Handler):
     """`/readyz`: 200, or 503 with the names of the failing checks; in either case what is away, but not needed."""
 
     def initialize(self, failing: Callable[[], list[str]], degraded: Callable[[], list[str]]) -> None:
@@ -39,7 +39,7 @@ class ReadyHandler(RequestHandler):
     head = get
 
 
-class MetricsHandler(RequestHandler):
+class MetricsHandler(Handler):
     """`/metrics`: Prometheus' text format, of all workers; 503 if their parent does not answer in time."""
 
     def initialize(self, metrics: Metrics) -> None:
@@ -55,3 +55,5 @@ class MetricsHandler(RequestHandler):
         else:
             self.set_header("Content-Type", CONTENT_TYPE_LATEST)
             self.finish(text)
+
+    head = get

@@ -216,15 +216,23 @@ def room_name(value: object) -> str:
 
 def check_user_id(value: object) -> str:
     """`value` if it is a user id, 1 to 64 printable characters; ChatError(bad_request) if not."""
-    return _check_printable("user id", value)
+    return check_printable("user id", value)
 
 
 def check_name(value: object) -> str:
-    """`value` if it is a user's name, 1 to 64 printable characters; ChatError(bad_request) if not."""
-    return _check_printable("name", value)
+    """`value` if it is a user's name, 1 to 64 printable characters that show; ChatError(bad_request) if not."""
+    name = check_printable("name", value)
+    if is_blank(name):
+        raise _bad("name: must have a character that can be seen")
+    return name
 
 
-def _check_printable(field: str, value: object) -> str:
+def is_blank(text: str) -> bool:
+    """Whether a reader sees nothing of `text`."""
+    return not any(map(_is_visible, text))
+
+
+def check_printable(field: str, value: object) -> str:
     if type(value) is str and 1 <= len(value) <= NAME_CHARS and all(map(_is_printable, value)):
         return value
     raise _bad(f"{field}: must be a string of 1 to {NAME_CHARS} printable characters; got {_kind(value)}")
@@ -233,6 +241,16 @@ def _check_printable(field: str, value: object) -> str:
 def _is_printable(char: str) -> bool:
     """Also the joiners inside emoji, and characters newer than this Python's Unicode."""
     return char.isprintable() or char in "\u200c\u200d" or unicodedata.category(char) == "Cn"
+
+
+_BLANKS = frozenset("\u115f\u1160\u2065\u2800\u3164\uffa0\U0001d159") | set(map(chr, range(0xFFF0, 0xFFF9)))
+"""Letters, symbols and characters to come that leave no mark: fillers, the empty Braille cell, what is ignorable."""
+
+
+def _is_visible(char: str) -> bool:
+    """No space, and no mark or joiner, which change what stands before them."""
+    category = unicodedata.category(char)
+    return (category[0] in "LNPS" or (category == "Cn" and char < "\U000e0000")) and char not in _BLANKS
 
 
 def _is_sound(text: str) -> bool:

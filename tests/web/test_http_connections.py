@@ -1,0 +1,209 @@
+"""Sockets that speak HTTP: none of them lasts for nothing, and all of them are counted."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import resource
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+
+from tests.support.chat import Running, eventually, running
+from tests.support.plain_http import HTTP, UPGRADE, get
+from tests.support.raw_chat import RawChat, Refused, handshake
+from tests.support.servers import UNLIMITED, Server
+from tornado_chat.web import http_connections
+
+PATIENCE = 15.0
+PAGE = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
+ELSEWHERE = (ipaddress.ip_network("10.0.0.0/8"),)
+"""Proxies that are not on loopback: a client there speaks for itself."""
+
+
+@asynccontextmanager
+async def idle(here: Running, count: int) -> AsyncIterator[list[socket.socket]]:
+    """So many connections that say nothing."""
+    loop = asyncio.get_running_loop()
+    with ExitStack() as stack:
+        made = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
+        for sock in made:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, ("127.0.0.1", port_of(here)))
+        yield made
+
+
+def port_of(here: Running) -> int:
+    return int(here.address.rpartition(":")[2])
+
+
+async def said(sock: socket.socket) -> bytes:
+    """All that comes until the server hangs up."""
+    data = b""
+    async with asyncio.timeout(PATIENCE):
+        try:
+            while more := await asyncio.get_running_loop().sock_recv(sock, 65536):
+                data += more
+        except ConnectionResetError:
+            pass  # it had not read all that was sent
+    return data
+
+
+def flood(port: int) -> socket.socket:
+    """A connection that asks for more than its buffers hold, and reads nothing."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    sock.settimeout(PATIENCE)
+    sock.connect(("127.0.0.1", port))
+    sock.setblocking(False)
+    try:
+        while True:
+            sock.send(PAGE * 100)
+    except (BlockingIOError, ConnectionError):
+        return sock
+
+
+def patiently(port: int) -> RawChat:
+    """A newcomer, who is told to come later for as long as those before have done something just now."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return RawChat(port)
+        except Refused:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_connections_that_pipeline_and_read_nothing_take_neither_all_files_nor_the_loop(tmp_path: Path) -> None:
+    server = Server(tmp_path, *UNLIMITED)
+    server.launch()
+    try:
+        assert server.process is not None
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (300, 300))
+        deadline = time.monotonic() + PATIENCE
+        while not server.is_listening():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with ExitStack() as stack:
+            chat = stack.enter_context(RawChat(server.port, "/ws/r"))
+            chat.until("synced")
+            for number in range(400):
+                stack.enter_context(closing(flood(server.port)))
+                if number % 10 == 0:
+                    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE)) as sock:
+                        sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"a:\r\n" * 15_000 + b"\r\n")
+                    assert chat.ask(type="send", room="r", text="x", id=str(number))["type"] == "ack"
+            assert len(os.listdir(f"/proc/{server.process.pid}/fd")) < 300
+            newcomer = stack.enter_context(patiently(server.port))
+            assert newcomer.ask(type="send", room="r", text="x", id="new")["type"] == "ack"
+        server.stop()
+        server.check()  # among others: it never ran out of files
+    finally:
+        server.kill()
+
+
+async def test_who_asks_nothing_and_who_takes_no_answer_is_cut_off_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connections, "SWEEP_SECONDS", 0.05)
+    async with running(tmp_path) as here, idle(here, 2) as (silent, slow):
+        await asyncio.get_running_loop().sock_sendall(slow, PAGE[:20])
+        with closing(await asyncio.to_thread(flood, port_of(here))):
+            await eventually(lambda: len(here.server.http) == 3)
+            monkeypatch.setattr(http_connections, "REQUEST_SECONDS", 0.0)
+            async with idle(here, 1) as (newcomer,):
+                assert await said(newcomer) == b""
+            assert len(here.server.http) == 3, "their own time is not up"
+            for connection in here.server.http._serving.values():
+                connection.due -= http_connections.REQUEST_SECONDS + 20
+            assert await said(silent) == b""
+            assert await said(slow) == b""
+            assert len(here.server.http) == 1, "an answer has more time"
+            for connection in here.server.http._serving.values():
+                connection.due -= http_connections.ANSWER_SECONDS - 20
+            await eventually(lambda: not len(here.server.http))
+
+
+@pytest.mark.parametrize("head", [b"a:\r\n" * 101, b"a:\r\n" * 15_000, b"a: " + b"b" * 17_000 + b"\r\n"])
+async def test_431_for_a_head_that_is_too_large(tmp_path: Path, head: bytes) -> None:
+    async with running(tmp_path) as here, idle(here, 1) as (sock,):
+        await asyncio.get_running_loop().sock_sendall(sock, b"GET / HTTP/1.1\r\n" + head + b"\r\n")
+        answer = await said(sock)
+        assert answer.startswith(b"HTTP/1.1 431 "), answer[:100]
+        assert b'"code":"too_large"' in answer
+        await eventually(lambda: not len(here.server.http))
+
+
+async def test_a_head_of_the_greatest_size_is_read(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        many = {f"X-{number}": "x" for number in range(99)}
+        assert (await get(here, "/healthz", **many)).status == 200
+        assert (await get(here, "/healthz", Cookie="x" * 16_000)).status == 200
+
+
+async def test_an_address_may_have_so_many_sockets_whatever_they_are(tmp_path: Path) -> None:
+    async with running(tmp_path, connections_per_address=3, trusted_proxies=ELSEWHERE) as here:
+        async with idle(here, 2) as socks:
+            client = await here.connect()
+            async with idle(here, 1) as (refused,):
+                answer = await said(refused)
+                assert answer.startswith(b"HTTP/1.1 429 ")
+                assert b"Retry-After: " in answer
+                assert b'"code":"rate_limited"' in answer
+            for sock in socks:  # a connection that becomes a WebSocket does not count twice
+                await asyncio.get_running_loop().sock_sendall(sock, handshake(port_of(here)))
+                assert (await asyncio.get_running_loop().sock_recv(sock, 65536)).startswith(b"HTTP/1.1 101 ")
+            assert here.server.limits.addresses.connections("127.0.0.1") == 3
+            assert not len(here.server.http)
+            await client.close()
+            await eventually(lambda: here.server.limits.addresses.connections("127.0.0.1") == 2)
+            assert (await get(here, "/healthz")).status == 200
+        await eventually(lambda: not here.server.limits.addresses.connections("127.0.0.1"))
+        assert not here.server.http._by_address
+
+
+async def test_a_proxys_sockets_count_for_the_process_alone(tmp_path: Path) -> None:
+    async with running(tmp_path, connections_per_address=1) as here, idle(here, 5):
+        await eventually(lambda: len(here.server.http) == 5)
+        client = await here.connect(headers={"X-Forwarded-For": "1.2.3.4"})
+        async with HTTP(here) as http:
+            assert (await http.ask("/ws", UPGRADE | {"X-Forwarded-For": "1.2.3.4"})).status == 429
+        await client.close()
+
+
+async def test_where_there_is_no_room_the_quietest_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connections, "RESERVED", 2)
+    async with running(tmp_path, max_connections=3) as here, HTTP(here) as busy, idle(here, 2) as (first, second):
+        await eventually(lambda: len(here.server.http._serving) == 3)
+        assert (await busy.ask("/healthz", {"Host": "localhost"})).status == 200
+        async with idle(here, 1) as (refused,):
+            assert (await said(refused)).startswith(b"HTTP/1.1 503 "), "each has done something just now"
+        monkeypatch.setattr(http_connections, "QUIET_SECONDS", 0.0)
+        assert (await get(here, "/healthz")).status == 200
+        assert await said(first) == b""
+        assert (await busy.ask("/healthz", {"Host": "localhost"})).status == 200, "it was the last to do something"
+        monkeypatch.setattr(http_connections, "QUIET_SECONDS", 60.0)
+        await asyncio.get_running_loop().sock_sendall(second, PAGE)
+        assert (await asyncio.get_running_loop().sock_recv(second, 65536)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_gauge_tells_how_many_there_are(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, idle(here, 4):
+        await eventually(lambda: len(here.server.http) == 4)
+        assert "tornado_chat_http_connections 5.0" in (await get(here, "/metrics")).body.decode()
+
+
+async def test_all_that_one_connection_asks_for_at_once_is_answered_in_order(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, idle(here, 1) as (sock,):
+        paths = ["/healthz", "/nothing"] * 50
+        asked = b"".join(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() for path in paths)
+        await asyncio.get_running_loop().sock_sendall(
+            sock, asked + PAGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        )
+        statuses = [part[:3] for part in (await said(sock)).split(b"HTTP/1.1 ")[1:]]
+        assert statuses == [b"200", b"404"] * 50 + [b"200"]

@@ -1,0 +1,221 @@
+"""Who may come in: the origin, the limits, the credential, and what the address asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import secrets
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tornado.httputil import HTTPHeaders, parse_cookie
+
+from tornado_chat.auth import GUEST_TTL, Identity, authenticate, mint, new_guest
+from tornado_chat.config import Network, is_loopback
+from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.live.context import Context
+from tornado_chat.wire.codec import JSON, Codec
+from tornado_chat.wire.commands import Join, check_name, parse
+from tornado_chat.wire.encodings import SUBPROTOCOLS
+from tornado_chat.wire.handshake import HandshakeError
+
+PATH = "/ws"
+
+BEARER = "bearer."
+"""A sub-protocol that begins so is a token: the one way for a browser to send it that no log of URLs sees."""
+
+UNIX_PEER = "0.0.0.0"
+"""What Tornado calls the peer of a Unix socket: only a proxy on this machine can be there."""
+
+FORWARDED = "X-Forwarded-For", "X-Forwarded-Proto", "Forwarded"
+"""Of these, a proxy adds one at least."""
+
+_SECURE = {"https", "wss"}
+
+
+class Arguments:
+    """The query of the address, the last value of each name; without `parse_qs` where there is none."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, query: str) -> None:
+        self.values = dict(parse_qsl(query, keep_blank_values=True)) if query else {}
+
+    def get(self, name: str) -> str | None:
+        return self.values.get(name)
+
+
+class Gate:
+    """What all handshakes of a server share: whom it lets in, and what it hands the connections over to."""
+
+    def __init__(self, context: Context, secret: bytes) -> None:
+        self.context = context
+        self.settings = context.settings
+        self.secret = secret
+        self.any_host = self.settings.unix_socket is not None or not is_loopback(self.settings.host)
+        self.allowed_hosts = {urlsplit(origin).netloc for origin in self.settings.allowed_origins}
+
+    def check_host(self, headers: HTTPHeaders, peer: str, *, proxied: bool = True) -> None:
+        """On loopback, refuse what was sent to a name that is not this server's.
+
+        Whoever owns a domain can have its name lead to 127.0.0.1 after the visitor has loaded a page of it (DNS
+        rebinding): to the browser that page and this server are then one origin, and only Host tells.
+        `peer` tells nothing, for a browser here and a proxy here have the same address. That a proxy was between is
+        told by the headers that it adds: a page cannot add any to its WebSocket's handshake. To its fetch() it can, so
+        what is not for everybody is asked for with `proxied` false, and has to name the host in --allowed-origins.
+        """
+        host = headers.get("Host", "").lower()
+        if self.any_host or not host or is_loopback(_host_name(host)) or host in self.allowed_hosts:
+            return
+        if proxied and any(name in headers for name in FORWARDED) and self.is_proxy(peer):
+            return
+        raise ChatError(
+            ErrorCode.FORBIDDEN,
+            f"the server listens on loopback and is not called {host[:100]!a}: ask for localhost, "
+            "or name its origin in --allowed-origins",
+        )
+
+    def is_proxy(self, peer: str) -> bool:
+        return peer == UNIX_PEER or is_in(peer, self.settings.trusted_proxies)
+
+    def check_origin(self, headers: HTTPHeaders, peer: str) -> None:
+        """A page of another origin may not use its visitor's cookie (RFC 6455 section 10.2)."""
+        origin = headers.get("Origin")
+        if origin is None:
+            return  # not a browser
+        origin = origin.lower()
+        try:
+            parts = urlsplit(origin)
+            own = parts.netloc == headers.get("Host", "").lower()
+        except ValueError:
+            own = False
+        else:
+            if parts.scheme != "https" and self.is_proxy(peer):
+                # Whoever can change what is sent in the clear can have a page of http, and would be at home here.
+                own = own and not _SECURE & set(map(str.strip, headers.get("X-Forwarded-Proto", "").lower().split(",")))
+        if not own and origin not in self.settings.allowed_origins:
+            raise ChatError(
+                ErrorCode.FORBIDDEN,
+                f"pages of {origin[:100]!a} may not connect: the server allows its own and those of --allowed-origins",
+            )
+
+    def check_room_for_one_more(self, address: str) -> None:
+        if self.context.draining:
+            raise ChatError(ErrorCode.OVERLOADED, "this server is stopping: come back in a moment", retry_after=1)
+        self.context.limits.check_connection(address, len(self.context.lines.open))
+
+    def identify(
+        self, headers: HTTPHeaders, subprotocols: tuple[str, ...], arguments: Arguments
+    ) -> tuple[Identity, str | None]:
+        """Who connects, and the token that makes a guest's next connection the same user."""
+        credential = _credential(headers, subprotocols, arguments)
+        name = arguments.get("name")
+        if credential is not None:
+            identity = authenticate(self.secret, credential, guests=self.settings.guests)
+            self.context.revocations.check(identity.jti)
+            if identity.guest and name:
+                identity = dataclasses.replace(identity, name=check_name(name))
+        elif self.settings.guests:
+            identity = new_guest(name or None)
+        else:
+            raise ChatError(ErrorCode.UNAUTHORIZED, "guests are not let in: give a token (Authorization: Bearer ...)")
+        if identity.device is None:
+            identity = dataclasses.replace(identity, device=secrets.token_hex(4))
+        if not identity.guest:
+            return identity, None
+        return identity, mint(
+            self.secret,
+            identity.user,
+            name=identity.name,
+            device=identity.device,
+            rooms=identity.rooms,
+            ttl=GUEST_TTL,
+            jti=identity.jti,
+            guest=True,
+        )
+
+    def wanted_join(self, path: str, arguments: Arguments) -> Join | None:
+        """The join that `/ws/{room}?after=N` or `?last=N` stands for."""
+        room = path.removeprefix(PATH).removeprefix("/")
+        if path == PATH:
+            return None
+        wanted: dict[str, object] = {"type": "join", "room": unquote(room)}
+        for field in ("after", "last"):
+            value = arguments.get(field)
+            if value is not None:
+                wanted[field] = int(value) if value.isascii() and value.isdigit() and len(value) < 20 else value
+        join = parse(wanted, self.settings.text_chars)
+        assert isinstance(join, Join)
+        return join
+
+
+def _credential(headers: HTTPHeaders, subprotocols: tuple[str, ...], arguments: Arguments) -> str | None:
+    """The first token that is present, in the protocol's order."""
+    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    if "Cookie" in headers:
+        cookie = parse_cookie(headers["Cookie"]).get("chat_session")
+        if cookie is not None:
+            return cookie
+    for subprotocol in subprotocols:
+        if subprotocol.startswith(BEARER):
+            return subprotocol[len(BEARER) :]
+    return arguments.get("token")
+
+
+def choose_codec(subprotocols: tuple[str, ...]) -> tuple[Codec, str | None]:
+    """The codec, and the sub-protocol to echo: the client's first that is known; JSON when it offers none."""
+    offered = [name for name in subprotocols if not name.startswith(BEARER)]
+    for name in offered:
+        if name in SUBPROTOCOLS:
+            return SUBPROTOCOLS[name], name
+    if offered:
+        raise HandshakeError(f"no known sub-protocol is offered: offer {' or '.join(SUBPROTOCOLS)}, or none")
+    return JSON, None
+
+
+def accountable(peer: str, trusted: tuple[Network, ...]) -> str | None:
+    """The address that a socket of `peer` counts for when it is accepted.
+
+    None for a trusted proxy's: it speaks for many, and whose a request is stands in its headers.
+    """
+    if peer == UNIX_PEER or is_in(peer, trusted):
+        return None
+    return client_address(peer, None, trusted)
+
+
+def _host_name(host: str) -> str:
+    """The name or address in a Host header."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].removesuffix(".")
+
+
+def is_in(name: str, networks: tuple[Network, ...]) -> bool:
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return any(address in network for network in networks)
+
+
+def client_address(peer: str, forwarded: str | None, trusted: tuple[Network, ...]) -> str:
+    """Whose limits count: the peer, or behind trusted proxies the last in X-Forwarded-For that is none of them.
+
+    An IPv6 client counts as its /64, which is what one customer gets.
+    """
+    if forwarded is None and ":" not in peer:
+        return peer
+    chain = [peer, *reversed([part.strip() for part in forwarded.split(",")])] if forwarded else [peer]
+    client = peer
+    for hop in chain:
+        try:
+            address = ipaddress.ip_address(hop)
+        except ValueError:
+            break
+        address = getattr(address, "ipv4_mapped", None) or address
+        client = str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
+        if hop != UNIX_PEER and not any(address in network for network in trusted):
+            break
+    return client

@@ -1,0 +1,100 @@
+"""How HTTP requests are refused: with the protocol's JSON object, or as a small page for a person at a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from http import HTTPStatus
+from typing import Any
+
+from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
+from tornado.web import RequestHandler
+
+from tornado_chat.errors import ErrorCode
+from tornado_chat.wire.refusals import CONTENT_TYPE, refusal_body
+
+STATUS = {
+    ErrorCode.BAD_REQUEST: HTTPStatus.BAD_REQUEST,
+    ErrorCode.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED,
+    ErrorCode.FORBIDDEN: HTTPStatus.FORBIDDEN,
+    ErrorCode.RATE_LIMITED: HTTPStatus.TOO_MANY_REQUESTS,
+    ErrorCode.OVERLOADED: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""Of a refused handshake."""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<h1>{title}</h1>
+<p>{message}</p>
+<p><a href="/">To the chat</a></p>
+</html>
+"""
+
+_MESSAGES = {
+    404: "there is nothing at this address",
+    405: "this address is only read (GET, HEAD)",
+}
+
+
+def answer(
+    accept: str, status: int, code: str, message: str, retry_after: float | None = None
+) -> tuple[dict[str, str], bytes]:
+    """The headers and the body of a refusal, for a client that sent `accept` as its header Accept."""
+    if "text/html" not in accept:
+        return {"Content-Type": CONTENT_TYPE}, refusal_body(code, message, retry_after)
+    title = f"{status} {HTTPStatus(status).phrase}"
+    page = _PAGE.format(title=title, message=escape(message[0].upper() + message[1:] + "."))
+    return {
+        "Content-Type": "text/html; charset=UTF-8",
+        "Content-Security-Policy": "default-src 'none'",
+    }, page.encode()
+
+
+def refuse(
+    request: HTTPConnection,
+    asked: HTTPHeaders,
+    status: int,
+    code: str,
+    message: str,
+    *,
+    head: bool,
+    extra: Mapping[str, str] | None = None,
+    retry_after: float | None = None,
+) -> None:
+    """Answer `request`, whose headers are `asked`, and read no more from its connection. `head`: without the body."""
+    found, body = answer(asked.get("Accept", ""), status, code, message, retry_after)
+    headers = HTTPHeaders({**(extra or {}), **found})
+    headers["Connection"] = "close"
+    headers["Content-Length"] = str(len(body))
+    start = ResponseStartLine("HTTP/1.1", int(status), HTTPStatus(status).phrase)
+    request.write_headers(start, headers, None if head else body)
+    request.finish()
+
+
+class Handler(RequestHandler):
+    """What Tornado's handlers here have in common: how they fail, and that they do not tell what they are made of."""
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        code = {403: ErrorCode.FORBIDDEN, 404: ErrorCode.NOT_FOUND}.get(status_code, ErrorCode.BAD_REQUEST)
+        if status_code >= 500:
+            code = ErrorCode.UNAVAILABLE
+        message = _MESSAGES.get(status_code, HTTPStatus(status_code).description.lower() or "this cannot be done")
+        headers, body = answer(self.request.headers.get("Accept", ""), status_code, code, message)
+        for name, value in headers.items():
+            self.set_header(name, value)
+        if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            self.set_header("Allow", "GET, HEAD")
+        self.finish(body)
+
+
+class NothingHandler(Handler):
+    """Every address that is none."""
+
+    def prepare(self) -> None:
+        self.send_error(404)

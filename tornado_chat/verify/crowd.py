@@ -256,6 +256,7 @@ class Crowd:
             rooms = list(self.ledger.records)
             for room in self.dice.sample(rooms, min(SCROLLED_ROOMS, len(rooms))):
                 reader.questions.ask_history(room, None, HISTORY_MAX, SCROLLED_PAGES)
+                reader.questions.ask_presence(room)
             await self._wait(lambda: reader.waits() is None, patience)
         stuck = [(device, waits) for device in (*self.devices, reader) if (waits := device.waits()) is not None]
         for device, (room, seq, why) in stuck[:STUCK_SHOWN]:

@@ -21,7 +21,7 @@ from tornado_chat.live.connection import Connection
 from tornado_chat.web.handover import take_over
 from tornado_chat.wire.frames import BINARY, TEXT
 
-REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 Taken = list[tuple[socket.socket, bytes] | StreamClosedError]
 

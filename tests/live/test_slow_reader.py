@@ -31,7 +31,7 @@ def resident(server: Server) -> int:
 async def metric(server: Server, name: str) -> float:
     """A sample of `/metrics`, with its labels as they stand there; 0.0 if it is not there."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     text = (await reader.read()).decode()
     writer.close()
     await writer.wait_closed()

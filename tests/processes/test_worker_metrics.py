@@ -147,7 +147,7 @@ def test_a_worker_that_does_not_answer_is_left_out_with_its_last_report(tmp_path
             answer = b""
             while not answer:  # the kernel may give a connection to the one that stands still
                 with socket.create_connection(("127.0.0.1", server.port), timeout=3) as sock:
-                    sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                     with contextlib.suppress(TimeoutError):
                         while more := sock.recv(65536):
                             answer += more

@@ -22,7 +22,7 @@ from tornado_chat.web.handover import take_over
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.frames import TEXT
 
-REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 Taken = list[tuple[socket.socket, bytes] | StreamClosedError]
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING
 
 from tornado_chat.verify.codecs import Data
 from tornado_chat.verify.findings import Finding
 from tornado_chat.verify.messages import ERRORS
 from tornado_chat.verify.record import promised
-
-if TYPE_CHECKING:
-    from tornado_chat.verify.device import Device
-    from tornado_chat.verify.witness import Witness
+from tornado_chat.verify.speaker import Speaker
+from tornado_chat.verify.witness import Witness
 
 MAX_UNANSWERED = 32
 """Commands of one device on their way; the server takes 64 before it stops reading."""
@@ -39,7 +36,7 @@ class Sent:
 class Commands:
     """Those of one device that must become events, over all its connections."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Speaker) -> None:
         self.unanswered: dict[str, Sent] = {}  # by id, in the order of their first sending
         self.acked: list[Sent] = []  # a sample of all that were, to be sent again
         self.messages: deque[tuple[str, int]] = deque(maxlen=MESSAGES_KEPT)  # its own, not deleted

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
 
 from tornado_chat.verify.codecs import Data
+from tornado_chat.verify.commands import Sent
 from tornado_chat.verify.findings import Finding
 from tornado_chat.verify.history import Page, faults
 from tornado_chat.verify.messages import ERRORS, PRESENT_MAX
-
-if TYPE_CHECKING:
-    from tornado_chat.verify.commands import Sent
-    from tornado_chat.verify.device import Device
+from tornado_chat.verify.speaker import Speaker
 
 FAULTS_KEPT = 5
 """Of one page: one fault often is many."""
@@ -38,7 +35,7 @@ class _History:
 class Questions:
     """Those of one device: in each room one of each kind at a time. They end with their connection."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Speaker) -> None:
         self._device = device
         self._histories: dict[str, _History] = {}  # by room
         self._presence: dict[str, bool] = {}  # by room: whether this device must be among those who are there

@@ -1,0 +1,37 @@
+"""Who speaks and asks, as its commands and its questions see it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+from tornado_chat.verify.codecs import Data
+from tornado_chat.verify.findings import Finding
+from tornado_chat.verify.ledger import Ledger
+from tornado_chat.verify.witness import Witness
+
+
+class Speaker(Protocol):
+    """A device, without its connection."""
+
+    name: str
+    user: str
+    ledger: Ledger
+    dice: random.Random
+    rooms: dict[str, Witness]
+    last: bool
+    """It reads after everything else has happened."""
+    resumed: float
+    """When it read again after it had stopped, by time.monotonic()."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    def send(self, command: Data) -> None:
+        """Write `command` to the connection, if there is one."""
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Unless the connection is another by then."""
+
+    def violation(self, finding: Finding, room: str = "", seq: int = 0) -> None: ...

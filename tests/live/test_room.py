@@ -22,7 +22,8 @@ from tornado_chat.errors import ChatError, LogUnavailable
 from tornado_chat.live.hub import Hub, Memberships
 from tornado_chat.live.limits import AddressAccount, RoomLimits, TokenBucket
 from tornado_chat.live.member import GONE, LIVE, Member
-from tornado_chat.live.room import EARLY_EVENTS, PENDING_SIGNALS, SLICE, Room
+from tornado_chat.live.room import EARLY_EVENTS, SLICE, Room
+from tornado_chat.live.room_signals import PENDING_SIGNALS
 from tornado_chat.live.shared import PAGE_READS
 from tornado_chat.log import Appended, Entry, Revocation
 from tornado_chat.metrics import Metrics
@@ -332,8 +333,8 @@ def test_every_member_gets_every_event_once_and_in_order(
                     peers[who].drain()
                 case "typing", who:
                     peer = peers[who]
-                    room.typing.pop(peer.user, None)
-                    room.set_typing(peer.user, "name", peer, on=True)
+                    room.signals.typing.pop(peer.user, None)
+                    room.signals.set_typing("r", peer.user, "name", peer, on=True)
                 case "slow log", delay:
                     log.delay = delay
                 case "turn", count:

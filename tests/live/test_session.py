@@ -266,7 +266,7 @@ async def test_read_marks(tmp_path: Path) -> None:
 
 
 async def test_typing_is_told_to_the_others_and_lapses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tornado_chat.live.room.TYPING_SECONDS", 1.2)
+    monkeypatch.setattr("tornado_chat.live.room_signals.TYPING_SECONDS", 1.2)
     async with running(tmp_path) as here:
         alice = await here.join("r", f"/ws?token={mint(SECRET, 'alice', name='Alice', ttl=60)}")
         bob = await here.join("r")
@@ -283,7 +283,7 @@ async def test_typing_is_told_to_the_others_and_lapses(tmp_path: Path, monkeypat
         assert (await alice.ask(type="ping", id="p")) == {"type": "pong", "id": "p"}, "no typing of one's own before it"
         await alice.close()
         assert await bob.receive() == signal | {"on": False}
-        await eventually(lambda: here.server.hub.rooms["r"].typing_lapses is not None)
+        await eventually(lambda: not here.server.hub.rooms["r"].signals.typing)
 
 
 async def test_leave_ping_and_presence(tmp_path: Path) -> None:

@@ -21,16 +21,16 @@ from time import monotonic
 
 from tornado_chat.errors import CloseCode, LogUnavailable
 from tornado_chat.live.catching_up import CatchingUp
-from tornado_chat.live.line import Line, Sender
+from tornado_chat.live.line import Sender
 from tornado_chat.live.member import CATCHING, GONE, LIVE, Member
 from tornado_chat.live.ring import Ring
 from tornado_chat.live.room_presence import RoomPresence
+from tornado_chat.live.room_signals import RoomSignals
 from tornado_chat.live.shared import Shared
 from tornado_chat.log.kinds import erases
-from tornado_chat.wire.codec import Codec
 from tornado_chat.wire.encodings import Encoding
 from tornado_chat.wire.events import Event
-from tornado_chat.wire.replies import Behind, Presence, Signal, Synced, Typing
+from tornado_chat.wire.replies import Behind, Signal, Synced
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +40,6 @@ of 10,000 waits for a slice, not for the room. (A write takes 1 us, or 9 us if i
 
 PENDING_EVENTS = 4096
 """Who sends to a room that has this many events waiting for its flush is not read until it has half as many."""
-
-PENDING_SIGNALS = 256
-"""Signals beyond this many in one flush are dropped: they may be lost."""
-
-TYPING_SECONDS = 6.0
-"""A `typing` that is not repeated lapses after this time."""
 
 MEND_EVENTS, MEND_BYTES = 512, 256 * 1024
 """One page of a hole that is filled from the log."""
@@ -105,8 +99,6 @@ class Room:
         "ring",
         "shared",
         "signals",
-        "typing",
-        "typing_lapses",
         "users",
         "writing",
     )
@@ -128,16 +120,13 @@ class Room:
         self.groups: dict[Encoding, dict[Member, None]] = {}
         self.catching: CatchingUp | None = None  # only while somebody is behind
         self.pending: list[Event] = []
-        # The newest of each kind of each user, with the user whom it is not for.
-        self.signals: dict[object, tuple[Signal, str | None]] = {}
+        self.signals = RoomSignals(shared, self.tell)
         self.writing: list[Event] = []  # the events of the flush that runs
         self.batches: deque[Batch] = deque()
         self.flushing = False
         self.due: asyncio.Handle | None = None  # the call that begins a flush
         self.next_flush: asyncio.Future[None] | None = None
         self.blocked: deque[Sender] = deque()  # those who wait because too much is pending
-        self.typing: dict[str, tuple[str, Line, float]] = {}  # by user: the name, on which line, when it lapses
-        self.typing_lapses: asyncio.TimerHandle | None = None
         self.users: dict[str, int] = {}  # how many members each has here
         self.presence = RoomPresence()
         self.closed = False  # forgotten: whoever asks for the room gets another
@@ -156,11 +145,10 @@ class Room:
         """It is forgotten: nothing is expected any more."""
         self.closed = True
         self.early.clear()
-        self.typing.clear()
-        for timer in (self.hole, self.typing_lapses):
-            if timer is not None:
-                timer.cancel()
-        self.hole = self.typing_lapses = None
+        self.signals.shut()
+        if self.hole is not None:
+            self.hole.cancel()
+            self.hole = None
 
     def size(self) -> int:
         """How many members, live or catching up."""
@@ -212,8 +200,7 @@ class Room:
         member.state = GONE
         member.drop_page()
         user = member.user
-        if user in self.typing and self.typing[user][1] is member.line:
-            self.set_typing(user, member.name, member.line, on=False)
+        self.signals.stop_typing(self.name, user, member.line)
         if self.users[user] > 1:
             self.users[user] -= 1
             return False
@@ -327,49 +314,14 @@ class Room:
             self.mending = False
 
     def signal(self, signal: Signal, not_for: str | None = None) -> None:
-        """Tell the live members something that may be lost; `not_for` is the user who need not hear it.
-
-        Of one user's `read` or `typing` the newest counts.
-        """
-        if not self.groups:
-            return
-        key: object = id(signal) if isinstance(signal, Presence) else (signal.__class__, signal.user)
-        if key not in self.signals and (
-            len(self.signals) >= PENDING_SIGNALS or self.shared.signals.take(monotonic(), self.size())
-        ):
-            self.shared.metrics.signals_dropped += 1
-            return
-        self.signals[key] = signal, not_for
-        self._flush_soon()
+        """Tell the live members something that may be lost; `not_for` is the user who need not hear it."""
+        if self.groups and self.signals.add(signal, not_for, self.size()):
+            self._flush_soon()
 
     def tell(self, signal: Signal, not_for: str | None = None) -> None:
         """`signal`, in all processes."""
         self.signal(signal, not_for)
         self.shared.broker.publish_signal(self.name, signal, not_for)
-
-    def set_typing(self, user: str, name: str, line: Line, *, on: bool) -> None:
-        """Note and tell that a user types or stopped; a repetition within a second is not told again."""
-        now = monotonic()
-        before = self.typing.get(user)
-        if on:
-            if before and before[2] - now > TYPING_SECONDS - 1.0:
-                return
-            self.typing[user] = name, line, now + TYPING_SECONDS
-            if self.typing_lapses is None:
-                self.typing_lapses = self.shared.loop.call_later(TYPING_SECONDS, self._lapse_typing)
-        elif self.typing.pop(user, None) is None:
-            return
-        self.tell(Typing(room=self.name, user=user, name=name, on=on), user)
-
-    def _lapse_typing(self) -> None:
-        self.typing_lapses = None
-        now = monotonic()
-        for user, (name, line, lapses) in list(self.typing.items()):
-            if lapses <= now:
-                self.set_typing(user, name, line, on=False)
-        if self.typing:
-            wait = min(lapses for _, _, lapses in self.typing.values()) - now
-            self.typing_lapses = self.shared.loop.call_later(wait, self._lapse_typing)
 
     # The flush
 
@@ -416,7 +368,7 @@ class Room:
         events = self.writing = self._take_pending()
         if events:
             self.flushed = events[-1].seq
-        told = self._take_signals()
+        told = self.signals.take({encoding.codec for encoding in self.groups})
         total = 0
         for encoding, group in self.groups.items():
             frames = [event.frames[encoding] for event in events]
@@ -443,12 +395,6 @@ class Room:
                 break
         events, self.pending = self.pending[:taken], self.pending[taken:]
         return events
-
-    def _take_signals(self) -> dict[Codec, list[tuple[bytes, str | None]]]:
-        """The signals that wait, serialised once for each codec that somebody here speaks."""
-        signals, self.signals = self.signals, {}
-        codecs = {encoding.codec for encoding in self.groups}
-        return {codec: [(codec.encode(signal), not_for) for signal, not_for in signals.values()] for codec in codecs}
 
     def flush_slice(self) -> bool:
         """Write to the next SLICE members; False when the flush is done and nothing waits for another."""
@@ -498,7 +444,7 @@ class Room:
                 observe(now - event.born)
         self.writing = []
         self.flushing = False
-        if self.pending or self.signals:
+        if self.pending or self.signals.waiting:
             self._flush_soon()
         if len(self.pending) <= PENDING_EVENTS // 2:
             self._unblock()

@@ -363,7 +363,7 @@ class Session(Author):
         self.charge()
         room = self.context.hub.rooms.get(command.room)
         if room is not None:
-            room.set_typing(self.user, self.identity.name, self.line, on=command.on)
+            room.signals.set_typing(command.room, self.user, self.identity.name, self.line, on=command.on)
         return True
 
     def _ping(self, command: Ping) -> bool:

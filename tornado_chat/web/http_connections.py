@@ -209,8 +209,6 @@ class _Stream(IOStream):
         self._first = True
 
     def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Future[bytes]:
-        if self.closed():  # Tornado would still answer what it has read, to nobody
-            raise StreamClosedError(self.error)
         checked: Future[bytes] = Future()
         read = super().read_until_regex(regex, max_bytes)
         assert isinstance(read, Future)
@@ -229,7 +227,7 @@ class _Stream(IOStream):
             self._first = False
 
     def _hand_over(self, checked: Future[bytes], head: bytes) -> None:
-        if self.closed():
+        if self.closed():  # Tornado would still answer what it has read, to nobody
             future_set_exception_unless_cancelled(checked, StreamClosedError(self.error))
         else:
             future_set_result_unless_cancelled(checked, head)

@@ -19,7 +19,10 @@ import pytest
 from tests.support.chat import eventually
 from tests.support.raw_chat import AsyncChat, Closed, RawChat, Refused, get, handshake
 from tests.support.servers import UNLIMITED, Server
+from tornado_chat.config import Settings
+from tornado_chat.errors import ConfigError
 from tornado_chat.log.sqlite import open_sqlite
+from tornado_chat.server import serve
 
 PATIENCE = 15.0
 
@@ -417,3 +420,13 @@ async def test_a_log_that_went_back_is_noticed(tmp_path: Path) -> None:
             await member.answer_close()
         await eventually(lambda: finished(running(server)))
         server.process = None
+
+
+async def test_a_start_that_fails_leaves_no_task_running(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = Settings(
+            port=taken.getsockname()[1], database=f"sqlite:///{tmp_path / 'chat.db'}", secret_file=None, guests=True
+        )
+        with pytest.raises(ConfigError, match="Address already in use"):
+            await serve(settings)
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -364,8 +364,12 @@ async def _serve(settings: Settings, place: Place | None, secret: bytes, log: Lo
     broker = open_broker(settings, log.epoch, secret)
     try:
         server = Server(settings, secret, log, broker)
-        await server.open()
-        address = server.start(None if place is None else place.listeners)
+        try:
+            await server.open()
+            address = server.start(None if place is None else place.listeners)
+        except BaseException:
+            await server.hub.stop()
+            raise
     except BaseException:
         await broker.close()
         await log.close()

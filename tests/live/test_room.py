@@ -391,9 +391,9 @@ async def test_members_at_one_cursor_share_one_query_and_one_chunk() -> None:
     assert log.reads == 1, "the page went into the ring"
 
 
+@pytest.mark.logs("page not read")
 async def test_a_log_that_does_not_answer_delays_a_page_and_loses_nothing(monkeypatch: Any) -> None:
     monkeypatch.setattr("tornado_chat.live.catching_up.RETRY_SECONDS", 0.0)
-    monkeypatch.setattr("tornado_chat.live.catching_up.logger.warning", lambda *args: None)
     log = MemoryLog()
     for number in range(20):
         log.add(f"old {number}")

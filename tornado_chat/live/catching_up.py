@@ -130,7 +130,9 @@ class CatchingUp:
                 return page
             logger.error("log lost events room=%s after=%d before=%s", room.name, after, before)
         except LogUnavailable as error:
-            logger.warning("page not read, trying again soon room=%s after=%d reason=%s", room.name, after, error)
+            room.shared.page_warning.warning(
+                "page not read, trying again soon room=%s after=%d reason=%s", room.name, after, error
+            )
         except Exception:
             logger.exception("page not read, trying again soon room=%s after=%d", room.name, after)
         await asyncio.sleep(RETRY_SECONDS)

@@ -13,6 +13,7 @@ from tornado_chat.live.hub import Hub
 from tornado_chat.live.line import Sender
 from tornado_chat.live.room import PENDING_EVENTS, Room
 from tornado_chat.log import Appended, Entry, event_of
+from tornado_chat.logs import Repeated
 from tornado_chat.wire.events import Event
 from tornado_chat.wire.replies import Read
 
@@ -39,6 +40,7 @@ class Publisher:
         self.queue: deque[tuple[Sender, Entry, float]] = deque()
         self.queued_chars = 0
         self.blocked: deque[Sender] = deque()  # those who wait because the queue is full
+        self._repeated = Repeated(logger)
         self.failing = False  # the last commit's outcome is not known
         self.idle = asyncio.Event()
         self.idle.set()
@@ -104,7 +106,7 @@ class Publisher:
             outcomes = await self.hub.log.append(entries)
         except Exception as error:
             if isinstance(error, LogUnavailable):
-                logger.warning("log unavailable entries=%d reason=%s", len(entries), error)
+                self._repeated.warning("log unavailable entries=%d reason=%s", len(entries), error)
             else:
                 logger.exception("commit failed entries=%d", len(entries))
             self.failing = True

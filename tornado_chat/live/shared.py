@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from time import monotonic
 
 from tornado_chat.broker import Broker
@@ -10,6 +11,7 @@ from tornado_chat.live.limits import TokenBucket
 from tornado_chat.live.ring import Budget
 from tornado_chat.live.turns import Turns
 from tornado_chat.log import Log
+from tornado_chat.logs import Repeated
 from tornado_chat.metrics import Metrics
 from tornado_chat.tasks import Tasks
 
@@ -35,6 +37,7 @@ class Shared:
         "loop",
         "metrics",
         "page_reads",
+        "page_warning",
         "signals",
         "tasks",
         "turns",
@@ -61,3 +64,4 @@ class Shared:
         self.budget = Budget(ring_bytes)
         self.signals = TokenBucket(SIGNALS_A_SECOND, SIGNALS_A_SECOND, monotonic())
         self.page_reads = asyncio.Semaphore(PAGE_READS)
+        self.page_warning = Repeated(logging.getLogger("tornado_chat.live.catching_up"))

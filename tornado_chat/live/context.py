@@ -39,7 +39,7 @@ class Context:
         self.publisher = publisher
         self.limits = limits
         self.lines = lines
-        self.revocations = Revocations(hub.log)
+        self.revocations = Revocations(hub.log, lines)
         self.log_warning = Repeated(logging.getLogger("tornado_chat.live.session"))
         self.settings = settings
         self.draining = False  # nothing more is read; what was read is finished

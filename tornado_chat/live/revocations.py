@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode
-from tornado_chat.live.line import Line
+from tornado_chat.live.socket_line import Lines
 from tornado_chat.log import REVOCATIONS, Log
 
 POLL_SECONDS = 0.4
@@ -11,7 +11,7 @@ POLL_SECONDS = 0.4
 
 
 class Revocations:
-    """What the log has told so far, and the lines of the sessions here by their `jti`.
+    """What the log has told so far. Who is connected is looked for among all lines: 20,000 take 2 ms, and seldom.
 
     The log alone tells of them, by being asked often: a broker may be away, and this must not wait for it.
     None is ever forgotten: a clock that went wrong for a moment, or a second token with the same `jti`, would let its
@@ -20,20 +20,20 @@ class Revocations:
 
     __slots__ = ("_last", "_lines", "_log", "_revoked")
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, lines: Lines) -> None:
         self._log = log
+        self._lines = lines
         self._last = 0
         self._revoked: set[str] = set()
-        self._lines: dict[str, set[Line]] = {}
 
     async def poll(self) -> None:
         """Take note of the new ones and cut off their connections; LogUnavailable if the log does not tell."""
         while found := await self._log.revocations(self._last):
-            for revocation in found:
-                self._last = revocation.id
-                self._revoked.add(revocation.jti)
-                for line in tuple(self._lines.get(revocation.jti, ())):
-                    line.close(CloseCode.SESSION_REVOKED, "this session was revoked: sign in again")
+            new = {revocation.jti for revocation in found}
+            self._last = found[-1].id
+            self._revoked |= new
+            for line in [line for line in self._lines.open if line.jti in new]:
+                line.close(CloseCode.SESSION_REVOKED, "this session was revoked: sign in again")
             if len(found) < REVOCATIONS:
                 break
 
@@ -41,13 +41,3 @@ class Revocations:
         """Raise `unauthorized` if the session was revoked."""
         if jti in self._revoked:
             raise ChatError(ErrorCode.UNAUTHORIZED, "the token does not check: its session was revoked; sign in again")
-
-    def enter(self, jti: str | None, line: Line) -> None:
-        if jti is not None:
-            self._lines.setdefault(jti, set()).add(line)
-
-    def leave(self, jti: str | None, line: Line) -> None:
-        if jti is not None and jti in self._lines:
-            self._lines[jti].discard(line)
-            if not self._lines[jti]:
-                del self._lines[jti]

@@ -108,7 +108,6 @@ class Session(Author):
     def welcome(self, line: Line, token: str | None) -> replies.Welcome:
         """Belong to `line` from now on; what it is to be told first, with a guest's `token`."""
         self.line = line
-        self.context.revocations.enter(self.identity.jti, line)
         self.context.hub.metrics.handshakes += 1
         return replies.Welcome(
             user=self.user,
@@ -185,7 +184,6 @@ class Session(Author):
             self.paying.cancel()
         elif self.uncharged:
             self.owe_bytes(self.uncharged)
-        self.context.revocations.leave(self.identity.jti, self.line)
         self.end()
         logger.debug("closed user=%s code=%d reason=%s", self.user, code, reason)
 

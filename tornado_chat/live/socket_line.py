@@ -113,6 +113,7 @@ class SocketLine:
         "closing",
         "expires_at",
         "idle",
+        "jti",
         "listener",
         "outbox_bytes",
         "stuck",
@@ -125,6 +126,7 @@ class SocketLine:
         self._fd = sock.fileno()
         self.listener: Listener | None = listener
         self.closing = False
+        self.jti: str | None = None  # of the session that signed in
         self.expires_at = math.inf  # unix seconds; the sweep closes the line then
         self.outbox_bytes = 0
         self.asked_bytes = 0

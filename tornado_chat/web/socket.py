@@ -75,7 +75,7 @@ class Handshake(HTTPMessageDelegate):
         account = gate.context.limits.addresses.enter(address)
         session = Session(gate.context, identity, account, websocket(codec, window_bits))
         line = WebSocket(gate.context.lines, sock, session, codec, deflate=window_bits > 0)
-        line.expires_at = identity.expires_at
+        line.jti, line.expires_at = identity.jti, identity.expires_at
         line.write(answer + session.encoding.frame(session.welcome(line, token)))
         if join is not None:
             session.take(join, 0)

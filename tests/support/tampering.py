@@ -189,7 +189,7 @@ def withhold(type: str) -> Tamper:
     """No answer of this type, once."""
 
     def tamper(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
-        if proxy.at is not None or message["type"] != type:
+        if proxy.at is not None or message["type"] != type or "id" not in message:
             return None
         proxy.at = message | {"seq": 0}
         return []

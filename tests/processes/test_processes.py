@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient
 
-from tests.support.chat import Client, Running, eventually, present, running
+from tests.support.chat import SECRET, Client, Running, eventually, present, running
 from tests.support.redis_servers import redis_of_the_session, redis_server
+from tornado_chat.auth import mint
 from tornado_chat.broker import Change
 from tornado_chat.live.hub import Hub
 from tornado_chat.verify.proxy import Proxy
@@ -99,6 +101,21 @@ async def check_one_order(all: list[Running], *, each: int) -> None:
 
 def all_equal(lists: list[list[str]]) -> bool:
     return all(one == lists[0] for one in lists)
+
+
+async def test_a_mark_that_another_process_set_is_never_beyond_the_head(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with servers(tmp_path, 2, database) as (one, two):
+        path = f"/ws?token={mint(SECRET, 'alice', ttl=60)}"
+        await two.join("r")  # the room is open there, and polls are what tells it of events
+        monkeypatch.setattr(Hub, "poll", AsyncMock())
+        phone, laptop = await one.connect(path), await two.connect(path)
+        for number in range(3):
+            await phone.ask(type="send", room="r", text=str(number))
+        assert (await phone.ask(type="read", room="r", seq=3, id="mark"))["type"] == "ack"
+        joined = await laptop.ask(type="join", room="r")
+        assert (joined["head"], joined["cursor"], joined["read"]) == (3, 3, 3)
 
 
 async def test_without_redis_the_heads_are_polled(tmp_path: Path, database: str) -> None:

@@ -118,7 +118,7 @@ def test_messages_of_the_protocol(message: Data) -> None:
         (EDITED | {"type": "reacted", "emoji": "x", "on": 1}, "on is '1'"),
         (EDITED | {"type": "reacted", "emoji": "x" * 33, "on": True}, "emoji"),
         (JOINED | {"cursor": 6}, "beyond the head"),
-        (JOINED | {"read": -1}, "read"),
+        (JOINED | {"read": 6}, "beyond the head"),
         (WELCOME | {"limits": LIMITS | {"text_chars": 0}}, "limits"),
         (WELCOME | {"ping_interval": 0}, "ping_interval"),
         ({"type": "ack", "id": "i", "room": "r", "duplicate": False}, "duplicate"),

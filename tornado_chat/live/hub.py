@@ -138,8 +138,9 @@ class Hub:
                 mark = await self.marks.get((name, member.user))
                 await asyncio.shield(room.opened)  # shared with others who join
                 after, target = join.after, room.head
-                if after is not None and after > target:
-                    target = min(after, await self.heads.get(name))
+                known = max(after or 0, mark)  # perhaps by another process, of what was not told here yet
+                if known > target:
+                    target = min(known, await self.heads.get(name))
                     room.mend(target)
                 async with asyncio.timeout(FLUSH_SECONDS):
                     while room.flushed < target:

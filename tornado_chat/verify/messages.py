@@ -272,9 +272,8 @@ def _contradiction(message: Data) -> str | None:
             return "neither a text nor deleted" if message.get("text") is None else "deleted, with a text"
         case "edited" | "deleted" | "reacted" if message["target"] >= message["seq"]:
             return f"the target {message['target']} is not before the seq {message['seq']}"
-        # Not the mark: another process may have set it at a head that this one has not heard of.
-        case "joined" if message["cursor"] > message["head"]:
-            return f"the cursor {message['cursor']} is beyond the head {message['head']}"
+        case "joined" if max(message["cursor"], message["read"]) > message["head"]:
+            return f"the cursor {message['cursor']} or the mark {message['read']} is beyond the head {message['head']}"
         case "behind" if message["seq"] > message["head"]:
             return f"the seq {message['seq']} is beyond the head {message['head']}"
         case "presence":

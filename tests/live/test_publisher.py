@@ -151,7 +151,6 @@ async def test_a_room_with_much_to_flush_stops_the_reading_of_those_who_send_to_
 ) -> None:
     most = 50
     monkeypatch.setattr(room_module, "PENDING_EVENTS", most)
-    monkeypatch.setattr(publisher_module, "PENDING_EVENTS", most)
     async with running(tmp_path) as here, AsyncExitStack() as stack:
         member = await stack.enter_async_context(await AsyncChat.connect(port(here), "/ws/r"))
         await member.until("synced")

@@ -601,7 +601,7 @@ async def test_a_fault_in_a_flush_cuts_the_members_off_and_the_room_goes_on(monk
 
 
 async def test_news_that_come_faster_than_the_flush_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tornado_chat.live.hub.PENDING_EVENTS", 10)
+    monkeypatch.setattr("tornado_chat.live.room.PENDING_EVENTS", 10)
     log = MemoryLog()
     hub, room = await start(log)
     peer = Peer(hub, "u")

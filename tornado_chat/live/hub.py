@@ -10,7 +10,7 @@ from tornado_chat.live.limits import AddressAccount, RoomLimits
 from tornado_chat.live.lookup import Lookup
 from tornado_chat.live.member import Member
 from tornado_chat.live.presence import PresenceTracker
-from tornado_chat.live.room import PENDING_EVENTS, Room
+from tornado_chat.live.room import Room
 from tornado_chat.live.shared import Shared
 from tornado_chat.log import Log
 from tornado_chat.metrics import Metrics
@@ -185,7 +185,7 @@ class Hub:
         found = self.rooms.get(room)
         if found is None:
             return
-        if len(found.pending) >= PENDING_EVENTS:
+        if found.is_full:
             found.mend(events[-1]["seq"])  # its sender cannot be stopped: fetched when the room has flushed
             return
         for data in events:

@@ -11,7 +11,7 @@ from time import monotonic
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.line import Sender
-from tornado_chat.live.room import PENDING_EVENTS, Room
+from tornado_chat.live.room import Room
 from tornado_chat.log import Appended, Entry, event_of
 from tornado_chat.logs import Repeated
 from tornado_chat.wire.events import Event
@@ -56,7 +56,7 @@ class Publisher:
         if len(self.queue) >= QUEUE_ENTRIES or self.queued_chars >= QUEUE_CHARS:
             return self.blocked
         room = self.hub.rooms.get(room_name)
-        if room is not None and len(room.pending) >= PENDING_EVENTS:
+        if room is not None and room.is_full:
             return room.blocked
         return None
 

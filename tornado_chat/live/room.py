@@ -161,6 +161,11 @@ class Room:
         if self.catching:
             yield from self.catching.members
 
+    @property
+    def is_full(self) -> bool:
+        """So much waits for the flush that nothing more is to be committed or fetched for now."""
+        return len(self.pending) >= PENDING_EVENTS
+
     def release(self) -> None:
         """Say so if nobody needs the room any more."""
         if not self.groups and not self.catching and not self.holds:
@@ -297,7 +302,7 @@ class Room:
     async def _mend(self) -> None:
         try:
             while self.head < self.known:
-                while len(self.pending) >= PENDING_EVENTS:
+                while self.is_full:
                     await self.flush_begun()
                 page = await self.shared.log.read(self.name, self.head, max_events=MEND_EVENTS, max_bytes=MEND_BYTES)
                 if self.closed:

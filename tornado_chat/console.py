@@ -28,8 +28,8 @@ BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u
 async def tail(url: str, room: str, *, token: str | None, name: str | None, last: int, json: bool, out: TextIO) -> int:
     """Print the room to `out`, from `last` events ago on, until cancelled; 1 when the server will not have us.
 
-    A lost connection is told on stderr, and costs nothing. With `json`, each event is one object a line, as PROTOCOL
-    has it; `reset` is one too. BrokenPipeError: nobody reads `out` any more.
+    A lost connection is told on stderr, and costs nothing. With `json`, each event is one object a line, as
+    docs/protocol.md has it; `reset` is one too. BrokenPipeError: nobody reads `out` any more.
     """
     printer = Printer()
     try:

@@ -1,4 +1,4 @@
-"""What a client may say and what it gets, over real sockets: PROTOCOL's tables, line by line."""
+"""What a client may say and what it gets, over real sockets: the tables of docs/protocol.md, line by line."""
 
 from __future__ import annotations
 

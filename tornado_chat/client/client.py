@@ -11,8 +11,8 @@
    again with the same `id` on the next, so that the log holds it once; so is one answered with `rate_limited` (after
    the time asked for), `unavailable` or `overloaded` (after a back-off), and the room's later ones wait for it.
    Where the server limits the rate of sends, a room has one command on its way at a time, since a refused one would be
-   overtaken by the next. Elsewhere those on their way already may overtake one that was answered `unavailable`:
-   who cannot have that awaits each send.
+   overtaken by the next. Elsewhere commands that are on their way may overtake one that was answered `unavailable`:
+   a caller who needs the order awaits each send.
 3. Nothing grows without a bound. A full queue of events stops the reading from the socket (whoever joins a room must
    iterate, then: answers stand behind the events), and `max_commands` unanswered commands make the next call wait.
 """
@@ -67,7 +67,7 @@ class _JoinedRoom:
         self.epoch = epoch  # of `cursor`
         self.last = last
         self.live = False  # `joined` has come on this connection: events count from here on
-        self.hole: int | None = None  # the cursor at which one was seen
+        self.hole: int | None = None  # the cursor when a hole was seen
         self.join_id = ""
         self.joining: asyncio.Future[Data] = asyncio.get_running_loop().create_future()  # for the caller of join()
         self.timer: asyncio.TimerHandle | None = None  # to ask again
@@ -247,7 +247,7 @@ class Client:
         return self
 
     async def __anext__(self) -> Data:
-        """The next event or signal of a joined room, as PROTOCOL has it, `synced` and `behind` included; besides:
+        """The next event or signal of a joined room, by docs/protocol.md, with `synced` and `behind`; besides:
 
         `{"type": "reset", "room", "epoch"}`: another log has taken the place of the one that the room's events came
         from; forget them, the room comes again from its first event on.

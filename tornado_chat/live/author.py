@@ -34,26 +34,26 @@ class Author:
             raise ChatError(ErrorCode.FORBIDDEN, f"your token does not let you into {room}: ask for one that does")
 
     def charge(self) -> None:
-        """One of the user's events; also for what costs the others in a room as much. Raise `rate_limited`."""
+        """Charge one of the user's events, or what costs a room as much; ChatError (rate_limited) if none is left."""
         limits = self.context.limits
         wait = self.account.events.take(limits.time())
         if wait:
             settings = self.context.settings
             raise rate_limited(f"at most {settings.send_rate} a second, {settings.send_burst} at once", wait)
-        if self.identity.guest:  # who can be a new guest each time has the bucket of the address
+        if self.identity.guest:  # who can come as a new guest each time shares the bucket of the address
             wait = self.address.events.take(limits.time())
             if wait:
                 raise rate_limited("the guests of your address send too much together", wait)
 
     def owe_bytes(self, count: int) -> float:
-        """Charge what came, of whatever sense: the seconds for which nothing more is to be read."""
+        """Charge bytes that came, whatever they say: the seconds for which nothing more is to be read."""
         limits = self.context.limits
         return max(limits.users.owe_bytes(self.account, count), limits.addresses.owe_bytes(self.address, count))
 
     def publish(self, command: Publishing | Read, sender: Sender) -> bool:
         """Submit `command` to the log for `sender`, which is told what becomes of it.
 
-        False if there is no room for it now: `sender` is resumed when there may be. ChatError if it may not be.
+        False if the queue is full: `sender` is resumed later. ChatError if the user may not, or not yet.
         """
         self.check_room(command.room)
         publisher = self.context.publisher

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHUNK_EVENTS = 256
-"""At most this many events are written to one member in a loop turn; the hub's `batch_bytes` bounds their bytes."""
+"""At most this many events are written to one member in a loop turn; `Shared.batch_bytes` bounds their bytes."""
 
 PAGE_EVENTS, PAGE_BYTES = 512, 128 * 1024
 """One query of the log."""
@@ -43,7 +43,7 @@ class CatchingUp:
         self.readers: dict[int, set[Member]] = {}  # who waits for the page after this seq
         self.pages: set[Page] = set()  # those that members hold
         self.erased: set[int] = set()  # targets that were erased while pages were on their way
-        # The last one made: for which encoding and cursor, its frames, its last seq, how many events.
+        # The chunk that was made last: its encoding, the cursor before it, its frames, its last seq, how many events.
         self.chunk: tuple[Encoding, int, bytes, int, int] | None = None
 
     def feed(self, member: Member) -> None:
@@ -53,7 +53,7 @@ class CatchingUp:
             room.go_live(member)
             return
         if line.outbox_bytes > room.shared.high_water_mark // 2:
-            member.drop_page()  # it may stand still for long: what was kept for it is made again then
+            member.drop_page()  # the line may stand still for long: the page is read again when it goes on
             self.chunk = None
             line.want_drained()
             return
@@ -111,7 +111,7 @@ class CatchingUp:
                 page.events = await self._fetch(after)
         finally:
             waiting = self.readers.pop(after)
-            if room.catching is self:  # else nobody waits any more, and erasures were no longer noted here
+            if room.catching is self:  # else this one is over, and later erasures are not in `erased`
                 self._hand_out(page, waiting)
             if not page.holders:
                 permits.release()

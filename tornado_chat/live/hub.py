@@ -33,7 +33,7 @@ Memberships = dict[str, Member]
 
 
 class Hub:
-    """All rooms that have members here. `start` and `stop` belong to the server."""
+    """All rooms that have members here. The server calls `stop`."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Hub:
     # Members
 
     async def admit(self, member: Member, join: Join, memberships: Memberships, address: AddressAccount) -> None:
-        """Make `member` one of the room that `join` names: `joined` is written, what it lacks follows, then all else.
+        """Make `member` one of the room that `join` names: `joined` is written, then what it lacks, then what happens.
 
         It takes its place among the `memberships` of its session, where an older one of the same room ends. The room
         is counted for `address`. ChatError: one too many; LogUnavailable, TimeoutError: the log does not answer.

@@ -72,7 +72,7 @@ class Account:
         self.connections = 0
 
     def is_idle(self, now: float) -> bool:
-        """Nothing is in use, and nothing is to be paid back: a reconnect would be no way around a limit."""
+        """Nothing is in use and nothing is owed: a new account would allow no more than this one."""
         return not self.connections and self.events.full(now) and (self.bytes is None or self.bytes.full(now))
 
 
@@ -84,7 +84,7 @@ class AddressAccount(Account):
     def __init__(self, events: TokenBucket, joins: TokenBucket) -> None:
         super().__init__(events)
         self.joins = joins
-        self.rooms: dict[str, int] = {}  # how many memberships each has, those to be included
+        self.rooms: dict[str, int] = {}  # memberships in each, with those that are about to be
 
     def leave_room(self, name: str) -> None:
         left = self.rooms[name] - 1

@@ -134,7 +134,7 @@ class PresenceTracker:
         went = [(user, name) for user, name in went if user not in here.names and not here.is_elsewhere(user)]
         if new is not None:
             here.elsewhere[worker] = new
-        if (came or went) and here.compared:  # else they were there before anybody here
+        if (came or went) and here.compared:  # the first time all are new to us, but none of them has just come
             here.note(came, went)
             self._changed[room] = None
 
@@ -180,7 +180,7 @@ class PresenceTracker:
         if self.uid in known and (self.uid not in found or found[self.uid][0] < known[self.uid]):
             self._tell_anew(room.name)
         for worker in [worker for worker in known if worker not in found]:
-            # Who goes says so: a record that is missing may have been lost with a Redis, and will be written anew.
+            # A process that leaves a room says so. A record lost with a Redis is written anew.
             other = here.elsewhere.get(worker)
             if other is not None and other.version == known[worker]:
                 other.missed = other.missed or now

@@ -23,12 +23,12 @@ BATCH_ENTRIES = 1024
 """Entries in one commit: about 6 ms of SQLite, so that a commit does not make the next one's senders wait for long."""
 
 QUEUE_ENTRIES, QUEUE_CHARS = 8192, 16 * 1024 * 1024
-"""While this much waits for a commit, who wants to publish waits too, and is not read. (Characters of texts, bytes of
+"""While so much waits for a commit, clients that publish wait too, and are not read. (Characters of texts, bytes of
 metas.)"""
 
 
 def _log_fault(what: str, whose: str) -> None:
-    """Inside an `except`: a fault in what belongs to one client or room ends there, the others wait for their acks."""
+    """Log the fault of an `except`. It belongs to one client or room and ends there: the others get their acks."""
     logger.exception("commit not told to all fault=%s of=%s", what, whose)
 
 

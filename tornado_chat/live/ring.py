@@ -21,7 +21,7 @@ TRIM = 256
 
 
 class Budget:
-    """The bytes that all rings may hold together; the oldest event of the process goes first, whosever it is."""
+    """The bytes that all rings may hold together; the oldest event goes first, whichever room it is of."""
 
     __slots__ = ("bytes", "limit", "order")
 
@@ -62,7 +62,7 @@ class Ring:
         self.budget.evict()
 
     def prepend(self, page: Sequence[Event]) -> None:
-        """Put a page from the log before the rest, as far as the budget has room for it: it is the oldest of all."""
+        """Put the end of a page from the log before the rest, as much as the budget has room for."""
         taken = len(page)
         while taken and self.budget.bytes + EVENT_BYTES < self.budget.limit:
             taken -= 1

@@ -6,7 +6,7 @@ What is true of a room whenever the loop runs something else:
    up to `flushed`, or is about to be by the flush that runs.
 2. A member is live (in `groups`), catching up (in `catching`; `cursor` is the last seq that it was written), or gone
    (in neither, and nothing of this room is written to it any more).
-3. `early` holds events beyond head+1, which came before those that they follow; none at or below `head`.
+3. `early` holds the events that came too early: each has a seq greater than head+1.
 4. A member becomes live only when its cursor is `flushed`, and is then not in the snapshot of a flush that already
    runs: a batch comes to it neither twice nor never.
 """
@@ -39,17 +39,17 @@ SLICE, SLICE_SECONDS = 256, 0.00025
 of 10,000 waits for a slice, not for the room. (A write takes 1 us, or 9 us if it has to wake a sleeping process.)"""
 
 PENDING_EVENTS = 4096
-"""Who sends to a room that has this many events waiting for its flush is not read until it has half as many."""
+"""With so many events waiting for a room's flush, clients that send to it are not read until half of them are left."""
 
 MEND_EVENTS, MEND_BYTES = 512, 256 * 1024
 """One page of a hole that is filled from the log."""
 
 HOLE_SECONDS = 0.05
-"""How long a room waits for news that others have overtaken (two processes commit, then publish) before it asks the
-log. Between processes of one machine the news take about 1 ms."""
+"""How long a room waits for late events before it asks the log for them. Two processes commit, then publish, and the
+second may publish first. Between processes of one machine the news take about 1 ms."""
 
 EARLY_EVENTS = 1024
-"""Events that wait for those before them; further ones are fetched from the log with the hole."""
+"""Events that a room keeps because they came too early; further ones are fetched from the log with the hole."""
 
 
 class Batch:
@@ -62,7 +62,7 @@ class Batch:
     ) -> None:
         self.members = members
         self.position = 0
-        self.after = after  # the seq before the batch: the cursor of whoever it does not fit
+        self.after = after  # the seq before the batch: the cursor of a member that falls behind in it
         self.events = len(frames)
         self.frames = frames
         self.signals = signals  # with the user whom each is not for
@@ -111,9 +111,9 @@ class Room:
         self.opened: asyncio.Future[None] = shared.loop.create_future()  # done when the log has told the head
         self.head = -1  # the last event delivered; -1 until opened
         self.flushed = -1
-        self.known = 0  # the last event that the log is known to hold: beyond head means that some are missing here
+        self.known = 0  # the last seq that the log is known to hold; if it is greater than head, events are missing
         self.mending = False
-        self.early: dict[int, Event] = {}  # by seq
+        self.early: dict[int, Event] = {}  # events that came before those that they follow, by seq
         self.hole: asyncio.TimerHandle | None = None  # to ask the log for what did not come
         self.holds = 0  # joins under way, for which the room stays open
         self.ring = Ring(shared.budget)
@@ -134,7 +134,7 @@ class Room:
     # Opening and closing
 
     def open(self, head: int) -> None:
-        """The log has told the head; what was committed since then may have come here first."""
+        """Begin with the `head` that the log has told. Newer events may have come before it: they wait in `early`."""
         self.head = self.flushed = head
         self.opened.set_result(None)
         self.early = {seq: event for seq, event in self.early.items() if seq > head}
@@ -261,7 +261,7 @@ class Room:
             self._deliver_early()
 
     def _deliver_early(self) -> None:
-        """What waited for what has come now."""
+        """Deliver the early events that are the next ones now."""
         while (event := self.early.pop(self.head + 1, None)) is not None:
             self._deliver(event)
 
@@ -289,7 +289,7 @@ class Room:
         if self.head == head:
             self.mend(self.known)
         else:
-            self.expect(self.known)  # it moves: what is missing now is another hole
+            self.expect(self.known)  # the room has moved on: what is missing now is another hole
 
     def mend(self, known: int) -> None:
         """The log holds events up to `known`: fetch those that never came."""
@@ -336,7 +336,7 @@ class Room:
             self.due = self.shared.loop.call_soon(self._flush)
 
     def flush_now(self) -> None:
-        """The commit is announced whole: a flush that waits for the loop's next turn need not wait any longer."""
+        """All events of a commit were delivered: begin the flush that waits for the loop's next turn."""
         if self.due is not None:
             self.due.cancel()
             self._flush()
@@ -355,7 +355,7 @@ class Room:
             self._fail()
 
     def _fail(self) -> None:
-        """A fault in a flush: who was written what is not known, so everybody is to come back and say it."""
+        """A fault in a flush: what each member was written is not known. Those who come back say what they hold."""
         logger.exception("flush failed, its members are cut off room=%s", self.name)
         self.batches.clear()
         self.pending = []
@@ -389,7 +389,10 @@ class Room:
             self.shared.turns.flush(self.flush_slice)
 
     def _take_pending(self) -> list[Event]:
-        """The next events up to `batch_bytes` in the longest encoding, encoded; all of them if nobody is live."""
+        """Take the events of the next batch out of `pending`, and make the frames that the live members need.
+
+        In the longest encoding they have `batch_bytes` at most, or there is one event. All if nobody is live.
+        """
         taken = len(self.pending)
         size = 0
         for number, event in enumerate(self.pending if self.groups else ()):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 
 class Elsewhere:
-    """What one other process has in a room; nobody, if it has left: so an older change is known for one."""
+    """What one other process has in a room. When it has left, its version stays: older changes are known by that."""
 
     __slots__ = ("heard", "missed", "users", "version")
 

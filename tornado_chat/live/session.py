@@ -57,7 +57,7 @@ HELD_BYTES = 16 * 1024
 may be 50 KiB of objects.)"""
 
 UNCHARGED_BYTES = 16 * 1024
-"""What came is charged when it is so much, so that a message costs an addition."""
+"""Bytes that came are charged when they are so many: most messages then cost one addition."""
 
 ROOMS = 1000
 """Rooms that one connection may be in."""
@@ -66,7 +66,7 @@ OUTBOXES_BYTES = 256 * 1024 * 1024
 """With more than this waiting for all sockets together, no further `history` is answered."""
 
 HISTORY_BYTES = 1024 * 1024
-"""The answer to one `history`, nearly."""
+"""About what the answer to one `history` has at most."""
 
 PRESENT_USERS = 200
 """Users named in the answer to one `presence`."""
@@ -164,7 +164,7 @@ class Session(Author):
 
     @property
     def unfinished(self) -> bool:
-        """Something that was read is not answered yet, and not because the client does not read answers."""
+        """Something that was read is not answered yet. What waits for the client to read answers does not count."""
         if self.held and self.line.outbox_bytes <= self.context.settings.high_water_mark:
             return True
         return bool(self.unanswered or self.task)
@@ -370,7 +370,7 @@ class Session(Author):
 
 
 OWN_FAULTS = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND, ErrorCode.TOO_LARGE})
-"""Refusals that the client could have done without."""
+"""Refusals of what a sound client does not send."""
 
 _HANDLERS: dict[type[Command], Callable[[Session, Any], bool]] = {
     Join: Session._join,

@@ -33,7 +33,7 @@ ANSWERS_BYTES = 4096
 """With more answers waiting than these, a client has to take ANSWERS_RATE during `write_timeout`."""
 
 ANSWERS_RATE = 1024
-"""Bytes a second: who asks for more than it reads costs memory for as long as it goes on."""
+"""Bytes a second. A client that asks for more than it reads costs memory for as long as it goes on."""
 
 
 class Lines:

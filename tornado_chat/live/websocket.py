@@ -63,7 +63,7 @@ class WebSocket(SocketLine):
         uvloop calls a reader once, and then never again, when a reset comes in together with data; so whoever reads
         asks for another call where that is cheap, and the keepalive makes one when a connection falls silent.
         """
-        if self._pauses:  # only now: most pauses end before anything comes
+        if self._pauses:  # the reader goes only now: most pauses end before anything comes
             self._reading = False
             self._lines.loop.remove_reader(self._fd)
             return

@@ -139,7 +139,7 @@ class Supervisor:
             for worker in self.workers:  # after a fault of ours only
                 worker.process.kill()
                 worker.process.wait()
-            for number in handlers:  # one more would end us as if nobody had obeyed the first
+            for number in handlers:  # a further signal must not end us with its own exit code
                 self._loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
         return 1 if self._killed else code

@@ -90,7 +90,7 @@ class Gate:
             own = False
         else:
             if parts.scheme != "https" and self.is_proxy(peer):
-                # Whoever can change what is sent in the clear can have a page of http, and would be at home here.
+                # Behind TLS a page of http is not ours: whoever can change what is sent in the clear can have made it.
                 own = own and not _SECURE & set(map(str.strip, headers.get("X-Forwarded-Proto", "").lower().split(",")))
         if not own and origin not in self.settings.allowed_origins:
             raise ChatError(

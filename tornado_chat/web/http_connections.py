@@ -60,7 +60,7 @@ _HEAD_TOO_LARGE = refusal(
 
 
 class HttpConnection:
-    """One socket; what Tornado hands about as the context of its requests, which asks for the first two attributes."""
+    """One socket. Tornado has it as the `context` of its requests, and reads `remote_ip` and `protocol`."""
 
     __slots__ = ("account", "due", "protocol", "remote_ip", "since", "sock", "stream")
 
@@ -154,7 +154,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         connection = self._serving.pop(server_conn, None)
-        if connection is not None:  # None: it was cut off, and does not know yet
+        if connection is not None:  # None: it was cut off, and Tornado does not know yet
             connection.expect_request()
             self._serving[server_conn] = connection
         return self.front.start_request(server_conn, request_conn)
@@ -201,7 +201,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
 
 
 class _Stream(IOStream):
-    """Looks at the head of a request before Tornado takes it apart, which is when it is called back."""
+    """Counts the headers of a request before Tornado takes them apart, and lets the request wait for its turn."""
 
     def __init__(self, sock: socket.socket, on_head: Callable[[Callable[[], None], bool], None]) -> None:
         super().__init__(sock)
@@ -233,7 +233,7 @@ class _Stream(IOStream):
             future_set_result_unless_cancelled(checked, head)
 
     def close(self, exc_info: object = False) -> None:
-        """Say why, where it is closed for the head of its request."""
+        """Answer 431 first, if the head of a request is too large."""
         if isinstance(exc_info, UnsatisfiableReadError) and not self.closed():
             with suppress(OSError):
                 self.socket.send(_HEAD_TOO_LARGE)

@@ -75,7 +75,7 @@ def refuse(
 
 
 class Handler(RequestHandler):
-    """What Tornado's handlers here have in common: how they fail, and that they do not tell what they are made of."""
+    """What Tornado's handlers here have in common: how they refuse, and that they send no header Server."""
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")

@@ -244,7 +244,7 @@ def _is_printable(char: str) -> bool:
 
 
 _BLANKS = frozenset("\u115f\u1160\u2065\u2800\u3164\uffa0\U0001d159") | set(map(chr, range(0xFFF0, 0xFFF9)))
-"""Letters, symbols and characters to come that leave no mark: fillers, the empty Braille cell, what is ignorable."""
+"""Letters, symbols and unassigned characters that leave no mark: fillers, the empty Braille cell, what is ignorable."""
 
 
 def _is_visible(char: str) -> bool:

@@ -18,8 +18,8 @@ NO_STATUS = 1005  # what a close frame without a code counts as; never on the wi
 ABNORMAL = 1006  # the connection ended without a close frame; never on the wire
 
 _FIN, _RSV1, _RSV2_3, _MASK = 0x80, 0x40, 0x30, 0x80
-_TURN_BYTES = 65536  # what one `feed` may make of fragments and deflate data ...
-_FRAME_BYTES = 128  # ... where each frame, or part of one, counts as so many more: 512 of a byte take 0.5 ms
+_TURN_BYTES = 65536  # what one `feed` may make of fragments and deflate data
+_FRAME_BYTES = 128  # what each frame, or part of one, counts for besides: 512 of a byte take 0.5 ms
 _MEDIUM, _LARGE = Struct("!BBH").pack, Struct("!BBQ").pack
 
 
@@ -86,8 +86,8 @@ class _Message:
             raise FrameError(CloseCode.MESSAGE_TOO_BIG, f"message over {max_bytes} bytes when inflated")
         if self.opcode == TEXT and (self.sequence or not data.isascii()):
             data = self.sequence + data
-            self.sequence = data[utf_8_decode(data, "strict", False)[1] :]  # raises at the first bad byte ...
-            if b"\xed\xa0" <= self.sequence < b"\xee":  # ... but for half a surrogate, of which it wants to see the end
+            self.sequence = data[utf_8_decode(data, "strict", False)[1] :]  # raises at the first bad byte
+            if b"\xed\xa0" <= self.sequence < b"\xee":  # half a surrogate: it would wait for the end
                 raise UnicodeDecodeError("utf-8", self.sequence, 0, 2, "surrogate")
 
 

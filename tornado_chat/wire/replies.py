@@ -28,7 +28,7 @@ class Limits(Struct, gc=False):
 
 
 class Welcome(_Reply, kw_only=True):
-    """The first of every connection; times in ms since 1970 and in seconds."""
+    """The first of every connection; `server_time` is in ms since 1970, `ping_interval` in seconds."""
 
     user: str
     name: str

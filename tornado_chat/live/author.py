@@ -36,6 +36,8 @@ class Author:
     def charge(self) -> None:
         """One of the user's events; also for what costs the others in a room as much. Raise `rate_limited`."""
         limits = self.context.limits
+        self.account.event_count += 1
+        self.address.event_count += 1
         wait = self.account.events.take(limits.time())
         if wait:
             settings = self.context.settings

@@ -125,6 +125,7 @@ class Metrics:
         "scrape",
         "signals_dropped",
         "started",
+        "throttles",
     )
 
     def __init__(self) -> None:
@@ -136,6 +137,7 @@ class Metrics:
         self.catch_ups = 0
         self.handshakes = 0
         self.holes = 0
+        self.throttles = 0
         self.bytes_in: Callable[[], int] = int
         self.messages_in: Callable[[], int] = int
         self.log_reads: Callable[[], int] = int
@@ -168,6 +170,7 @@ class Metrics:
             ("handshakes", "WebSocket handshakes accepted.", self.handshakes),
             ("log_reads", "Pages of events read from the log.", self.log_reads()),
             ("holes", "Times that a room fetched from the log what it was not told of.", self.holes),
+            ("throttles", "Times that a client was not read until the bytes it had sent were paid.", self.throttles),
         ):
             yield Family(name, help, {"": value})
         labelled: tuple[tuple[str, str, str, Mapping[str, int] | Mapping[int, int]], ...] = (

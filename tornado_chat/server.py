@@ -25,6 +25,7 @@ from tornado_chat.live.context import Context
 from tornado_chat.live.hub import POLL_SECONDS, Hub
 from tornado_chat.live.keepalive import Keepalive
 from tornado_chat.live.limits import Limits
+from tornado_chat.live.load import Load
 from tornado_chat.live.publisher import Publisher
 from tornado_chat.live.revocations import POLL_SECONDS as REVOCATIONS_POLL_SECONDS
 from tornado_chat.live.session import Session
@@ -112,6 +113,7 @@ class Server:
         self.http = HttpConnections(
             front, self.limits, partial(accountable, trusted=settings.trusted_proxies), self._free
         )
+        self.load = Load(self.context, self.http.by_address)
         self.leave: Callable[[], None] = partial(signal.raise_signal, signal.SIGTERM)
         self.acceptor = Acceptor(loop, self.http, self.metrics)
         self.listeners: Listeners = []
@@ -241,6 +243,7 @@ class Server:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(wanted.wait(), 1.0)
             self.limits.sweep()
+            self.load.turn()
             often = self.publisher.failing or not self.log_answers or not self.hub.broker.available
             if not (often or wanted.is_set() or second % POLL_SECONDS == 0):
                 continue
@@ -354,6 +357,7 @@ async def serve(settings: Settings, place: Place | None = None) -> None:
     # Of a worker only SIGTERM: what a terminal sends goes to the parent, too, and is its to obey.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if place is None else (signal.SIGTERM,):
         loop.add_signal_handler(number, told.set)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is something to tell
     secret = load_secret(settings)
     log = await open_log(settings.database)
     with serving(settings) if place is None else contextlib.nullcontext():
@@ -374,6 +378,7 @@ async def _serve(settings: Settings, place: Place | None, secret: bytes, log: Lo
         await broker.close()
         await log.close()
         raise
+    server.loop.add_signal_handler(signal.SIGUSR1, server.load.tell)
     gc.freeze()  # what stands now stays: the collector need not look at it again
     gc.set_threshold(*GC_THRESHOLDS)
     if place is None:

@@ -164,7 +164,7 @@ async def test_an_address_may_have_so_many_sockets_whatever_they_are(tmp_path: P
             await eventually(lambda: here.server.limits.addresses.connections("127.0.0.1") == 2)
             assert (await get(here, "/healthz")).status == 200
         await eventually(lambda: not here.server.limits.addresses.connections("127.0.0.1"))
-        assert not here.server.http._by_address
+        assert not here.server.http.by_address
 
 
 async def test_a_proxys_sockets_count_for_the_process_alone(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ class Author:
     def charge(self) -> None:
         """Charge one of the user's events, or what costs a room as much; ChatError (rate_limited) if none is left."""
         limits = self.context.limits
+        self.account.event_count += 1
+        self.address.event_count += 1
         wait = self.account.events.take(limits.time())
         if wait:
             settings = self.context.settings

@@ -62,14 +62,18 @@ def rate_limited(what: str, wait: float) -> ChatError:
 
 
 class Account:
-    """What one user has in use: `connections` open, a bucket of events, and one of bytes once some were charged."""
+    """What one user has in use: `connections` open, a bucket of events, and one of bytes once some were charged.
 
-    __slots__ = ("bytes", "connections", "events")
+    `event_count` and `byte_count` are what was charged, granted or not, since `live.load` looked last.
+    """
+
+    __slots__ = ("byte_count", "bytes", "connections", "event_count", "events")
 
     def __init__(self, events: TokenBucket) -> None:
         self.events = events
         self.bytes: TokenBucket | None = None
         self.connections = 0
+        self.event_count = self.byte_count = 0
 
     def is_idle(self, now: float) -> bool:
         """Nothing is in use and nothing is owed: a new account would allow no more than this one."""
@@ -127,6 +131,7 @@ class Accounts(Generic[A]):
     def owe_bytes(self, account: A, count: int) -> float:
         """Charge bytes that came already: the seconds until none is owed."""
         now = self.time()
+        account.byte_count += count
         if account.bytes is None:
             account.bytes = TokenBucket(self.byte_rate, self.byte_burst, now)
         return account.bytes.owe(now, count)

@@ -153,6 +153,7 @@ class Session(Author):
         wait = self.owe_bytes(self.uncharged)
         self.uncharged = 0
         if wait and not self.line.closing:
+            self.context.hub.metrics.throttles += 1
             self.line.pause_reading()
             if self.paying is not None:
                 self.paying.cancel()

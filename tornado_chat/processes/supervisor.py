@@ -119,6 +119,7 @@ class Supervisor:
             signal.SIGTERM: self._stop,
             signal.SIGINT: self._stop,
             signal.SIGHUP: self._hang_up,
+            signal.SIGUSR1: self._ask_for_load,
         }
         for number, handler in handlers.items():
             self._loop.add_signal_handler(number, handler)
@@ -175,6 +176,12 @@ class Supervisor:
             self._stop()  # it says that our terminal was closed
         else:
             self._roll_wanted.set()
+
+    def _ask_for_load(self) -> None:
+        """Let each worker write to the log who causes load; one that leaves may not listen any more, and die of it."""
+        for worker in self.workers:
+            if not worker.leaving:
+                worker.process.send_signal(signal.SIGUSR1)
 
     def _stop(self) -> None:
         now = self._loop.time()

@@ -102,7 +102,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
         self.account = account
         self.room = room
         self._entered = 0
-        self._by_address: Counter[str] = Counter()
+        self.by_address: Counter[str] = Counter()
         self._serving: dict[object, HttpConnection] = {}  # by Tornado's connection; the quietest is the first
         self._first: deque[Callable[[], None]] = deque()
         self._more: deque[Callable[[], None]] = deque()
@@ -139,8 +139,8 @@ class HttpConnections(HTTPServerConnectionDelegate):
         """Count a socket that was accepted; ChatError (rate_limited) if its address has too many."""
         account = self.account(peer)
         if account is not None:
-            self.limits.check_address(account, self._by_address[account])
-            self._by_address[account] += 1
+            self.limits.check_address(account, self.by_address[account])
+            self.by_address[account] += 1
         self._entered += 1
         return HttpConnection(sock, peer, account)
 
@@ -168,9 +168,9 @@ class HttpConnections(HTTPServerConnectionDelegate):
         self._entered -= 1
         account = connection.account
         if account is not None:
-            self._by_address[account] -= 1
-            if not self._by_address[account]:
-                del self._by_address[account]
+            self.by_address[account] -= 1
+            if not self.by_address[account]:
+                del self.by_address[account]
 
     def _cut_off(self, server_conn: object, connection: HttpConnection) -> None:
         del self._serving[server_conn]

@@ -19,8 +19,15 @@ from typing import TypedDict
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from tornado_chat.errors import CloseCode
+from tornado_chat.wire.frames import ABNORMAL, NO_STATUS
+
 LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 BATCH_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
+CLOSES = frozenset({*CloseCode, 1001, NO_STATUS, ABNORMAL})
+"""Close codes that are counted by number: those of this server, and those of a client that leaves. A client may make up
+2,000 others."""
 
 PREFIX = "tornado_chat_"
 HISTOGRAM = "histogram"
@@ -176,7 +183,7 @@ class Metrics:
         labelled: tuple[tuple[str, str, str, Mapping[str, int] | Mapping[int, int]], ...] = (
             ("broker_messages", "Messages between processes, by what became of them.", "outcome", self.broker()),
             ("errors", "Errors sent to clients, by code.", "code", self.errors),
-            ("closes", "Connections ended, by close code.", "code", self.closes),
+            ("closes", "Connections ended, by close code.", "code", self._closes()),
             ("refusals", "Handshakes refused, by HTTP status.", "status", self.refusals),
         )
         for name, help, label, counts in labelled:
@@ -193,6 +200,12 @@ class Metrics:
             ("event_loop_lag_seconds", "How late the event loop ran a timer.", self.lag_seconds),
         ):
             yield Family(name, help, histogram.samples(), HISTOGRAM)
+
+    def _closes(self) -> Counter[str]:
+        named: Counter[str] = Counter()
+        for code, times in self.closes.items():
+            named[str(int(code)) if code in CLOSES else "other"] += times
+        return named
 
     def counts(self) -> Counts:
         return {family.name: family.samples for family in self.families()}

@@ -425,7 +425,7 @@ OFFERS = {  # offer: (answer, bits of the server's window)
     "permessage-deflate; client_no_context_takeover; server_no_context_takeover": (NO_TAKEOVER, 15),
     "permessage-deflate; client_max_window_bits=9": (NO_TAKEOVER, 15),
     "permessage-deflate; server_max_window_bits=9": (NO_TAKEOVER + "; server_max_window_bits=9", 9),
-    "permessage-deflate; server_max_window_bits=15": (NO_TAKEOVER, 15),
+    "permessage-deflate; server_max_window_bits=15": (NO_TAKEOVER + "; server_max_window_bits=15", 15),
     'permessage-deflate; server_max_window_bits="10"': (NO_TAKEOVER + "; server_max_window_bits=9", 9),
     "permessage-deflate; server_max_window_bits=8, permessage-deflate": (NO_TAKEOVER, 15),
     "x-unknown, permessage-deflate; client_max_window_bits; server_max_window_bits=12": (

@@ -70,15 +70,14 @@ def negotiate(header: str) -> tuple[str, int] | None:
     for offer in _OFFER.findall(header):
         name, *parameters = (part.strip(" \t") for part in _PARAMETER.findall(offer))
         if name == "permessage-deflate":
-            bits = _window_bits(parameters)
-            if bits is not None:
-                answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-                return (f"{answer}; server_max_window_bits={bits}" if bits < 15 else answer), bits
+            accepted = _accept(parameters)
+            if accepted is not None:
+                return accepted
     return None
 
 
-def _window_bits(parameters: list[str]) -> int | None:
-    """Check one offer's parameters: the bits of the server's window, or None to decline."""
+def _accept(parameters: list[str]) -> tuple[str, int] | None:
+    """Check one offer's parameters: as `negotiate` returns it, or None to decline."""
     seen: dict[str, str | None] = {}
     for parameter in parameters:
         name, equals, text = (part.strip(" \t") for part in parameter.partition("="))
@@ -86,7 +85,7 @@ def _window_bits(parameters: list[str]) -> int | None:
         if name in seen or (equals and value is None):
             return None
         seen[name] = value
-    bits = 15
+    answer, bits = "permessage-deflate; server_no_context_takeover; client_no_context_takeover", 15
     for name, value in seen.items():
         match name:
             case "server_no_context_takeover" | "client_no_context_takeover" if value is None:
@@ -94,12 +93,13 @@ def _window_bits(parameters: list[str]) -> int | None:
             case "client_max_window_bits" if value is None or value in _WINDOW_BITS:
                 pass
             case "server_max_window_bits" if value in _WINDOW_BITS and value != "8":  # zlib has no raw window of 8 bits
-                # A smaller window than asked for is allowed (section 7.1.2.1): two sizes only, or a room would have to
-                # encode an event in as many ways as its members think of.
+                # The answer must have it too (section 7.1.2.1). A smaller window than asked for is allowed: two sizes
+                # only, or a room would have to encode an event in as many ways as its members think of.
                 bits = 15 if value == "15" else 9
+                answer += f"; server_max_window_bits={bits}"
             case _:
                 return None
-    return bits
+    return answer, bits
 
 
 def _value(text: str) -> str | None:

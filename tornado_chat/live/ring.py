@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from sys import getsizeof
 
-from tornado_chat.log.kinds import edits
+from tornado_chat.log.kinds import EDITING
 from tornado_chat.wire.codec import Encoded
 from tornado_chat.wire.encodings import Encoding
 from tornado_chat.wire.events import Event
@@ -75,9 +75,8 @@ class Ring:
         self.budget.evict()
 
     def _charge(self, event: Event) -> None:
-        target = edits(event.data)
-        if target is not None:
-            self.edits.setdefault(target, []).append(event)
+        if event.data["type"] in EDITING:
+            self.edits.setdefault(event.data["target"], []).append(event)
         event.cost = EVENT_BYTES + _content_bytes(event) + sum(map(len, event.frames.values()))
         self.budget.bytes += event.cost
 
@@ -94,8 +93,8 @@ class Ring:
         del self.budget.order[event]
         self.budget.bytes -= event.cost
         event.cost = 0
-        target = edits(event.data)
-        if target is not None:
+        if event.data["type"] in EDITING:
+            target = event.data["target"]
             found = self.edits[target]
             found.remove(event)
             if not found:
@@ -127,7 +126,7 @@ class Ring:
 
 def erase_if(event: Event, target: int) -> None:
     """Erase `event` if it is the message `target` or an edit of it."""
-    if event.seq == target or edits(event.data) == target:
+    if event.seq == target or (event.data["type"] in EDITING and event.data["target"] == target):
         event.erase()
 
 

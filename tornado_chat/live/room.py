@@ -27,7 +27,7 @@ from tornado_chat.live.ring import Ring
 from tornado_chat.live.room_presence import RoomPresence
 from tornado_chat.live.room_signals import RoomSignals
 from tornado_chat.live.shared import Shared
-from tornado_chat.log.kinds import erases
+from tornado_chat.log.kinds import ERASING
 from tornado_chat.wire.encodings import Encoding
 from tornado_chat.wire.events import Event
 from tornado_chat.wire.replies import Behind, Signal, Synced
@@ -270,8 +270,8 @@ class Room:
         if self.early:
             self.early.pop(event.seq, None)  # it came twice
         self.ring.append(event)
-        target = erases(event.data)
-        if target is not None:
+        if event.data["type"] in ERASING:
+            target = event.data["target"]
             self.ring.erase(target)
             if self.catching:
                 self.catching.erase(target)
@@ -373,11 +373,11 @@ class Room:
         events = self.writing = self._take_pending()
         if events:
             self.flushed = events[-1].seq
-        told = self.signals.take({encoding.codec for encoding in self.groups})
+        told = self.signals.take({encoding.codec for encoding in self.groups}) if self.signals.waiting else None
         total = 0
         for encoding, group in self.groups.items():
             frames = [event.frames[encoding] for event in events]
-            signals = [(encoding.wrap(payload), not_for) for payload, not_for in told[encoding.codec]]
+            signals = [(encoding.wrap(payload), not_for) for payload, not_for in told[encoding.codec]] if told else []
             self.batches.append(Batch(list(group), frames, after, signals))
             total += len(group)
         self._flush_has_begun()

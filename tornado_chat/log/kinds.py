@@ -190,11 +190,8 @@ def event_of(entry: Entry, seq: int, ts: int) -> Event:
     return Event(seq, KINDS[entry.type].data(entry, seq, ts))
 
 
-def erases(data: Data) -> int | None:
-    """The target whose texts are to be forgotten, if `data` is an event that erases one."""
-    return data["target"] if KINDS[data["type"]].folds == "erasure" else None
+ERASING = frozenset(kind.type for kind in KINDS.values() if kind.folds == "erasure")
+"""The types of events that erase the texts of their target."""
 
-
-def edits(data: Data) -> int | None:
-    """The target, if `data` is an event whose text is erased with that of another."""
-    return data["target"] if KINDS[data["type"]].folds == "text" else None
+EDITING = frozenset(kind.type for kind in KINDS.values() if kind.folds == "text")
+"""The types of events whose text is erased with that of their target."""

@@ -29,16 +29,19 @@ class Event:
 
     def encode(self, encodings: Iterable[Encoding]) -> int:
         """Make the frames that are missing, and return their bytes; a codec serialises once, whatever the framings."""
-        payloads: dict[Codec, bytes] = {}
+        frames = self.frames
+        payloads: dict[Codec, bytes] | None = None
         added = 0
         for encoding in encodings:
-            if encoding not in self.frames:
-                codec = encoding.codec
-                payload = payloads.get(codec)
-                if payload is None:
-                    payload = payloads[codec] = codec.encode(self.data)
-                made = self.frames[encoding] = encoding.wrap(payload)
-                added += len(made)
+            if encoding in frames:
+                continue
+            codec = encoding.codec
+            if payloads is None:
+                payloads = {codec: codec.encode(self.data)}
+            elif codec not in payloads:
+                payloads[codec] = codec.encode(self.data)
+            made = frames[encoding] = encoding.wrap(payloads[codec])
+            added += len(made)
         return added
 
     def erase(self) -> None:

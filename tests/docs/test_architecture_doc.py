@@ -1,4 +1,4 @@
-"""docs/architecture.md against the code: the files and names that it sends a reader to, the numbers of its bounds."""
+"""docs/architecture.md and docs/bounds.md against the code: the files, names and settings in them, and the numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.support import ROOT
 from tornado_chat.config import ALL
 
-DOC = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+DOC = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("architecture.md", "bounds.md"))
 PACKAGE = ROOT / "tornado_chat"
 
 CONSTANTS = [
@@ -22,11 +22,11 @@ CONSTANTS = [
 
 
 def as_told(value: float) -> set[str]:
-    """The ways in which the page may write a number."""
+    """The ways in which a page may write a number."""
     return {f"{value:,.0f}", f"{value / 1024:g} KiB", f"{value / 1024**2:g} MiB", f"{value:g} s"}
 
 
-def test_the_files_that_it_names_are_there() -> None:
+def test_the_files_that_they_name_are_there() -> None:
     named = set(re.findall(r"(?<![\w./*-])([a-z_]+/[\w/]*\.py|[a-z_]+\.py)\b", DOC))
     assert len(named) > 50
     for name in named - {"live/event_stream.py"}:  # the example of a transport to come
@@ -40,12 +40,12 @@ def test_the_numbers_of_the_bounds_are_the_codes(path: str, name: str, line: str
         assert as_told(value) & set(re.findall(r"\d[\d,.]*\d(?: (?:KiB|MiB|s)\b)?|\d(?: (?:KiB|MiB|s)\b)?", line))
 
 
-def test_the_settings_that_it_names_exist() -> None:
+def test_the_settings_that_they_name_exist() -> None:
     for flag in re.findall(r"`--([a-z-]+)`", DOC):
         assert flag.replace("-", "_") in ALL, flag
 
 
-def test_the_methods_that_it_names_exist() -> None:
+def test_the_methods_that_they_name_exist() -> None:
     files = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "verify"]  # it has names of its own
     source = "".join(path.read_text(encoding="utf-8") for path in files)
     for owner, method in set(re.findall(r"\b([A-Z][a-z][A-Za-z]*)\.([a-z_]+)\b", DOC)):

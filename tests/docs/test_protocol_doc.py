@@ -1,23 +1,30 @@
-"""docs/protocol.md against the code: its tables, its bounds, its example."""
+"""docs/protocol.md against the code: what its tables list, its bounds, its example."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import fields
+from tornado.routing import PathMatches
 
 from tests.support import ROOT
-from tornado_chat.auth import GUEST_TTL
+from tornado_chat.auth import GUEST_TTL, _Claims
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode
 from tornado_chat.live.session import HISTORY_BYTES, PRESENT_USERS, ROOMS
 from tornado_chat.log import Entry, event_of
 from tornado_chat.log.kinds import KINDS
+from tornado_chat.metrics import Metrics
+from tornado_chat.web.app import Front
+from tornado_chat.web.gate import PATH, Gate
+from tornado_chat.web.refusals import STATUS
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import COMMANDS, HISTORY_DEFAULT, SEQ_MAX, describe, parse
 from tornado_chat.wire.encodings import SUBPROTOCOLS
+from tornado_chat.wire.handshake import HandshakeError, check
 from tornado_chat.wire.replies import REPLIES
 
 DOC = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -90,6 +97,43 @@ def test_the_bounds_in_the_text() -> None:
 
 def test_the_sub_protocols() -> None:
     assert [row[0].strip("`") for row in table("### Sub-protocols")] == list(SUBPROTOCOLS)
+
+
+def test_the_addresses() -> None:
+    assert [row[0].strip("`") for row in table("## Connecting")] == [PATH, PATH + "/{room}"]
+
+
+def test_the_claims_of_a_token() -> None:
+    claims = {field.name: field.required for field in fields(_Claims)}
+    assert {row[0].strip("`"): row[1] == "required" for row in table("### Who you are")} | {"aud": False} == claims
+
+
+def test_the_statuses_of_a_refused_handshake() -> None:
+    refused = {int(status) for status in STATUS.values()}
+    sound = {"Host": "h", "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    for headers in ({}, sound, sound | {"Sec-WebSocket-Version": "12"}):
+        with pytest.raises(HandshakeError) as caught:
+            check("GET", "HTTP/1.1", headers)
+        refused.add(caught.value.status)
+    assert [int(row[0]) for row in table("### A refused handshake")] == sorted(refused)
+
+
+def test_the_requests_over_http() -> None:
+    requests = {path for row in table("## HTTP") for path in re.findall(r"`GET (\S+)`", row[0])}
+    matchers = [rule.matcher for rule in Front(cast(Gate, None), Metrics(), list, list).app.wildcard_router.rules]
+    routes = {matcher.regex.pattern.rstrip("$") for matcher in matchers if isinstance(matcher, PathMatches)}
+    pages = {"/()", r"/static/([\w./-]+)"}
+    assert pages < routes
+    assert requests == {"/", PATH, PATH + "/{room}"} | (routes - pages)
+
+
+def test_no_table_is_left_out() -> None:
+    compared = re.findall(r'table\("(#+ .*?)"\)', Path(__file__).read_text(encoding="utf-8"))
+    compared += ["### Answers and notices", "### Signals"]
+    heads = re.split(r"^(#+ .*)\n", DOC, flags=re.MULTILINE)
+    with_tables = [heading for heading, text in zip(heads[1::2], heads[2::2], strict=True) if "|---|" in text]
+    assert set(with_tables) == set(compared)
+    assert DOC.count("|---|\n") == len(with_tables)
 
 
 def test_the_error_codes() -> None:

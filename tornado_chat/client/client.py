@@ -8,13 +8,13 @@
 
 1. Events of a room come out in the order of `seq`, each once, none missing, whatever happens to the connection.
 2. Commands of one room are sent in the order of the calls. One that was not answered when the connection broke is sent
-   again with the same `id` on the next, so that the log holds it once; so is one answered with `rate_limited` (after
-   the time asked for), `unavailable` or `overloaded` (after a back-off), and the room's later ones wait for it.
+   again with the same `id` on the next, so that the log holds it once. One that was answered with `rate_limited` (after
+   the time asked for), `unavailable` or `overloaded` (after a back-off) is sent again, too; the room's later ones wait.
    Where the server limits the rate of sends, a room has one command on its way at a time, since a refused one would be
    overtaken by the next. Elsewhere commands that are on their way may overtake one that was answered `unavailable`:
    a caller who needs the order awaits each send.
-3. Nothing grows without a bound. A full queue of events stops the reading from the socket (whoever joins a room must
-   iterate, then: answers stand behind the events), and `max_commands` unanswered commands make the next call wait.
+3. Nothing grows without a bound. A full queue of events stops the reading from the socket, and answers stand behind
+   events: who joins a room has to iterate. With `max_commands` commands unanswered, the next call waits.
 """
 
 from __future__ import annotations

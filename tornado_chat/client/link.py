@@ -50,7 +50,7 @@ class Refused(Closed):
 
 
 class Lost(Exception):
-    """This connection is over, another may do; `wait` is in seconds, None: the link's own back-off."""
+    """This connection is over, and another is to be tried; `wait` is in seconds, None: the link's own back-off."""
 
     def __init__(self, why: str, wait: float | None = None) -> None:
         super().__init__(why)

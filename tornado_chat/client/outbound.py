@@ -39,7 +39,7 @@ class Queue:
         self.failures = 0
 
     def recall(self, *commands: Call) -> None:
-        """They fly no more and are to be sent again, each in its place."""
+        """`commands` are not on their way any more: they wait again, each in its place."""
         for command in commands:
             del self.flying[command.id]
         self.waiting = deque(sorted((*commands, *self.waiting), key=lambda command: command.number))

@@ -1,8 +1,8 @@
 """Feeding the members of a room that are behind: recovery, scroll-back streaming and slow consumers.
 
-A member is fed from its cursor, out of the room's ring or else from the log a page at a time, only as fast as its
-socket takes the bytes, and becomes live when its cursor is the room's `flushed`. Members at the same cursor share
-one query, and the bytes that were made for the first of them.
+A member is fed from its cursor, out of the room's ring or else from the log a page at a time, and only as fast as its
+socket takes the bytes. It becomes live when its cursor is the room's `flushed`. Members at the same cursor share one
+query; those of one encoding share the bytes, too.
 """
 
 from __future__ import annotations

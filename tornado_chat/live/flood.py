@@ -1,4 +1,4 @@
-"""Who goes on although it is refused each time."""
+"""Clients that go on although they are refused each time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ RATE, BURST = 10.0, 100.0
 """Refusals that a client may collect, a second and at once, before it is cut off with 1008."""
 
 UNHEARD_SECONDS, UNHEARD = 1.0, 1000
-"""In the first second the client may not have heard the first refusal yet: so many do not count."""
+"""So many refusals in the first second do not count: the client may not have heard the first one yet."""
 
 
 class Flood:

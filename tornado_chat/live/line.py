@@ -59,7 +59,7 @@ class Sender(Protocol):
     user: str
 
     def resume(self) -> None:
-        """What was waited for has happened, or may have."""
+        """What the sender waited for has happened, or may have."""
 
     def published(self, entry: Entry, outcome: Appended | ChatError) -> None:
         """The log has answered; `flush_replies` follows when it has answered the whole batch."""

@@ -99,7 +99,7 @@ class PresenceTracker:
         self._shared.broker.publish_presence(room, Change(uid, self._version(), 0, {}, ()), {})
 
     def _version(self) -> int:
-        """Greater than all before it, those of an earlier process with the clock of today too: microseconds."""
+        """A version greater than all before it: microseconds since 1970."""
         self._last_version = max(self._last_version + 1, time.time_ns() // 1000)
         return self._last_version
 

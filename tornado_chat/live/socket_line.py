@@ -136,7 +136,7 @@ class SocketLine:
         self._wants_drained = False
         self._reading = False  # our reader is registered with the loop
         self._pauses = 0
-        self._finished = False  # nothing more matters of what the peer says
+        self._finished = False  # what the peer still says does not matter
         self._timer: asyncio.TimerHandle | None = None  # only while closing
         self.idle = 0  # sweeps since something came
         self.stuck = 0  # sweeps since the socket took something out of the outbox

@@ -59,7 +59,7 @@ BOUND_AT_THE_START = "host", "port", "unix_socket", "workers"
 """Settings that a roll does not change: the sockets stay, one for each worker."""
 
 PATIENT_SECONDS = 3.0
-"""Newcomers wait so long for a worker that is started again at once; for one that is started later they do not."""
+"""Newcomers wait so long for a worker that is started again at once; where it is started later, they are answered."""
 
 LONG_LIFE_SECONDS = 10.0
 """A worker that lived this long is started again without a pause."""

@@ -103,9 +103,9 @@ def _exec(command: Sequence[str], place: Place) -> subprocess.Popen[bytes]:
 
 
 def _leave_signals_to_the_parent() -> None:
-    """In a worker, before it becomes one: what a terminal sends to the whole process group is the parent's to obey.
+    """Before exec, in the child. A terminal signals the whole process group, and only the parent is to obey.
 
-    SIGUSR1, which the parent passes on, must not end one that is not ready for it yet.
+    SIGUSR1, which the parent passes on, must not end a worker that is not ready for it yet.
     """
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

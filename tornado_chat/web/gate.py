@@ -59,9 +59,9 @@ class Gate:
 
         Whoever owns a domain can have its name lead to 127.0.0.1 after the visitor has loaded a page of it (DNS
         rebinding): to the browser that page and this server are then one origin, and only Host tells.
-        `peer` tells nothing, for a browser here and a proxy here have the same address. That a proxy was between is
-        told by the headers that it adds: a page cannot add any to its WebSocket's handshake. To its fetch() it can, so
-        what is not for everybody is asked for with `proxied` false, and has to name the host in --allowed-origins.
+        `peer` tells nothing: a browser here and a proxy here have the same address. A proxy is known by the headers
+        that it adds. A page cannot add them to its WebSocket's handshake, but it can to its fetch(). So `proxied` is
+        false for what is not for everybody: then only --allowed-origins lets another name in.
         """
         host = headers.get("Host", "").lower()
         if self.any_host or not host or is_loopback(_host_name(host)) or host in self.allowed_hosts:

@@ -108,6 +108,7 @@ FAMILIES = {
     "event_loop_lag_seconds": "histogram",
     "broker_messages": "counter",
     "holes": "counter",
+    "throttles": "counter",
     "degraded": "gauge",
     "failing": "gauge",
     "worker_connections": "gauge",

@@ -47,7 +47,7 @@ class Echo:
         else:
             self.connection.write(frame(opcode, payload))
 
-    def on_ping(self, size: int) -> None:
+    def on_overhead(self, size: int) -> None:
         pass
 
     def on_drained(self) -> None:

@@ -17,6 +17,7 @@ import pytest
 from tests.support.connections import TIMEOUT, Pair, Recorder, new_lines, until
 from tests.support.raw_websocket import Frame, client_frame
 from tornado_chat.errors import CloseCode
+from tornado_chat.live.limits import FRAME_BYTES
 from tornado_chat.live.websocket import WebSocket
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.frames import BINARY, CLOSE, NO_STATUS, PING, PONG, TEXT, FrameReader, frame
@@ -46,6 +47,7 @@ async def test_messages_pings_and_writes() -> None:
         assert await pair.read() == Frame(TEXT, b"two")
         assert pair.lines.messages_in == 2
         assert pair.lines.bytes_in == 9 + 7 + 7
+        assert pair.listener.overhead == FRAME_BYTES, "of the ping: a message is the listener's to count"
         assert pair.lines.open == {pair.connection}
 
 

@@ -29,7 +29,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.messages: list[tuple[int, bytes]] = []
-        self.pings: list[int] = []
+        self.overhead = 0
         self.drained = 0
         self.closed: list[tuple[int, str]] = []
         self.reaction: Callable[[int, bytes], object] = lambda opcode, payload: None
@@ -43,8 +43,8 @@ class Recorder:
         self.messages.append((opcode, payload))
         self.reaction(opcode, payload)
 
-    def on_ping(self, size: int) -> None:
-        self.pings.append(size)
+    def on_overhead(self, size: int) -> None:
+        self.overhead += size
 
     def on_drained(self) -> None:
         self.drained += 1

@@ -39,8 +39,8 @@ class Listener(Protocol):
     def on_message(self, payload: bytes) -> None:
         """A whole message of the line's codec; text is valid UTF-8."""
 
-    def on_ping(self, size: int) -> None:
-        """A ping of the WebSocket itself, of so many bytes; the line has answered it."""
+    def on_overhead(self, size: int) -> None:
+        """Something came that is no message (pings, pongs, fragments), and took the time of `size` bytes of them."""
 
     def on_drained(self) -> None:
         """After `want_drained`: the outbox holds half the high-water mark or less."""

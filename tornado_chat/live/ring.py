@@ -19,6 +19,9 @@ NO_TEXT = getsizeof("")
 TRIM = 256
 """Evicted places at the front of a ring are given back this many at a time, so that an eviction stays O(1)."""
 
+EVICTED = Event(0, {})
+"""In such a place: the event itself goes at once."""
+
 
 class Budget:
     """The bytes that all rings may hold together; the oldest event goes first, whichever room it is of."""
@@ -90,6 +93,7 @@ class Ring:
 
     def drop_first(self) -> None:
         event = self.events[self.dropped]
+        self.events[self.dropped] = EVICTED
         del self.budget.order[event]
         self.budget.bytes -= event.cost
         event.cost = 0

@@ -143,8 +143,8 @@ class Session(Author):
         else:
             self.take(command, size)
 
-    def on_ping(self, size: int) -> None:
-        self.uncharged += size + FRAME_BYTES
+    def on_overhead(self, size: int) -> None:
+        self.uncharged += size
         if self.uncharged > UNCHARGED_BYTES:
             self._charge_bytes()
 

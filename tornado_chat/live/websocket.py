@@ -117,13 +117,14 @@ class WebSocket(SocketLine):
                 return
             elif opcode == PING:
                 self._answer_ping(payload)
-                if not self.closing and listener is not None:
-                    try:
-                        listener.on_ping(len(payload))
-                    except Exception:
-                        self._listener_failed()
             elif opcode <= BINARY:
                 self._take_other_kind(payload)
+        if reader.overhead and not self.closing and listener is not None:
+            overhead, reader.overhead = reader.overhead, 0
+            try:
+                listener.on_overhead(overhead)
+            except Exception:
+                self._listener_failed()
         if reader.failure is not None:
             self._fail(reader.failure)
         elif reader.more:

@@ -96,9 +96,12 @@ class FrameReader:
 
     `max_bytes` bounds a message, on the wire and inflated; `deflate` says that permessage-deflate was negotiated.
     UTF-8 is checked as it arrives, also in the middle of a frame. Between messages the reader holds nothing.
+
+    `overhead` counts, in bytes of messages, what took time and is no message: control frames, fragments, pieces.
+    Whoever lets the client pay for it takes it.
     """
 
-    __slots__ = ("_deflate", "_max_bytes", "_message", "_tail", "failure", "more")
+    __slots__ = ("_deflate", "_max_bytes", "_message", "_tail", "failure", "more", "overhead")
 
     def __init__(self, max_bytes: int, deflate: bool) -> None:
         self._max_bytes = max_bytes
@@ -106,6 +109,7 @@ class FrameReader:
         self._message: _Message | None = None
         self._tail = b""  # an incomplete header or control frame; whole frames only when `more`
         self.more = False
+        self.overhead = 0
         self.failure: FrameError | None = None
 
     def feed(self, data: bytes, limit: int = 64) -> list[tuple[int, bytes]]:
@@ -150,6 +154,7 @@ class FrameReader:
                     break
                 at = then
                 spent += _FRAME_BYTES
+                self.overhead += _FRAME_BYTES
                 if self._message is None:  # a message is complete, or a control frame
                     spent += len(messages[-1][1])
                 if spent >= _TURN_BYTES:

@@ -149,11 +149,6 @@ class Kind:
         self.folds = folds
         self.own = own
 
-    @property
-    def has_text(self) -> bool:
-        """It holds a text (and `meta`), which a `deleted` of the message erases."""
-        return self.folds in (None, "text")
-
 
 KINDS: dict[str, Kind] = {
     kind.type: kind

@@ -1,0 +1,109 @@
+"""A socket's outbox and what is judged by it. How it is written to, paused and closed is tried in test_websocket.py."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from tests.support.connections import Pair, new_lines, until
+from tornado_chat.live.socket_line import ANSWERS_BYTES, ANSWERS_RATE, Patience
+
+SMALL = 16384
+SWEEPS = 4
+NOW = 0.0
+
+
+def patience(seconds: float) -> Patience:
+    """`seconds` is what SWEEPS sweeps are said to take; nobody is pinged."""
+    return Patience(ping_after=math.inf, dead_after=math.inf, stuck_after=SWEEPS, seconds=seconds)
+
+
+async def sweep_and_read(pair: Pair, seconds: float, times: int = SWEEPS + 2) -> int:
+    """Sweep so often, the peer taking something between any two of them; how many bytes it has read."""
+    read = 0
+    for _ in range(times):
+        if pair.connection.closing:
+            break
+        pair.connection.sweep(NOW, patience(seconds))
+        before = pair.connection.outbox_bytes
+        while pair.connection.outbox_bytes == before and not pair.connection.closing:
+            read += len(await pair.receive(8192))
+            await asyncio.sleep(0)
+    return read
+
+
+async def test_the_outboxes_are_counted_together_and_given_back() -> None:
+    lines = new_lines()
+    async with Pair(lines, buffers=SMALL) as one:
+        async with Pair(lines, buffers=SMALL) as other:
+            one.stall()
+            count = other.stall()
+            assert lines.outbox_bytes == one.connection.outbox_bytes + other.connection.outbox_bytes > 300_000
+            await other.read_exactly(8192 * count)
+            await until(lambda: other.connection.outbox_bytes == 0)
+            assert lines.outbox_bytes == one.connection.outbox_bytes > 0
+        one.connection.abort(4003)
+        assert lines.outbox_bytes == 0
+
+
+async def test_waiting_for_the_last_socket() -> None:
+    lines = new_lines(close_timeout=0.05)
+    async with Pair(lines) as one, Pair(lines) as other:
+        waiting = asyncio.create_task(lines.wait_empty())
+        one.connection.close(1000)  # the peer does not answer: it is given up after the close_timeout
+        await until(lambda: one.connection not in lines.open)
+        assert not waiting.done()
+        other.connection.abort(1000)
+        await asyncio.wait_for(waiting, 5)
+
+
+async def test_answers_that_are_hardly_taken_cut_off() -> None:
+    async with Pair(buffers=SMALL) as pair:
+        pair.stall()
+        pair.connection.asked_bytes = ANSWERS_BYTES
+        read = await sweep_and_read(pair, seconds=1000)
+        assert 0 < read < ANSWERS_RATE * 1000
+        assert pair.connection.closing
+        await until(lambda: pair.listener.closed)
+        assert pair.listener.closed == [(4003, "answers were asked for and hardly read")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"), [(0, 1000), (ANSWERS_BYTES - 1, 1000), (ANSWERS_BYTES, 0.01)], ids=["none", "few", "taken"]
+)
+async def test_who_takes_enough_or_asked_for_little_stays(asked: int, seconds: float) -> None:
+    """Twice as long as it takes to judge."""
+    async with Pair(buffers=SMALL) as pair:
+        pair.stall()
+        pair.connection.write(bytes(1 << 20))
+        pair.connection.asked_bytes = asked
+        await sweep_and_read(pair, seconds, 2 * (SWEEPS + 2))
+        assert pair.connection.outbox_bytes
+        assert not pair.connection.closing
+
+
+async def test_an_empty_outbox_forgets_what_was_asked_for() -> None:
+    async with Pair(buffers=SMALL) as pair:
+        count = pair.stall()
+        pair.connection.asked_bytes = ANSWERS_BYTES
+        await pair.read_exactly(8192 * count)
+        await until(lambda: pair.connection.outbox_bytes == 0)
+        assert pair.connection.asked_bytes == 0
+
+
+async def test_reading_goes_on_when_nothing_speaks_against_it_any_more() -> None:
+    async with Pair(new_lines(high_water_mark=65536), buffers=SMALL) as pair:
+        count = pair.stall()
+        pair.connection.pause_reading()
+        await pair.say(1, b"hello")
+        pair.connection.resume_reading()
+        assert pair.connection.reading_paused, "the outbox is over its mark"
+        pair.connection.pause_reading()
+        await pair.read_exactly(8192 * count)
+        await until(lambda: pair.connection.outbox_bytes == 0)
+        assert pair.connection.reading_paused, "the listener does not want more"
+        assert not pair.listener.messages
+        pair.connection.resume_reading()
+        await until(lambda: pair.listener.messages)

@@ -22,6 +22,8 @@ from tests.support.raw_chat import BINARY, CLOSE, PING, PONG, TEXT, AsyncChat, c
 from tests.support.raw_websocket import client_frame
 from tests.support.servers import Server
 from tornado_chat.auth import mint
+from tornado_chat.errors import LogUnavailable
+from tornado_chat.live import socket_line
 from tornado_chat.live.flood import BURST, RATE, UNHEARD
 from tornado_chat.live.session import HELD_BYTES, UNCHARGED_BYTES, Session
 from tornado_chat.live.socket_line import ANSWERS_RATE, SocketLine
@@ -248,20 +250,33 @@ async def test_commands_that_wait_are_bounded_by_their_bytes(tmp_path: Path) -> 
             await asyncio.gather(sending, return_exceptions=True)
 
 
-async def test_who_asks_for_much_and_hardly_reads_is_cut_off(tmp_path: Path) -> None:
-    """It reads a quarter of what it has to, long enough never to take no byte at all for the whole time."""
+async def test_who_asks_for_much_and_hardly_reads_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of what it has to, and often enough never to take no byte at all for the whole time.
+
+    All of it is a thousand times quicker than in earnest: kernels ask for more in pieces that would take it minutes.
+    """
+    ends: list[tuple[int, str]] = []
+    on_closed = Session.on_closed
+
+    def note(session: Session, code: int, reason: str) -> None:
+        ends.append((code, reason))
+        on_closed(session, code, reason)
+
+    monkeypatch.setattr(socket_line, "ANSWERS_RATE", 1 << 20)
     async with running(tmp_path, write_timeout=1.0, high_water_mark=65536) as here:
         await fill(here, 40)
+        monkeypatch.setattr(Session, "on_closed", note)
         async with chat(here, buffer=4096) as attacker:
             line = narrow_line_of(here, attacker.welcome["user"])
             await attacker.send(commands(*[{"type": "history", "room": "r"}] * 4))
             await eventually(lambda: line.outbox_bytes > LARGEST)
             async with asyncio.timeout(10):
                 while not line.closing:
-                    await attacker.receive(ANSWERS_RATE // 32)
-                    await asyncio.sleep(0.125)
-        assert here.server.lines.closes == {1005: 1, 4003: 1}
-        await eventually(lambda: here.server.lines.outbox_bytes == 0)
+                    await attacker.receive(4096)
+                    await asyncio.sleep(0.04)
+        await eventually(lambda: ends)
+        assert ends == [(4003, "answers were asked for and hardly read")]
+        assert here.server.lines.outbox_bytes == 0
 
 
 async def test_who_asks_for_much_and_reads_slowly_stays(tmp_path: Path) -> None:
@@ -350,6 +365,23 @@ async def test_rooms_are_bounded_for_an_address_and_for_the_process(tmp_path: Pa
         await eventually(lambda: not hub.rooms)
         here.server.limits.sweep()
         assert not accounts.accounts
+
+
+@pytest.mark.logs("log unavailable")
+async def test_a_join_that_fails_gives_its_room_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(rooms: Any) -> dict[str, int]:
+        raise LogUnavailable("a fault of the test")
+
+    async with running(tmp_path, rooms_per_address=2) as here, chat(here) as client:
+        monkeypatch.setattr(here.server.hub.heads, "query", fail)
+        for number in range(5):
+            assert (await client.ask(type="join", room=f"r{number}", id="join"))["code"] == "unavailable"
+        assert not session_of(line_of(here, client.welcome["user"])).address.rooms
+        assert not here.server.hub.rooms
+        monkeypatch.undo()
+        for _ in range(3):
+            assert (await client.ask(type="join", room="r", id="join"))["type"] == "joined"
+        assert session_of(line_of(here, client.welcome["user"])).address.rooms == {"r": 1}
 
 
 # Names.

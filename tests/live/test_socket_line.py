@@ -48,6 +48,21 @@ async def test_the_outboxes_are_counted_together_and_given_back() -> None:
         assert lines.outbox_bytes == 0
 
 
+async def test_a_long_answer_is_not_held_for_its_last_bytes() -> None:
+    """Else a thousand clients that leave a byte of it unread would cost a thousand answers, and count as little."""
+    async with Pair(buffers=SMALL) as pair:
+        answer = bytes(range(256)) * 4096
+        pair.connection.write(answer)
+        read = b""
+        while len(read) < len(answer):
+            waits = pair.connection.outbox_bytes
+            held = sum(map(len, pair.connection._outbox or ()))
+            assert waits <= held <= 2 * waits + 65536
+            read += await pair.receive(8192)
+            await asyncio.sleep(0)
+        assert read == answer
+
+
 async def test_waiting_for_the_last_socket() -> None:
     lines = new_lines(close_timeout=0.05)
     async with Pair(lines) as one, Pair(lines) as other:

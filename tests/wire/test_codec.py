@@ -16,7 +16,7 @@ from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.wire.codec import (
     JSON,
     MSGPACK,
-    ODD_MAPS_MAX,
+    ODD_MAX,
     Codec,
     MapWithOtherKeys,
 )
@@ -245,9 +245,12 @@ def test_odd_maps_are_bounded(odd: bytes) -> None:
     def array(*maps: bytes) -> bytes:
         return b"\xdc" + len(maps).to_bytes(2, "big") + b"".join(maps)
 
-    plain = [b"\x80"] * (ODD_MAPS_MAX - 1)
-    assert len(MSGPACK.decode(array(odd, *plain))) == ODD_MAPS_MAX  # type: ignore[arg-type]  # is a list
+    plain = [b"\x80"] * (ODD_MAX - 1)
+    assert len(MSGPACK.decode(array(odd, *plain))) == ODD_MAX  # type: ignore[arg-type]  # is a list
     assert refused(MSGPACK, array(odd, b"\x80", *plain)).startswith("message: over 1,000 maps")
+    arrays = [b"\x90"] * (ODD_MAX - 1)  # and the outermost
+    assert len(MSGPACK.decode(array(odd, *arrays))) == ODD_MAX  # type: ignore[arg-type]  # is a list
+    assert refused(MSGPACK, array(odd, b"\x90", *arrays)).startswith("message: over 1,000 maps or arrays")
     assert len(MSGPACK.decode(array(*[b"\x80"] * 20_000))) == 20_000  # type: ignore[arg-type]  # is a list
 
 

@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 _BUFFERS = 64  # byte strings handed to one sendmsg
 _BY_LISTENER, _BY_OUTBOX = 1, 2  # why reading is paused
 _BYTES_ACKED = slice(120, 128)  # tcpi_bytes_acked in the kernel's struct tcp_info
+_SENT_BYTES = 65536  # of a byte string may be kept with its rest; more of them only while the rest is as much
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: drop what is unsent
 
 ANSWERS_BYTES = 4096
@@ -165,6 +166,8 @@ class SocketLine:
             self._outbox = deque((data,))
             self._offset = sent
             self.outbox_bytes = len(data) - sent
+            if sent > _SENT_BYTES:
+                self._let_go(self._outbox)
             self._lines.outbox_bytes += self.outbox_bytes
             self.stuck = 0
             self._lines.loop.add_writer(self._fd, self._writable)
@@ -223,6 +226,8 @@ class SocketLine:
         while outbox and sent >= len(outbox[0]):
             sent -= len(outbox.popleft())
         self._offset = sent
+        if sent > _SENT_BYTES:
+            self._let_go(outbox)
         if not outbox:
             self._outbox = None
             self.asked_bytes = 0
@@ -231,6 +236,12 @@ class SocketLine:
             if self._finished:
                 self._hang_up()
         self._check_drained()
+
+    def _let_go(self, outbox: deque[bytes]) -> None:
+        """Forget what was sent of the first byte string, an answer of up to a mebibyte, if the rest is less."""
+        if self._offset > len(outbox[0]) // 2:
+            outbox[0] = outbox[0][self._offset :]
+            self._offset = 0
 
     # Reading
 

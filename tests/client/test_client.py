@@ -21,6 +21,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketHandler
 
+from tests.support.chat import running
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.client import Ack, Client, Closed, Refused
 from tornado_chat.errors import ChatError, ErrorCode
@@ -584,6 +585,31 @@ async def test_a_hole_is_asked_for_again() -> None:
         await chat.join("lobby", after=0)
         assert texts(await take(chat, 5)) == list("12345")
     assert asked == [0, 2]
+
+
+async def test_an_event_of_a_later_kind_counts_and_is_not_shown() -> None:
+    def converse(handler: WebSocketHandler, command: dict[str, Any]) -> None:
+        say_joined(handler, command, 3, 1)
+        say(handler, type="glanced", room="lobby", user="u", name="u", seq=9)  # a signal: it has no `ts`
+        say(handler, type="pinned", room="lobby", seq=2, user="u", ts=0, target=1)
+        say(handler, type="message", room="lobby", seq=3, user="u", name="u", text="3", ts=0)
+
+    async with scripted(converse) as url, Client(url) as chat:
+        await chat.join("lobby", after=0)
+        assert [(await anext(chat))["seq"] for _ in range(2)] == [1, 3]
+
+
+async def test_many_rooms_that_share_a_limit_are_no_flood(tmp_path: Path) -> None:
+    """Each waits as it is told; together they are refused about as often as they are let in."""
+    async with running(tmp_path, send_rate=100, send_burst=20) as here, Client(here.address) as chat:
+
+        async def send(room: str) -> None:
+            for number in range(15):
+                await chat.send(room, str(number))
+
+        await asyncio.gather(*(send(f"r{number}") for number in range(40)))
+        assert here.server.metrics.errors["rate_limited"] > 300
+        assert not here.server.lines.closes
 
 
 @pytest.mark.logs("joining again")

@@ -16,7 +16,7 @@ pytest_plugins = ["tests.support.chromium_fixtures"]
 
 def run(page: Page, url: str, script: str) -> Any:
     """Run a script with the page's own modules at hand, as `m`."""
-    names = ["room", "outbox", "retry", "format", "composer"]
+    names = ["room", "outbox", "retry", "format", "composer", "chat"]
     return page.evaluate(
         f"""async () => {{
           const m = {{}};
@@ -62,6 +62,31 @@ def test_a_room_takes_each_event_once(page: Page, server: Server) -> None:
         True,
         11,
     ]
+
+
+def test_an_event_of_a_later_kind_counts_and_is_not_shown(page: Page, server: Server) -> None:
+    got = run(
+        page,
+        server.url,
+        ROOM
+        + """
+        let on;
+        const chat = new m.Chat({
+          store: { get: (key, fallback) => fallback, set: () => true },
+          connect: (callbacks) => { on = callbacks; return { live: false, send: () => {} }; },
+          on: { changed: () => {}, notice: () => {} },
+        });
+        const lobby = chat.enter("lobby");
+        lobby.joined({ head: 3, cursor: 0, read: 0, epoch: "a" }, lobby.joinFrom);
+        lobby.member = true;
+        on.frame(message(1, "t1"));
+        on.frame({ type: "glanced", room: "lobby", user: "u", name: "U", seq: 9 });
+        on.frame({ type: "pinned", room: "lobby", seq: 2, user: "u", ts: 2, target: 1 });
+        on.frame(message(3, "t3"));
+        return [lobby.cursor, lobby.messages.map(({ text }) => text), lobby.messages[0].reactions.size];
+        """,
+    )
+    assert got == [3, ["t1", "t3"], 0]
 
 
 def test_a_room_of_another_epoch_is_forgotten(page: Page, server: Server) -> None:

@@ -41,6 +41,8 @@ __all__ = ["Ack", "Client", "Closed", "Refused"]
 log = logging.getLogger(__name__)
 
 NOTES = frozenset({"synced", "behind", "typing", "read", "presence"})
+EVENT_FIELDS = frozenset({"seq", "user", "ts"})
+"""Every event has them, and nothing else has all three (docs/protocol.md, Events)."""
 TEXT_CHARS = 1_000_000  # until `welcome` tells: no server takes more
 
 
@@ -330,10 +332,12 @@ class Client:
 
     async def on_message(self, message: Data) -> None:
         kind = message["type"]
-        if kind in KINDS or kind in NOTES:
+        if kind in NOTES or message.keys() >= EVENT_FIELDS:
             room = self._rooms.get(message["room"])
-            # Not live: it belongs to a join whose place another took.
-            if room is not None and room.live and (kind in NOTES or self._is_next(room, message["seq"])):
+            if room is None or not room.live:  # not live: it belongs to a join whose place another took
+                return
+            # An event of a kind that came after this client counts, and is not shown.
+            if kind in NOTES or (self._is_next(room, message["seq"]) and kind in KINDS):
                 await self._deliver(room, message)
         elif kind == "joined":
             await self._on_joined(message)

@@ -10,6 +10,7 @@ const PAGE = 50; // messages of one history
 const TYPING_EVERY = 3_000;
 const READ_EVERY = 500;
 const ONCE_MORE = new Set(["rate_limited", "overloaded", "unavailable"]);
+const EVENT_FIELDS = ["seq", "user", "ts"]; // docs/protocol.md: every event has them, and nothing else has all three
 const NOT_TO_BE_REPEATED = new Set([1002, 1003, 1007, 1009]);
 
 /** @import { Callbacks, Connection } from "./connection.js" */
@@ -262,13 +263,11 @@ export class Chat {
   /** @param {Wire.Frame} frame */
   #frame(frame) {
     const room = "room" in frame ? this.rooms.get(frame.room) : undefined;
+    if (isEvent(frame)) {
+      if (room?.member) this.#event(room, frame);
+      return;
+    }
     switch (frame.type) {
-      case "message":
-      case "edited":
-      case "deleted":
-      case "reacted":
-        if (room?.member) this.#event(room, frame);
-        return;
       case "ack":
         this.#acked(frame);
         return;
@@ -385,4 +384,9 @@ export class Chat {
     this.connection.send({ ...item.command, id: item.id });
     this.#resend = setTimeout(() => this.#next(), REPLY_LIMIT);
   }
+}
+
+/** Events of types that we do not know count too. @param {Wire.Frame} frame @returns {frame is Wire.Event} */
+function isEvent(frame) {
+  return EVENT_FIELDS.every((field) => field in frame);
 }

@@ -142,7 +142,7 @@ export class Room {
     } else if (event.type === "edited") {
       target.text = event.text ?? "";
       target.edited = event.ts;
-    } else {
+    } else if (event.type === "reacted") {
       const users = target.reactions.get(event.emoji) ?? new Set();
       if (event.on) users.add(event.user);
       else users.delete(event.user);

@@ -29,6 +29,7 @@ FORWARDED = {"Host": "chat.example", "X-Forwarded-For": "1.2.3.4"}
         ("127.0.0.1", True),
         ("127.0.0.53:1", True),
         ("[::1]:8080", True),
+        ("[::1].example.org", False),
         ("app.example", True),
         ("app.example:8443", False),
         ("evil.example", False),

@@ -187,7 +187,8 @@ def accountable(peer: str, trusted: tuple[Network, ...]) -> str | None:
 def _host_name(host: str) -> str:
     """The name or address in a Host header."""
     if host.startswith("["):
-        return host[1:].partition("]")[0]
+        address, _, port = host[1:].partition("]")
+        return address if port[:1] in ("", ":") else host
     return host.partition(":")[0].removesuffix(".")
 
 

@@ -193,11 +193,13 @@ class HttpConnections(HTTPServerConnectionDelegate):
         (self._first if first else self._more).append(begin)
 
     def _turn(self) -> None:
-        for requests, most in ((self._first, FIRST_REQUESTS), (self._more, MORE_REQUESTS)):
-            for _ in range(min(most, len(requests))):
-                requests.popleft()()
-        if self._first or self._more:
-            asyncio.get_running_loop().call_soon(self._turn)
+        try:
+            for requests, most in ((self._first, FIRST_REQUESTS), (self._more, MORE_REQUESTS)):
+                for _ in range(min(most, len(requests))):
+                    requests.popleft()()
+        finally:
+            if self._first or self._more:
+                asyncio.get_running_loop().call_soon(self._turn)
 
 
 class _Stream(IOStream):

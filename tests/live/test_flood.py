@@ -29,6 +29,14 @@ def test_who_is_refused_now_and_then_stays() -> None:
     assert refusals(Flood(), 5000, 100.0, every=1.01 / RATE) == 5000
 
 
+def test_who_is_taken_as_often_as_refused_stays() -> None:
+    flood = Flood()
+    for number in range(5000):
+        assert not flood.goes_on(100.0 + number * 0.001)
+        flood.forgive()
+    assert refusals(flood, 10 * UNHEARD, 106.0, every=0.0) <= BURST, "no more is saved than the burst"
+
+
 def test_after_a_rest_all_begins_anew() -> None:
     flood = Flood()
     assert refusals(flood, 10 * UNHEARD, 100.0, every=0.0) == UNHEARD + BURST

@@ -8,7 +8,14 @@ import pytest
 
 from tornado_chat.config import Settings
 from tornado_chat.errors import ChatError
-from tornado_chat.live.limits import ADDRESS_FRAME_BYTES, USER_FRAME_BYTES, Limits, TokenBucket
+from tornado_chat.live.limits import (
+    ADDRESS_FRAME_BYTES,
+    LARGEST_DEBT,
+    LONGEST_WAIT,
+    USER_FRAME_BYTES,
+    Limits,
+    TokenBucket,
+)
 
 
 class Clock:
@@ -28,9 +35,27 @@ def test_bucket_gives_its_burst_and_then_its_rate() -> None:
     bucket = TokenBucket(rate=10, burst=3, now=0.0)
     assert [bucket.take(0.0) for _ in range(3)] == [0.0] * 3
     assert bucket.take(0.0) == pytest.approx(0.1)
-    assert bucket.take(0.05) == pytest.approx(0.05)
     assert bucket.take(0.1) == 0.0
     assert bucket.take(0.1) > 0
+
+
+def test_those_who_are_refused_are_let_in_one_after_another() -> None:
+    bucket = TokenBucket(rate=10, burst=3, now=0.0)
+    waits = [wait for _ in range(23) if (wait := bucket.take(0.0))]
+    assert waits == [pytest.approx(0.1 * number) for number in range(1, 21)]
+    assert [bucket.take(wait + 0.001) for wait in waits] == [0.0] * 20
+
+
+def test_nobody_is_told_to_wait_for_ever() -> None:
+    bucket = TokenBucket(rate=10, burst=3, now=0.0)
+    assert max(bucket.take(0.0) for _ in range(10_000)) == LONGEST_WAIT
+    assert bucket.take(1000.0) == 0.0
+
+
+def test_a_debt_has_a_bottom() -> None:
+    bucket = TokenBucket(rate=10, burst=3, now=0.0)
+    assert [bucket.owe(0.0, 1_000_000) for _ in range(3)] == [LARGEST_DEBT] * 3
+    assert bucket.owe(LARGEST_DEBT, 0) == 0.0
 
 
 def test_bucket_saves_no_more_than_its_burst() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from tornado_chat.live.limits import TokenBucket
 
 RATE, BURST = 10.0, 100.0
-"""Refusals that a client may collect, a second and at once, before it is cut off with 1008."""
+"""Refusals that a client may collect, a second and at once, before it is cut off with 1008; besides, one for each
+command that was taken: so many at most has who waits as told, and shares a limit with others."""
 
 UNHEARD_SECONDS, UNHEARD = 1.0, 1000
 """So many refusals in the first second do not count: the client may not have heard the first one yet."""
@@ -30,3 +31,8 @@ class Flood:
             self._unheard -= 1
             return False
         return bucket.take(max(now, bucket.filled)) > 0
+
+    def forgive(self) -> None:
+        """A command was taken: one refusal does not count."""
+        if self._bucket is not None:
+            self._bucket.tokens = min(BURST, self._bucket.tokens + 1)

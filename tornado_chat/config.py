@@ -281,8 +281,8 @@ class Settings:
     secret_file: str | None = setting(
         None,
         path,
-        "file with the key that signs tokens; required on an address other than loopback; "
-        "without it a key is made once, beside the database",
+        "file with the key that signs tokens; required on an address other than loopback and with PostgreSQL; "
+        "without it a key is made once, beside the SQLite file",
         "PATH",
     )
     guests: bool = setting("false", switch, "let in people without a token")

@@ -29,6 +29,7 @@ class Asker:
         self.entries: list[Entry] = []
         self.resumed = 0
         self.flushed = 0
+        self.failed = 0
 
     def resume(self) -> None:
         self.resumed += 1
@@ -39,6 +40,9 @@ class Asker:
 
     def flush_replies(self) -> None:
         self.flushed += 1
+
+    def fail(self) -> None:
+        self.failed += 1
 
 
 @contextmanager

@@ -6,11 +6,12 @@ import re
 import signal
 import socket
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.support.chat import running
+from tests.support.chat import eventually, running
 from tests.support.raw_chat import RawChat, get
 from tests.support.servers import UNLIMITED, Server
 from tests.support.supervised import wait_for_line
@@ -120,6 +121,30 @@ async def test_what_was_counted_is_forgotten_after_two_minutes(
         await other.close()
         assert told_after(122.0) == (2, 61), "also of who has gone meanwhile"
         assert told_after(183.0) == (0, 61)
+
+
+async def test_who_came_and_went_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with running(tmp_path) as here:
+        limits, load = here.server.limits, here.server.load
+        client = await here.connect()
+        await client.ask(type="send", room="r", text="1")
+        await client.close()
+        await eventually(lambda: not here.server.lines.open)
+        start = limits.time()
+        for seconds in (50.0, 61.0, 120.0):
+            limits.time = partial(float, start + seconds)
+            limits.sweep()
+            assert not limits.users.accounts
+            load.turn()
+            caplog.clear()
+            load.tell()
+            assert "users=1 addresses=1 connections=0 rooms=0 events=1 " in caplog.text
+        limits.time = lambda: start + 181.0
+        load.turn()
+        assert not limits.users.gone
+        caplog.clear()
+        load.tell()
+        assert "users=0 addresses=0 connections=0 rooms=0 events=0 " in caplog.text
 
 
 async def test_who_is_not_read_for_a_while_is_counted(tmp_path: Path) -> None:

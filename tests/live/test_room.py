@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tests.support.chat import eventually
 from tornado_chat.broker.local import LocalBroker
 from tornado_chat.errors import ChatError, LogUnavailable
+from tornado_chat.live.catching_up import CatchingUp
 from tornado_chat.live.hub import Hub, Memberships
 from tornado_chat.live.limits import AddressAccount, RoomLimits, TokenBucket
 from tornado_chat.live.member import GONE, LIVE, Member
@@ -578,6 +579,57 @@ async def test_the_page_of_a_member_that_left_is_not_read() -> None:
     assert hub.shared.page_reads._value == PAGE_READS
 
 
+class Waiting:
+    """A Sender that waits for the room."""
+
+    user = "w"
+
+    def __init__(self, reaction: Callable[[], object]) -> None:
+        self.reaction = reaction
+        self.failed = False
+
+    def resume(self) -> None:
+        self.reaction()
+
+    def published(self, entry: Entry, outcome: Appended | ChatError) -> None: ...
+
+    def flush_replies(self) -> None: ...
+
+    def fail(self) -> None:
+        self.failed = True
+
+
+@pytest.mark.logs("sender not resumed user=w")
+async def test_a_sender_that_fails_costs_no_other() -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peer = Peer(hub, "u")
+    await peer.join(None)
+    resumed: list[bool] = []
+    broken, sound = Waiting(lambda: 1 / 0), Waiting(lambda: resumed.append(True))
+    room.blocked |= {broken: None, sound: None}
+    room.deliver(log.add("one"))
+    await quiet(hub, [peer])
+    assert (broken.failed, sound.failed, resumed, room.blocked) == (True, False, [True], {})
+    assert not peer.closed
+    check(peer.written, 1, here=True)
+
+
+@pytest.mark.logs("member not fed room=r user=u")
+async def test_a_member_that_cannot_be_fed_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = MemoryLog()
+    for number in range(3):
+        log.add(str(number))
+    hub, _ = await start(log)
+    peer = Peer(hub, "u")
+    with monkeypatch.context() as broken:
+        broken.setattr(CatchingUp, "_make_chunk", lambda self, member: 1 / 0)
+        await peer.join(0)
+        await turns(3)
+    assert peer.closed
+    await peer.leave()
+
+
 @pytest.mark.logs("flush failed, its members are cut off")
 async def test_a_fault_in_a_flush_cuts_the_members_off_and_the_room_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     log = MemoryLog()
@@ -585,8 +637,7 @@ async def test_a_fault_in_a_flush_cuts_the_members_off_and_the_room_goes_on(monk
     peer = Peer(hub, "u")
     await peer.join(None)
     resumed: list[bool] = []
-    peer.resume = lambda: resumed.append(True)  # type: ignore[attr-defined]  # stands in for a Session's
-    room.blocked.append(peer)  # type: ignore[arg-type]  # likewise
+    room.blocked[Waiting(lambda: resumed.append(True))] = None
     with monkeypatch.context() as broken:
         broken.setattr(Room, "_write_slice", lambda self: 1 / 0)
         room.deliver(log.add("lost on its way"))

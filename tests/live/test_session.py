@@ -82,6 +82,44 @@ async def test_join_send_ack_and_message(tmp_path: Path) -> None:
         assert "id" not in second
 
 
+async def test_histories_beyond_the_memory_for_outboxes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as here:
+        client = await here.connect()
+        for _ in range(3):
+            await client.ask(type="send", room="r", text="x" * 8000)
+        monkeypatch.setattr(session_module, "OUTBOXES_BYTES", 20_000)
+        refused = await client.ask(type="history", room="r")
+        assert (refused["code"], refused["retry_after"]) == ("overloaded", 5.0)
+        assert len((await client.ask(type="history", room="r", limit=2))["messages"]) == 2
+        with monkeypatch.context() as full:
+            full.setattr(here.server.lines, "outbox_bytes", 20_001)
+            full.setattr(here.server.log, "history", None)
+            assert (await client.ask(type="history", room="r", limit=1))["code"] == "overloaded"
+        assert (await client.ask(type="history", room="r", limit=1))["type"] == "history"
+
+
+async def test_devices_of_a_user_that_wait_as_told_stay(tmp_path: Path) -> None:
+    """They share one limit: each is refused about as often as it is let in, and more often than a flood may be."""
+    async with running(tmp_path, send_rate=100, send_burst=20) as here:
+        devices = [await here.connect(headers=bearer("alice")) for _ in range(5)]
+
+        async def send(device: Client, count: int) -> int:
+            refusals = 0
+            while count:
+                answer = await device.ask(type="send", room="r", text="x")
+                if answer["type"] == "ack":
+                    count -= 1
+                else:
+                    refusals += 1
+                    await asyncio.sleep(answer["retry_after"])
+            return refusals
+
+        refusals = await asyncio.gather(*(send(device, 100) for device in devices))
+        assert max(refusals) <= 200
+
+
 async def test_a_sender_need_not_have_joined(tmp_path: Path) -> None:
     async with running(tmp_path) as here:
         client = await here.connect()

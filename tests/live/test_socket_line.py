@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 
 import pytest
 
@@ -106,6 +107,36 @@ async def test_an_empty_outbox_forgets_what_was_asked_for() -> None:
         await pair.read_exactly(8192 * count)
         await until(lambda: pair.connection.outbox_bytes == 0)
         assert pair.connection.asked_bytes == 0
+
+
+async def test_waits_that_ended_do_not_add_up() -> None:
+    """Who reads everything after some sweeps, again and again, takes enough."""
+    async with Pair(buffers=SMALL) as pair:
+        for _ in range(2 * SWEEPS):
+            count = pair.stall()
+            pair.connection.asked_bytes = ANSWERS_BYTES
+            pair.connection.sweep(NOW, patience(1000))
+            await pair.read_exactly(8192 * count)
+            await until(lambda: pair.connection.outbox_bytes == 0)
+            assert not pair.connection.closing
+
+
+async def test_a_peer_that_hung_up_unread_lets_go() -> None:
+    async with Pair() as pair:
+        pair.connection.pause_reading()
+        await pair.say(1, b"never read")
+        waiting = Patience(ping_after=2, dead_after=4, stuck_after=SWEEPS, seconds=1000)
+        for _ in range(10):
+            pair.connection.sweep(NOW, waiting)
+        assert not pair.connection.closing, "silence says nothing: it is not read"
+        pair.sock.shutdown(socket.SHUT_WR)
+        pair.connection.resume_reading()
+        pair.connection.pause_reading()
+        for _ in range(4):
+            pair.connection.sweep(NOW, waiting)
+        assert not pair.connection.closing, "it may be read soon"
+        pair.connection.sweep(NOW, waiting)
+        assert pair.connection.closing
 
 
 async def test_reading_goes_on_when_nothing_speaks_against_it_any_more() -> None:

@@ -61,7 +61,7 @@ class Author:
         publisher = self.context.publisher
         waiting = publisher.congestion(command.room)
         if waiting is not None:
-            waiting.append(sender)
+            waiting[sender] = None
             return False
         self.charge()
         publisher.submit(sender, self._entry(command))

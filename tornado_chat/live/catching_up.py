@@ -59,6 +59,7 @@ class CatchingUp:
             return
         made = self._make_chunk(member)
         if made is None:
+            member.drop_page()  # who waits for a page holds none: there are few permits
             self._ask(member)
             return
         data, member.cursor, count = made

@@ -20,19 +20,31 @@ USER_FRAME_BYTES, ADDRESS_FRAME_BYTES = 8192, 2048
 what a busy user's events have."""
 
 
+LONGEST_WAIT = 30.0
+"""Seconds that anybody is told to wait at most."""
+
+LARGEST_DEBT = 10.0
+"""Seconds of its rate that a bucket may owe: less than a WebSocket client waits for a pong, as a rule. What comes
+beyond that is not charged: only new connections can send it, and their number is limited."""
+
+
 class TokenBucket:
     """`rate` tokens a second, at most `burst` of them saved; 0 for either is no limit."""
 
-    __slots__ = ("burst", "filled", "rate", "tokens")
+    __slots__ = ("burst", "filled", "promised", "rate", "tokens")
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self.rate = rate if burst else 0.0
         self.burst = burst
         self.tokens = burst
         self.filled = now
+        self.promised = now  # when the last of those who were told to wait will come
 
     def take(self, now: float, count: float = 1.0) -> float:
-        """Take `count` tokens: 0.0 if they were there, else the seconds until they will be."""
+        """Take `count` tokens: 0.0 if they were there, else the seconds to wait.
+
+        Those who are refused come back one after another: else all but one of them would be refused again.
+        """
         if not self.rate:
             return 0.0
         tokens = min(self.burst, self.tokens + (now - self.filled) * self.rate)
@@ -41,13 +53,16 @@ class TokenBucket:
             self.tokens = tokens - count
             return 0.0
         self.tokens = tokens
-        return (count - tokens) / self.rate
+        soonest = now + (count - tokens) / self.rate
+        self.promised = min(max(soonest, self.promised + count / self.rate), now + LONGEST_WAIT)
+        return self.promised - now
 
     def owe(self, now: float, count: float) -> float:
-        """Take `count` tokens, whether they are there or not: the seconds until none is owed."""
+        """Take `count` tokens, whether they are there or not: the seconds until none is owed, LARGEST_DEBT at most."""
         if not self.rate:
             return 0.0
-        self.tokens = min(self.burst, self.tokens + (now - self.filled) * self.rate) - count
+        tokens = min(self.burst, self.tokens + (now - self.filled) * self.rate) - count
+        self.tokens = max(tokens, -LARGEST_DEBT * self.rate)
         self.filled = now
         return -self.tokens / self.rate if self.tokens < 0 else 0.0
 
@@ -105,9 +120,12 @@ A = TypeVar("A", bound=Account)
 
 
 class Accounts(Generic[A]):
-    """The accounts of all users, or of all addresses. One is kept until it is idle."""
+    """The accounts of all users, or of all addresses. One is kept until it is idle.
 
-    __slots__ = ("accounts", "byte_burst", "byte_rate", "make", "time")
+    `gone` is what the forgotten ones had counted, events and bytes, since `live.load` looked last.
+    """
+
+    __slots__ = ("accounts", "byte_burst", "byte_rate", "gone", "make", "time")
 
     def __init__(self, make: Callable[[], A], byte_rate: float, byte_burst: float, time: Callable[[], float]) -> None:
         self.make = make
@@ -115,6 +133,7 @@ class Accounts(Generic[A]):
         self.byte_burst = byte_burst
         self.time = time
         self.accounts: dict[str, A] = {}
+        self.gone: dict[str, tuple[int, int]] = {}
 
     def enter(self, key: str) -> A:
         """The account of `key`, with one connection more."""
@@ -140,7 +159,10 @@ class Accounts(Generic[A]):
         """Forget whoever is idle."""
         now = self.time()
         for key in [key for key, account in self.accounts.items() if account.is_idle(now)]:
-            del self.accounts[key]
+            account = self.accounts.pop(key)
+            if account.event_count or account.byte_count:
+                events, size = self.gone.get(key, (0, 0))
+                self.gone[key] = events + account.event_count, size + account.byte_count
 
 
 class RoomLimits:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from typing import Protocol
 
 from tornado_chat.errors import ChatError
 from tornado_chat.log import Appended, Entry
+
+logger = logging.getLogger(__name__)
 
 
 class Line(Protocol):
@@ -65,3 +69,16 @@ class Sender(Protocol):
         """The log has answered; `flush_replies` follows when it has answered the whole batch."""
 
     def flush_replies(self) -> None: ...
+
+    def fail(self) -> None:
+        """The server has failed on it, and has logged that: let the client come back and say what it holds."""
+
+
+def resume_all(senders: Iterable[Sender]) -> None:
+    """Resume each. A fault of one ends that one."""
+    for sender in senders:
+        try:
+            sender.resume()
+        except Exception:
+            logger.exception("sender not resumed user=%s", sender.user)
+            sender.fail()

@@ -99,10 +99,11 @@ class Load:
 
 def _take(accounts: Accounts[A]) -> Counts:
     """What was counted, which begins again at 0."""
-    taken: Counts = {}
+    taken, accounts.gone = accounts.gone, {}
     for key, account in accounts.accounts.items():
         if account.event_count or account.byte_count:
-            taken[key] = account.event_count, account.byte_count
+            events, size = taken.get(key, (0, 0))
+            taken[key] = events + account.event_count, size + account.byte_count
             account.event_count = account.byte_count = 0
     return taken
 
@@ -110,8 +111,11 @@ def _take(accounts: Accounts[A]) -> Counts:
 def _used(accounts: Accounts[A], before: Counts) -> dict[str, tuple[int, int, int]]:
     """Of each account, those that were forgotten since included: connections, events, bytes."""
     used = {key: (0, *counts) for key, counts in before.items()}
+    for key, (events, size) in accounts.gone.items():
+        _, earlier_events, earlier_size = used.get(key, (0, 0, 0))
+        used[key] = 0, earlier_events + events, earlier_size + size
     for key, account in accounts.accounts.items():
-        events, size = before.get(key, (0, 0))
+        _, events, size = used.get(key, (0, 0, 0))
         used[key] = account.connections, events + account.event_count, size + account.byte_count
     return used
 

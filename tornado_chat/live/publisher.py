@@ -10,7 +10,7 @@ from time import monotonic
 
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.live.hub import Hub
-from tornado_chat.live.line import Sender
+from tornado_chat.live.line import Sender, resume_all
 from tornado_chat.live.room import Room
 from tornado_chat.log import Appended, Entry, event_of
 from tornado_chat.logs import Repeated
@@ -39,7 +39,7 @@ class Publisher:
         self.hub = hub
         self.queue: deque[tuple[Sender, Entry, float]] = deque()
         self.queued_chars = 0
-        self.blocked: deque[Sender] = deque()  # those who wait because the queue is full
+        self.blocked: dict[Sender, None] = {}  # those who wait because the queue is full
         self._repeated = Repeated(logger)
         self.failing = False  # the last commit's outcome is not known
         self.idle = asyncio.Event()
@@ -51,7 +51,7 @@ class Publisher:
         """Begin to commit; `stop` is to follow."""
         self._task = self.hub.tasks.spawn(self._run(), name="publisher")
 
-    def congestion(self, room_name: str) -> deque[Sender] | None:
+    def congestion(self, room_name: str) -> dict[Sender, None] | None:
         """Where a sender has to wait before it may submit to this room; None if it need not."""
         if len(self.queue) >= QUEUE_ENTRIES or self.queued_chars >= QUEUE_CHARS:
             return self.blocked
@@ -91,12 +91,8 @@ class Publisher:
             self.queued_chars -= sum(_size(entry) for _, entry, _ in batch)
             self._announce(batch, await self._commit([entry for _, entry, _ in batch]))
             if self.blocked and len(self.queue) <= QUEUE_ENTRIES // 2 and self.queued_chars <= QUEUE_CHARS // 2:
-                blocked, self.blocked = self.blocked, deque()
-                for sender in blocked:
-                    try:
-                        sender.resume()
-                    except Exception:
-                        _log_fault("sender not resumed", sender.user)
+                blocked, self.blocked = self.blocked, {}
+                resume_all(blocked)
 
     async def _commit(self, entries: list[Entry]) -> Sequence[Appended | ChatError]:
         """The outcomes of `entries`; all `unavailable` if the log did not answer."""
@@ -135,6 +131,7 @@ class Publisher:
                 sender.published(entry, outcome)
             except Exception:
                 _log_fault("entry not announced", entry.room)
+                sender.fail()
             answered[sender] = None
         for name, events in news.items():
             self.hub.broker.publish_events(name, events)
@@ -143,6 +140,7 @@ class Publisher:
                 sender.flush_replies()
             except Exception:
                 _log_fault("replies not written", sender.user)
+                sender.fail()
         for room in rooms:
             try:
                 room.flush_now()

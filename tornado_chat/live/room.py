@@ -21,7 +21,7 @@ from time import monotonic
 
 from tornado_chat.errors import CloseCode, LogUnavailable
 from tornado_chat.live.catching_up import CatchingUp
-from tornado_chat.live.line import Sender
+from tornado_chat.live.line import Sender, resume_all
 from tornado_chat.live.member import CATCHING, GONE, LIVE, Member
 from tornado_chat.live.ring import Ring
 from tornado_chat.live.room_presence import RoomPresence
@@ -126,7 +126,7 @@ class Room:
         self.flushing = False
         self.due: asyncio.Handle | None = None  # the call that begins a flush
         self.next_flush: asyncio.Future[None] | None = None
-        self.blocked: deque[Sender] = deque()  # those who wait because too much is pending
+        self.blocked: dict[Sender, None] = {}  # those who wait because too much is pending
         self.users: dict[str, int] = {}  # how many members each has here
         self.presence = RoomPresence()
         self.closed = False  # forgotten: whoever asks for the room gets another
@@ -237,7 +237,11 @@ class Room:
 
     def _feed(self, member: Member) -> None:
         if member.state == CATCHING and self.catching is not None:
-            self.catching.feed(member)
+            try:
+                self.catching.feed(member)
+            except Exception:
+                logger.exception("member not fed room=%s user=%s", self.name, member.user)
+                member.line.close(CloseCode.INTERNAL_ERROR, "the server failed on a room")
 
     def _fall_behind(self, member: Member, after: int) -> None:
         self._remove(member)
@@ -363,9 +367,9 @@ class Room:
         self.flushed = self.head
         self.flushing = False
         self._flush_has_begun()
-        self._unblock()
         for member in list(self.members()):
             member.line.close(CloseCode.INTERNAL_ERROR, "the server failed on a room")
+        self._unblock()
 
     def _begin_flush(self) -> None:
         """Take what is pending, as one batch for each encoding, and write it: a small room at once."""
@@ -463,6 +467,5 @@ class Room:
             self.next_flush = None
 
     def _unblock(self) -> None:
-        blocked, self.blocked = self.blocked, deque()
-        for sender in blocked:
-            sender.resume()
+        blocked, self.blocked = self.blocked, {}
+        resume_all(blocked)

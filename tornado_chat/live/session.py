@@ -183,7 +183,7 @@ class Session(Author):
             self.task.cancel()
         if self.paying is not None:
             self.paying.cancel()
-        elif self.uncharged:
+        if self.uncharged:
             self.owe_bytes(self.uncharged)
         self.end()
         logger.debug("closed user=%s code=%d reason=%s", self.user, code, reason)
@@ -252,6 +252,8 @@ class Session(Author):
         if not self.publish(command, self):
             return False
         self.unanswered += 1
+        if self.flood is not None:
+            self.flood.forgive()
         return True
 
     def published(self, entry: Entry, outcome: Appended | ChatError) -> None:
@@ -269,6 +271,10 @@ class Session(Author):
                 self.replies = [frame]
             else:
                 self.replies.append(frame)
+
+    def fail(self) -> None:
+        """As `Sender.fail` says."""
+        self.line.close(CloseCode.INTERNAL_ERROR, "the server failed on a command")
 
     def flush_replies(self) -> None:
         """Write the acks of a commit at once, and go on with what waited for them."""
@@ -290,7 +296,7 @@ class Session(Author):
             self._refuse(unavailable, command.id)
         except Exception:
             logger.exception("command failed user=%s", self.user)
-            self.line.close(CloseCode.INTERNAL_ERROR, "the server failed on a command")
+            self.fail()
         finally:
             self.task = None
         self.resume()
@@ -302,6 +308,8 @@ class Session(Author):
         if len(self.members) >= ROOMS and command.room not in self.members:
             raise ChatError(ErrorCode.TOO_LARGE, f"a connection may be in {ROOMS:,} rooms: leave one first")
         self.context.limits.check_join(self.address)
+        if self.flood is not None:
+            self.flood.forgive()
         self.task = self.context.hub.tasks.spawn(self._ask(self._enter, command))
         return True
 
@@ -321,10 +329,7 @@ class Session(Author):
             return False
         self.check_room(command.room)
         self.charge()
-        if self.context.lines.outbox_bytes > OUTBOXES_BYTES:
-            raise ChatError(
-                ErrorCode.OVERLOADED, "too much waits for clients that read slowly: try again", retry_after=5.0
-            )
+        self._check_outboxes(0)
         self.task = self.context.hub.tasks.spawn(self._ask(self._recount, command))
         return True
 
@@ -334,7 +339,15 @@ class Session(Author):
         )
         reply = replies.History(id=command.id, room=command.room, messages=messages, more=more)
         # Not deflated: a mebibyte takes 15 ms, for which everybody else would wait.
-        self._write(self.encoding.plain.frame(reply))
+        frame = self.encoding.plain.frame(reply)
+        self._check_outboxes(len(frame))  # many may have been asked for at once
+        self._write(frame)
+
+    def _check_outboxes(self, more: int) -> None:
+        if self.context.lines.outbox_bytes + more > OUTBOXES_BYTES:
+            raise ChatError(
+                ErrorCode.OVERLOADED, "too much waits for clients that read slowly: try again", retry_after=5.0
+            )
 
     def _presence(self, command: Presence) -> bool:
         if self.unanswered:

@@ -11,6 +11,7 @@ import asyncio
 import fcntl
 import logging
 import math
+import select
 import socket
 import struct
 import sys
@@ -230,7 +231,7 @@ class SocketLine:
             self._let_go(outbox)
         if not outbox:
             self._outbox = None
-            self.asked_bytes = 0
+            self.asked_bytes = self._asked_sweeps = 0
             self._blocked = self.closing
             self._lines.loop.remove_writer(self._fd)
             if self._finished:
@@ -265,6 +266,7 @@ class SocketLine:
         if self._pauses & why and not self.closing:
             self._pauses &= ~why
             if not self._pauses:
+                self.idle = 0
                 self._read_on()
                 self._go_on()
 
@@ -297,7 +299,8 @@ class SocketLine:
         elif self.outbox_bytes:
             self._sweep_outbox(patience)
         elif self.reading_paused:
-            self.idle = 0
+            if self.idle > patience.dead_after and self._hung_up():
+                self._lose()  # else it would hold its place for as long as it is not read
         elif self.idle == 1:
             self.read_ready()  # it has just fallen silent: did it end unnoticed?
         elif self.idle == patience.ping_after:
@@ -308,6 +311,12 @@ class SocketLine:
                 self.idle = int(patience.ping_after)  # the ping is on its way, behind something older
             elif self.idle > patience.dead_after:
                 self.close(CloseCode.INTERNAL_ERROR, "ping timeout")
+
+    def _hung_up(self) -> bool:
+        """Whether the peer has closed its side, although what it sent before was not read."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def _sweep_outbox(self, patience: Patience) -> None:
         self.stuck += 1

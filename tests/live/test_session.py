@@ -13,7 +13,7 @@ from tests.support.chat import SECRET, Client, eventually, running
 from tornado_chat.auth import mint
 from tornado_chat.live import flood
 from tornado_chat.live import session as session_module
-from tornado_chat.live.session import HELD_BYTES, Session
+from tornado_chat.live.session import HELD_BYTES, UNCHARGED_BYTES, Session
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.encodings import websocket
 
@@ -493,3 +493,20 @@ async def test_a_client_is_read_again_when_half_of_what_it_has_waiting_is_away(
             answers.release()
         await client.until("pong", id="last")
         assert session.held_bytes == 0
+
+
+async def test_what_came_is_charged_at_the_close_at_the_latest(tmp_path: Path) -> None:
+    """Else whoever comes back again and again sends for nothing."""
+    size = UNCHARGED_BYTES - 1024
+    async with running(tmp_path, send_rate=1) as here:
+        client = await here.connect(headers=bearer("alice"))
+        user = here.server.limits.users.accounts["alice"]
+        (address,) = here.server.limits.addresses.accounts.values()
+        await client.ask(type="ping", padding="x" * size)
+        assert (user.bytes, address.bytes) == (None, None), "too little to be charged while it is open"
+        await client.close()
+        await eventually(lambda: not here.server.lines.open)
+        for account in (user, address):
+            assert size < account.byte_count <= UNCHARGED_BYTES
+            assert account.bytes is not None
+            assert account.bytes.tokens == account.bytes.burst - account.byte_count

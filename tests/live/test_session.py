@@ -13,6 +13,7 @@ from tests.support.chat import SECRET, Client, eventually, running
 from tornado_chat.auth import mint
 from tornado_chat.live import flood
 from tornado_chat.live import session as session_module
+from tornado_chat.live.session import HELD_BYTES, UNCHARGED_BYTES, Session
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.encodings import websocket
 
@@ -496,3 +497,54 @@ async def test_pipelined_histories_do_not_pass_the_high_water_mark(tmp_path: Pat
             answer = await client.until("history")
             assert answer["id"] == f"h{number}"
             assert len(answer["messages"]) == 40
+
+
+async def test_a_client_is_read_again_when_half_of_what_it_has_waiting_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after each command: a few large ones are as much to hold as many small ones."""
+    answers = asyncio.Semaphore(0)
+    async with running(tmp_path) as here:
+        history = here.server.log.history
+
+        async def slow(*args: Any, **options: Any) -> Any:
+            await answers.acquire()
+            return await history(*args, **options)
+
+        monkeypatch.setattr(here.server.log, "history", slow)
+        client = await here.connect()
+        line = next(iter(here.server.lines.open))
+        session = line.listener
+        assert isinstance(session, Session)
+        for _ in range(9):  # one is asked, and the others wait for it
+            await client.send(type="history", room="r", padding="x" * (HELD_BYTES // 8))
+        await client.send(type="ping", id="last")
+        await eventually(lambda: session.held_bytes > HELD_BYTES)
+        waiting = []
+        while line.reading_paused:
+            waiting.append(session.held_bytes)
+            answers.release()
+            await client.until("history")
+        assert len(waiting) > 1
+        assert min(waiting) > HELD_BYTES // 2 >= session.held_bytes
+        for _ in range(9):
+            answers.release()
+        await client.until("pong", id="last")
+        assert session.held_bytes == 0
+
+
+async def test_what_came_is_charged_at_the_close_at_the_latest(tmp_path: Path) -> None:
+    """Else whoever comes back again and again sends for nothing."""
+    size = UNCHARGED_BYTES - 1024
+    async with running(tmp_path, send_rate=1) as here:
+        client = await here.connect(headers=bearer("alice"))
+        user = here.server.limits.users.accounts["alice"]
+        (address,) = here.server.limits.addresses.accounts.values()
+        await client.ask(type="ping", padding="x" * size)
+        assert (user.bytes, address.bytes) == (None, None), "too little to be charged while it is open"
+        await client.close()
+        await eventually(lambda: not here.server.lines.open)
+        for account in (user, address):
+            assert size < account.byte_count <= UNCHARGED_BYTES
+            assert account.bytes is not None
+            assert account.bytes.tokens == account.bytes.burst - account.byte_count

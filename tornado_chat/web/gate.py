@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import secrets
+from functools import lru_cache
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tornado.httputil import HTTPHeaders, parse_cookie
@@ -30,6 +31,9 @@ FORWARDED = "X-Forwarded-For", "X-Forwarded-Proto", "Forwarded"
 """Of these, a proxy adds one at least."""
 
 _SECURE = {"https", "wss"}
+
+ADDRESSES = 4096
+"""Names and addresses about which is remembered what they are: to parse one takes 4 us, at each handshake."""
 
 
 class Arguments:
@@ -64,7 +68,7 @@ class Gate:
         false for what is not for everybody: then only --allowed-origins lets another name in.
         """
         host = headers.get("Host", "").lower()
-        if self.any_host or not host or is_loopback(_host_name(host)) or host in self.allowed_hosts:
+        if self.any_host or not host or _is_loopback_host(host) or host in self.allowed_hosts:
             return
         if proxied and any(name in headers for name in FORWARDED) and self.is_proxy(peer):
             return
@@ -184,6 +188,11 @@ def accountable(peer: str, trusted: tuple[Network, ...]) -> str | None:
     return client_address(peer, None, trusted)
 
 
+@lru_cache(ADDRESSES)
+def _is_loopback_host(host: str) -> bool:
+    return is_loopback(_host_name(host))
+
+
 def _host_name(host: str) -> str:
     """The name or address in a Host header."""
     if host.startswith("["):
@@ -192,6 +201,7 @@ def _host_name(host: str) -> str:
     return host.partition(":")[0].removesuffix(".")
 
 
+@lru_cache(ADDRESSES)
 def is_in(name: str, networks: tuple[Network, ...]) -> bool:
     try:
         address = ipaddress.ip_address(name)

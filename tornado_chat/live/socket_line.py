@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 _BUFFERS = 64  # byte strings handed to one sendmsg
 _BY_LISTENER, _BY_OUTBOX = 1, 2  # why reading is paused
 _BYTES_ACKED = slice(120, 128)  # tcpi_bytes_acked in the kernel's struct tcp_info
+_HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)  # the latter on macOS
 _SENT_BYTES = 65536  # of a byte string may be kept with its rest; more of them only while the rest is as much
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: drop what is unsent
 
@@ -315,7 +316,7 @@ class SocketLine:
     def _hung_up(self) -> bool:
         """Whether the peer has closed its side, although what it sent before was not read."""
         poll = select.poll()
-        poll.register(self._fd, select.POLLRDHUP)
+        poll.register(self._fd, _HUNG_UP)
         return bool(poll.poll(0))
 
     def _sweep_outbox(self, patience: Patience) -> None:
@@ -396,7 +397,7 @@ class SocketLine:
             self._gone()
 
     def _lose(self) -> None:
-        """The socket failed in a write."""
+        """The socket failed in a write, or its peer hung up."""
         if not self.closing:
             self._end(ABNORMAL, "")
         self._blocked = True

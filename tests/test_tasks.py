@@ -43,6 +43,27 @@ async def test_stop_ends_also_what_a_cancelled_task_begins() -> None:
     assert len(asyncio.all_tasks()) == 1, "only this test"
 
 
+@pytest.mark.logs("task goes on although it was cancelled name=stubborn")
+async def test_stop_ends_also_what_swallows_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tornado_chat.tasks.STOP_SECONDS", 0.01)
+    tasks, swallowed = Tasks(), list[bool]()
+
+    async def stubborn() -> None:
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                if len(swallowed) == 2:
+                    raise
+                swallowed.append(True)
+
+    tasks.spawn(stubborn(), name="stubborn")
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await tasks.stop()
+    assert not tasks
+
+
 async def test_finished_waits_and_cancels_nothing() -> None:
     tasks, done = Tasks(), []
 

@@ -8,6 +8,9 @@ from collections.abc import Coroutine
 
 logger = logging.getLogger(__name__)
 
+STOP_SECONDS = 5.0
+"""For a cancelled task to end, which takes the time that it needs to close something."""
+
 
 class Tasks:
     """The tasks of one owner. A failure is logged with its traceback; `stop` leaves none running."""
@@ -33,12 +36,14 @@ class Tasks:
             logger.error("task failed", exc_info=error)
 
     async def stop(self) -> None:
-        """Cancel what still runs, and wait until it has ended."""
+        """Cancel what still runs, and wait until it has ended; what has not after STOP_SECONDS is cancelled again."""
         while self._running:  # what is cancelled may spawn in its turn
             tasks = list(self._running)
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            _, stubborn = await asyncio.wait(tasks, timeout=STOP_SECONDS)
+            for task in stubborn:  # a library may take the cancellation for something else
+                logger.warning("task goes on although it was cancelled name=%s task=%r", task.get_name(), task)
 
     async def finished(self) -> None:
         """Wait until nothing runs any more."""

@@ -52,6 +52,25 @@ def test_nobody_is_told_to_wait_for_ever() -> None:
     assert bucket.take(1000.0) == 0.0
 
 
+def test_what_the_forgotten_had_counted_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tornado_chat.live.limits.GONE_ACCOUNTS", 3)
+    accounts = make_limits(Clock()).users
+    for _ in range(2):
+        for number in range(5):
+            account = accounts.enter(f"guest-{number}")
+            account.event_count += 1
+            account.connections -= 1
+        accounts.sweep()
+        assert not accounts.accounts
+    assert accounts.gone == {f"guest-{number}": (2, 0) for number in range(3)}
+
+
+def test_a_debt_may_be_a_whole_burst() -> None:
+    """Else a message that is more than some seconds of a small rate would be half paid."""
+    bucket = TokenBucket(rate=1, burst=100, now=0.0)
+    assert [bucket.owe(0.0, 80) for _ in range(4)] == [0.0, 60.0, 100.0, 100.0]
+
+
 def test_a_debt_has_a_bottom() -> None:
     bucket = TokenBucket(rate=10, burst=3, now=0.0)
     assert [bucket.owe(0.0, 1_000_000) for _ in range(3)] == [LARGEST_DEBT] * 3

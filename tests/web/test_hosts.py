@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.chat import running
 from tests.support.plain_http import get, shake
+from tornado_chat.web import gate
+from tornado_chat.web.gate import HOST_CHARS
 
 ELSEWHERE = (ipaddress.ip_network("10.0.0.0/8"),)
 EVIL = {"Host": "evil.example:8080", "Origin": "http://evil.example:8080"}
@@ -51,6 +53,14 @@ async def test_a_server_on_loopback_is_called_by_loopbacks_names(tmp_path: Path,
             assert answer.error["code"] == "forbidden"
             assert "--allowed-origins" in answer.error["message"]
         assert (await get(here, "/healthz", Host=host)).status == 200, "which tells nothing"
+
+
+async def test_long_hosts_are_refused_and_not_remembered(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        gate._is_loopback_host.cache_clear()
+        for length in (HOST_CHARS, HOST_CHARS + 1, 10_000):
+            assert (await get(here, "/", Host="a" * length)).status == 403
+        assert gate._is_loopback_host.cache_info().currsize == 1
 
 
 async def test_a_page_whose_name_was_rebound_cannot_connect(tmp_path: Path) -> None:

@@ -24,8 +24,12 @@ LONGEST_WAIT = 30.0
 """Seconds that anybody is told to wait at most."""
 
 LARGEST_DEBT = 10.0
-"""Seconds of its rate that a bucket may owe: less than a WebSocket client waits for a pong, as a rule. What comes
-beyond that is not charged: only new connections can send it, and their number is limited."""
+"""Seconds of its rate that a bucket may owe, or its burst if that is more: less than a WebSocket client waits for a
+pong, as a rule. What comes beyond that is not charged: a message is less than a burst, so it takes many connections,
+and their number is limited."""
+
+GONE_ACCOUNTS = 10_000
+"""Forgotten accounts whose counts are kept for `live.load`; of more, what they sent is told by address at best."""
 
 
 class TokenBucket:
@@ -58,11 +62,11 @@ class TokenBucket:
         return self.promised - now
 
     def owe(self, now: float, count: float) -> float:
-        """Take `count` tokens, whether they are there or not: the seconds until none is owed, LARGEST_DEBT at most."""
+        """Take `count` tokens, whether they are there or not: the seconds until none is owed."""
         if not self.rate:
             return 0.0
         tokens = min(self.burst, self.tokens + (now - self.filled) * self.rate) - count
-        self.tokens = max(tokens, -LARGEST_DEBT * self.rate)
+        self.tokens = max(tokens, -max(LARGEST_DEBT * self.rate, self.burst))
         self.filled = now
         return -self.tokens / self.rate if self.tokens < 0 else 0.0
 
@@ -122,7 +126,7 @@ A = TypeVar("A", bound=Account)
 class Accounts(Generic[A]):
     """The accounts of all users, or of all addresses. One is kept until it is idle.
 
-    `gone` is what the forgotten ones had counted, events and bytes, since `live.load` looked last.
+    `gone` is what the forgotten ones had counted, events and bytes, since `live.load` looked last: GONE_ACCOUNTS.
     """
 
     __slots__ = ("accounts", "byte_burst", "byte_rate", "gone", "make", "time")
@@ -160,7 +164,7 @@ class Accounts(Generic[A]):
         now = self.time()
         for key in [key for key, account in self.accounts.items() if account.is_idle(now)]:
             account = self.accounts.pop(key)
-            if account.event_count or account.byte_count:
+            if (account.event_count or account.byte_count) and (len(self.gone) < GONE_ACCOUNTS or key in self.gone):
                 events, size = self.gone.get(key, (0, 0))
                 self.gone[key] = events + account.event_count, size + account.byte_count
 

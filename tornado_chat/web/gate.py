@@ -35,6 +35,9 @@ _SECURE = {"https", "wss"}
 ADDRESSES = 4096
 """Names and addresses about which is remembered what they are: to parse one takes 4 us, at each handshake."""
 
+HOST_CHARS = 300
+"""Of a Host that may be loopback's. A DNS name has 253; longer ones would fill what is remembered."""
+
 
 class Arguments:
     """The query of the address, the last value of each name; without `parse_qs` where there is none."""
@@ -68,7 +71,9 @@ class Gate:
         false for what is not for everybody: then only --allowed-origins lets another name in.
         """
         host = headers.get("Host", "").lower()
-        if self.any_host or not host or _is_loopback_host(host) or host in self.allowed_hosts:
+        if self.any_host or not host or host in self.allowed_hosts:
+            return
+        if len(host) <= HOST_CHARS and _is_loopback_host(host):
             return
         if proxied and any(name in headers for name in FORWARDED) and self.is_proxy(peer):
             return

@@ -87,18 +87,19 @@ class Server:
         self.metrics = Metrics()
         self.uid = secrets.token_hex(8)
         self.limits = Limits(settings, _connections_allowed(settings.max_connections), time.monotonic)
+        self.lines = Lines(loop, max_frame_bytes=settings.max_frame_bytes, high_water_mark=settings.high_water_mark)
         self.hub = Hub(
             loop,
             log,
             broker,
             self.uid,
             self.metrics,
+            self.lines.direct,
             high_water_mark=settings.high_water_mark,
             ring_bytes=settings.ring_bytes,
             limits=self.limits.rooms,
         )
         self.publisher = Publisher(self.hub)
-        self.lines = Lines(loop, max_frame_bytes=settings.max_frame_bytes, high_water_mark=settings.high_water_mark)
         self.keepalive = Keepalive(
             self.lines,
             ping_interval=settings.ping_interval,

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.connections import until
 from tornado_chat.live import turns as module
+from tornado_chat.live.fanout import NO_KEY
 from tornado_chat.live.member import Member
 from tornado_chat.live.turns import FEEDS, Turns
 from tornado_chat.wire.codec import JSON
@@ -20,9 +21,12 @@ class Silent:
 
     closing = False
     outbox_bytes = asked_bytes = 0
+    key = NO_KEY
 
     def write(self, data: bytes) -> None:
         raise AssertionError("turns do not write")
+
+    def sent(self, data: bytes, taken: int) -> None: ...
 
     def close(self, code: int, reason: str = "") -> None: ...
 

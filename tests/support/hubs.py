@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from tornado_chat.broker.local import LocalBroker
 from tornado_chat.errors import ChatError, LogUnavailable
+from tornado_chat.live.fanout import NO_KEY, Direct
 from tornado_chat.live.hub import Hub, Memberships
 from tornado_chat.live.limits import AddressAccount, RoomLimits, TokenBucket
 from tornado_chat.live.member import Member
@@ -103,6 +104,7 @@ class Peer:
         self.hub = hub
         self.user = user
         self.closing = False
+        self.key = NO_KEY
         self.asked_bytes = 0
         self.written: list[Data] = []
         self.outbox_bytes = 0
@@ -130,6 +132,9 @@ class Peer:
         if self.stalled:
             self.outbox_bytes += len(data)
             self.most = max(self.most, self.outbox_bytes)
+
+    def sent(self, data: bytes, taken: int) -> None:
+        raise AssertionError("it has no key")
 
     def close(self, code: int, reason: str = "") -> None:
         self.closed = True
@@ -188,7 +193,9 @@ def unframe(data: bytes) -> list[Data]:
 
 def made_hub(log: MemoryLog, ring_bytes: int) -> Hub:
     loop, broker, limits = asyncio.get_running_loop(), LocalBroker(alone=True), RoomLimits(0, 0)
-    return Hub(loop, log, broker, "here", Metrics(), high_water_mark=MARK, ring_bytes=ring_bytes, limits=limits)
+    return Hub(
+        loop, log, broker, "here", Metrics(), Direct(), high_water_mark=MARK, ring_bytes=ring_bytes, limits=limits
+    )
 
 
 async def turns(count: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 from tornado_chat.broker import Broker, Change
 from tornado_chat.errors import LogReplaced
+from tornado_chat.live.fanout import Direct
 from tornado_chat.live.limits import AddressAccount, RoomLimits
 from tornado_chat.live.lookup import Lookup
 from tornado_chat.live.member import Member
@@ -42,13 +43,14 @@ class Hub:
         broker: Broker,
         uid: str,
         metrics: Metrics,
+        direct: Direct,
         *,
         high_water_mark: int,
         ring_bytes: int,
         limits: RoomLimits,
     ) -> None:
-        """`uid` names this process to the others."""
-        self.shared = Shared(loop, log, broker, metrics, high_water_mark=high_water_mark, ring_bytes=ring_bytes)
+        """`uid` names this process to the others; `direct` are the lines of its members that are."""
+        self.shared = Shared(loop, log, broker, metrics, direct, high_water_mark=high_water_mark, ring_bytes=ring_bytes)
         self.log = log
         self.broker = broker
         self.metrics = metrics

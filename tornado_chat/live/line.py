@@ -22,8 +22,14 @@ class Line(Protocol):
     asked_bytes: int
     """How much of that are answers, noted by whoever writes them; 0 again when the outbox is empty."""
 
+    key: int
+    """By which others may send to its socket while it is direct (see fanout.py); fanout.NO_KEY: it never is."""
+
     def write(self, data: bytes) -> None:
         """Send whole frames, or keep them in the outbox. Never calls back, and never refuses."""
+
+    def sent(self, data: bytes, taken: int) -> None:
+        """Somebody who had `key` sent `data` to the socket, which took less: `taken` bytes, or fanout.FAILED."""
 
     def close(self, code: int, reason: str = "") -> None:
         """Say good-bye after what waits in the outbox, and end. The first close counts; later ones do nothing."""

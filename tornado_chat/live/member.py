@@ -34,7 +34,7 @@ class Page:
 class Member:
     """`cursor` is the last seq that was written to it; a live member's is the room's `flushed` and not kept here."""
 
-    __slots__ = ("cursor", "due", "encoding", "line", "name", "page", "state", "user")
+    __slots__ = ("cursor", "due", "encoding", "line", "name", "page", "place", "state", "user")
 
     def __init__(self, line: Line, user: str, name: str, encoding: Encoding) -> None:
         self.line = line
@@ -43,6 +43,7 @@ class Member:
         self.encoding = encoding
         self.cursor = 0
         self.state = GONE  # until it enters a room
+        self.place = 0  # in its group, while it is live
         self.due = False  # it stands in the queue for its next chunk
         self.page: Page | None = None
 

@@ -5,10 +5,11 @@ What is true of a room whenever the loop runs something else:
 1. `flushed` <= `head`; `pending` holds the events flushed+1 to head. Every live member has been written every event
    up to `flushed`, or is about to be by the flush that runs.
 2. A member is live (in `groups`), catching up (in `catching`; `cursor` is the last seq that it was written), or gone
-   (in neither, and nothing of this room is written to it any more).
+   (in neither, and nothing of this room is written to it any more). A flush that runs passes over the holes of those
+   who are not live any more.
 3. `early` holds the events that came too early: each has a seq greater than head+1.
-4. A member becomes live only when its cursor is `flushed`, and is then not in the snapshot of a flush that already
-   runs: a batch comes to it neither twice nor never.
+4. A member becomes live only when its cursor is `flushed`, and then stands behind those to whom a flush writes that
+   already runs: a batch comes to it neither twice nor never.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from time import monotonic
 
 from tornado_chat.errors import CloseCode, LogUnavailable
 from tornado_chat.live.catching_up import CatchingUp
+from tornado_chat.live.fanout import UNTRIED, send_all
+from tornado_chat.live.group import Group
 from tornado_chat.live.line import Sender, resume_all
 from tornado_chat.live.member import CATCHING, GONE, LIVE, Member
 from tornado_chat.live.ring import Ring
@@ -53,15 +56,15 @@ EARLY_EVENTS = 1024
 
 
 class Batch:
-    """What one flush writes to the members of one encoding: a snapshot, so that the groups may change meanwhile."""
+    """What one flush writes to those who are in a group now; nobody in it moves until `Group.flushed`."""
 
-    __slots__ = ("after", "data", "events", "frames", "members", "position", "signals", "users")
+    __slots__ = ("after", "data", "end", "events", "frames", "group", "place", "signals", "users")
 
-    def __init__(
-        self, members: list[Member], frames: list[bytes], after: int, signals: list[tuple[bytes, str | None]]
-    ) -> None:
-        self.members = members
-        self.position = 0
+    def __init__(self, group: Group, frames: list[bytes], after: int, signals: list[tuple[bytes, str | None]]) -> None:
+        group.flushing = True
+        self.group = group
+        self.place = 0  # in the group: those before it were written to
+        self.end = len(group.members)
         self.after = after  # the seq before the batch: the cursor of a member that falls behind in it
         self.events = len(frames)
         self.frames = frames
@@ -117,7 +120,7 @@ class Room:
         self.hole: asyncio.TimerHandle | None = None  # to ask the log for what did not come
         self.holds = 0  # joins under way, for which the room stays open
         self.ring = Ring(shared.budget)
-        self.groups: dict[Encoding, dict[Member, None]] = {}
+        self.groups: dict[Encoding, Group] = {}
         self.catching: CatchingUp | None = None  # only while somebody is behind
         self.pending: list[Event] = []
         self.signals = RoomSignals(shared, self.tell)
@@ -193,7 +196,10 @@ class Room:
                 self.catching = None
         member.state = LIVE
         member.drop_page()
-        self.groups.setdefault(member.encoding, {})[member] = None
+        group = self.groups.get(member.encoding)
+        if group is None:
+            group = self.groups[member.encoding] = Group()
+        group.add(member)
         member.write(Synced(room=self.name, seq=member.cursor))
 
     def leave(self, member: Member) -> bool:
@@ -215,7 +221,7 @@ class Room:
     def _remove(self, member: Member) -> None:
         if member.state == LIVE:
             group = self.groups[member.encoding]
-            del group[member]
+            group.remove(member)
             if not group:
                 del self.groups[member.encoding]
         elif self.catching:
@@ -361,6 +367,8 @@ class Room:
     def _fail(self) -> None:
         """A fault in a flush: what each member was written is not known. Those who come back say what they hold."""
         logger.exception("flush failed, its members are cut off room=%s", self.name)
+        for batch in self.batches:
+            batch.group.flushed()
         self.batches.clear()
         self.pending = []
         self.writing = []
@@ -382,7 +390,7 @@ class Room:
         for encoding, group in self.groups.items():
             frames = [event.frames[encoding] for event in events]
             signals = [(encoding.wrap(payload), not_for) for payload, not_for in told[encoding.codec]] if told else []
-            self.batches.append(Batch(list(group), frames, after, signals))
+            self.batches.append(Batch(group, frames, after, signals))
             total += len(group)
         self._flush_has_begun()
         if total <= SLICE:
@@ -420,32 +428,49 @@ class Room:
         return False
 
     def _write_slice(self) -> None:
+        """To those who stand next in the first batch: SLICE of them, or fewer if that takes SLICE_SECONDS."""
         batch = self.batches[0]
-        members = batch.members[batch.position : batch.position + SLICE]
-        until = monotonic() + SLICE_SECONDS
-        data, users, events = batch.data, batch.users, batch.events
-        room_for = self.shared.high_water_mark - len(data)
-        written = seen = 0
-        for member in members:
-            if seen & 15 == 15 and monotonic() > until:
-                break
-            seen += 1
-            if member.state:  # it left, or fell behind, since the snapshot
-                continue
-            line = member.line
-            if line.outbox_bytes > room_for and line.outbox_bytes:
-                if events:
-                    self._fall_behind(member, batch.after)
-                continue
-            own = batch.without(member.user) if users and member.user in users else data
-            if own:
-                line.write(own)
-                written += 1
-        batch.position += seen
-        if batch.position >= len(batch.members):
+        group, place = batch.group, batch.place
+        end = min(place + SLICE, batch.end)
+        users = batch.users
+        members = group.members[place:end] if users else []
+        apart = [at for at, member in enumerate(members, place) if member is not None and member.user in users]
+        written = 0
+        for stop in (*apart, end):
+            begun = place
+            place, odd = send_all(batch.data, group.keys, self.shared.direct.keys, begun, stop, SLICE_SECONDS)
+            written += place - begun - len(odd)
+            for at, taken in odd:
+                written += self._write_odd(batch, at, taken)
+            if place < stop:
+                break  # the time is up
+            if place < end:
+                written += self._write_odd(batch, place, UNTRIED)
+                place += 1
+        batch.place = place
+        if place == batch.end:
             self.batches.popleft()
-        self.shared.metrics.deliveries += written * events
-        self.shared.metrics.bytes_out += written * len(data)
+            group.flushed()
+        self.shared.metrics.deliveries += written * batch.events
+        self.shared.metrics.bytes_out += written * len(batch.data)
+
+    def _write_odd(self, batch: Batch, place: int, taken: int) -> bool:
+        """Write to a member to whom nothing was sent, or not all of the batch; whether it is written to it."""
+        member = batch.group.members[place]
+        if member is None:  # it left, or fell behind, since the flush began
+            return False
+        line, data = member.line, batch.data
+        if taken != UNTRIED:
+            line.sent(data, taken)
+            return True
+        if line.outbox_bytes and line.outbox_bytes + len(data) > self.shared.high_water_mark:
+            if batch.events:
+                self._fall_behind(member, batch.after)
+            return False
+        own = batch.without(member.user) if member.user in batch.users else data
+        if own:
+            line.write(own)
+        return bool(own)
 
     def _flushed(self) -> None:
         """The flush is through: the next one, if something came meanwhile; blocked senders go on."""

@@ -7,6 +7,7 @@ import logging
 from time import monotonic
 
 from tornado_chat.broker import Broker
+from tornado_chat.live.fanout import Direct
 from tornado_chat.live.limits import TokenBucket
 from tornado_chat.live.ring import Budget
 from tornado_chat.live.turns import Turns
@@ -32,6 +33,7 @@ class Shared:
         "batch_bytes",
         "broker",
         "budget",
+        "direct",
         "high_water_mark",
         "log",
         "loop",
@@ -49,6 +51,7 @@ class Shared:
         log: Log,
         broker: Broker,
         metrics: Metrics,
+        direct: Direct,
         *,
         high_water_mark: int,
         ring_bytes: int,
@@ -57,6 +60,7 @@ class Shared:
         self.log = log
         self.broker = broker
         self.metrics = metrics
+        self.direct = direct
         self.tasks = Tasks()
         self.turns = Turns(loop)
         self.high_water_mark = high_water_mark

@@ -20,6 +20,7 @@ from collections import Counter, deque
 from itertools import islice
 
 from tornado_chat.errors import CloseCode
+from tornado_chat.live.fanout import FAILED, Direct
 from tornado_chat.live.line import Listener
 from tornado_chat.wire.frames import ABNORMAL
 
@@ -47,6 +48,7 @@ class Lines:
         "bytes_in",
         "close_timeout",
         "closes",
+        "direct",
         "high_water_mark",
         "loop",
         "max_frame_bytes",
@@ -62,6 +64,7 @@ class Lines:
         self.max_frame_bytes = max_frame_bytes
         self.high_water_mark = high_water_mark
         self.close_timeout = close_timeout
+        self.direct = Direct()
         self.open: set[SocketLine] = set()  # those whose socket is not closed yet
         self.outbox_bytes = 0  # what waits for all of them; bytes that several share are counted for each
         self.bytes_in = 0
@@ -117,6 +120,7 @@ class SocketLine:
         "expires_at",
         "idle",
         "jti",
+        "key",
         "listener",
         "outbox_bytes",
         "stuck",
@@ -127,6 +131,7 @@ class SocketLine:
         self._lines = lines
         self._sock = sock
         self._fd = sock.fileno()
+        self.key = lines.direct.new_key(self._fd)
         self.listener: Listener | None = listener
         self.closing = False
         self.jti: str | None = None  # of the session that signed in
@@ -135,7 +140,7 @@ class SocketLine:
         self.asked_bytes = 0
         self._outbox: deque[bytes] | None = None  # byte strings shared with other lines; None: all was sent
         self._offset = 0  # how much of the first of them was sent
-        self._blocked = False  # write() must not go to the socket: something older waits, or we are closing
+        self._blocked = False  # write() must not go to the socket: something older waits, or we are closing; not direct
         self._wants_drained = False
         self._reading = False  # our reader is registered with the loop
         self._pauses = 0
@@ -157,23 +162,35 @@ class SocketLine:
             self._enqueue(data)
             return
         try:
-            sent = self._sock.send(data)
+            taken = self._sock.send(data)
         except BlockingIOError:
-            sent = 0
+            taken = 0
         except OSError:
+            taken = FAILED
+        if taken != len(data):
+            self.sent(data, taken)
+
+    def sent(self, data: bytes, taken: int) -> None:
+        """As `Line.sent` says."""
+        if taken == FAILED:
             self._lose()
             return
-        if sent != len(data):
-            self._blocked = True
-            self._outbox = deque((data,))
-            self._offset = sent
-            self.outbox_bytes = len(data) - sent
-            if sent > _SENT_BYTES:
-                self._let_go(self._outbox)
-            self._lines.outbox_bytes += self.outbox_bytes
-            self.stuck = 0
-            self._lines.loop.add_writer(self._fd, self._writable)
-            self._check_mark()
+        self._block()
+        self._outbox = deque((data,))
+        self._offset = taken
+        self.outbox_bytes = len(data) - taken
+        if taken > _SENT_BYTES:
+            self._let_go(self._outbox)
+        self._lines.outbox_bytes += self.outbox_bytes
+        self.stuck = 0
+        self._lines.loop.add_writer(self._fd, self._writable)
+        self._check_mark()
+
+    def _block(self) -> None:
+        self._blocked = True
+        keys = self._lines.direct.keys
+        if keys[self._fd] == self.key:
+            keys[self._fd] = 0
 
     def _enqueue(self, data: bytes) -> None:
         if self._outbox is not None and not self.closing:
@@ -233,7 +250,9 @@ class SocketLine:
         if not outbox:
             self._outbox = None
             self.asked_bytes = self._asked_sweeps = 0
-            self._blocked = self.closing
+            if not self.closing:
+                self._blocked = False
+                self._lines.direct.keys[self._fd] = self.key
             self._lines.loop.remove_writer(self._fd)
             if self._finished:
                 self._hang_up()
@@ -400,12 +419,12 @@ class SocketLine:
         """The socket failed in a write, or its peer hung up."""
         if not self.closing:
             self._end(ABNORMAL, "")
-        self._blocked = True
+        self._block()
         self._lines.loop.call_soon(self._gone)
 
     def _end(self, code: int, reason: str) -> None:
         self.closing = True
-        self._blocked = True
+        self._block()
         self._lines.closes[code] += 1
         self._lines.loop.call_soon(self._report, code, reason)
 
@@ -428,6 +447,7 @@ class SocketLine:
         if self not in self._lines.open:
             return
         self._lines.remove(self)
+        self._block()  # before the descriptor is closed: who still has our key then sends to nobody
         loop = self._lines.loop
         loop.remove_reader(self._fd)
         loop.remove_writer(self._fd)

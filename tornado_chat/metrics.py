@@ -133,11 +133,13 @@ class Metrics:
         "signals_dropped",
         "started",
         "throttles",
+        "writes",
     )
 
     def __init__(self) -> None:
         self.events = 0
         self.deliveries = 0
+        self.writes = 0
         self.bytes_out = 0
         self.frames_deferred = 0
         self.signals_dropped = 0
@@ -168,6 +170,7 @@ class Metrics:
         for name, help, value in (
             ("events", "Events committed to the log.", self.events),
             ("deliveries", "Events written to members, each member counted.", self.deliveries),
+            ("writes", "Writes of room traffic to members: deliveries for each are events in one.", self.writes),
             ("received_bytes", "Bytes read from WebSocket connections.", self.bytes_in()),
             ("received_messages", "Messages read from WebSocket connections.", self.messages_in()),
             ("sent_bytes", "Bytes of room traffic handed to WebSocket connections.", self.bytes_out),

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.support.chat import eventually
 from tests.support.hubs import MARK, PLAIN, MemoryLog, Peer, made_hub, turns
 from tornado_chat.errors import ChatError
+from tornado_chat.live import rest
 from tornado_chat.live.catching_up import CatchingUp
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.member import GONE, LIVE, Member
@@ -103,10 +104,10 @@ operations = st.lists(
 )
 
 
-@given(operations, st.integers(0, 30), st.sampled_from([5000, 10**6]), st.sampled_from([1, SLICE]))
+@given(operations, st.integers(0, 30), st.sampled_from([5000, 10**6]), st.sampled_from([1, SLICE]), st.booleans())
 @settings(max_examples=600, deadline=None)
 def test_every_member_gets_every_event_once_and_in_order(
-    steps: list[tuple[Any, ...]], before: int, ring_bytes: int, slice_size: int
+    steps: list[tuple[Any, ...]], before: int, ring_bytes: int, slice_size: int, rests: bool
 ) -> None:
     async def run() -> None:
         log = MemoryLog()
@@ -185,12 +186,13 @@ def test_every_member_gets_every_event_once_and_in_order(
 
     import tornado_chat.live.room as module
 
-    original = module.SLICE, module.HOLE_SECONDS, module.EARLY_EVENTS
+    original = module.SLICE, module.HOLE_SECONDS, module.EARLY_EVENTS, rest.LEAST
     module.SLICE, module.HOLE_SECONDS, module.EARLY_EVENTS = slice_size, 0, 3
+    rest.LEAST = 0.0 if rests else rest.LEAST
     try:
         asyncio.run(run())
     finally:
-        module.SLICE, module.HOLE_SECONDS, module.EARLY_EVENTS = original
+        module.SLICE, module.HOLE_SECONDS, module.EARLY_EVENTS, rest.LEAST = original
 
 
 async def test_members_at_one_cursor_share_one_query_and_one_chunk() -> None:

@@ -91,6 +91,7 @@ FAMILIES = {
     "publish_queue": "gauge",
     "events": "counter",
     "deliveries": "counter",
+    "writes": "counter",
     "received_bytes": "counter",
     "received_messages": "counter",
     "sent_bytes": "counter",
@@ -166,6 +167,7 @@ async def test_metrics_are_all_there_and_say_what_happened(tmp_path: Path) -> No
             "commit_batch_size_sum": 5,
             "delivery_seconds_count": 5,
         } == {name: samples[name] for name in samples if "_bucket" not in name}
+        assert samples["writes_total"] >= 16, "each of five events to three members, and the chunk of who was late"
         assert samples["commit_batch_size_bucket[1.0]"] == 5
         assert samples["commit_seconds_bucket[+Inf]"] == 5
         assert 0 < samples["commit_seconds_sum"] < 60

@@ -67,6 +67,7 @@ class CatchingUp:
         if member.page is not None and not member.page.after(member.cursor, member.cursor + 1):
             member.drop_page()
         room.shared.metrics.deliveries += count
+        room.shared.metrics.writes += 1
         room.shared.metrics.bytes_out += len(data)
         room.feed_soon(member)
 

@@ -26,6 +26,7 @@ from tornado_chat.live.fanout import UNTRIED, send_all
 from tornado_chat.live.group import Group
 from tornado_chat.live.line import Sender, resume_all
 from tornado_chat.live.member import CATCHING, GONE, LIVE, Member
+from tornado_chat.live.rest import Rest
 from tornado_chat.live.ring import Ring
 from tornado_chat.live.room_presence import RoomPresence
 from tornado_chat.live.room_signals import RoomSignals
@@ -83,6 +84,7 @@ class Room:
         "blocked",
         "catching",
         "closed",
+        "cost",
         "due",
         "early",
         "flushed",
@@ -99,6 +101,8 @@ class Room:
         "opened",
         "pending",
         "presence",
+        "rest",
+        "resting",
         "ring",
         "shared",
         "signals",
@@ -126,7 +130,10 @@ class Room:
         self.signals = RoomSignals(shared, self.tell)
         self.writing: list[Event] = []  # the events of the flush that runs
         self.batches: deque[Batch] = deque()
-        self.flushing = False
+        self.flushing = False  # or the room rests after a flush
+        self.cost = 0.0  # seconds that the slices of the flush that runs have taken
+        self.rest = Rest()
+        self.resting: asyncio.TimerHandle | None = None
         self.due: asyncio.Handle | None = None  # the call that begins a flush
         self.next_flush: asyncio.Future[None] | None = None
         self.blocked: dict[Sender, None] = {}  # those who wait because too much is pending
@@ -152,6 +159,9 @@ class Room:
         if self.hole is not None:
             self.hole.cancel()
             self.hole = None
+        if self.resting is not None:
+            self.resting.cancel()
+            self.resting = None
 
     def size(self) -> int:
         """How many members, live or catching up."""
@@ -418,8 +428,10 @@ class Room:
 
     def flush_slice(self) -> bool:
         """Write to the next SLICE members; False when the flush is done and nothing waits for another."""
+        began = monotonic()
         try:
             self._write_slice()
+            self.cost += monotonic() - began
             if self.batches:
                 return True
             self._flushed()
@@ -452,6 +464,7 @@ class Room:
             self.batches.popleft()
             group.flushed()
         self.shared.metrics.deliveries += written * batch.events
+        self.shared.metrics.writes += written
         self.shared.metrics.bytes_out += written * len(batch.data)
 
     def _write_odd(self, batch: Batch, place: int, taken: int) -> bool:
@@ -473,18 +486,28 @@ class Room:
         return bool(own)
 
     def _flushed(self) -> None:
-        """The flush is through: the next one, if something came meanwhile; blocked senders go on."""
+        """The flush is through: the next one, perhaps after a rest, if something came; blocked senders go on."""
         now = monotonic()
         observe = self.shared.metrics.delivery_seconds.observe
         for event in self.writing:
             if event.born:
                 observe(now - event.born)
         self.writing = []
-        self.flushing = False
-        if self.pending or self.signals.waiting:
-            self._flush_soon()
+        cost, self.cost = self.cost, 0.0
+        seconds = self.rest.after(cost, len(self.pending))
+        if seconds:
+            self.resting = self.shared.loop.call_later(seconds, self._rested)
+        else:
+            self.flushing = False
+            if self.pending or self.signals.waiting:
+                self._flush_soon()
         if len(self.pending) <= PENDING_EVENTS // 2:
             self._unblock()
+
+    def _rested(self) -> None:
+        self.resting = None
+        self.rest.over(len(self.pending))
+        self._flush()
 
     def _flush_has_begun(self) -> None:
         if self.next_flush is not None:

@@ -1,9 +1,11 @@
 # make run: start the server on PORT, with SQLite under ./data, open to guests on loopback.
-# make test: lint, types, import rules and every test. The rest is below.
+# make test: lint, types, import rules and every test, some once more without the C extension. The rest is below.
 
 PYTHON ?= python3
 PORT ?= 8080
 BIN = .venv/bin
+# Where sending to many differs without the C extension.
+WITHOUT_EXTENSION = tests/live tests/test_server.py tests/test_crash.py tests/verify/test_verify.py
 PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .PHONY: run test lint clean
@@ -12,10 +14,12 @@ PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check
 run: .venv/installed
 	exec $(BIN)/python -m tornado_chat serve --guests --database sqlite:///data/chat.db --port $(PORT)
 
-test: .venv/installed-tests
-	sh tests/support/setup.sh
+test:
+	PYTHON="$(PYTHON)" sh tests/support/setup.sh
+	$(MAKE) --no-print-directory .venv/installed-tests
 	$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest
+	TORNADO_CHAT_PURE=1 $(BIN)/python -m pytest $(WITHOUT_EXTENSION)
 
 lint: .venv/installed-tests
 	$(BIN)/ruff check
@@ -25,6 +29,7 @@ lint: .venv/installed-tests
 	sh tests/web/javascript/check.sh
 
 clean:
+	rm -f tornado_chat/live/*.so
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	rm -rf tests/web/javascript/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -36,7 +41,7 @@ clean:
 		{ echo "make: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.venv/installed: .venv/bin/python setup.cfg pyproject.toml
+.venv/installed: .venv/bin/python setup.cfg setup.py pyproject.toml tornado_chat/live/_fanout.c
 	echo "installing into .venv (once) ..."
 	$(PIP) install --editable .
 	touch $@

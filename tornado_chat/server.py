@@ -22,6 +22,7 @@ from tornado_chat.broker.opening import open_broker
 from tornado_chat.config import Settings
 from tornado_chat.errors import CloseCode, LogReplaced, LogUnavailable, retry_reason
 from tornado_chat.live.context import Context
+from tornado_chat.live.fanout import EXTENSION
 from tornado_chat.live.hub import POLL_SECONDS, Hub
 from tornado_chat.live.keepalive import Keepalive
 from tornado_chat.live.limits import Limits
@@ -382,6 +383,7 @@ async def _serve(settings: Settings, place: Place | None, secret: bytes, log: Lo
     server.loop.add_signal_handler(signal.SIGUSR1, server.load.tell)
     gc.freeze()  # what stands now stays: the collector need not look at it again
     gc.set_threshold(*GC_THRESHOLDS)
+    logger.info("serving extension=%s", EXTENSION)
     if place is None:
         print(f"listening on {address}", flush=True)
         await _run_alone(server, told)

@@ -6,6 +6,11 @@ has() {
     command -v "$1" >/dev/null || ls /usr/lib/postgresql/*/bin/"$1" /usr/sbin/"$1" >/dev/null 2>&1
 }
 
+# Of the Python that is used: Debian's has them in a package of its own.
+has_headers() {
+    test -f "$(${PYTHON:-python3} -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"
+}
+
 missing=
 has chromium || missing="$missing chromium"
 has redis-server || missing="$missing redis-server"
@@ -14,6 +19,7 @@ has nginx || missing="$missing nginx"
 has openssl || missing="$missing openssl"
 has npm || missing="$missing nodejs npm"
 has cc || missing="$missing gcc libc6-dev"
+has_headers || missing="$missing python3-dev"
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then

@@ -12,9 +12,17 @@ from pathlib import Path
 from statistics import median
 
 from bench.bench import MIB, Bench
-from bench.scenarios import HIGH_WATER_MARK
+from bench.scenarios import HIGH_WATER_MARK, PACES, PACES_LARGE
 
-SERVERS = {"ours": "tornado_chat", "fastapi": "FastAPI + uvicorn", "tornado": "stock Tornado", "bare": "bare C"}
+SERVERS = {
+    "ours": "tornado_chat",
+    "pure": "without the extension",
+    "socketify": "uWebSockets",
+    "picows": "picows",
+    "fastapi": "FastAPI + uvicorn",
+    "tornado": "stock Tornado",
+    "bare": "bare C",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +75,34 @@ ROWS = (
     Row(
         "fan-out",
         "delivered",
-        "fan-out, 1,000 members: deliveries a second",
+        "fan-out, 1,000 members, window 4: deliveries a second",
         0,
         (least(8, "fastapi"), least(15, "tornado")),
     ),
-    Row("fan-out", "cpu_us", "the server's CPU for one, µs", 2, (most(1.6, "bare"),)),
+    Row("fan-out", "cpu_us", "the server's CPU for one, µs", 2, (most(1, "socketify"), most(1.6, "bare"))),
     Row("fan-out", "p99_ms", "p99 from sending to delivery, ms", 1),
+    *(
+        row
+        for window, bound in ((1, 1.1), (16, 1))
+        for row in (
+            Row(f"fan-out-{window}", "delivered", f"the same, window {window}: deliveries a second", 0),
+            Row(f"fan-out-{window}", "cpu_us", "the server's CPU for one, µs", 2, (most(bound, "socketify"),)),
+            Row(f"fan-out-{window}", "p99_ms", "p99 from sending to delivery, ms", 1),
+        )
+    ),
     Row("fan-out-large", "delivered", "fan-out, 10,000 members: deliveries a second", 0, (least(4, "fastapi"),)),
     Row("fan-out-large", "cpu_us", "the server's CPU for one, µs", 2),
-    Row("echo", "cpu_us", "echo, 100 connections: the server's CPU, µs", 1, (most(1 / 6, "tornado"),)),
+    *(
+        row
+        for size, members, rates in (("small", "1,000", PACES), ("large", "10,000", PACES_LARGE))
+        for rate in rates
+        for row in (
+            Row("paced", f"{size}_{rate}_cpu_us", f"{members} members, {rate} messages a second: CPU for one, µs", 2),
+            Row("paced", f"{size}_{rate}_p50_ms", "p50 from when it was due to delivery, ms", 1),
+            Row("paced", f"{size}_{rate}_p99_ms", "p99, ms", 1),
+        )
+    ),
+    Row("echo", "cpu_us", "echo, 100 connections: the server's CPU, µs", 1, (most(1 / 6.5, "tornado"),)),
     Row("echo", "delivered", "echoes a second", 0),
     Row("echo", "p99_ms", "p99 of a round trip, ms", 1),
     Row("ack", "delivered", "send, commit, ack, 100 connections: a second", 0, (least(30_000),)),

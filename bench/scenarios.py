@@ -91,11 +91,15 @@ def ack_workers(bench: Bench, tree: Path) -> Figures:
                 found = ack(bench, replace(apart(workers, *needs), tree=tree))
                 figures[f"{log}_{workers}_a_second"] = found["delivered"]
                 figures[f"{log}_{workers}_for_cpu"] = 1e6 / found["cpu_us"]
+            figures[f"{log}_gain"] = figures[f"{log}_2_a_second"] / figures[f"{log}_1_a_second"]
     return figures
 
 
 def connects(bench: Bench, dialect: Dialect) -> Figures:
-    """Handshakes a second, 100 under way at a time; until the 101, of ours until `welcome`, and until `synced` too."""
+    """Handshakes a second, 100 under way at a time; until the 101, of ours until `welcome`, and until `synced` too.
+
+    A peer's client has joined with the 101: its figures are in both.
+    """
     count = bench.size.large
     figures: Figures = {}
     ways = {"": ("", "")}
@@ -111,11 +115,13 @@ def connects(bench: Bench, dialect: Dialect) -> Figures:
             load_cpu = sum(load.cpu() for load in loads) - load_cpu
             if load_cpu > LOAD_SHARE * seconds * min(len(loads), len(bench.load_cores)):
                 bench.note(f"connects, {dialect.name}: the load was the bottleneck.")
+    if not dialect.ready:
+        figures |= {f"joined_{figure}": value for figure, value in figures.items()}
     return figures
 
 
 def memory(bench: Bench, dialect: Dialect) -> Figures:
-    """Resident memory for each idle connection, KiB: in one room, in many, and with permessage-deflate."""
+    """The server's own memory for each idle connection, KiB: in one room, in many, and with permessage-deflate."""
     count = bench.size.large
     figures: Figures = {}
     ways = {"one_room": (1, 0)}  # rooms, deflate
@@ -124,11 +130,11 @@ def memory(bench: Bench, dialect: Dialect) -> Figures:
     for way, (rooms, deflate) in ways.items():
         with bench.server(dialect) as server, bench.load() as load:
             bench.warm_up(server)
-            before = server.resident()
+            before = server.private()
             load.connect(server, count, rooms=rooms, deflate=deflate, timeout=120)
             time.sleep(1)  # what the handshakes left behind is given back
             load.stats()  # BenchError if one was cut
-            figures[way] = (server.resident() - before) / count / KIB
+            figures[way] = (server.private() - before) / count / KIB
     return figures
 
 

@@ -224,6 +224,10 @@ class ServerProcess:
         """Resident memory of all its processes, bytes."""
         return int(self._measure(processes.resident))
 
+    def private(self) -> int:
+        """Memory that is its own, of all its processes, bytes."""
+        return int(self._measure(processes.private))
+
     def peak(self) -> int:
         """The highest resident memory since `forget_peak`, bytes."""
         return int(self._measure(processes.peak))

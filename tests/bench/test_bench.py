@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
+from bench import processes
 from bench.__main__ import QUICK, all_servers, arguments, filesystem, only_ours, run, sized
 from bench.bench import Bench, Size
 from bench.driver import connect_all, percentile
@@ -79,6 +80,8 @@ def test_each_scenario_measures_the_peers(bench: Bench, peer: str, name: str) ->
         pytest.skip("the bare C peer is not asked for its memory")
     figures = scenario.run(bench, scenario.dialects(bench.tools)[peer])
     assert figures.get("delivered", 1) > 0
+    if name != "memory":  # that has one way only
+        assert {row.figure for row in ROWS if row.scenario == name} <= set(figures)
 
 
 def test_the_peers_broadcast_what_our_server_makes_of_a_send(bench: Bench) -> None:
@@ -137,6 +140,13 @@ def test_none_of_something_is_refused(capsys: pytest.CaptureFixture[str], option
     assert f"{option} begins at 1" in capsys.readouterr().err
 
 
+def test_private_memory_is_what_a_process_shares_with_nobody() -> None:
+    before = processes.private(os.getpid())
+    assert 0 < before < processes.resident(os.getpid())  # not the pages of Python's own file
+    own = bytearray(b"x") * (32 << 20)
+    assert processes.private(os.getpid()) - before > len(own) // 2
+
+
 def test_a_peer_that_cannot_be_installed_leaves_the_others_in(tmp_path: Path) -> None:
     venv, requirements = tmp_path / "venv", tmp_path / "requirements.txt"
     requirements.write_text("# both\n./no-such-folder\npip\n")
@@ -147,6 +157,9 @@ def test_a_peer_that_cannot_be_installed_leaves_the_others_in(tmp_path: Path) ->
     assert environment(venv, requirements) == [note]  # it is tried again
     requirements.write_text("pip\n")
     assert environment(venv, requirements) == []
+    requirements.write_text("# both\n./no-such-folder\npip\n")
+    assert environment(venv, requirements) == [note]  # they have changed
+    requirements.write_text("pip\n")
     (venv / "bin/python").unlink()
     assert environment(venv, requirements) == []  # it is there, and nothing is started
     assert why_not(venv, "pip") == f"there is no {venv}"

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from bench import against
@@ -32,7 +33,9 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         help="measure this server, and that of another commit or folder, in turns "
         f"(default: {', '.join(against.USUAL)})",
     )
-    parser.add_argument("--ours", action="store_true", help="measure this server only, without the peers")
+    parser.add_argument("--ours", action="store_true", help="measure this server only, with its extension and without")
+    parser.add_argument("--members", type=int, help="of the room of `fan-out`, `fan-out-N` and `paced`, for 1,000")
+    parser.add_argument("--window", type=int, help="messages in flight in `fan-out`, `fan-out-N` and `fan-out-large`")
     parser.add_argument("--rounds", type=int, help=f"turns of each server (default 3, {against.ROUNDS} with --against)")
     parser.add_argument("--quick", action="store_true", help="one round of one second: to see that it works")
     parser.add_argument(
@@ -50,9 +53,15 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         chosen.rounds = 1 if chosen.quick else against.ROUNDS if chosen.against else 3
     if not chosen.scenarios:
         chosen.scenarios = list(against.USUAL if chosen.against else SCENARIOS)
-    if chosen.rounds < 1 or (chosen.loads is not None and chosen.loads < 1):
-        parser.error("--rounds and --loads begin at 1")
+    for option in ("rounds", "loads", "members", "window"):
+        if (value := getattr(chosen, option)) is not None and value < 1:
+            parser.error(f"--{option} begins at 1")
     return chosen
+
+
+def sized(chosen: argparse.Namespace) -> Size:
+    size = QUICK if chosen.quick else against.TURN if chosen.against else Size()
+    return replace(size, small=chosen.members or size.small, window=chosen.window or size.window)
 
 
 def filesystem(path: Path) -> str:
@@ -71,7 +80,7 @@ def all_servers(scenario: Scenario, tools: Tools) -> Mapping[str, Dialect]:
 
 
 def only_ours(scenario: Scenario, tools: Tools) -> Mapping[str, Dialect]:
-    return {"ours": scenario.dialects(tools)["ours"]}
+    return {name: dialect for name, dialect in scenario.dialects(tools).items() if name in ("ours", "pure")}
 
 
 def run(bench: Bench, names: list[str], rounds: int, choice: Choice = all_servers) -> tuple[Results, bool]:
@@ -134,10 +143,12 @@ def page(
     if chosen.against:
         choice = against.both(against.checkout(chosen.against, directory))
     tools = find_tools(make_venv=not (chosen.ours or chosen.against))
-    size = QUICK if chosen.quick else against.TURN if chosen.against else Size()
-    bench = Bench(tools, directory, server_core, load_cores or [server_core], size)
+    bench = Bench(tools, directory, server_core, load_cores or [server_core], sized(chosen))
     bench.loads = chosen.loads or min(2, len(bench.load_cores))
     bench.notes += tools.notes
+    for option in ("members", "window"):
+        if value := getattr(chosen, option):
+            bench.note(f"--{option} {value}: whatever a row on a fan-out says.")
     kind = filesystem(directory)
     if kind in ("tmpfs", "ramfs"):
         bench.note(f"The databases were on {kind}, which commits for nothing: give a --directory on a disk.")

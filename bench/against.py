@@ -27,7 +27,7 @@ ALLOWED = 0.03  # slower by more than this is worse
 def checkout(name: str, directory: Path) -> Path:
     """The folder `name`, or the commit of that name, unpacked into `directory`; its code is compiled, and is what runs.
 
-    BenchError if it is neither.
+    So is its C extension, if it has one. BenchError if it is neither.
     """
     tree = Path(name).resolve()
     if not (tree / "tornado_chat").is_dir():
@@ -37,6 +37,10 @@ def checkout(name: str, directory: Path) -> Path:
             why = packed.stderr.decode().strip()
             raise BenchError(f"{name} is no folder with a tornado_chat in it, and no commit: {why}")
         zipfile.ZipFile(io.BytesIO(packed.stdout)).extractall(tree)
+    if (tree / "setup.py").exists():
+        build = run_in(tree, sys.executable, "setup.py", "--quiet", "build_ext", "--inplace")
+        if build.returncode:
+            raise BenchError(f"the C extension of {name} was not built: {build.stderr.decode().strip()}")
     for each in (tree, ROOT):  # or the first start would compile it, and leave the memory for that behind
         run_in(each, sys.executable, "-m", "compileall", "-q", "tornado_chat", "bench/echo_server.py")
     found = run_in(tree, sys.executable, "-c", "import tornado_chat; print(tornado_chat.__file__)").stdout.decode()

@@ -25,13 +25,14 @@ OTHERS = 0.15  # of a core; from here on the machine was not quiet
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How large the runs are; `--quick` and the tests have smaller ones."""
+    """How large the runs are; `--quick` and the tests have smaller ones, `--members` and `--window` other fan-outs."""
 
     seconds: float = 5.0  # of each measurement
     warm: float = 1.0  # before it
     settle: float = 3.0  # until several workers have told each other, and all members, who is here
     small: int = 1_000  # members
     large: int = 10_000
+    window: int = 0  # messages in flight of a fan-out; 0: as many as the scenario says
     senders: int = 100
     rooms: int = 1_000
     rate: float = 2_000.0  # messages a second of the open loop over all rooms

@@ -3,35 +3,62 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import installations
 from bench.bench import KIB, LOAD_SHARE, MIB, Bench, Figures
-from bench.driver import connect_all
+from bench.driver import Load, connect_all
 from bench.errors import BenchError
-from bench.servers import OURS_ECHO, Dialect, apart, on_one_port, ours, peers
+from bench.servers import OURS_ECHO, Dialect, ServerProcess, apart, on_one_port, ours, peers, pure
 from bench.tools import Tools
 
 HIGH_WATER_MARK = 64 * KIB  # bytes; of the slow readers' server
+PACES, PACES_LARGE = (10, 100, 300), (5, 20)  # messages a second to 1,000 members, and to 10,000
 
 
 def fan_out(bench: Bench, dialect: Dialect, members: int, window: int) -> Figures:
     """One publisher in a room of `members` keeps `window` messages in flight."""
+    with in_one_room(bench, dialect, members) as (server, loads):
+        return published(bench, server, loads, window=bench.size.window or window)
+
+
+def paced(bench: Bench, dialect: Dialect) -> Figures:
+    """One publisher in a room sends so many messages a second, whether or not the last has arrived."""
+    figures: Figures = {}
+    for size, members, rates in (("small", bench.size.small, PACES), ("large", bench.size.large, PACES_LARGE)):
+        with in_one_room(bench, dialect, members) as (server, loads):
+            for rate in rates:
+                found = published(bench, server, loads, rate=rate)
+                figures |= {f"{size}_{rate}_{figure}": found[figure] for figure in ("cpu_us", "p50_ms", "p99_ms")}
+    return figures
+
+
+@contextmanager
+def in_one_room(bench: Bench, dialect: Dialect, members: int) -> Iterator[tuple[ServerProcess, list[Load]]]:
+    """The server with so many members in a room; the last load's last connection is the last of all to be served."""
     with bench.server(dialect) as server, bench.several_loads() as loads:
         share = members // len(loads)
         for number, load in enumerate(loads):
             count = share if number else members - share * (len(loads) - 1)
             load.connect(server, count, first=number * members, timeout=120)
-        publisher = loads[-1]  # its last connection is the last of all members, so it is served last
-        publisher.publish(server, window=window)
-        figures = bench.measure(server, *loads)
-        publisher.ask("stop")
-        sent = publisher.drain().sent
-        for load in loads:
-            load.drain(least=sent)
-        return figures
+        yield server, loads
+
+
+def published(
+    bench: Bench, server: ServerProcess, loads: Sequence[Load], *, window: int = 0, rate: float = 0
+) -> Figures:
+    """Figures while the last load sends at this pace; ends when everything has come to everybody."""
+    publisher = loads[-1]
+    publisher.publish(server, window=window, rate=rate)
+    figures = bench.measure(server, *loads)
+    publisher.ask("stop")
+    sent = publisher.drain().sent
+    for load in loads:
+        load.drain(least=sent)
+    return figures
 
 
 def closed_loop(bench: Bench, dialect: Dialect, path: str = "", message: str = "", ready: str = "") -> Figures:
@@ -64,15 +91,19 @@ def ack_workers(bench: Bench, tree: Path) -> Figures:
                 found = ack(bench, replace(apart(workers, *needs), tree=tree))
                 figures[f"{log}_{workers}_a_second"] = found["delivered"]
                 figures[f"{log}_{workers}_for_cpu"] = 1e6 / found["cpu_us"]
+            figures[f"{log}_gain"] = figures[f"{log}_2_a_second"] / figures[f"{log}_1_a_second"]
     return figures
 
 
 def connects(bench: Bench, dialect: Dialect) -> Figures:
-    """Handshakes a second, 100 under way at a time; until the 101, of ours until `welcome`, and until `synced` too."""
+    """Handshakes a second, 100 under way at a time; until the 101, of ours until `welcome`, and until `synced` too.
+
+    A peer's client has joined with the 101: its figures are in both.
+    """
     count = bench.size.large
     figures: Figures = {}
     ways = {"": ("", "")}
-    if dialect.name == "ours":
+    if dialect.ready:
         ways = {"": ("/ws?name=client-{index}", '"welcome"'), "joined_": (dialect.path, dialect.ready)}
     for way, (path, ready) in ways.items():
         with bench.server(dialect) as server, bench.several_loads() as loads:
@@ -84,24 +115,26 @@ def connects(bench: Bench, dialect: Dialect) -> Figures:
             load_cpu = sum(load.cpu() for load in loads) - load_cpu
             if load_cpu > LOAD_SHARE * seconds * min(len(loads), len(bench.load_cores)):
                 bench.note(f"connects, {dialect.name}: the load was the bottleneck.")
+    if not dialect.ready:
+        figures |= {f"joined_{figure}": value for figure, value in figures.items()}
     return figures
 
 
 def memory(bench: Bench, dialect: Dialect) -> Figures:
-    """Resident memory for each idle connection, KiB: in one room, in many, and with permessage-deflate."""
+    """The server's own memory for each idle connection, KiB: in one room, in many, and with permessage-deflate."""
     count = bench.size.large
     figures: Figures = {}
     ways = {"one_room": (1, 0)}  # rooms, deflate
-    if dialect.name == "ours":
+    if dialect.ready:
         ways |= {"many_rooms": (bench.size.rooms, 0), "deflate": (1, 1)}
     for way, (rooms, deflate) in ways.items():
         with bench.server(dialect) as server, bench.load() as load:
             bench.warm_up(server)
-            before = server.resident()
+            before = server.private()
             load.connect(server, count, rooms=rooms, deflate=deflate, timeout=120)
             time.sleep(1)  # what the handshakes left behind is given back
             load.stats()  # BenchError if one was cut
-            figures[way] = (server.resident() - before) / count / KIB
+            figures[way] = (server.private() - before) / count / KIB
     return figures
 
 
@@ -202,12 +235,22 @@ class Scenario:
 
 
 def beside(*names: str) -> Callable[[Tools], Mapping[str, Dialect]]:
-    """Our server and the named peers, each with the room that all its clients are in."""
-    return lambda tools: {"ours": ours()} | {name: d for name, d in peers("/ws", tools).items() if name in names}
+    """Our server and the named ones: `pure`, and peers, each with the room that all its clients are in."""
+
+    def dialects(tools: Tools) -> Mapping[str, Dialect]:
+        found = {**with_and_without(ours(), tools), **peers("/ws", tools)}
+        return {name: dialect for name, dialect in found.items() if name in ("ours", *names)}
+
+    return dialects
 
 
 def echoes(tools: Tools) -> Mapping[str, Dialect]:
-    return {"ours": OURS_ECHO, **peers("/echo", tools)}
+    return {**with_and_without(OURS_ECHO, tools), **peers("/echo", tools)}
+
+
+def with_and_without(dialect: Dialect, tools: Tools) -> dict[str, Dialect]:
+    """Ours, and the same without its C extension, if it has that."""
+    return {"ours": dialect} | ({"pure": pure(dialect)} if tools.extension else {})
 
 
 def alone(run: Callable[[Bench, Dialect], Figures], dialect: Dialect) -> Scenario:
@@ -217,19 +260,23 @@ def alone(run: Callable[[Bench, Dialect], Figures], dialect: Dialect) -> Scenari
 
 SLOW_READERS = ours("--high-water-mark", str(HIGH_WATER_MARK), "--write-timeout", "600")
 FOUR = on_one_port(4)
+FAST, SLOW = ("pure", "socketify", "picows", "bare"), ("fastapi", "tornado")
 
 SCENARIOS = {
-    "fan-out": Scenario(lambda b, d: fan_out(b, d, b.size.small, 4), beside("fastapi", "tornado", "bare")),
-    "fan-out-large": Scenario(lambda b, d: fan_out(b, d, b.size.large, 2), beside("fastapi", "tornado", "bare")),
+    "fan-out": Scenario(lambda b, d: fan_out(b, d, b.size.small, 4), beside(*FAST, *SLOW)),
+    "fan-out-1": Scenario(lambda b, d: fan_out(b, d, b.size.small, 1), beside(*FAST)),
+    "fan-out-16": Scenario(lambda b, d: fan_out(b, d, b.size.small, 16), beside(*FAST)),
+    "fan-out-large": Scenario(lambda b, d: fan_out(b, d, b.size.large, 2), beside(*FAST, *SLOW)),
+    "paced": Scenario(paced, beside("pure", "socketify")),
     "echo": Scenario(closed_loop, echoes),
     "ack": alone(ack, ours()),
     "ack-postgres": alone(ack, ours(needs=("postgres",))),
     "latency": alone(latency, ours()),
-    "fairness": alone(fairness, ours()),
-    "memory": Scenario(memory, beside("fastapi", "tornado")),
+    "fairness": Scenario(fairness, beside("pure")),
+    "memory": Scenario(memory, beside("fastapi", "tornado", "socketify", "picows")),
     "slow-readers": alone(slow_readers, SLOW_READERS),
-    "connects": Scenario(connects, beside("fastapi", "tornado", "bare")),
-    "storm": alone(storm, ours()),
+    "connects": Scenario(connects, beside(*FAST, *SLOW)),
+    "storm": Scenario(storm, beside("pure")),
     "workers": alone(lambda b, d: installations.one_and_two(b, ours(), d), on_one_port(2)),
     "workers-unix": alone(lambda b, d: installations.one_and_two(b, apart(1), d), apart(2)),
     "ack-workers": alone(lambda b, d: ack_workers(b, d.tree), apart(2)),

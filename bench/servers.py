@@ -11,13 +11,13 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import processes
 from bench.errors import BenchError
 from bench.services import Service
-from bench.tools import Tools
+from bench.tools import PYTHON, Tools
 from tornado_chat.verify.processes import children, is_alive
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +35,7 @@ class Dialect:
     (`{room}`, `{index}`, `{number}`, `{marker}`, `{text}`). A client is ready when a frame contains `ready`; if that is
     empty, with the 101. `addresses`, filled in likewise, are where it listens: HOST:PORT or the path of a Unix socket.
     One that `announces` prints `listening on` when it is ready: a parent has its port before its workers are.
+    `environment` is what its environment has besides the benchmark's own.
     `tree` is the folder that it is started in: its own `tornado_chat` and `bench` are the ones that Python runs there.
     """
 
@@ -46,6 +47,7 @@ class Dialect:
     needs: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ("127.0.0.1:{port}",)
     announces: bool = False
+    environment: tuple[tuple[str, str], ...] = ()
     tree: Path = ROOT
 
 
@@ -86,17 +88,27 @@ def on_one_port(workers: int) -> Dialect:
 
 OURS_ECHO = Dialect("ours", (sys.executable, "-m", "bench.echo_server", "--port", "{port}"), "/echo")
 
+EVENT = (
+    '{"type":"message","room":"room-{room}","seq":{number},"user":"guest-0123456789abcdef","name":"client-{index}",'
+    '"text":"{text}","ts":1000000000000,"id":"{number}"}'
+)
+"""What peers are sent, and broadcast: the text of the event that our server makes of its publisher's `send`."""
+
+
+def pure(dialect: Dialect) -> Dialect:
+    """Ours without its C extension."""
+    return replace(dialect, name="pure", environment=(("TORNADO_CHAT_PURE", "1"),))
+
 
 def peers(path: str, tools: Tools) -> dict[str, Dialect]:
     """The peers that can run here, by name; `path` is /ws (all in one room) or /echo."""
-    found = {
-        "tornado": Dialect("tornado", (sys.executable, str(PEERS / "tornado_server.py"), "{port}"), path),
-        "bare": Dialect("bare", (tools.bare, "{port}"), path),
+    commands = {
+        "tornado": (sys.executable, str(PEERS / "tornado_server.py")),
+        "bare": (tools.bare,),
+        **{peer: (PYTHON, str(PEERS / f"{peer}_server.py")) for peer in tools.peers},
     }
-    if tools.fastapi_python:
-        command = (tools.fastapi_python, str(PEERS / "fastapi_server.py"), "{port}")
-        found["fastapi"] = Dialect("fastapi", command, path)
-    return found
+    message = EVENT if path == "/ws" else "{text}"
+    return {name: Dialect(name, (*command, "{port}"), path, message=message) for name, command in commands.items()}
 
 
 def free_port() -> int:
@@ -140,7 +152,12 @@ class ServerProcess:
         self.addresses = [fill(address, fields) for address in dialect.addresses]
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=dialect.tree
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=dialect.tree,
+                env=os.environ | dict(dialect.environment),
             )
         self.pid = self._process.pid
         os.sched_setaffinity(self.pid, {core})  # before it has threads and children; they inherit it
@@ -206,6 +223,10 @@ class ServerProcess:
     def resident(self) -> int:
         """Resident memory of all its processes, bytes."""
         return int(self._measure(processes.resident))
+
+    def private(self) -> int:
+        """Memory that is its own, of all its processes, bytes."""
+        return int(self._measure(processes.private))
 
     def peak(self) -> int:
         """The highest resident memory since `forget_peak`, bytes."""

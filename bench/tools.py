@@ -1,4 +1,4 @@
-"""What the benchmark needs of this machine: the C programs, compiled once, and the FastAPI peer's environment."""
+"""What the benchmark needs of this machine: the C programs, compiled once, and the environment of peers in Python."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from bench import services
@@ -17,34 +18,48 @@ from bench.errors import BenchError
 HERE = Path(__file__).parent
 BUILD = HERE / ".build"
 VENV = HERE / ".venv"
+PYTHON = str(VENV / "bin/python")
+REQUIREMENTS = HERE / "requirements.txt"
+MODULES = {"fastapi": "fastapi, uvicorn, uvloop", "socketify": "socketify", "picows": "picows, uvloop"}
+"""The peers that run in that environment, and what each imports there."""
 FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror")
+
+
+EXTENSION = "tornado_chat.live._fanout"
 
 
 @dataclass(slots=True)
 class Tools:
     """What is at hand on this machine; `notes` tells the user what is not.
 
-    Paths: `load` of the load generator, `bare` of the bare C peer, `fastapi_python` of the FastAPI peer's Python, if it
-    has one. `missing`: of the services that cannot run here, why.
+    Paths: `load` of the load generator, `bare` of the bare C peer. `peers`: those of MODULES that can run. `extension`:
+    whether the server's own is built. `missing`: of the services that cannot run, why.
     """
 
     load: str
     bare: str
-    fastapi_python: str | None = None
+    peers: list[str] = field(default_factory=list)
+    extension: bool = field(default_factory=lambda: find_spec(EXTENSION) is not None)
     notes: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=services.missing)
 
 
 def find_tools(*, make_venv: bool = True) -> Tools:
-    """Compile the C programs and make the FastAPI peer's environment, if they are not there yet.
+    """Compile the C programs and make the peers' environment, if they are not there yet.
 
     BenchError without a C compiler.
     """
     tools = Tools(compiled("load", HERE / "load"), compiled("bare", HERE / "peers"))
-    if make_venv and not (VENV / "made").exists():
-        tools.notes += _make_venv()
-    if (VENV / "made").exists():
-        tools.fastapi_python = str(VENV / "bin/python")
+    if make_venv:
+        tools.notes += environment(VENV, REQUIREMENTS)
+    if not tools.extension:
+        tools.notes.append(f"The server's C extension, {EXTENSION}, is not built: it ran without.")
+    for peer, modules in MODULES.items():
+        why = why_not(VENV, modules)
+        if why is None:
+            tools.peers.append(peer)
+        elif make_venv:
+            tools.notes.append(f"The peer {peer} is left out: {why}")
     return tools
 
 
@@ -76,16 +91,40 @@ def _compile(sources: Sequence[Path], program: Path) -> None:
     os.replace(unfinished, program)
 
 
-def _make_venv() -> list[str]:
-    """Notes on what went wrong."""
-    print("making bench/.venv for the FastAPI peer ...", file=sys.stderr, flush=True)
-    for step in (
-        [sys.executable, "-m", "venv", "--clear", str(VENV)],
-        [str(VENV / "bin/python"), "-m", "pip", "install", "-q", "-r", str(HERE / "requirements.txt")],
-    ):
-        made = subprocess.run(step, capture_output=True, text=True, timeout=600)
-        if made.returncode:
-            why = (made.stderr or made.stdout).strip().splitlines() or ["no reason given"]
-            return [f"The FastAPI peer is left out, bench/.venv could not be made: {why[-1]}"]
-    (VENV / "made").touch()
-    return []
+def environment(venv: Path, requirements: Path) -> list[str]:
+    """Make `venv` with the lines of `requirements`, unless it has them; notes on those that cannot be installed.
+
+    What failed is tried again by the next run.
+    """
+    made, wanted = venv / "made", requirements.read_text()
+    if made.exists() and made.read_text() == wanted:
+        return []
+    print(f"making {venv} for the peers ...", file=sys.stderr, flush=True)
+    why = _failure(sys.executable, "-m", "venv", str(venv))
+    if why:
+        return [f"The peers in Python are left out, {venv} could not be made: {why}"]
+    notes = []
+    for line in wanted.splitlines():
+        if not line.startswith("#"):
+            why = _failure(str(venv / "bin/python"), "-m", "pip", "install", "-q", line)
+            if why:
+                notes.append(f"{line} could not be installed: {why}")
+    if not notes:
+        made.write_text(wanted)
+    return notes
+
+
+def why_not(venv: Path, modules: str) -> str | None:
+    """Why these cannot be imported there; None if they can."""
+    python = venv / "bin/python"
+    return _failure(str(python), "-c", f"import {modules}") if python.exists() else f"there is no {venv}"
+
+
+def _failure(*command: str) -> str | None:
+    """The last line of what the command said, if it failed."""
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    except subprocess.TimeoutExpired as error:
+        return str(error)
+    said = (ended.stderr or ended.stdout).strip().splitlines() or ["no reason given"]
+    return said[-1] if ended.returncode else None

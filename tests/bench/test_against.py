@@ -52,6 +52,7 @@ def test_a_commit_is_unpacked_and_leaves_the_repository_as_it_was(
         (project / folder).mkdir(parents=True)
     (project / "bench/echo_server.py").touch()
     (project / "tornado_chat/__init__.py").write_text("version = 1")
+    (project / "setup.py").write_text("import sys\nopen('built', 'w').write(' '.join(sys.argv[1:]))")
     git(project, "init")
     git(project, "add", ".")
     git(project, "commit", "--message", "one")
@@ -59,7 +60,9 @@ def test_a_commit_is_unpacked_and_leaves_the_repository_as_it_was(
     monkeypatch.setattr(against, "ROOT", project)
     tree = against.checkout("HEAD", tmp_path)
     assert (tree / "tornado_chat/__init__.py").read_text() == "version = 1"
+    assert (tree / "built").read_text() == "--quiet build_ext --inplace"
     assert (project / "tornado_chat/__init__.py").read_text() == "version = 2"
+    assert not (project / "built").exists()
     listed = ["git", "-C", str(project), "worktree", "list"]
     assert len(subprocess.run(listed, capture_output=True, check=True).stdout.splitlines()) == 1
     assert against.checkout(str(project), tmp_path) == project

@@ -1,5 +1,6 @@
 """The benchmark's harness: each scenario gives its figures; a server that fails in any way gives an error instead."""
 
+import json
 import os
 import re
 import signal
@@ -16,15 +17,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from websockets.sync.client import connect
 
-from bench.__main__ import all_servers, arguments, filesystem, only_ours, run
+from bench import processes
+from bench.__main__ import QUICK, all_servers, arguments, filesystem, only_ours, run, sized
 from bench.bench import Bench, Size
 from bench.driver import connect_all, percentile
 from bench.errors import BenchError
 from bench.report import ROWS, Target, table
 from bench.scenarios import SCENARIOS, closed_loop, fan_out
-from bench.servers import OURS_ECHO, Dialect, ServerProcess, on_one_port
-from bench.tools import HERE, VENV, compiled, find_tools
+from bench.servers import OURS_ECHO, Dialect, ServerProcess, fill, on_one_port, ours, peers, pure
+from bench.tools import HERE, MODULES, VENV, compiled, environment, find_tools, why_not
 from tests.support import ROOT
 from tornado_chat.verify.processes import is_alive
 
@@ -67,16 +70,99 @@ def test_each_scenario_measures_our_server(bench: Bench, name: str) -> None:
     assert figures.get("delivered", 1) > 0
 
 
-@pytest.mark.parametrize("peer", ["tornado", "fastapi", "bare"])
+@pytest.mark.parametrize("peer", ["socketify", "picows", "fastapi", "tornado", "bare"])
 @pytest.mark.parametrize("name", ["fan-out", "echo", "connects", "memory"])
 def test_each_scenario_measures_the_peers(bench: Bench, peer: str, name: str) -> None:
     scenario = SCENARIOS[name]
-    if peer == "fastapi" and bench.tools.fastapi_python is None:
-        pytest.skip(f"{VENV} is not made: `python -m bench` makes it")
+    if peer in MODULES and peer not in bench.tools.peers:
+        pytest.skip(f"it is not in {VENV}, which `python -m bench` makes")
     if (peer, name) == ("bare", "memory"):
         pytest.skip("the bare C peer is not asked for its memory")
     figures = scenario.run(bench, scenario.dialects(bench.tools)[peer])
     assert figures.get("delivered", 1) > 0
+    if name != "memory":  # that has one way only
+        assert {row.figure for row in ROWS if row.scenario == name} <= set(figures)
+
+
+def test_the_peers_broadcast_what_our_server_makes_of_a_send(bench: Bench) -> None:
+    """The same fields in the same order, and values of the same lengths."""
+    dialect = ours()
+    with bench.server(dialect) as server:
+        path = dialect.path.replace("{room}", "0").replace("{index}", "19")
+        with connect(f"ws://{server.addresses[0]}{path}") as client:
+            while '"synced"' not in client.recv(5):
+                pass
+            fields = {"{room}": "0", "{index}": "19", "{number}": "1", "{text}": "x" * 128}
+            client.send(fill(dialect.message, fields))
+            while '"type":"message"' not in (event := str(client.recv(5))):
+                pass
+    sent = fill(peers("/ws", bench.tools)["bare"].message, fields)
+    assert [(key, len(str(value))) for key, value in json.loads(sent).items()] == [
+        (key, len(str(value))) for key, value in json.loads(event).items()
+    ]
+    assert len(sent) == len(event)
+
+
+def test_a_server_without_the_extension_is_told_so(tmp_path: Path) -> None:
+    code = "import os; print(os.environ['TORNADO_CHAT_PURE'], 'PATH' in os.environ); exit(3)"
+    with pytest.raises(BenchError, match="the server ended with 3: 1 True"):
+        ServerProcess(pure(Dialect("ours", (sys.executable, "-c", code), "/ws")), tmp_path, 0)
+
+
+def test_what_is_the_same_without_the_extension_is_not_measured_twice(bench: Bench) -> None:
+    for built in (True, False):
+        tools = replace(bench.tools, extension=built)
+        for name in ("fan-out", "echo", "connects", "storm", "fairness", "paced"):
+            assert ("pure" in SCENARIOS[name].dialects(tools)) is built
+
+
+def test_other_windows_than_the_scenarios_own(bench: Bench, tmp_path: Path) -> None:
+    """The peer notes what came and answers nothing, so the first window stays open for ever."""
+    came = tmp_path / "came"
+    with broken(tmp_path, f"open({str(came)!r}, 'a').write('x')") as dialect:
+        for window, size in ((3, 0), (3, 5)):
+            came.write_text("")
+            with pytest.raises(BenchError, match="nothing was delivered"):
+                fan_out(replace(bench, size=replace(TINY, window=size)), dialect, 2, window)
+            assert len(came.read_text()) == (size or window)
+
+
+def test_the_options_give_members_and_window() -> None:
+    assert sized(arguments(["fan-out", "--members", "100", "--window", "16"])) == Size(small=100, window=16)
+    assert sized(arguments(["fan-out"])) == Size()
+    assert sized(arguments(["--quick", "--window", "2"])) == replace(QUICK, window=2)
+
+
+@pytest.mark.parametrize("option", ["--rounds", "--loads", "--members", "--window"])
+def test_none_of_something_is_refused(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    with pytest.raises(SystemExit):
+        arguments([option, "0"])
+    assert f"{option} begins at 1" in capsys.readouterr().err
+
+
+def test_private_memory_is_what_a_process_shares_with_nobody() -> None:
+    before = processes.private(os.getpid())
+    assert 0 < before < processes.resident(os.getpid())  # not the pages of Python's own file
+    own = bytearray(b"x") * (32 << 20)
+    assert processes.private(os.getpid()) - before > len(own) // 2
+
+
+def test_a_peer_that_cannot_be_installed_leaves_the_others_in(tmp_path: Path) -> None:
+    venv, requirements = tmp_path / "venv", tmp_path / "requirements.txt"
+    requirements.write_text("# both\n./no-such-folder\npip\n")
+    (note,) = environment(venv, requirements)
+    assert note.startswith("./no-such-folder could not be installed: ")
+    assert why_not(venv, "pip") is None
+    assert why_not(venv, "json, socketify") == "ModuleNotFoundError: No module named 'socketify'"
+    assert environment(venv, requirements) == [note]  # it is tried again
+    requirements.write_text("pip\n")
+    assert environment(venv, requirements) == []
+    requirements.write_text("# both\n./no-such-folder\npip\n")
+    assert environment(venv, requirements) == [note]  # they have changed
+    requirements.write_text("pip\n")
+    (venv / "bin/python").unlink()
+    assert environment(venv, requirements) == []  # it is there, and nothing is started
+    assert why_not(venv, "pip") == f"there is no {venv}"
 
 
 @pytest.mark.parametrize("name", ["fan-out", "echo", "ack", "connects"])
@@ -354,7 +440,8 @@ def test_an_unknown_scenario_is_refused(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_without_the_peers_only_our_server_is_measured(bench: Bench) -> None:
     assert {"ours", "tornado", "bare"} <= set(all_servers(SCENARIOS["fan-out"], bench.tools))
-    assert list(only_ours(SCENARIOS["fan-out"], bench.tools)) == ["ours"]
+    tools = replace(bench.tools, extension=True)
+    assert list(only_ours(SCENARIOS["fan-out"], tools)) == ["ours", "pure"]
 
 
 def test_the_file_system_is_named() -> None:
@@ -363,4 +450,4 @@ def test_the_file_system_is_named() -> None:
 
 def test_the_readme_explains_every_scenario() -> None:
     text = (ROOT / "bench/README.md").read_text().partition("## How it is made")[0]
-    assert re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE) == list(SCENARIOS)
+    assert re.findall(r"^\| `([a-z0-9-]+)` \|", text, re.MULTILINE) == list(SCENARIOS)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tornado_chat.live.fanout import PURE
+from tornado_chat.config import PURE
 
 ROOT = Path(__file__).parent.parent
 

@@ -19,6 +19,10 @@ from urllib.parse import SplitResult, urlsplit
 from tornado_chat.errors import ConfigError
 
 PREFIX = "TORNADO_CHAT_"
+PURE = PREFIX + "PURE"
+"""With this variable in the environment the server runs without its C extension: no setting, since only tests and the
+bench want it."""
+
 CLIENT_VARIABLES = (PREFIX + "TOKEN", PREFIX + "URL")
 """Variables of `tail` and `send`: not settings, yet not mistakes where a server starts."""
 
@@ -432,7 +436,7 @@ def _variables(environ: Mapping[str, str]) -> dict[str, str]:
     known = [PREFIX + name.upper() for name in (*ALL, "config")]
     ours = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
     for name in ours:
-        if name not in known and name not in CLIENT_VARIABLES:
+        if name not in known and name not in CLIENT_VARIABLES and name != PURE:
             raise ConfigError(f"{name}: no such setting in the environment{_nearest(name, known)}")
     return ours
 

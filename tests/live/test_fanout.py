@@ -17,8 +17,9 @@ import pytest
 from tests.support.connections import Recorder, new_lines, until
 from tests.support.hubs import MARK, PLAIN, MemoryLog, turns, unframe
 from tornado_chat.broker.local import LocalBroker
+from tornado_chat.config import PURE
 from tornado_chat.live import fanout, room
-from tornado_chat.live.fanout import FAILED, PURE, UNTRIED, Direct, SendAll, send_all_in_python
+from tornado_chat.live.fanout import FAILED, UNTRIED, Direct, SendAll, send_all_in_python
 from tornado_chat.live.hub import Hub, Memberships
 from tornado_chat.live.limits import AddressAccount, RoomLimits, TokenBucket
 from tornado_chat.live.member import Member

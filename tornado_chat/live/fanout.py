@@ -13,6 +13,8 @@ from array import array
 from collections.abc import Callable
 from time import monotonic
 
+from tornado_chat.config import PURE
+
 _DESCRIPTOR = 0xFFFF_FFFF  # the bits of a key that are the descriptor; those above are the serial number
 _SERIALS = 0xFFFF_FFFF
 
@@ -23,9 +25,6 @@ UNTRIED, FAILED = -1, -2
 """In place of the bytes that a socket took: its line is not direct; the socket failed."""
 
 _SENDS_A_LOOK = 16  # at the clock
-
-PURE = "TORNADO_CHAT_PURE"
-"""With this variable in the environment the server runs without its C extension."""
 
 
 class Direct:

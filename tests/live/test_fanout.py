@@ -18,7 +18,7 @@ from tests.support.connections import Recorder, new_lines, until
 from tests.support.hubs import MARK, PLAIN, MemoryLog, turns, unframe
 from tornado_chat.broker.local import LocalBroker
 from tornado_chat.config import PURE
-from tornado_chat.live import fanout, room
+from tornado_chat.live import batch, fanout, room
 from tornado_chat.live.fanout import FAILED, UNTRIED, Direct, SendAll, send_all_in_python
 from tornado_chat.live.hub import Hub, Memberships
 from tornado_chat.live.limits import AddressAccount, RoomLimits, TokenBucket
@@ -254,7 +254,7 @@ async def test_no_flush_reaches_a_descriptor_that_was_closed_or_is_anothers(
     seed: int, send_all: SendAll, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sockets come and go, stall and drain while flushes run, three members in a turn; descriptors are used again."""
-    monkeypatch.setattr(room, "send_all", send_all)
+    monkeypatch.setattr(batch, "send_all", send_all)
     monkeypatch.setattr(room, "SLICE", 3)
     chance = random.Random(seed)
     lines = new_lines(high_water_mark=MARK, close_timeout=1.0)

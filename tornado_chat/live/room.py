@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 
 from tornado_chat.errors import CloseCode, LogUnavailable
+from tornado_chat.live.batch import Batch
 from tornado_chat.live.catching_up import CatchingUp
-from tornado_chat.live.fanout import UNTRIED, send_all
+from tornado_chat.live.fanout import UNTRIED
 from tornado_chat.live.group import Group
 from tornado_chat.live.line import Sender, resume_all
 from tornado_chat.live.member import CATCHING, GONE, LIVE, Member
@@ -54,28 +55,6 @@ second may publish first. Between processes of one machine the news take about 1
 
 EARLY_EVENTS = 1024
 """Events that a room keeps because they came too early; further ones are fetched from the log with the hole."""
-
-
-class Batch:
-    """What one flush writes to those who are in a group now; nobody in it moves until `Group.flushed`."""
-
-    __slots__ = ("after", "data", "end", "events", "frames", "group", "place", "signals", "users")
-
-    def __init__(self, group: Group, frames: list[bytes], after: int, signals: list[tuple[bytes, str | None]]) -> None:
-        group.flushing = True
-        self.group = group
-        self.place = 0  # in the group: those before it were written to
-        self.end = len(group.members)
-        self.after = after  # the seq before the batch: the cursor of a member that falls behind in it
-        self.events = len(frames)
-        self.frames = frames
-        self.signals = signals  # with the user whom each is not for
-        self.users = {user for _, user in signals if user is not None}
-        self.data = b"".join(frames + [frame for frame, _ in signals])
-
-    def without(self, user: str) -> bytes:
-        """The batch without the signals that are not for `user`."""
-        return b"".join(self.frames + [frame for frame, not_for in self.signals if not_for != user])
 
 
 class Room:
@@ -442,27 +421,12 @@ class Room:
     def _write_slice(self) -> None:
         """To those who stand next in the first batch: SLICE of them, or fewer if that takes SLICE_SECONDS."""
         batch = self.batches[0]
-        group, place = batch.group, batch.place
-        end = min(place + SLICE, batch.end)
-        users = batch.users
-        members = group.members[place:end] if users else []
-        apart = [at for at, member in enumerate(members, place) if member is not None and member.user in users]
-        written = 0
-        for stop in (*apart, end):
-            begun = place
-            place, odd = send_all(batch.data, group.keys, self.shared.direct.keys, begun, stop, SLICE_SECONDS)
-            written += place - begun - len(odd)
-            for at, taken in odd:
-                written += self._write_odd(batch, at, taken)
-            if place < stop:
-                break  # the time is up
-            if place < end:
-                written += self._write_odd(batch, place, UNTRIED)
-                place += 1
-        batch.place = place
-        if place == batch.end:
+        written, odd = batch.send(self.shared.direct.keys, SLICE, SLICE_SECONDS)
+        for place, taken in odd:
+            written += self._write_odd(batch, place, taken)
+        if batch.done:
             self.batches.popleft()
-            group.flushed()
+            batch.group.flushed()
         self.shared.metrics.deliveries += written * batch.events
         self.shared.metrics.writes += written
         self.shared.metrics.bytes_out += written * len(batch.data)
@@ -480,7 +444,7 @@ class Room:
             if batch.events:
                 self._fall_behind(member, batch.after)
             return False
-        own = batch.without(member.user) if member.user in batch.users else data
+        own = batch.of(member.user)
         if own:
             line.write(own)
         return bool(own)

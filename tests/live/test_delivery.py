@@ -221,6 +221,20 @@ async def test_signals_wait_for_synced_and_then_come(tmp_path: Path) -> None:
         assert (await late.hear())["type"] == "typing"
 
 
+async def test_a_signal_does_not_come_to_the_devices_of_its_user_and_comes_to_all_others(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        first, typist, second = [await here.join(ROOM) for _ in range(3)]
+        phone = await here.join(ROOM, path=f"/ws?token={typist.welcome['token']}")
+        last = await here.join(ROOM)
+        await typist.send(type="typing", room=ROOM, on=True)
+        for other in (first, second, last):
+            assert (await other.until("typing"))["user"] == typist.welcome["user"]
+        await first.ask(type="send", room=ROOM, text="after it")
+        for own in (typist, phone):
+            while (got := await own.receive())["type"] != "message":
+                assert got["type"] != "typing"
+
+
 async def test_one_frame_is_made_for_all_members_of_an_encoding(tmp_path: Path) -> None:
     async with running(tmp_path) as here, AsyncExitStack() as stack:
         members = [await member_of(here, stack, name) for name in ENCODINGS for _ in range(4)]

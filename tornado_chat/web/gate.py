@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
-import secrets
 from functools import lru_cache
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import msgspec
 from tornado.httputil import HTTPHeaders, parse_cookie
 
-from tornado_chat.auth import GUEST_TTL, Identity, authenticate, mint, new_guest
+from tornado_chat.auth import GUEST_TTL, Identity, authenticate, mint, new_device, new_guest
 from tornado_chat.config import Network, is_loopback
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.context import Context
@@ -122,13 +121,13 @@ class Gate:
             identity = authenticate(self.secret, credential, guests=self.settings.guests)
             self.context.revocations.check(identity.jti)
             if identity.guest and name:
-                identity = dataclasses.replace(identity, name=check_name(name))
+                identity = msgspec.structs.replace(identity, name=check_name(name))
         elif self.settings.guests:
             identity = new_guest(name or None)
         else:
             raise ChatError(ErrorCode.UNAUTHORIZED, "guests are not let in: give a token (Authorization: Bearer ...)")
         if identity.device is None:
-            identity = dataclasses.replace(identity, device=secrets.token_hex(4))
+            identity = msgspec.structs.replace(identity, device=new_device())
         if not identity.guest:
             return identity, None
         return identity, mint(

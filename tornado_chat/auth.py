@@ -10,6 +10,7 @@ import math
 import os
 import secrets
 import time
+from functools import lru_cache
 from typing import Any
 
 import jwt
@@ -35,6 +36,9 @@ MAX_TOKEN_CHARS = 8192
 """A longer token is refused unread; room for some hundred patterns of rooms."""
 
 MAX_JTI_CHARS = 256
+
+DEVICE_BYTES = 4
+"""Of the id of a device that has none: its user has few others."""
 
 _ALGORITHM = "HS256"
 _HEADER = b"eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9."
@@ -183,7 +187,15 @@ def _own_payload(secret: bytes, token: str) -> bytes | None:
 
 
 def _signature(secret: bytes, signed: bytes) -> bytes:
-    return _base64url(hmac.digest(secret, signed, "sha256"))
+    mac = _keyed(secret).copy()
+    mac.update(signed)
+    return _base64url(mac.digest())
+
+
+@lru_cache(8)
+def _keyed(secret: bytes) -> hmac.HMAC:
+    """To copy it takes a quarter of what OpenSSL takes to begin anew. Nothing may be added to it."""
+    return hmac.new(secret, digestmod="sha256")
 
 
 def _base64url(data: bytes) -> bytes:
@@ -238,14 +250,15 @@ _ANIMALS = (
 
 def new_guest(name: str | None) -> Identity:
     """A guest nobody has been before; ChatError (bad_request) for a `name` that is none."""
-    user = GUEST_PREFIX + secrets.token_hex(8)
+    drawn = secrets.token_hex(8 + DEVICE_BYTES)
+    user = GUEST_PREFIX + drawn[:16]
     if name is None:
         name = f"{secrets.choice(_ADJECTIVES)} {secrets.choice(_ANIMALS)}"
-    return Identity(user, check_name(name), new_device(), jti=user, guest=True)
+    return Identity(user, check_name(name), drawn[16:], jti=user, guest=True)
 
 
 def new_device() -> str:
-    return secrets.token_hex(4)
+    return secrets.token_hex(DEVICE_BYTES)
 
 
 def load_secret(settings: Settings) -> bytes:

@@ -90,7 +90,7 @@ class Acceptor:
                 self._turn_away(sock, 503, random.choice(self._overloaded))
                 continue
             try:
-                peer = address[0] if sock.family != socket.AF_UNIX else UNIX_PEER
+                peer = address[0] if type(address) is tuple else UNIX_PEER
                 connection = self.http.enter(sock, peer)
             except ChatError as error:
                 self._turn_away(sock, 429, refusal(429, error.code, error.message, error.retry_after))

@@ -24,7 +24,7 @@ from tornado_chat.web.http_connections import HttpConnection
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
 from tornado_chat.web.pages import STATIC, PageHandler
 from tornado_chat.web.refusals import STATUS, NothingHandler, refuse
-from tornado_chat.web.socket import Handshake, admit, open_session
+from tornado_chat.web.socket import Handshake, admit, open_session, refused
 from tornado_chat.wire.handshake import HandshakeError
 from tornado_chat.wire.request import parse
 
@@ -57,18 +57,18 @@ class Front(HTTPServerConnectionDelegate):
         return _Fork(self, server_conn, request_conn)
 
     def let_in(self, connection: HttpConnection, data: bytes) -> Callable[[], None] | None:
-        """What makes the connection a WebSocket, if `data` is a plain handshake and nothing speaks against it.
+        """What makes the connection a WebSocket, if `data` is a plain handshake; Refused if it may not be one.
 
-        Else all of `data` is for Tornado, which also tells why somebody may not come in.
+        None: all of `data` is for Tornado.
         """
         request = parse(data)
         if request is None or not _is_socket(request.target):
             return None
-        gate = self.gate
+        gate, headers = self.gate, request.headers
         try:
-            admitted = admit(gate, connection.remote_ip, "GET", request.target, "HTTP/1.1", request.headers)
-        except (HandshakeError, ChatError):
-            return None
+            admitted = admit(gate, connection.remote_ip, "GET", request.target, "HTTP/1.1", headers)
+        except (HandshakeError, ChatError) as error:
+            raise refused(gate, error, headers.get("accept", "")) from None
         return partial(open_session, gate, admitted, connection.sock, request.rest)
 
 

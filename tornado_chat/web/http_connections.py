@@ -1,7 +1,7 @@
 """The sockets that speak HTTP: each is counted from when it is accepted, and nothing that it waits for lasts.
 
-What a socket says first is read here. A plain handshake needs no more; anything else goes on to Tornado, with the bytes
-that were read.
+What a socket says first is read here. A plain handshake needs no more, whether it is let in or not; anything else goes
+on to Tornado, with the bytes that were read.
 A socket leaves when it closes, or when it becomes a WebSocket's. Until then it counts for its address and for the
 process. It is closed if no request comes for REQUEST_SECONDS, or if an answer is not made and taken in ANSWER_SECONDS.
 Where the process has no room for a newcomer, the one that has been quiet for longest gives way.
@@ -29,6 +29,7 @@ from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 from tornado_chat.errors import ErrorCode
 from tornado_chat.live.limits import Limits
+from tornado_chat.web.refusals import Refused
 from tornado_chat.wire.refusals import refusal
 from tornado_chat.wire.request import MAX_HEAD_BYTES, MAX_HEADERS, has_bare_breaks
 
@@ -107,7 +108,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
     ) -> None:
         """`front` answers Tornado's requests.
 
-        `let_in(connection, data)`: what makes it a WebSocket, if that is what it asks for in a plain way.
+        `let_in(connection, data)`: what makes it a WebSocket, if that is what it asks for in a plain way, or Refused.
         `account(peer)` is the address that a peer counts for, or None; `room()`: how many sockets there may be.
         """
         self.front = front
@@ -194,7 +195,13 @@ class HttpConnections(HTTPServerConnectionDelegate):
         if connection not in self._serving:  # it was cut off meanwhile
             return
         said, connection.said = connection.said, b""
-        become_socket = self.let_in(connection, said)
+        try:
+            become_socket = self.let_in(connection, said)
+        except Refused as refused:
+            with suppress(OSError):  # it has gone already
+                connection.sock.send(refused.answer)
+            self._cut_off(connection)
+            return
         if become_socket is None:
             self._hand_on(connection, said)
         else:

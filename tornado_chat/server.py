@@ -113,7 +113,11 @@ class Server:
         self.context = Context(self.hub, self.publisher, self.limits, self.lines, settings)
         front = Front(Gate(self.context, secret), self.metrics, self.failing, self.degraded)
         self.http = HttpConnections(
-            front, self.limits, partial(accountable, trusted=settings.trusted_proxies), self._free
+            front,
+            front.let_in,
+            self.limits,
+            partial(accountable, trusted=settings.trusted_proxies),
+            self._free,
         )
         self.load = Load(self.context, self.http.by_address)
         self.leave: Callable[[], None] = partial(signal.raise_signal, signal.SIGTERM)

@@ -110,8 +110,8 @@ def test_the_claims_of_a_token() -> None:
 
 def test_the_statuses_of_a_refused_handshake() -> None:
     refused = {int(status) for status in STATUS.values()}
-    sound = {"Host": "h", "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
-    for headers in ({}, sound, sound | {"Sec-WebSocket-Version": "12"}):
+    sound = {"host": "h", "upgrade": "websocket", "connection": "Upgrade", "sec-websocket-version": "13"}
+    for headers in ({}, sound, sound | {"sec-websocket-version": "12"}):
         with pytest.raises(HandshakeError) as caught:
             check("GET", "HTTP/1.1", headers)
         refused.add(caught.value.status)

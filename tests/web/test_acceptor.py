@@ -114,3 +114,19 @@ async def test_a_server_that_stops_answers_those_it_has_accepted(
         assert said.startswith(b"HTTP/1.1 503 ")
         assert b"stopping" in said
         sock.close()
+
+
+async def test_who_comes_over_a_unix_socket_is_a_proxy_whatever_name_it_has(tmp_path: Path) -> None:
+    """A client may give its own end a name, too."""
+    loop = asyncio.get_running_loop()
+    async with running(tmp_path, unix_socket=str(tmp_path / "s"), connections_per_address=1) as here:
+        for name in (None, tmp_path / "client"):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.setblocking(False)
+                if name is not None:
+                    sock.bind(str(name))
+                await loop.sock_connect(sock, str(tmp_path / "s"))
+                await loop.sock_sendall(sock, handshake(0, "/ws", "X-Forwarded-For: 1.2.3.4"))
+                assert (await loop.sock_recv(sock, 65536)).startswith(b"HTTP/1.1 101 ")
+                assert here.server.limits.addresses.connections("1.2.3.4") == 1
+            await eventually(lambda: not here.server.lines.open)

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.chat import Running, eventually, running
 from tests.support.plain_http import HTTP, UPGRADE, get
-from tests.support.raw_chat import RawChat, Refused, handshake
+from tests.support.raw_chat import RawChat, Refused, commands, handshake
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.web import http_connections
 
@@ -42,7 +42,16 @@ def port_of(here: Running) -> int:
     return int(here.address.rpartition(":")[2])
 
 
-async def said(sock: socket.socket) -> bytes:
+async def until(sock: socket.socket, end: bytes) -> bytes:
+    """All that comes, up to `end` or more."""
+    data = b""
+    async with asyncio.timeout(PATIENCE):
+        while end not in data:
+            data += await asyncio.get_running_loop().sock_recv(sock, 65536)
+    return data
+
+
+async def said_by(sock: socket.socket) -> bytes:
     """All that comes until the server hangs up."""
     data = b""
     async with asyncio.timeout(PATIENCE):
@@ -117,14 +126,14 @@ async def test_who_asks_nothing_and_who_takes_no_answer_is_cut_off_in_time(
             await eventually(lambda: len(here.server.http) == 3)
             monkeypatch.setattr(http_connections, "REQUEST_SECONDS", 0.0)
             async with idle(here, 1) as (newcomer,):
-                assert await said(newcomer) == b""
+                assert await said_by(newcomer) == b""
             assert len(here.server.http) == 3, "their own time is not up"
-            for connection in here.server.http._serving.values():
+            for connection in here.server.http._serving:
                 connection.due -= http_connections.REQUEST_SECONDS + 20
-            assert await said(silent) == b""
-            assert await said(slow) == b""
+            assert await said_by(silent) == b""
+            assert await said_by(slow) == b""
             assert len(here.server.http) == 1, "an answer has more time"
-            for connection in here.server.http._serving.values():
+            for connection in here.server.http._serving:
                 connection.due -= http_connections.ANSWER_SECONDS - 20
             await eventually(lambda: not len(here.server.http))
 
@@ -133,7 +142,7 @@ async def test_who_asks_nothing_and_who_takes_no_answer_is_cut_off_in_time(
 async def test_431_for_a_head_that_is_too_large(tmp_path: Path, head: bytes) -> None:
     async with running(tmp_path) as here, idle(here, 1) as (sock,):
         await asyncio.get_running_loop().sock_sendall(sock, b"GET / HTTP/1.1\r\n" + head + b"\r\n")
-        answer = await said(sock)
+        answer = await said_by(sock)
         assert answer.startswith(b"HTTP/1.1 431 "), answer[:100]
         assert b'"code":"too_large"' in answer
         await eventually(lambda: not len(here.server.http))
@@ -151,7 +160,7 @@ async def test_an_address_may_have_so_many_sockets_whatever_they_are(tmp_path: P
         async with idle(here, 2) as socks:
             client = await here.connect()
             async with idle(here, 1) as (refused,):
-                answer = await said(refused)
+                answer = await said_by(refused)
                 assert answer.startswith(b"HTTP/1.1 429 ")
                 assert b"Retry-After: " in answer
                 assert b'"code":"rate_limited"' in answer
@@ -182,14 +191,69 @@ async def test_where_there_is_no_room_the_quietest_gives_way(tmp_path: Path, mon
         await eventually(lambda: len(here.server.http._serving) == 3)
         assert (await busy.ask("/healthz", {"Host": "localhost"})).status == 200
         async with idle(here, 1) as (refused,):
-            assert (await said(refused)).startswith(b"HTTP/1.1 503 "), "each has done something just now"
+            assert (await said_by(refused)).startswith(b"HTTP/1.1 503 "), "each has done something just now"
         monkeypatch.setattr(http_connections, "QUIET_SECONDS", 0.0)
         assert (await get(here, "/healthz")).status == 200
-        assert await said(first) == b""
+        assert await said_by(first) == b""
         assert (await busy.ask("/healthz", {"Host": "localhost"})).status == 200, "it was the last to do something"
         monkeypatch.setattr(http_connections, "QUIET_SECONDS", 60.0)
         await asyncio.get_running_loop().sock_sendall(second, PAGE)
         assert (await asyncio.get_running_loop().sock_recv(second, 65536)).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_plain_handshake_makes_no_object_of_tornados(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Whether its request is there when it is accepted, or comes later."""
+    monkeypatch.setattr(http_connections, "_Stream", None)
+    async with running(tmp_path) as here, idle(here, 1) as (sock,):
+        if late:
+            await eventually(lambda: here.server.http._serving)
+        await asyncio.get_running_loop().sock_sendall(sock, handshake(port_of(here)))
+        assert (await asyncio.get_running_loop().sock_recv(sock, 65536)).startswith(b"HTTP/1.1 101 ")
+        (line,) = here.server.lines.open
+        assert line._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert not line._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT), "as the system has it"
+        assert not len(here.server.http)
+
+
+async def test_what_comes_in_front_of_its_turn_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of a request, a frame behind a handshake, or the end; whoever is cut off before its turn has none."""
+    loop = asyncio.get_running_loop()
+    async with running(tmp_path) as here, idle(here, 5) as (early, parted, ended, cut, mute):
+        http = here.server.http
+        turn = http._turn
+        monkeypatch.setattr(http, "_turn", lambda: None)  # the loop has no time for requests
+        await eventually(lambda: len(http._serving) == 5)
+        mute.close()
+        await eventually(lambda: len(http._serving) == 4)
+        said = handshake(port_of(here), "/ws/r")
+        for sock, first in ((early, said), (parted, said[:30]), (ended, said), (cut, said)):
+            await loop.sock_sendall(sock, first)
+        await eventually(lambda: len(http._first) == 4)
+        await loop.sock_sendall(early, commands({"type": "ping", "id": "early"}))
+        await loop.sock_sendall(parted, said[30:])
+        ended.shutdown(socket.SHUT_WR)
+        await asyncio.sleep(0.01)
+        assert [len(connection.said) for connection in http._serving] == [len(said), 30, len(said), len(said)]
+        http._cut_off(list(http._serving)[3])
+        assert await said_by(cut) == b""
+        monkeypatch.setattr(http, "_turn", turn)
+        turn()
+        assert b'"early"' in await until(early, b"pong")
+        assert b'"synced"' in await until(parted, b"synced")
+        assert b"HTTP/1.1 101 " in await said_by(ended)
+        assert not len(http)
+
+
+async def test_a_handshake_and_its_frames_in_one_piece(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, idle(here, 2) as socks:
+        await eventually(lambda: len(here.server.http._serving) == 2)
+        for path, sock in zip(("/ws", "/ws?name=" + "x" * 64), socks, strict=True):
+            frames = commands(*({"type": "ping", "id": f"{n}" + "x" * 50} for n in range(400)))
+            await asyncio.get_running_loop().sock_sendall(sock, handshake(port_of(here), path) + frames)
+            assert (await until(sock, b'"399' + b"x" * 50)).count(b'"pong"') == 400
 
 
 async def test_a_gauge_tells_how_many_there_are(tmp_path: Path) -> None:
@@ -205,5 +269,5 @@ async def test_all_that_one_connection_asks_for_at_once_is_answered_in_order(tmp
         await asyncio.get_running_loop().sock_sendall(
             sock, asked + PAGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
         )
-        statuses = [part[:3] for part in (await said(sock)).split(b"HTTP/1.1 ")[1:]]
+        statuses = [part[:3] for part in (await said_by(sock)).split(b"HTTP/1.1 ")[1:]]
         assert statuses == [b"200", b"404"] * 50 + [b"200"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
@@ -23,7 +24,9 @@ from tornado_chat.web.http_connections import HttpConnection
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
 from tornado_chat.web.pages import STATIC, PageHandler
 from tornado_chat.web.refusals import STATUS, NothingHandler, refuse
-from tornado_chat.web.socket import Handshake
+from tornado_chat.web.socket import Handshake, admit, open_session, refused
+from tornado_chat.wire.handshake import HandshakeError
+from tornado_chat.wire.request import parse
 
 HEALTH, METRICS = "/healthz", "/metrics"
 
@@ -53,6 +56,21 @@ class Front(HTTPServerConnectionDelegate):
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         return _Fork(self, server_conn, request_conn)
 
+    def let_in(self, connection: HttpConnection, data: bytes) -> Callable[[], None] | None:
+        """What makes the connection a WebSocket, if `data` is a plain handshake; Refused if it may not be one.
+
+        None: all of `data` is for Tornado.
+        """
+        request = parse(data)
+        if request is None or not _is_socket(request.target):
+            return None
+        gate, headers = self.gate, request.headers
+        try:
+            admitted = admit(gate, connection.remote_ip, "GET", request.target, "HTTP/1.1", headers)
+        except (HandshakeError, ChatError) as error:
+            raise refused(gate, error, headers.get("accept", "")) from None
+        return partial(open_session, gate, admitted, connection.sock, request.rest)
+
 
 class _Fork(HTTPMessageDelegate):
     """Becomes a Handshake or the Application's delegate as soon as the path is known."""
@@ -72,7 +90,7 @@ class _Fork(HTTPMessageDelegate):
         assert isinstance(connection, HttpConnection)
         connection.expect_answer()
         path = start_line.path.partition("?")[0]
-        if path == PATH or path.startswith(PATH + "/"):
+        if _is_socket(path):
             self.delegate = Handshake(self.front.gate, self.request_conn)
         else:
             try:
@@ -93,6 +111,11 @@ class _Fork(HTTPMessageDelegate):
 
     def on_connection_close(self) -> None:
         self.delegate.on_connection_close()
+
+
+def _is_socket(target: str) -> bool:
+    path = target.partition("?")[0]
+    return path == PATH or path.startswith(PATH + "/")
 
 
 def _log_request(handler: RequestHandler) -> None:

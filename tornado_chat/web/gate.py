@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
-import secrets
+from collections.abc import Mapping
 from functools import lru_cache
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tornado.httputil import HTTPHeaders, parse_cookie
+import msgspec
+from tornado.httputil import parse_cookie
 
-from tornado_chat.auth import GUEST_TTL, Identity, authenticate, mint, new_guest
+from tornado_chat.auth import GUEST_TTL, Identity, authenticate, mint, new_device, new_guest
 from tornado_chat.config import Network, is_loopback
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.context import Context
@@ -27,7 +27,7 @@ BEARER = "bearer."
 UNIX_PEER = "0.0.0.0"
 """What Tornado calls the peer of a Unix socket: only a proxy on this machine can be there."""
 
-FORWARDED = "X-Forwarded-For", "X-Forwarded-Proto", "Forwarded"
+FORWARDED = "x-forwarded-for", "x-forwarded-proto", "forwarded"
 """Of these, a proxy adds one at least."""
 
 _SECURE = {"https", "wss"}
@@ -52,7 +52,10 @@ class Arguments:
 
 
 class Gate:
-    """What all handshakes of a server share: whom it lets in, and what it hands the connections over to."""
+    """What all handshakes of a server share: whom it lets in, and what it hands the connections over to.
+
+    Headers have names in lower case, or ignore case; one that came several times is one value with commas.
+    """
 
     def __init__(self, context: Context, secret: bytes) -> None:
         self.context = context
@@ -61,7 +64,7 @@ class Gate:
         self.any_host = self.settings.unix_socket is not None or not is_loopback(self.settings.host)
         self.allowed_hosts = {urlsplit(origin).netloc for origin in self.settings.allowed_origins}
 
-    def check_host(self, headers: HTTPHeaders, peer: str, *, proxied: bool = True) -> None:
+    def check_host(self, headers: Mapping[str, str], peer: str, *, proxied: bool = True) -> None:
         """On loopback, refuse what was sent to a name that is not this server's.
 
         Whoever owns a domain can have its name lead to 127.0.0.1 after the visitor has loaded a page of it (DNS
@@ -70,7 +73,7 @@ class Gate:
         that it adds. A page cannot add them to its WebSocket's handshake, but it can to its fetch(). So `proxied` is
         false for what is not for everybody: then only --allowed-origins lets another name in.
         """
-        host = headers.get("Host", "").lower()
+        host = headers.get("host", "").lower()
         if self.any_host or not host or host in self.allowed_hosts:
             return
         if len(host) <= HOST_CHARS and _is_loopback_host(host):
@@ -86,21 +89,21 @@ class Gate:
     def is_proxy(self, peer: str) -> bool:
         return peer == UNIX_PEER or is_in(peer, self.settings.trusted_proxies)
 
-    def check_origin(self, headers: HTTPHeaders, peer: str) -> None:
+    def check_origin(self, headers: Mapping[str, str], peer: str) -> None:
         """A page of another origin may not use its visitor's cookie (RFC 6455 section 10.2)."""
-        origin = headers.get("Origin")
+        origin = headers.get("origin")
         if origin is None:
             return  # not a browser
         origin = origin.lower()
         try:
             parts = urlsplit(origin)
-            own = parts.netloc == headers.get("Host", "").lower()
+            own = parts.netloc == headers.get("host", "").lower()
         except ValueError:
             own = False
         else:
             if parts.scheme != "https" and self.is_proxy(peer):
                 # Behind TLS a page of http is not ours: whoever can change what is sent in the clear can have made it.
-                own = own and not _SECURE & set(map(str.strip, headers.get("X-Forwarded-Proto", "").lower().split(",")))
+                own = own and not _SECURE & set(map(str.strip, headers.get("x-forwarded-proto", "").lower().split(",")))
         if not own and origin not in self.settings.allowed_origins:
             raise ChatError(
                 ErrorCode.FORBIDDEN,
@@ -113,7 +116,7 @@ class Gate:
         self.context.limits.check_connection(address, len(self.context.lines.open))
 
     def identify(
-        self, headers: HTTPHeaders, subprotocols: tuple[str, ...], arguments: Arguments
+        self, headers: Mapping[str, str], subprotocols: tuple[str, ...], arguments: Arguments
     ) -> tuple[Identity, str | None]:
         """Who connects, and the token that makes a guest's next connection the same user."""
         credential = _credential(headers, subprotocols, arguments)
@@ -122,13 +125,13 @@ class Gate:
             identity = authenticate(self.secret, credential, guests=self.settings.guests)
             self.context.revocations.check(identity.jti)
             if identity.guest and name:
-                identity = dataclasses.replace(identity, name=check_name(name))
+                identity = msgspec.structs.replace(identity, name=check_name(name))
         elif self.settings.guests:
             identity = new_guest(name or None)
         else:
             raise ChatError(ErrorCode.UNAUTHORIZED, "guests are not let in: give a token (Authorization: Bearer ...)")
         if identity.device is None:
-            identity = dataclasses.replace(identity, device=secrets.token_hex(4))
+            identity = msgspec.structs.replace(identity, device=new_device())
         if not identity.guest:
             return identity, None
         return identity, mint(
@@ -157,13 +160,13 @@ class Gate:
         return join
 
 
-def _credential(headers: HTTPHeaders, subprotocols: tuple[str, ...], arguments: Arguments) -> str | None:
+def _credential(headers: Mapping[str, str], subprotocols: tuple[str, ...], arguments: Arguments) -> str | None:
     """The first token that is present, in the protocol's order."""
-    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    scheme, _, token = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()
-    if "Cookie" in headers:
-        cookie = parse_cookie(headers["Cookie"]).get("chat_session")
+    if "cookie" in headers:
+        cookie = parse_cookie(headers["cookie"]).get("chat_session")
         if cookie is not None:
             return cookie
     for subprotocol in subprotocols:

@@ -1,5 +1,7 @@
 """The sockets that speak HTTP: each is counted from when it is accepted, and nothing that it waits for lasts.
 
+What a socket says first is read here. A plain handshake needs no more, whether it is let in or not; anything else goes
+on to Tornado, with the bytes that were read.
 A socket leaves when it closes, or when it becomes a WebSocket's. Until then it counts for its address and for the
 process. It is closed if no request comes for REQUEST_SECONDS, or if an answer is not made and taken in ANSWER_SECONDS.
 Where the process has no room for a newcomer, the one that has been quiet for longest gives way.
@@ -27,7 +29,9 @@ from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 from tornado_chat.errors import ErrorCode
 from tornado_chat.live.limits import Limits
+from tornado_chat.web.refusals import Refused
 from tornado_chat.wire.refusals import refusal
+from tornado_chat.wire.request import MAX_HEAD_BYTES, MAX_HEADERS, has_bare_breaks
 
 REQUEST_SECONDS = 20.0
 """A connection on which no whole head of a request comes for this long is closed: it holds an open file."""
@@ -43,10 +47,11 @@ RESERVED = 64
 
 SWEEP_SECONDS = 1.0
 
-MAX_HEAD_BYTES, MAX_HEADERS = 16 * 1024, 100
-"""Of one request. To take 15,000 headers apart costs 100 ms, for which everybody else waits."""
-
 MAX_BODY_BYTES = 64 * 1024
+
+UNSENT_BYTES = 65536
+"""What the kernel holds of answers that a client does not take, besides what is on its way. By itself it would hold
+megabytes: a client that pipelines and reads nothing would have a hundred answers made before one of them waits."""
 
 FIRST_REQUESTS, MORE_REQUESTS = 16, 2
 """Requests that are begun in one loop turn: those that are the first of their connection, as a handshake mostly is, and
@@ -57,12 +62,15 @@ _HEAD_TOO_LARGE = refusal(
     ErrorCode.TOO_LARGE,
     f"the head of a request may have {MAX_HEAD_BYTES:,} bytes and {MAX_HEADERS} headers: send fewer",
 )
+_BARE_BREAKS = refusal(
+    400, ErrorCode.BAD_REQUEST, "each line of a request's head should end with CR LF, and have neither inside"
+)
 
 
 class HttpConnection:
     """One socket. Tornado has it as the `context` of its requests, and reads `remote_ip` and `protocol`."""
 
-    __slots__ = ("account", "due", "protocol", "remote_ip", "since", "sock", "stream")
+    __slots__ = ("account", "due", "protocol", "remote_ip", "said", "since", "sock", "stream")
 
     def __init__(self, sock: socket.socket, peer: str, account: str | None) -> None:
         self.remote_ip = peer
@@ -70,7 +78,8 @@ class HttpConnection:
         self.sock = sock
         self.account = account  # the address that it counts for; None: a proxy's
         self.since = self.due = 0.0  # when it got on last, and when it must have got on again
-        self.stream: IOStream | None = None
+        self.said = b""  # what it said first, until it is this one's turn
+        self.stream: IOStream | None = None  # once Tornado has it
         self.expect_request()
 
     def __str__(self) -> str:
@@ -92,18 +101,26 @@ class HttpConnections(HTTPServerConnectionDelegate):
     def __init__(
         self,
         front: HTTPServerConnectionDelegate,
+        let_in: Callable[[HttpConnection, bytes], Callable[[], None] | None],
         limits: Limits,
         account: Callable[[str], str | None],
         room: Callable[[], int],
     ) -> None:
-        """`account(peer)` is the address that a peer counts for, or None; `room()`: how many sockets there may be."""
+        """`front` answers Tornado's requests.
+
+        `let_in(connection, data)`: what makes it a WebSocket, if that is what it asks for in a plain way, or Refused.
+        `account(peer)` is the address that a peer counts for, or None; `room()`: how many sockets there may be.
+        """
         self.front = front
+        self.let_in = let_in
         self.limits = limits
         self.account = account
         self.room = room
+        self._loop = asyncio.get_running_loop()
         self._entered = 0
         self.by_address: Counter[str] = Counter()
-        self._serving: dict[object, HttpConnection] = {}  # by Tornado's connection; the quietest is the first
+        # With Tornado's connection, once there is one; the quietest is the first.
+        self._serving: dict[HttpConnection, HTTP1ServerConnection | None] = {}
         self._first: deque[Callable[[], None]] = deque()
         self._more: deque[Callable[[], None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -121,18 +138,20 @@ class HttpConnections(HTTPServerConnectionDelegate):
         if self._timer is not None:
             self._timer.cancel()
         while self._serving:
-            connection = next(iter(self._serving))
-            assert isinstance(connection, HTTP1ServerConnection)
-            await connection.close()
+            connection, serving = next(iter(self._serving.items()))
+            if serving is None:
+                self._cut_off(connection)
+            else:
+                await serving.close()
 
     def has_room(self) -> bool:
         """Whether one more may be accepted; one that has been quiet may have to go for it."""
         if self._entered < max(self.room(), RESERVED):
             return True
-        quietest = next(iter(self._serving.items()), None)
-        if quietest is None or quietest[1].since > monotonic() - QUIET_SECONDS:
+        quietest = next(iter(self._serving), None)
+        if quietest is None or quietest.since > monotonic() - QUIET_SECONDS:
             return False
-        self._cut_off(*quietest)
+        self._cut_off(quietest)
         return True
 
     def enter(self, sock: socket.socket, peer: str) -> HttpConnection:
@@ -145,23 +164,72 @@ class HttpConnections(HTTPServerConnectionDelegate):
         return HttpConnection(sock, peer, account)
 
     def begin(self, connection: HttpConnection) -> None:
-        """Read and answer its requests."""
-        connection.stream = _Stream(connection.sock, self._on_head)
+        """Read and answer its requests. The first has come already, as a rule: then nothing has to be waited for."""
+        connection.sock.setblocking(False)
         connection.expect_request()
-        serving = HTTP1ServerConnection(connection.stream, self._parameters, connection)
-        self._serving[serving] = connection
+        self._serving[connection] = None
+        if self._hear(connection):
+            self._answer_first(connection)
+        elif connection in self._serving:
+            self._loop.add_reader(connection.sock.fileno(), self._on_readable, connection)
+
+    def _hear(self, connection: HttpConnection) -> bool:
+        """Whether it says something; if it has hung up, it goes."""
+        try:
+            connection.said = connection.sock.recv(MAX_HEAD_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        if not connection.said:
+            self._cut_off(connection)
+        return bool(connection.said)
+
+    def _on_readable(self, connection: HttpConnection) -> None:
+        if connection.said:  # more comes before its turn
+            self._loop.remove_reader(connection.sock.fileno())
+        elif self._hear(connection):
+            self._wait_for_turn(partial(self._answer_first, connection), True)
+
+    def _answer_first(self, connection: HttpConnection) -> None:
+        if connection not in self._serving:  # it was cut off meanwhile
+            return
+        said, connection.said = connection.said, b""
+        try:
+            become_socket = self.let_in(connection, said)
+        except Refused as refused:
+            with suppress(OSError):  # it has gone already
+                connection.sock.send(refused.answer)
+            self._cut_off(connection)
+            return
+        if become_socket is None:
+            self._hand_on(connection, said)
+        else:
+            del self._serving[connection]
+            self._leave(connection)
+            become_socket()
+
+    def _hand_on(self, connection: HttpConnection, said: bytes) -> None:
+        """Let Tornado read and answer its requests, `said` first."""
+        sock = connection.sock
+        self._loop.remove_reader(sock.fileno())
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        connection.stream = _Stream(sock, said, self._wait_for_turn)
+        serving = self._serving[connection] = HTTP1ServerConnection(connection.stream, self._parameters, connection)
         serving.start_serving(self)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        connection = self._serving.pop(server_conn, None)
-        if connection is not None:  # None: it was cut off, and Tornado does not know yet
+        connection = _connection_of(server_conn)
+        serving = self._serving.pop(connection, None)
+        if serving is not None:  # None: it was cut off, and Tornado does not know yet
             connection.expect_request()
-            self._serving[server_conn] = connection
+            self._serving[connection] = serving
         return self.front.start_request(server_conn, request_conn)
 
     def on_close(self, server_conn: object) -> None:
-        connection = self._serving.pop(server_conn, None)
-        if connection is not None:
+        connection = _connection_of(server_conn)
+        if self._serving.pop(connection, None) is not None:
             self._leave(connection)
 
     def _leave(self, connection: HttpConnection) -> None:
@@ -172,24 +240,27 @@ class HttpConnections(HTTPServerConnectionDelegate):
             if not self.by_address[account]:
                 del self.by_address[account]
 
-    def _cut_off(self, server_conn: object, connection: HttpConnection) -> None:
-        del self._serving[server_conn]
+    def _cut_off(self, connection: HttpConnection) -> None:
+        del self._serving[connection]
         self._leave(connection)
-        assert connection.stream is not None
-        connection.stream.close()
+        if connection.stream is None:
+            self._loop.remove_reader(connection.sock.fileno())
+            connection.sock.close()
+        else:
+            connection.stream.close()
 
     def _sweep(self) -> None:
         """Close those whose time is up."""
         now = monotonic()
-        for server_conn, connection in list(self._serving.items()):
+        for connection in list(self._serving):
             if connection.due < now:
-                self._cut_off(server_conn, connection)
-        self._timer = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+                self._cut_off(connection)
+        self._timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
-    def _on_head(self, begin: Callable[[], None], first: bool) -> None:
-        """The head of a request has come, and waits for its turn."""
+    def _wait_for_turn(self, begin: Callable[[], None], first: bool) -> None:
+        """A request, the `first` of its connection or a later one, is begun when it is its turn."""
         if not self._first and not self._more:
-            asyncio.get_running_loop().call_soon(self._turn)
+            self._loop.call_soon(self._turn)
         (self._first if first else self._more).append(begin)
 
     def _turn(self) -> None:
@@ -199,16 +270,33 @@ class HttpConnections(HTTPServerConnectionDelegate):
                     requests.popleft()()
         finally:
             if self._first or self._more:
-                asyncio.get_running_loop().call_soon(self._turn)
+                self._loop.call_soon(self._turn)
+
+
+def _connection_of(server_conn: object) -> HttpConnection:
+    assert isinstance(server_conn, HTTP1ServerConnection)
+    assert isinstance(server_conn.context, HttpConnection)
+    return server_conn.context
 
 
 class _Stream(IOStream):
-    """Counts the headers of a request before Tornado takes them apart, and lets the request wait for its turn."""
+    """Begins with what was read already; looks at the head of a request before Tornado does, and lets it wait."""
 
-    def __init__(self, sock: socket.socket, on_head: Callable[[Callable[[], None], bool], None]) -> None:
+    def __init__(
+        self, sock: socket.socket, said: bytes, wait_for_turn: Callable[[Callable[[], None], bool], None]
+    ) -> None:
         super().__init__(sock)
-        self._on_head = on_head
+        self._said = said
+        self._wait_for_turn = wait_for_turn
         self._first = True
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        if not self._said:
+            return super().read_from_fd(buf)
+        size = min(len(buf), len(self._said))
+        buf[:size] = self._said[:size]
+        self._said = self._said[size:]
+        return size
 
     def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Future[bytes]:
         checked: Future[bytes] = Future()
@@ -219,13 +307,16 @@ class _Stream(IOStream):
 
     def _check(self, checked: Future[bytes], read: Future[bytes]) -> None:
         error = read.exception()
-        if error is None and read.result().count(b"\n") > MAX_HEADERS + 2:  # and the first line, and the empty one
-            error = UnsatisfiableReadError("too many headers")
-            self.close(error)
+        if error is None:
+            head = read.result()
+            if head.count(b"\n") > MAX_HEADERS + 2:  # and the first line, and the empty one
+                error = self._refuse(_HEAD_TOO_LARGE)
+            elif has_bare_breaks(head):
+                error = self._refuse(_BARE_BREAKS)
         if error is not None:
             future_set_exception_unless_cancelled(checked, error)
         else:
-            self._on_head(partial(self._hand_over, checked, read.result()), self._first)
+            self._wait_for_turn(partial(self._hand_over, checked, head), self._first)
             self._first = False
 
     def _hand_over(self, checked: Future[bytes], head: bytes) -> None:
@@ -234,9 +325,15 @@ class _Stream(IOStream):
         else:
             future_set_result_unless_cancelled(checked, head)
 
-    def close(self, exc_info: object = False) -> None:
-        """Answer 431 first, if the head of a request is too large."""
-        if isinstance(exc_info, UnsatisfiableReadError) and not self.closed():
+    def _refuse(self, answer: bytes) -> StreamClosedError:
+        if not self.closed():
             with suppress(OSError):
-                self.socket.send(_HEAD_TOO_LARGE)
+                self.socket.send(answer)
+            super().close()
+        return StreamClosedError()
+
+    def close(self, exc_info: object = False) -> None:
+        """Answer 431 first, if no end of the head of a request has come in MAX_HEAD_BYTES."""
+        if isinstance(exc_info, UnsatisfiableReadError):
+            self._refuse(_HEAD_TOO_LARGE)
         super().close(exc_info)  # type: ignore[arg-type]  # what Tornado has given us

@@ -22,6 +22,15 @@ STATUS = {
 }
 """Of a refused handshake."""
 
+
+class Refused(Exception):
+    """What was asked is refused with `answer`, a whole one, after which the connection is closed."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
@@ -13,19 +15,90 @@ from tornado.httputil import (
     RequestStartLine,
 )
 
+from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.session import Session
 from tornado_chat.live.websocket import WebSocket
 from tornado_chat.web.gate import UNIX_PEER, Arguments, Gate, choose_codec, client_address
 from tornado_chat.web.handover import take_over
-from tornado_chat.web.refusals import STATUS, refuse
+from tornado_chat.web.refusals import STATUS, Refused, answer, refuse
+from tornado_chat.wire.codec import Codec
+from tornado_chat.wire.commands import Join
 from tornado_chat.wire.deflate import negotiate
 from tornado_chat.wire.encodings import websocket
 from tornado_chat.wire.handshake import HandshakeError, check, response
+from tornado_chat.wire.refusals import last_answer
+
+
+class Admitted(NamedTuple):
+    """A client that may come in."""
+
+    accepted: bytes  # the answer to the handshake
+    address: str
+    identity: Identity
+    token: str | None
+    codec: Codec
+    window_bits: int  # 0: no permessage-deflate
+    join: Join | None
+
+
+def admit(gate: Gate, peer: str, method: str, target: str, version: str, headers: Mapping[str, str]) -> Admitted:
+    """Whoever asks for a WebSocket so; HandshakeError or ChatError: they may not. Nothing is taken up yet."""
+    path, _, query = target.partition("?")
+    arguments = Arguments(query)
+    address = client_address(peer, headers.get("x-forwarded-for"), gate.settings.trusted_proxies)
+    if "upgrade" not in headers:
+        # A page, which cannot see why its WebSocket was refused, asks again by a plain GET.
+        gate.check_room_for_one_more(address)
+        gate.identify(headers, (), arguments)
+    upgrade = check(method, version, headers)
+    gate.check_host(headers, peer)
+    gate.check_origin(headers, peer)
+    gate.check_room_for_one_more(address)
+    codec, subprotocol = choose_codec(upgrade.subprotocols)
+    identity, token = gate.identify(headers, upgrade.subprotocols, arguments)
+    join = gate.wanted_join(path, arguments)
+    extensions, window_bits = negotiate(upgrade.extensions) or (None, 0) if upgrade.extensions else (None, 0)
+    accepted = response(upgrade, subprotocol=subprotocol, extensions=extensions)
+    return Admitted(accepted, address, identity, token, codec, window_bits, join)
+
+
+def open_session(gate: Gate, admitted: Admitted, sock: socket.socket, early: bytes) -> None:
+    """Answer the handshake on `sock` (not blocking), which is the WebSocket's from here on; `early` came behind it."""
+    context, identity = gate.context, admitted.identity
+    account = context.limits.addresses.enter(admitted.address)
+    session = Session(context, identity, account, websocket(admitted.codec, admitted.window_bits))
+    line = WebSocket(context.lines, sock, session, admitted.codec, deflate=admitted.window_bits > 0)
+    line.jti, line.expires_at = identity.jti, identity.expires_at
+    line.write(admitted.accepted + session.encoding.frame(session.welcome(line, admitted.token)))
+    if admitted.join is not None:
+        session.take(admitted.join, 0)
+    line.start(early)
+
+
+def terms(gate: Gate, error: HandshakeError | ChatError) -> tuple[int, dict[str, str], float | None]:
+    """How a refusal is told, and counted here: the status, headers besides the usual, seconds to wait."""
+    if isinstance(error, HandshakeError):
+        status, headers, retry_after = error.status, error.headers, None
+    else:
+        status, headers, retry_after = int(STATUS[error.code]), dict[str, str](), error.retry_after
+        if error.code is ErrorCode.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        if retry_after is not None:
+            headers["Retry-After"] = str(math.ceil(retry_after))
+    gate.context.hub.metrics.refusals[status] += 1
+    return status, headers, retry_after
+
+
+def refused(gate: Gate, error: HandshakeError | ChatError, accept: str) -> Refused:
+    """The refusal of a plain handshake with this header Accept; `Handshake` tells the same through Tornado."""
+    status, headers, retry_after = terms(gate, error)
+    found, body = answer(accept, status, error.code, error.message, retry_after)
+    return Refused(last_answer(status, headers | found, body))
 
 
 class Handshake(HTTPMessageDelegate):
-    """One request for a WebSocket. Nothing of it outlives the request but a WebSocket and its Session.
+    """One request for a WebSocket that Tornado has read, since it was not plain.
 
     A delegate and not a RequestHandler: those, with their routes, cost some 25 us more for each connection.
     """
@@ -38,51 +111,17 @@ class Handshake(HTTPMessageDelegate):
         self, start_line: RequestStartLine, headers: HTTPHeaders
     ) -> None:
         gate, request = self.gate, self.request
-        self.head = start_line.method == "HEAD"
-        self.headers = headers
         assert isinstance(request, HTTP1Connection)
-        path, _, query = start_line.path.partition("?")
-        arguments = Arguments(query)
         peer = getattr(request.context, "remote_ip", UNIX_PEER)
         try:
-            address = client_address(peer, headers.get("X-Forwarded-For"), gate.settings.trusted_proxies)
-            if "Upgrade" not in headers:
-                # A page, which cannot see why its WebSocket was refused, asks again by a plain GET.
-                gate.check_room_for_one_more(address)
-                gate.identify(headers, (), arguments)
-            upgrade = check(start_line.method, start_line.version, headers)
-            gate.check_host(headers, peer)
-            gate.check_origin(headers, peer)
-            gate.check_room_for_one_more(address)
-            codec, subprotocol = choose_codec(upgrade.subprotocols)
-            identity, token = gate.identify(headers, upgrade.subprotocols, arguments)
-            join = gate.wanted_join(path, arguments)
-        except HandshakeError as error:
-            self._refuse(error.status, error.code, error.message, error.headers)
+            admitted = admit(gate, peer, start_line.method, start_line.path, start_line.version, headers)
+        except (HandshakeError, ChatError) as error:
+            status, extra, wait = terms(gate, error)
+            head = start_line.method == "HEAD"
+            refuse(request, headers, status, error.code, error.message, head=head, extra=extra, retry_after=wait)
             return
-        except ChatError as error:
-            extra = {"WWW-Authenticate": "Bearer"} if error.code is ErrorCode.UNAUTHORIZED else {}
-            if error.retry_after is not None:
-                extra["Retry-After"] = str(math.ceil(error.retry_after))
-            self._refuse(STATUS[error.code], error.code, error.message, extra, error.retry_after)
-            return
-        extensions, window_bits = negotiate(upgrade.extensions) or (None, 0) if upgrade.extensions else (None, 0)
-        answer = response(upgrade, subprotocol=subprotocol, extensions=extensions)
         try:
             sock, early = take_over(request.detach())
         except OSError:  # it has gone meanwhile, or no file is left for the duplicate
             return
-        account = gate.context.limits.addresses.enter(address)
-        session = Session(gate.context, identity, account, websocket(codec, window_bits))
-        line = WebSocket(gate.context.lines, sock, session, codec, deflate=window_bits > 0)
-        line.jti, line.expires_at = identity.jti, identity.expires_at
-        line.write(answer + session.encoding.frame(session.welcome(line, token)))
-        if join is not None:
-            session.take(join, 0)
-        line.start(early)
-
-    def _refuse(
-        self, status: int, code: str, message: str, extra: Mapping[str, str], retry_after: float | None = None
-    ) -> None:
-        self.gate.context.hub.metrics.refusals[int(status)] += 1
-        refuse(self.request, self.headers, status, code, message, head=self.head, extra=extra, retry_after=retry_after)
+        open_session(gate, admitted, sock, early)

@@ -233,7 +233,11 @@ def is_blank(text: str) -> bool:
 
 
 def check_printable(field: str, value: object) -> str:
-    if type(value) is str and 1 <= len(value) <= NAME_CHARS and all(map(_is_printable, value)):
+    if (
+        type(value) is str
+        and 1 <= len(value) <= NAME_CHARS
+        and (value.isprintable() or all(map(_is_printable, value)))  # the first is enough for most
+    ):
         return value
     raise _bad(f"{field}: must be a string of 1 to {NAME_CHARS} printable characters; got {_kind(value)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import orjson
@@ -20,13 +21,18 @@ def refusal_body(code: str, message: str, retry_after: float | None = None) -> b
 
 def refusal(status: int, code: str, message: str, retry_after: float | None = None) -> bytes:
     """The whole answer, after which the connection is closed."""
-    body = refusal_body(code, message, retry_after)
+    headers = {"Content-Type": CONTENT_TYPE}
+    if retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(retry_after))
+    return last_answer(status, headers, refusal_body(code, message, retry_after))
+
+
+def last_answer(status: int, headers: Mapping[str, str], body: bytes) -> bytes:
+    """An answer with these headers and those that end a connection."""
     lines = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        *(f"{name}: {value}" for name, value in headers.items()),
         "Connection: close",
-        f"Content-Type: {CONTENT_TYPE}",
         f"Content-Length: {len(body)}",
     ]
-    if retry_after is not None:
-        lines.append(f"Retry-After: {math.ceil(retry_after)}")
     return "".join(line + "\r\n" for line in (*lines, "")).encode() + body

@@ -1,7 +1,7 @@
 """The log in one SQLite file: WAL, `synchronous=FULL`, and a thread for each kind of work (two for pages).
 
-What is small and waited for by many (heads, marks, revocations) never waits behind pages or histories. One process
-writes a file at a time; others may read it, and take a lock for a while.
+What is small and waited for by many (heads, marks, revocations) never waits behind pages or histories. Several
+processes write one file in turns; others may read it, and take a lock for a while.
 """
 
 from __future__ import annotations

@@ -131,6 +131,22 @@ async def test_a_writer_waits_for_its_turn(path: Path, how: str) -> None:
     await log.close()
 
 
+async def test_what_comes_while_it_waits_for_its_turn_goes_along(path: Path) -> None:
+    log = await open_sqlite(str(path))
+    await append(log, message("zero"))
+    other = in_its_turn(path)
+    batch = [message("0")]
+    writing = asyncio.ensure_future(log.append(batch, 4))
+    for number in range(1, 6):
+        await asyncio.sleep(0.01)
+        batch.append(message(str(number)))
+    other.communicate()
+    assert len(await writing) == 4
+    assert [event["text"] for event in await everything(log)] == ["zero", "0", "1", "2", "3"]
+    assert log._unchecked == 5
+    await log.close()
+
+
 async def test_a_process_that_stands_still_in_its_turn_costs_the_others_their_time_limit(path: Path) -> None:
     log = await open_sqlite(str(path), timeout=0.2)
     await append(log, message("one"))
@@ -423,11 +439,29 @@ def test_a_batch_of_new_messages_is_one_statement(path: Path) -> None:
     for size in (1, 7, 100, 512):
         statements.clear()
         writer.append([message() for _ in range(size)])
-        assert [statement.split()[0] for statement in statements] == ["PRAGMA", "INSERT"]
+        assert len(statements) == 1
     statements.clear()
     writer.append([message(), read_mark(1), message(), read_mark(1, "bob")])
     assert not any("FROM events" in statement for statement in statements)  # no looking for duplicates
     writer.close()
+
+
+def test_no_batch_is_done_twice_while_two_write_in_turns(path: Path) -> None:
+    writers = [Writer(str(path), 1, 1) for _ in range(2)]
+    statements: list[str] = []
+    for _ in range(2):
+        for writer in writers:
+            writer.append([message()])
+    for writer in writers:
+        writer.db.set_trace_callback(statements.append)
+    for _ in range(3):
+        for writer in writers:
+            statements.clear()
+            writer.append([message(), message()])
+            assert sum(statement.startswith("INSERT INTO events") for statement in statements) == 1
+            assert not any("wanted.key" in statement for statement in statements)  # no looking for duplicates
+    for writer in writers:
+        writer.close()
 
 
 async def test_counters(path: Path) -> None:

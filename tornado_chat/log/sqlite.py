@@ -97,14 +97,14 @@ class SQLiteLog:
                 raise ConfigError(f"database {self._path}: cannot be used: {error}") from error
             raise
 
-    async def append(self, batch: Sequence[Entry]) -> list[Appended | ChatError]:
-        """As `Log.append` says; one commit, on the disk when this returns."""
+    async def append(self, batch: Sequence[Entry], limit: int | None = None) -> list[Appended | ChatError]:
+        """As `Log.append` says; one commit, on the disk when this returns, of what is there when its turn has come."""
         if not batch:
             return []
-        outcomes = await self._writer.call(Writer.append, batch)
+        outcomes = await self._writer.call(Writer.append, batch, limit)
         self.commits += 1
         self._check_files()
-        self._count(len(batch))
+        self._count(len(outcomes))
         return outcomes
 
     async def read(

@@ -164,7 +164,7 @@ class Server:
         metrics.gauge(
             "users", "Users with a connection or a spent rate limit.", lambda: len(self.limits.users.accounts)
         )
-        metrics.gauge("publish_queue", "Entries waiting for a commit.", lambda: len(self.publisher.queue))
+        metrics.gauge("publish_queue", "Entries that are not committed yet.", lambda: len(self.publisher.queue))
 
     def _free(self) -> int:
         """Sockets that there may be besides the WebSockets'."""

@@ -24,7 +24,10 @@ Batch = Sequence[Entry]
 
 
 class Gate:
-    """Stands before a server's `log.append`: holds commits back, and makes them fail, before or after they are done."""
+    """Stands before a server's `log.append`: holds commits back, and makes them fail, before or after they are done.
+
+    Nothing goes into a commit that it holds.
+    """
 
     def __init__(self, here: Running, monkeypatch: pytest.MonkeyPatch) -> None:
         self.append = here.server.log.append
@@ -36,7 +39,8 @@ class Gate:
         self.after: list[Exception] = []  # or although they are done
         monkeypatch.setattr(here.server.log, "append", self)
 
-    async def __call__(self, batch: Batch) -> list[Appended | ChatError]:
+    async def __call__(self, batch: Batch, limit: int) -> list[Appended | ChatError]:
+        batch = batch[:limit]
         self.waiting = len(batch)
         await self.open.wait()
         self.waiting = 0
@@ -87,7 +91,7 @@ async def test_what_comes_while_a_commit_runs_goes_into_the_next_one(
         await eventually(lambda: gate.waiting == 1)
         for number, chat in enumerate(chats):
             await chat.say(*sends(str(number), 10))
-        await eventually(lambda: len(here.server.publisher.queue) == 50)
+        await eventually(lambda: len(here.server.publisher.queue) == 1 + 50)
         gate.open.set()
         await acks_of(chats[0], "first", 1)
         for number, chat in enumerate(chats):
@@ -119,7 +123,7 @@ async def test_a_full_queue_stops_the_reading_and_loses_nothing(
         chats = await connected(here, stack, 20)
         bystander = (await connected(here, stack, 1))[0]
         gate.open.clear()
-        await bystander.say(*sends("before", 1))
+        await bystander.say(*sends("before", 1, text=text))
         await eventually(lambda: gate.waiting == 1)
         writing = [
             asyncio.create_task(chat.say(*sends(str(number), 500, text=text))) for number, chat in enumerate(chats)
@@ -228,6 +232,34 @@ async def test_a_commit_whose_answer_was_lost_is_delivered_and_answered_as_a_dup
         assert [ack["seq"] for ack in acks] == [1, 2, 3, 4, 5, 6]
         assert (await member.hear())["id"] == "a 5"
         await eventually(lambda: not here.server.failing())
+
+
+@pytest.mark.logs("log unavailable entries=1 reason=no answer in time")
+async def test_who_came_later_and_went_along_with_a_commit_whose_answer_was_lost_is_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as here, AsyncExitStack() as stack:
+        member = await stack.enter_async_context(await AsyncChat.connect(port(here), "/ws/r"))
+        await member.until("synced")
+        first, second = await connected(here, stack, 2)
+        append = here.server.log.append
+        lost: list[object] = []
+
+        async def lose(batch: Batch, limit: int) -> list[Appended | ChatError]:
+            if lost:
+                return await append(batch, limit)
+            await eventually(lambda: len(batch) == 2)
+            lost.append(await append(batch, limit))
+            raise LogUnavailable("no answer in time")
+
+        monkeypatch.setattr(here.server.log, "append", lose)
+        await first.say(*sends("a", 1))
+        await eventually(lambda: len(here.server.publisher.queue) == 1)
+        await second.say(*sends("b", 1))
+        assert (await first.hear())["code"] == "unavailable"
+        ack = await second.hear()
+        assert (ack["type"], ack["id"], ack["seq"], ack["duplicate"]) == ("ack", "b 0", 2, True)
+        assert [(await member.hear())["id"] for _ in range(2)] == ["a 0", "b 0"]
 
 
 async def no_poll(hub: Hub) -> None: ...
@@ -364,9 +396,9 @@ async def test_a_client_that_was_reset_in_the_middle_of_its_commits_harms_nobody
         await gone.say(*sends("first", 1))
         await eventually(lambda: gate.waiting == 1)
         await gone.say(*sends("gone", 200))
-        await eventually(lambda: len(here.server.publisher.queue) >= session_module.UNFINISHED - 1)
+        await eventually(lambda: len(here.server.publisher.queue) >= session_module.UNFINISHED)
         await other.say(*sends("other", 3))
-        await eventually(lambda: len(here.server.publisher.queue) >= session_module.UNFINISHED + 2)
+        await eventually(lambda: len(here.server.publisher.queue) >= session_module.UNFINISHED + 3)
         (connection,) = [
             connection
             for connection in here.server.lines.open

@@ -260,6 +260,21 @@ async def test_read_is_bounded_by_seqs_events_and_bytes(log: Log) -> None:
     assert await log.read("nowhere", 0, max_events=10, max_bytes=MIB) == []
 
 
+async def test_a_batch_that_grows_while_it_is_written(log: Log) -> None:
+    """As many as were written have an outcome, and they are the first."""
+    batch = [message(f"{number}") for number in range(3)]
+    writing = asyncio.ensure_future(log.append(batch, 5))
+    for number in range(3, 9):
+        await asyncio.sleep(0)
+        batch.append(message(f"{number}"))
+    outcomes = await writing
+    assert 3 <= len(outcomes) <= 5
+    assert [event["text"] for event in await everything(log)] == [entry.text for entry in batch[: len(outcomes)]]
+    assert [outcome.seq for outcome in outcomes if isinstance(outcome, Appended)] == [*range(1, len(outcomes) + 1)]
+    assert len(await log.append(batch[len(outcomes) :], 2)) == 2
+    assert len(await everything(log)) == len(outcomes) + 2
+
+
 async def test_heads_of_many_rooms(log: Log) -> None:
     rooms = [f"room-{number}" for number in range(1200)]
     await append(log, *(message(room=room) for room in rooms))

@@ -83,7 +83,6 @@ async def test_a_file_that_is_locked_at_the_start(path: Path) -> None:
 
 
 async def test_another_writer_takes_no_number_twice(path: Path) -> None:
-    """One process writes at a time, but a second one in the meantime (an upgrade that overlaps) does no harm."""
     one, two = await open_sqlite(str(path)), await open_sqlite(str(path))
     for number in range(20):
         for log in (one, two):
@@ -96,6 +95,90 @@ async def test_another_writer_takes_no_number_twice(path: Path) -> None:
     await one.close()
     assert await everything(two) == events
     await two.close()
+
+
+TAKES_ITS_TURN = """
+import sys
+from tornado_chat.log.sqlite_turn import Turn
+with Turn(sys.argv[1]):
+    print("it has it", flush=True)
+    sys.stdin.read()
+"""
+
+
+def in_its_turn(path: Path) -> subprocess.Popen[str]:
+    """Another process in the middle of its turn, until its input ends or it is killed."""
+    process = child(TAKES_ITS_TURN, str(path), stdin=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "it has it\n"
+    return process
+
+
+@pytest.mark.parametrize("how", ["lets it go", "is killed"])
+async def test_a_writer_waits_for_its_turn(path: Path, how: str) -> None:
+    log = await open_sqlite(str(path))
+    await append(log, message("one"))
+    other = in_its_turn(path)
+    writes = [asyncio.ensure_future(write) for write in (append(log, message("two")), log.revoke("a"), log.probe())]
+    assert await log.heads(["lobby"]) == {"lobby": 1}  # who reads waits for nobody's turn
+    await asyncio.sleep(0.05)
+    assert not any(write.done() for write in writes)
+    if how == "is killed":
+        other.kill()
+    other.communicate()
+    await asyncio.gather(*writes)
+    assert await log.heads(["lobby"]) == {"lobby": 2}
+    await log.close()
+
+
+async def test_what_comes_while_it_waits_for_its_turn_goes_along(path: Path) -> None:
+    log = await open_sqlite(str(path))
+    await append(log, message("zero"))
+    other = in_its_turn(path)
+    batch = [message("0")]
+    writing = asyncio.ensure_future(log.append(batch, 4))
+    for number in range(1, 6):
+        await asyncio.sleep(0.01)
+        batch.append(message(str(number)))
+    other.communicate()
+    assert len(await writing) == 4
+    assert [event["text"] for event in await everything(log)] == ["zero", "0", "1", "2", "3"]
+    assert log._unchecked == 5
+    await log.close()
+
+
+async def test_a_process_that_stands_still_in_its_turn_costs_the_others_their_time_limit(path: Path) -> None:
+    log = await open_sqlite(str(path), timeout=0.2)
+    await append(log, message("one"))
+    other = in_its_turn(path)
+    other.send_signal(signal.SIGSTOP)
+    for _ in range(2):
+        with pytest.raises(LogUnavailable, match=r"no answer from the log's writer within 0\.2 s"):
+            await log.append([message("two", key="a")])
+    other.kill()
+    other.communicate()
+    await eventually(lambda: not log.delays()["writer"])
+    (outcome,) = await append(log, message("two", key="a"))
+    assert outcome.seq == 2
+    await log.close()
+
+
+async def test_two_processes_write_in_turns(path: Path) -> None:
+    """By SQLite's own waiting one of them starves: all 50 commits go before or after the other's."""
+    log = await open_sqlite(str(path))
+    other = child(APPEND, str(path), "0")
+    assert other.stdout is not None
+    other.stdout.readline()
+    for _ in range(50):
+        await append(log, message("mine", room="room-0"))
+    other.kill()
+    other.communicate()
+    # Of its commits each has one event that ends with -0 there.
+    ids = [event.get("id", "mine") for event in await everything(log, "room-0") if event["type"] == "message"]
+    between = ids[ids.index("mine") : len(ids) - ids[::-1].index("mine")]
+    assert between.count("mine") == 50
+    assert 25 < sum(id.endswith("-0") for id in between) < 100
+    await log.close()
 
 
 # The disk
@@ -361,6 +444,24 @@ def test_a_batch_of_new_messages_is_one_statement(path: Path) -> None:
     writer.append([message(), read_mark(1), message(), read_mark(1, "bob")])
     assert not any("FROM events" in statement for statement in statements)  # no looking for duplicates
     writer.close()
+
+
+def test_no_batch_is_done_twice_while_two_write_in_turns(path: Path) -> None:
+    writers = [Writer(str(path), 1, 1) for _ in range(2)]
+    statements: list[str] = []
+    for _ in range(2):
+        for writer in writers:
+            writer.append([message()])
+    for writer in writers:
+        writer.db.set_trace_callback(statements.append)
+    for _ in range(3):
+        for writer in writers:
+            statements.clear()
+            writer.append([message(), message()])
+            assert sum(statement.startswith("INSERT INTO events") for statement in statements) == 1
+            assert not any("wanted.key" in statement for statement in statements)  # no looking for duplicates
+    for writer in writers:
+        writer.close()
 
 
 async def test_counters(path: Path) -> None:

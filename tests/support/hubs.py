@@ -63,7 +63,7 @@ class MemoryLog:
     async def marks(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
         return {}
 
-    async def append(self, batch: Sequence[Entry]) -> list[Appended | ChatError]:
+    async def append(self, batch: Sequence[Entry], limit: int | None = None) -> list[Appended | ChatError]:
         raise NotImplementedError
 
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:

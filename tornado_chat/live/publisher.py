@@ -1,10 +1,9 @@
-"""Group commit: what is submitted while a commit runs goes into the next one."""
+"""Group commit: what is submitted until a commit begins goes into it, and what comes while it runs into the next."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Sequence
 from time import monotonic
 
@@ -23,7 +22,7 @@ BATCH_ENTRIES = 1024
 """Entries in one commit: about 6 ms of SQLite, so that a commit does not make the next one's senders wait for long."""
 
 QUEUE_ENTRIES, QUEUE_CHARS = 8192, 16 * 1024 * 1024
-"""While so much waits for a commit, clients that publish wait too, and are not read. (Characters of texts, bytes of
+"""While so much is not committed yet, clients that publish wait, and are not read. (Characters of texts, bytes of
 metas.)"""
 
 
@@ -37,8 +36,9 @@ class Publisher:
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
-        self.queue: deque[tuple[Sender, Entry, float]] = deque()
+        self.queue: list[Entry] = []  # what is not committed yet; a commit takes of it what is there when it begins
         self.queued_chars = 0
+        self._senders: list[tuple[Sender, float]] = []  # of the queue, and when each was submitted
         self.blocked: dict[Sender, None] = {}  # those who wait because the queue is full
         self._repeated = Repeated(logger)
         self.failing = False  # the last commit's outcome is not known
@@ -61,7 +61,8 @@ class Publisher:
         return None
 
     def submit(self, sender: Sender, entry: Entry) -> None:
-        self.queue.append((sender, entry, monotonic()))  # not the loop's time: uvloop counts whole milliseconds
+        self._senders.append((sender, monotonic()))  # not the loop's time: uvloop counts whole milliseconds
+        self.queue.append(entry)
         self.queued_chars += _size(entry)
         self.idle.clear()
         self._work.set()
@@ -87,41 +88,47 @@ class Publisher:
                 self._work.clear()
                 self.idle.set()
                 await self._work.wait()
-            batch = [self.queue.popleft() for _ in range(min(BATCH_ENTRIES, len(self.queue)))]
-            self.queued_chars -= sum(_size(entry) for _, entry, _ in batch)
-            self._announce(batch, await self._commit([entry for _, entry, _ in batch]))
+            outcomes = await self._commit()
+            count = len(outcomes)
+            entries, senders = self.queue[:count], self._senders[:count]
+            del self.queue[:count], self._senders[:count]
+            self.queued_chars -= sum(map(_size, entries))
+            self._announce(entries, senders, outcomes)
             if self.blocked and len(self.queue) <= QUEUE_ENTRIES // 2 and self.queued_chars <= QUEUE_CHARS // 2:
                 blocked, self.blocked = self.blocked, {}
                 resume_all(blocked)
 
-    async def _commit(self, entries: list[Entry]) -> Sequence[Appended | ChatError]:
-        """The outcomes of `entries`; all `unavailable` if the log did not answer."""
+    async def _commit(self) -> Sequence[Appended | ChatError]:
+        """The outcomes of the first of the queue; all `unavailable` if the log did not answer."""
         metrics = self.hub.metrics
         started = monotonic()
+        count = min(BATCH_ENTRIES, len(self.queue))
         try:
-            outcomes = await self.hub.log.append(entries)
+            outcomes = await self.hub.log.append(self.queue, BATCH_ENTRIES)
         except Exception as error:
             if isinstance(error, LogUnavailable):
-                self._repeated.warning("log unavailable entries=%d reason=%s", len(entries), error)
+                self._repeated.warning("log unavailable entries=%d reason=%s", count, error)
             else:
-                logger.exception("commit failed entries=%d", len(entries))
+                logger.exception("commit failed entries=%d", count)
             self.failing = True
             unavailable = ChatError(
                 ErrorCode.UNAVAILABLE,
                 "the log did not answer: send it again with the same id, and it is there once at most",
             )
-            return [unavailable] * len(entries)
+            return [unavailable] * count  # what came later is tried again: a duplicate, if it went along
         self.failing = False
         metrics.commit_seconds.observe(monotonic() - started)
-        metrics.batch_size.observe(len(entries))
+        metrics.batch_size.observe(len(outcomes))
         return outcomes
 
-    def _announce(self, batch: list[tuple[Sender, Entry, float]], outcomes: Sequence[Appended | ChatError]) -> None:
+    def _announce(
+        self, entries: list[Entry], senders: list[tuple[Sender, float]], outcomes: Sequence[Appended | ChatError]
+    ) -> None:
         """Deliver the new events to the rooms here, then answer the senders: one write for each."""
         answered: dict[Sender, None] = {}
         rooms: dict[Room, None] = {}
         news: dict[str, list[Event]] = {}
-        for (sender, entry, born), outcome in zip(batch, outcomes, strict=True):
+        for entry, (sender, born), outcome in zip(entries, senders, outcomes, strict=True):
             try:
                 if isinstance(outcome, Appended):
                     room = self.hub.rooms.get(entry.room)

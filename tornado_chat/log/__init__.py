@@ -55,8 +55,11 @@ class Log(Protocol):
     reads: int
     """Calls of `read` that went to the database."""
 
-    async def append(self, batch: Sequence[Entry]) -> list[Appended | ChatError]:
-        """Commit `batch` in one transaction, in its order; the outcomes stand in the same order.
+    async def append(self, batch: Sequence[Entry], limit: int | None = None) -> list[Appended | ChatError]:
+        """Commit `batch`, or its first `limit`, in one transaction, in its order; the outcomes stand in the same order.
+
+        `batch` may grow at its end until this returns. What came after the call is committed with it or is not, as the
+        number of outcomes tells; LogUnavailable leaves that open.
 
         A duplicate of (room, user, key), in the log or inside the batch, is answered with the first one's seq before
         anything else about it is looked at. `edited` and `deleted` of another's message: `forbidden`; of what is no

@@ -80,10 +80,11 @@ class PostgresLog:
             right = "postgresql://USER:PASSWORD@HOST:PORT/NAME, where what is no letter or digit is written as %XX"
             raise ConfigError(f"database: not a URL that can be used; give {right}") from None
 
-    async def append(self, batch: Sequence[Entry]) -> list[Appended | ChatError]:
+    async def append(self, batch: Sequence[Entry], limit: int | None = None) -> list[Appended | ChatError]:
         """As `Log.append` says; a batch with an entry that is refused for its data takes more than one commit."""
         if not batch:
             return []
+        batch = batch[:limit]
         try:
             return await self._writer.call(lambda db: postgres_writer.append(db, batch))
         except DATA_ERRORS as error:

@@ -1,7 +1,7 @@
 """The log in one SQLite file: WAL, `synchronous=FULL`, and a thread for each kind of work (two for pages).
 
-What is small and waited for by many (heads, marks, revocations) never waits behind pages or histories. One process
-writes a file at a time; others may read it, and take a lock for a while.
+What is small and waited for by many (heads, marks, revocations) never waits behind pages or histories. Several
+processes write one file in turns; others may read it, and take a lock for a while.
 """
 
 from __future__ import annotations
@@ -97,14 +97,14 @@ class SQLiteLog:
                 raise ConfigError(f"database {self._path}: cannot be used: {error}") from error
             raise
 
-    async def append(self, batch: Sequence[Entry]) -> list[Appended | ChatError]:
-        """As `Log.append` says; one commit, on the disk when this returns."""
+    async def append(self, batch: Sequence[Entry], limit: int | None = None) -> list[Appended | ChatError]:
+        """As `Log.append` says; one commit, on the disk when this returns, of what is there when its turn has come."""
         if not batch:
             return []
-        outcomes = await self._writer.call(Writer.append, batch)
+        outcomes = await self._writer.call(Writer.append, batch, limit)
         self.commits += 1
         self._check_files()
-        self._count(len(batch))
+        self._count(len(outcomes))
         return outcomes
 
     async def read(

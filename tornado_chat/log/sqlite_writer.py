@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -21,6 +22,7 @@ from tornado_chat.log.kinds import KINDS
 from tornado_chat.log.rows import refusal
 from tornado_chat.log.schema import new_epoch
 from tornado_chat.log.sqlite_file import Connected, prepare, transaction
+from tornado_chat.log.sqlite_turn import Turn
 from tornado_chat.log.sweeping import Mark
 
 Outcome = Appended | ChatError
@@ -96,10 +98,11 @@ class Head:
 
 
 class Writer(Connected):
-    """The one connection that writes; makes the file first if there is none.
+    """The one connection of this process that writes, in its turn; makes the file first if there is none.
 
     `_heads` caches where the rooms stand as of the last commit. It is never trusted with a number: the primary key
-    refuses one that is taken, and then the batch is done again with what the file says.
+    refuses one that is taken, and then the batch is done again with what the file says. While other connections write
+    too, SQLite is asked each time whether one has (5 us, and two waits for the GIL).
     """
 
     def __init__(self, path: str, busy_timeout: float, restart_timeout: float) -> None:
@@ -109,25 +112,28 @@ class Writer(Connected):
         self.erased = False  # something was erased whose bytes still stand in the write-ahead log
         self._busy_timeout = busy_timeout
         self._restart_timeout = restart_timeout
+        self._turn = Turn(path)
         self._heads: dict[str, Head] = {}
+        self._version = 0  # of the data, as SQLite counts what other connections commit, at which `_heads` were read
+        self._shared = True  # another connection had written when SQLite was asked last
         self._erasable = 0  # edits that may still be erased in this transaction
 
-    def append(self, batch: Sequence[Entry]) -> list[Outcome]:
+    def append(self, batch: Sequence[Entry], limit: int | None = None) -> list[Outcome]:
         """As `Log.append` says. LogUnavailable if SQLite could not: then nothing of `batch` was written."""
-        try:
+        with self._writing():
+            batch = batch[:limit]  # one step for the GIL: the loop may add to it at any time
             try:
                 return self._append(batch)
             except DATA_ERRORS:
                 return self._transaction(lambda: self._write_singly(batch))
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"SQLite: {error}") from error
 
     def _append(self, batch: Sequence[Entry]) -> list[Outcome]:
         # An edit, a deletion and a reaction look at their target, and a duplicate must be known before that. A message
         # looks at nothing: the unique index finds the few that are duplicates.
-        plain = all(entry.type in ("message", "read") for entry in batch)
+        types = {entry.type for entry in batch}
+        plain = types <= {"message", "read"}
         try:
-            if plain and self._fits_one_statement(batch):
+            if types == {"message"} and self._fits_one_statement(batch):
                 return self._append_messages(batch)
             return self._transaction(lambda: self._write(batch, look_up=not plain))
         except sqlite3.IntegrityError:
@@ -135,39 +141,30 @@ class Writer(Connected):
 
     def new_epoch(self) -> str:
         """Give the log a new identity."""
-        try:
-            epoch = new_epoch()
+        epoch = new_epoch()
+        with self._writing():
             self.db.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (epoch,))
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"SQLite: {error}") from error
         return epoch
 
     def revoke(self, jti: str) -> None:
         """As `Log.revoke` says."""
-        try:
+        with self._writing():
             self.db.execute(REVOKE, (jti, jti))
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"SQLite: {error}") from error
 
     def sweep(self, renewed: list[Mark]) -> bool:
         """As `Log.sweep` says; `renewed` are the marks that shall not lapse yet."""
-        try:
-            with transaction(self.db, "BEGIN IMMEDIATE"):
-                if renewed:
-                    sqlite_sweeper.renew_marks(self.db, renewed)
-                erased = sqlite_sweeper.erase_more(self.db)
-                forgotten = sqlite_sweeper.forget_marks(self.db)
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"SQLite: {error}") from error
+        with self._writing(), transaction(self.db, "BEGIN IMMEDIATE"):
+            if renewed:
+                sqlite_sweeper.renew_marks(self.db, renewed)
+            erased = sqlite_sweeper.erase_more(self.db)
+            forgotten = sqlite_sweeper.forget_marks(self.db)
         self.erased = self.erased or erased
         return erased or forgotten == sweeping.MARKS
 
     def probe(self) -> None:
         """A commit that changes nothing; LogUnavailable if there is none to be had."""
-        try:
+        with self._writing():
             self.db.execute("UPDATE meta SET value = value WHERE name = 'epoch'")
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"SQLite: {error}") from error
 
     def restart_journal(self) -> bool:
         """Copy what is left of the write-ahead log into the file, so that the next commit begins it anew.
@@ -176,14 +173,12 @@ class Writer(Connected):
         """
         # TRUNCATE leaves no byte of an erased text. RESTART leaves the length: overwriting is faster than growing.
         mode = "TRUNCATE" if self.erased else "RESTART"
-        try:
+        with self._writing():
             self._wait_for_locks(self._restart_timeout)
             try:
                 busy: int = self.db.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0]
             finally:
                 self._wait_for_locks(self._busy_timeout)
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"SQLite: {error}") from error
         if not busy:
             self.erased = False
         return not busy
@@ -193,7 +188,17 @@ class Writer(Connected):
             self._wait_for_locks(self._restart_timeout)
             self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
+            self._turn.close()
             super().close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Inside it is this process's turn; LogUnavailable for what SQLite could not do there."""
+        try:
+            with self._turn:
+                yield
+        except sqlite3.Error as error:
+            raise LogUnavailable(f"SQLite: {error}") from error
 
     def _wait_for_locks(self, seconds: float) -> None:
         self.db.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
@@ -201,8 +206,13 @@ class Writer(Connected):
     # One statement
 
     def _fits_one_statement(self, batch: Sequence[Entry]) -> bool:
-        heads = self._heads
-        return len(batch) <= SIZES[-1] and all(entry.type == "message" and entry.room in heads for entry in batch)
+        """Whether these messages are few enough, and their rooms are there."""
+        if len(batch) > SIZES[-1]:
+            return False
+        rooms = {entry.room for entry in batch}
+        if self._shared or not rooms <= self._heads.keys():
+            self._load_heads(rooms)
+        return rooms <= self._heads.keys()
 
     def _append_messages(self, batch: Sequence[Entry]) -> list[Outcome]:
         now = int(time.time() * 1000)
@@ -242,8 +252,6 @@ class Writer(Connected):
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
             raise
-        if len(self._heads) > CACHED_ROOMS:
-            self._heads.clear()
         return outcomes
 
     def _write_singly(self, batch: Sequence[Entry]) -> list[Outcome]:
@@ -267,7 +275,7 @@ class Writer(Connected):
         but a `message` or a `read`.
         """
         now = int(time.time() * 1000)
-        self._load_heads(batch)
+        self._load_heads({entry.room for entry in batch})
         firsts = self._load_firsts(batch) if look_up else {}
         marks = self._load_marks(batch)
         moved: dict[tuple[int, str], tuple[int, int | None]] = {}
@@ -305,12 +313,14 @@ class Writer(Connected):
             self.db.execute(SET_MARKS, (_json(rows),))
         return outcomes
 
-    def _load_heads(self, batch: Sequence[Entry]) -> None:
-        for entry in batch:
-            cached = self._heads.get(entry.room)
-            if entry.type == "read" and cached is not None and (entry.seq or 0) > cached.seq:
-                del self._heads[entry.room]  # another process may have moved it on, and a mark has no key to show it
-        wanted = {entry.room for entry in batch} - self._heads.keys()
+    def _load_heads(self, rooms: set[str]) -> None:
+        """Bring `_heads` up to date for those of `rooms` that are there."""
+        version: int = self.db.execute("PRAGMA data_version").fetchone()[0]
+        self._shared = version != self._version
+        self._version = version
+        if self._shared or len(self._heads) > CACHED_ROOMS:
+            self._heads.clear()
+        wanted = rooms - self._heads.keys()
         if wanted:
             for name, *head in self._array(HEADS, list(wanted)):
                 self._heads[name] = Head(*head)

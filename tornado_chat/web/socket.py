@@ -76,9 +76,7 @@ class Handshake(HTTPMessageDelegate):
         session = Session(gate.context, identity, account, websocket(codec, window_bits))
         line = WebSocket(gate.context.lines, sock, session, codec, deflate=window_bits > 0)
         line.jti, line.expires_at = identity.jti, identity.expires_at
-        line.write(answer + session.encoding.frame(session.welcome(line, token)))
-        if join is not None:
-            session.take(join, 0)
+        session.begin(line, answer, token, join)
         line.start(early)
 
     def _refuse(

@@ -76,11 +76,19 @@ class WebSocket(SocketLine):
         except OSError:
             data = b""
         if data:
-            self._lines.bytes_in += len(data)
+            lines, reader = self._lines, self._reader
+            lines.bytes_in += len(data)
             self.idle = 0
-            reader = self._reader
             if reader is not None:
-                self._handle(reader, reader.feed(data))
+                payload = reader.single(data, self._opcode)
+                if payload is None:
+                    self._handle(reader, reader.feed(data))
+                elif not self.closing and self.listener is not None:
+                    lines.messages_in += 1
+                    try:
+                        self.listener.on_message(payload)
+                    except Exception:
+                        self._listener_failed()
             if self.closing:
                 self._lines.loop.call_soon(self.read_ready)
         elif self.closing:

@@ -112,6 +112,24 @@ class FrameReader:
         self.overhead = 0
         self.failure: FrameError | None = None
 
+    def single(self, data: bytes, opcode: int) -> bytes | None:
+        """The payload, if `data` is one whole message of `opcode` in one frame and nothing more: most reads are.
+
+        None: `data` is for `feed`, nothing of it was taken.
+        """
+        size = len(data)
+        if size < 6 or data[0] != _FIN | opcode or self._message is not None or self._tail or self.failure is not None:
+            return None
+        length, start = data[1] - _MASK, 6
+        if length >= 126:
+            if length == 127 or (data[2] == 0 and data[3] < 126):
+                return None
+            length, start = data[2] << 8 | data[3], 8
+        if start + length != size or length > self._max_bytes:
+            return None
+        payload = unmask(data[start - 4 : start], data[start:])
+        return payload if opcode != TEXT or payload.isascii() else None
+
     def feed(self, data: bytes, limit: int = 64) -> list[tuple[int, bytes]]:
         """The messages and control frames that `data` completes, at most `limit` of them, as (opcode, payload).
 

@@ -111,7 +111,7 @@ class Peer:
         self.closed = False
         self.drain_wanted = False
         self.memberships: Memberships = {}
-        self.address = AddressAccount(TokenBucket(0, 0, 0), TokenBucket(0, 0, 0))
+        self.address = AddressAccount(TokenBucket(0, 0, 0))
         self.doing: asyncio.Task[None] | None = None
         self.everybody: list[Peer] = []
 

@@ -126,8 +126,10 @@ class SocketLine:
     def __init__(self, lines: Lines, sock: socket.socket, listener: Listener) -> None:
         """Take over `sock` (not blocking)."""
         self._lines = lines
-        self._sock = sock
-        self._fd = sock.fileno()
+        # The plain kind of socket takes 60 bytes; the other, with what it has for files, 200.
+        self._sock = socket.SocketType(fileno=sock.detach())
+        self._sock.setblocking(False)
+        self._fd = self._sock.fileno()
         self.listener: Listener | None = listener
         self.closing = False
         self.jti: str | None = None  # of the session that signed in

@@ -25,6 +25,7 @@ from tornado_chat.wire.frames import (
     close_frame,
     frame,
     parse_close,
+    single,
     unmask,
     unmask_in_python,
 )
@@ -39,7 +40,7 @@ def read_all(pieces: list[bytes], *, deflate: bool = False, limit: int = 64) -> 
     messages: Messages = []
     for piece in pieces:
         for opcode in (TEXT, BINARY):
-            payload = reader.single(piece, opcode)
+            payload = single(piece, opcode, MAX) if reader.holds_nothing else None
             if payload is not None:
                 messages.append((opcode, payload))
                 break
@@ -58,11 +59,10 @@ def deflated(payload: bytes) -> bytes:
 @given(st.sampled_from([TEXT, BINARY]), st.binary(max_size=300))
 def test_a_single_message_is_read_by_itself(opcode: int, payload: bytes) -> None:
     data = client_frame(opcode, payload)
-    reader = FrameReader(len(payload), deflate=True)
-    assert reader.single(data, opcode) == (payload if opcode == BINARY or payload.isascii() else None)
-    assert reader.single(data, opcode ^ 3) is None
+    assert single(data, opcode, len(payload)) == (payload if opcode == BINARY or payload.isascii() else None)
+    assert single(data, opcode ^ 3, len(payload)) is None
     if payload:
-        assert FrameReader(len(payload) - 1, deflate=True).single(data, opcode) is None
+        assert single(data, opcode, len(payload) - 1) is None
 
 
 WHOLE = client_frame(BINARY, b"whole")
@@ -84,17 +84,18 @@ WHOLE = client_frame(BINARY, b"whole")
         client_frame(BINARY, bytes(200), key=None),
     ],
 )
-def test_what_is_not_just_one_message_is_left_to_feed(data: bytes) -> None:
-    reader = FrameReader(MAX, deflate=True)
-    assert reader.single(data, BINARY) is None
-    assert reader.single(WHOLE, BINARY) == b"whole", "nothing was taken"
+def test_what_is_not_just_one_message_is_left_to_a_reader(data: bytes) -> None:
+    assert single(data, BINARY, MAX) is None
 
 
-@pytest.mark.parametrize("before", [WHOLE[:1], client_frame(BINARY, b"part", fin=False), client_frame(3)])
-def test_nothing_is_single_after_a_part_or_a_violation(before: bytes) -> None:
+@pytest.mark.parametrize(
+    "before", [WHOLE[:1], client_frame(BINARY, b"part", fin=False), client_frame(3), client_frame(PING)]
+)
+def test_a_reader_with_a_part_or_a_violation_or_something_to_charge_is_kept(before: bytes) -> None:
     reader = FrameReader(MAX, deflate=True)
-    assert reader.feed(before) == []
-    assert reader.single(WHOLE, BINARY) is None
+    assert reader.holds_nothing
+    reader.feed(before)
+    assert not reader.holds_nothing
 
 
 keys = st.binary(min_size=4, max_size=4)

@@ -40,7 +40,9 @@ class WebSocket(SocketLine):
 
     __slots__ = ("_deflate", "_opcode", "_reader", "_turn", "_waiting")
 
-    def __init__(self, lines: Lines, sock: socket.socket, listener: Listener, codec: Codec, *, deflate: bool) -> None:
+    def __init__(
+        self, lines: Lines, sock: socket.SocketType, listener: Listener, codec: Codec, *, deflate: bool
+    ) -> None:
         """Take over `sock` (not blocking). `deflate`: permessage-deflate was negotiated."""
         super().__init__(lines, sock, listener)
         self._opcode = opcode_of(codec)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from contextlib import suppress
 
 from tornado.iostream import IOStream, StreamClosedError
 
 
-def take_over(stream: IOStream) -> tuple[socket.socket, bytes]:
+def take_over(stream: IOStream) -> tuple[socket.SocketType, bytes]:
     """The socket of a stream that was detached from HTTP, not blocking, and what the client sent after its request.
 
     Raises StreamClosedError if the client has gone meanwhile.
@@ -20,7 +21,9 @@ def take_over(stream: IOStream) -> tuple[socket.socket, bytes]:
     try:
         early = asyncio.ensure_future(stream.read_bytes(stream.max_buffer_size, partial=True))  # the same Future
         data = early.result() if early.done() else b""
-        sock = stream.socket.dup()
+        theirs = stream.socket
+        # The plain kind, which takes 140 bytes less than what `theirs.dup()` makes.
+        sock = socket.SocketType(theirs.family, theirs.type, theirs.proto, os.dup(theirs.fileno()))
     finally:
         stream.close()
     sock.setblocking(False)

@@ -168,7 +168,7 @@ class Guest:
         self.line.start()
         self.user = f"user-{number}"
         self.memberships: Memberships = {}
-        self.address = AddressAccount(TokenBucket(0, 0, 0), TokenBucket(0, 0, 0))
+        self.address = AddressAccount(TokenBucket(0, 0, 0))
         self.bytes = b""
         self.ended = False
 
@@ -231,6 +231,10 @@ async def test_a_line_is_direct_while_it_is_open_and_has_sent_all() -> None:
     recorder = Recorder()
     line = WebSocket(lines, ours, recorder, JSON, deflate=False)
     keys, descriptor = lines.direct.keys, ours.fileno()
+    assert keys[descriptor] == line.key
+    line.cork()
+    assert keys[descriptor] == 0, "what is sent now would overtake what was gathered"
+    line.uncork()
     assert keys[descriptor] == line.key
     line.write(bytes(1 << 20))
     assert line.outbox_bytes

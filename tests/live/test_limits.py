@@ -95,7 +95,7 @@ def test_account_outlives_its_connection_until_the_bucket_is_full() -> None:
     accounts = make_limits(clock).users
     account = accounts.enter("alice")
     for _ in range(5):
-        assert account.events.take(clock()) == 0.0
+        assert accounts.take_event(account) == 0.0
     account.connections -= 1
     accounts.sweep()
     assert accounts.enter("alice") is account
@@ -175,8 +175,8 @@ def test_bytes_are_owed_and_paid_in_time() -> None:
 def test_an_address_may_use_the_rates_of_so_many_users() -> None:
     limits = make_limits(Clock(), address_users=100)
     address = limits.addresses.enter("192.0.2.1")
-    assert [address.events.take(limits.time()) for _ in range(1000)] == [0.0] * 1000
-    assert address.events.take(limits.time()) == pytest.approx(0.001)
+    assert [limits.addresses.take_event(address) for _ in range(1000)] == [0.0] * 1000
+    assert limits.addresses.take_event(address) == pytest.approx(0.001)
     assert limits.addresses.owe_bytes(address, 1000 * ADDRESS_FRAME_BYTES) == 0.0
     assert limits.addresses.owe_bytes(address, 1000 * ADDRESS_FRAME_BYTES) == pytest.approx(1.0)
 
@@ -185,7 +185,7 @@ def test_an_address_may_use_the_rates_of_so_many_users() -> None:
 def test_the_limits_of_an_address_can_be_lifted(lifted: dict[str, int]) -> None:
     limits = make_limits(Clock(), **lifted)
     address = limits.addresses.enter("192.0.2.1")
-    assert not any(address.events.take(limits.time()) for _ in range(10_000))
+    assert not any(limits.addresses.take_event(address) for _ in range(10_000))
     assert limits.addresses.owe_bytes(address, 1 << 40) == 0.0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tornado_chat.live.ring import EVENT_BYTES, Budget, Ring
+from tornado_chat.live.ring import CHUNKS, EVENT_BYTES, Budget, Ring
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.encodings import websocket
 from tornado_chat.wire.events import Event
@@ -117,3 +117,20 @@ def test_erase_takes_the_message_and_its_edits() -> None:
     assert b'"deleted":true' in frame(ring, ring.events[0])
     assert b"secret" in frame(ring, ring.events[1])
     assert b"secret" not in frame(ring, edit)
+
+
+def test_chunks_are_bounded_over_all_rings_and_go_with_what_they_tell() -> None:
+    budget = Budget(10**6)
+    one, other = Ring(budget), Ring(budget)
+    fill(one, 1, 3)
+    for cursor in range(CHUNKS + 5):
+        one.keep_chunk(PLAIN, cursor, (b"", cursor + 1, 1))
+        assert len(budget.chunks) <= CHUNKS
+    assert one.chunk(PLAIN, 4) is None
+    assert one.chunk(PLAIN, 5) == (b"", 6, 1)
+    other.keep_chunk(PLAIN, 0, (b"", 1, 1))
+    one.erase(2)
+    assert one.chunk(PLAIN, CHUNKS + 4) is None, "what is erased may be in it"
+    assert other.chunk(PLAIN, 0) is not None
+    other.clear(0)
+    assert not budget.chunks

@@ -26,6 +26,7 @@ from tornado_chat.live.room import EARLY_EVENTS, SLICE, Room
 from tornado_chat.live.room_signals import PENDING_SIGNALS
 from tornado_chat.live.shared import PAGE_READS
 from tornado_chat.log import Appended, Entry
+from tornado_chat.wire.commands import Join
 from tornado_chat.wire.events import Data, Event
 from tornado_chat.wire.replies import Typing
 
@@ -91,7 +92,7 @@ operations = st.lists(
         st.tuples(st.just("overtaken"), st.integers(2, 5), st.booleans()),
         st.tuples(st.just("doubled"), st.integers(0, 9)),
         st.tuples(st.just("delete"), st.integers(0, 9)),
-        st.tuples(st.just("join"), who, st.one_of(st.none(), st.integers(0, 100))),
+        st.tuples(st.just("join"), who, st.one_of(st.none(), st.integers(0, 100)), st.booleans()),
         st.tuples(st.just("leave"), who),
         st.tuples(st.just("stall"), who),
         st.tuples(st.just("drain"), who),
@@ -143,8 +144,8 @@ def test_every_member_gets_every_event_once_and_in_order(
                     if target > 0 and log.events[target - 1]["type"] == "message" and target not in erased:
                         erased.add(target)
                         room.deliver(log.add("", target=target))
-                case "join", who, after:
-                    peers[who].begin(partial(peers[who].join, after))
+                case "join", who, after, at_once:
+                    peers[who].begin(partial(peers[who].join, after, at_once=at_once))
                 case "leave", who:
                     peers[who].begin(peers[who].leave)
                 case "stall", who:
@@ -181,6 +182,7 @@ def test_every_member_gets_every_event_once_and_in_order(
         assert not hub.rooms
         assert not hub.shared.budget.order
         assert hub.shared.budget.bytes == 0
+        assert not hub.shared.budget.chunks
         assert not hub.tasks
         assert hub.shared.page_reads._value == PAGE_READS
 
@@ -210,6 +212,45 @@ async def test_members_at_one_cursor_share_one_query_and_one_chunk() -> None:
     await late.join(2)
     await quiet(hub, [late])
     assert log.reads == 1, "the page went into the ring"
+
+
+async def test_who_is_admitted_at_once_is_given_at_once_what_it_lacks() -> None:
+    """In the same call, out of one chunk for all, and without a look-up."""
+    log = MemoryLog()
+    hub, room = await start(log)
+    for number in range(5):
+        room.deliver(log.add(f"new {number}"))
+    await turns(3)
+    peers = [Peer(hub, f"user{number}") for number in range(20)]
+    for peer in peers:
+        member, join = Member(peer, peer.user, "name", PLAIN), Join(room="r", after=2)
+        assert hub.admit_at_once(member, join, peer.memberships, peer.address)
+        assert member.state == LIVE
+        check(peer.written, 5, here=True)
+    assert len(hub.shared.budget.chunks) == 1
+    room.deliver(log.add("", target=4))
+    assert not hub.shared.budget.chunks, "its text would come to whoever is next"
+    room.head += 1  # an event that is not flushed yet
+    late = Peer(hub, "late")
+    for after in (None, 2, 7):
+        member = Member(late, late.user, "name", PLAIN)
+        assert not hub.admit_at_once(member, Join(room="r", after=after), late.memberships, late.address)
+    assert not late.address.rooms
+    assert not late.written
+
+
+async def test_an_only_member_that_joins_again_at_once_keeps_its_room() -> None:
+    log = MemoryLog()
+    hub, room = await start(log)
+    peer = Peer(hub, "u")
+    await peer.join(None)
+    room.holds -= 1
+    await peer.join(0, at_once=True)
+    assert hub.rooms == {"r": room}
+    assert peer.address.rooms == {"r": 1}
+    room.deliver(log.add("one"))
+    await quiet(hub, [peer])
+    check(peer.written, 1, here=True)
 
 
 @pytest.mark.logs("page not read")
@@ -374,7 +415,7 @@ async def test_pages_held_for_members_are_bounded_over_all_rooms() -> None:
     for room in rooms:
         member = Member(Peer(hub, "u"), "u", "name", PLAIN)
         members.append(member)
-        room.enter(member)
+        room.enter(member, now=False)
     most = 0
     while any(member.state != LIVE for member in members):
         most = max(most, sum(len(room.catching.pages) for room in rooms if room.catching))

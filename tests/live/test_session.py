@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.chat import SECRET, Client, eventually, running
 from tornado_chat.auth import mint
+from tornado_chat.errors import LogUnavailable
 from tornado_chat.live import flood
 from tornado_chat.live import session as session_module
 from tornado_chat.live.session import HELD_BYTES, UNCHARGED_BYTES, Session
@@ -302,6 +303,44 @@ async def test_read_marks(tmp_path: Path) -> None:
         assert (await bob.until("read"))["seq"] == 3
         assert (await alice.ask(type="join", room="r"))["read"] == 3
         assert (await bob.ask(type="join", room="r"))["read"] == 0
+
+
+@pytest.mark.logs("log unavailable")
+async def test_only_a_guest_that_was_just_made_joins_without_a_look_at_its_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unavailable(wanted: object) -> dict[tuple[str, str], int]:
+        raise LogUnavailable("of the test")
+
+    async with running(tmp_path) as here:
+        guest = await here.join("r")
+        for number in range(3):
+            await guest.ask(type="send", room="r", text=str(number))
+        await guest.ask(type="read", room="r", seq=2)
+        back = await here.connect(f"/ws/r?token={guest.welcome['token']}")
+        assert (await back.until("joined"))["read"] == 2
+        monkeypatch.setattr(here.server.hub.marks, "query", unavailable)
+        new = await here.connect("/ws/r?last=2")
+        joined = await new.receive()
+        assert (joined["type"], joined["head"], joined["cursor"], joined["read"]) == ("joined", 3, 1, 0)
+        assert [(await new.receive())["seq"] for _ in range(2)] == [2, 3]
+        assert await new.receive() == {"type": "synced", "room": "r", "seq": 3}
+        for known in (f"token={guest.welcome['token']}", f"token={mint(SECRET, 'alice', ttl=60)}"):
+            assert (await (await here.connect(f"/ws/r?{known}")).receive())["code"] == "unavailable"
+        assert (await new.ask(type="join", room="r"))["code"] == "unavailable", "another line of it may have moved it"
+        assert here.server.hub.rooms["r"].size() == 3
+
+
+@pytest.mark.logs("command failed")
+async def test_a_join_that_fails_in_the_handshake_closes_with_1011_and_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as here:
+        await here.join("r")
+        monkeypatch.setattr(here.server.hub, "admit_at_once", None)
+        client = await here.connect("/ws/r")
+        assert await client.receive() is None
+        assert client.socket.close_code == 1011
 
 
 async def test_typing_is_told_to_the_others_and_lapses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import struct
 
 import pytest
 
@@ -153,3 +154,70 @@ async def test_reading_goes_on_when_nothing_speaks_against_it_any_more() -> None
         assert not pair.listener.messages
         pair.connection.resume_reading()
         await until(lambda: pair.listener.messages)
+
+
+async def test_what_is_gathered_is_sent_when_it_is_uncorked() -> None:
+    async with Pair() as pair:
+        pair.connection.cork()
+        pair.connection.write(b"one ")
+        pair.connection.cork()
+        pair.connection.write(b"two ")
+        with pytest.raises(BlockingIOError):
+            pair.sock.recv(1)
+        pair.connection.uncork()
+        assert pair.connection.outbox_bytes == pair.lines.outbox_bytes == 0
+        assert pair.sock.recv(100) == b"one two "
+        pair.connection.uncork()
+        pair.connection.cork()
+        pair.connection.uncork()
+        pair.connection.write(b"three")
+        assert pair.sock.recv(100) == b"three"
+
+
+async def test_gathered_bytes_that_the_socket_does_not_take_wait_in_order() -> None:
+    async with Pair(buffers=SMALL) as pair:
+        parts = [bytes([number]) * 50_000 for number in range(6)]
+        pair.connection.cork()
+        for part in parts:
+            pair.connection.write(part)
+        pair.connection.uncork()
+        assert 0 < pair.connection.outbox_bytes == pair.lines.outbox_bytes < 300_000
+        pair.connection.cork()  # something older waits: nothing is gathered
+        pair.connection.write(b"behind it")
+        pair.connection.uncork()
+        assert await pair.read_exactly(300_009) == b"".join(parts) + b"behind it"
+        await until(lambda: pair.connection.outbox_bytes == 0)
+        assert pair.lines.outbox_bytes == 0
+
+
+async def test_gathering_past_the_mark_stops_reading_no_longer_than_it_lasts() -> None:
+    async with Pair(new_lines(high_water_mark=1000)) as pair:
+        pair.connection.cork()
+        pair.connection.write(bytes(1500))
+        assert pair.connection.reading_paused
+        pair.connection.want_drained()
+        pair.connection.uncork()
+        assert not pair.listener.drained, "never from inside of a call"
+        await until(lambda: pair.listener.drained)
+        assert not pair.connection.reading_paused
+
+
+async def test_a_close_while_corked_says_good_bye_last() -> None:
+    async with Pair() as pair:
+        pair.connection.cork()
+        pair.connection.write(b"first")
+        pair.connection.close(1000)
+        pair.connection.uncork()
+        assert pair.sock.recv(100).startswith(b"first\x88")
+
+
+async def test_a_peer_that_has_gone_is_noticed_when_it_is_uncorked() -> None:
+    async with Pair() as pair:
+        pair.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        pair.sock.close()
+        pair.connection.cork()
+        pair.connection.write(b"too late")
+        pair.connection.uncork()
+        await until(lambda: pair.listener.closed)
+        assert pair.listener.closed == [(1006, "")]
+        assert pair.lines.outbox_bytes == 0

@@ -11,6 +11,7 @@ import struct
 import time
 import weakref
 import zlib
+from functools import partial
 
 import pytest
 
@@ -20,7 +21,7 @@ from tornado_chat.errors import CloseCode
 from tornado_chat.live.limits import FRAME_BYTES
 from tornado_chat.live.websocket import WebSocket
 from tornado_chat.wire.codec import JSON
-from tornado_chat.wire.frames import BINARY, CLOSE, NO_STATUS, PING, PONG, TEXT, FrameReader, frame
+from tornado_chat.wire.frames import BINARY, CLOSE, NO_STATUS, PING, PONG, TEXT, frame
 
 SMALL = 16384  # buffers of the kernel, so that tests need not write megabytes to fill them
 
@@ -49,6 +50,28 @@ async def test_messages_pings_and_writes() -> None:
         assert pair.lines.bytes_in == 9 + 7 + 7
         assert pair.listener.overhead == FRAME_BYTES, "of the ping: a message is the listener's to count"
         assert pair.lines.open == {pair.connection}
+
+
+async def test_a_reader_is_kept_only_while_it_holds_something() -> None:
+    async with Pair() as pair:
+
+        def taken(count: int) -> bool:
+            return pair.lines.bytes_in == count
+
+        part = client_frame(TEXT, b"first", fin=False)
+        for data, kept in (
+            (client_frame(TEXT, b"single"), False),
+            (client_frame(TEXT, "größer".encode()), False),
+            (client_frame(PING), False),
+            (part[:3], True),
+            (part[3:], True),
+            (client_frame(0, b", last"), False),
+        ):
+            due = pair.lines.bytes_in + len(data)
+            await pair.send(data)
+            await until(partial(taken, due))
+            assert (pair.connection._reader is not None) == kept
+        assert [payload.decode() for _, payload in pair.listener.messages] == ["single", "größer", "first, last"]
 
 
 async def test_early_bytes_come_first() -> None:
@@ -96,7 +119,7 @@ def deflated_frame(size: int) -> bytes:
 
 async def test_64_kib_inflated_in_one_turn_of_the_loop() -> None:
     pair = Pair()
-    pair.connection._reader = FrameReader(65536, True)
+    pair.connection._deflate = True
     async with pair:
         after = await turns_of(pair, deflated_frame(65536) * 20, 20)
         assert max(b - a for a, b in itertools.pairwise(after)) == 1
@@ -105,7 +128,7 @@ async def test_64_kib_inflated_in_one_turn_of_the_loop() -> None:
 
 async def test_little_of_what_was_inflated_waits_for_the_end_of_a_pause() -> None:
     pair = Pair()
-    pair.connection._reader = FrameReader(65536, True)
+    pair.connection._deflate = True
     pair.connection.pause_reading()
     pair.connection.start(deflated_frame(20_000) * 50)
     async with pair:
@@ -128,15 +151,13 @@ async def test_slow_messages_are_spread_over_turns_of_the_loop() -> None:
 
 async def test_closing_does_not_read_ahead_of_what_it_can_handle() -> None:
     async with Pair() as pair:
-        reader = pair.connection._reader
-        assert reader is not None
         kept = [0]
         pair.connection.close(1001)
         sending = asyncio.create_task(pair.send(client_frame(TEXT) * 200_000 + client_frame(CLOSE)))
 
         def finished() -> bool:
-            kept.append(len(reader._tail))
-            return pair.connection._reader is None
+            kept.append(len(pair.connection._reader._tail) if pair.connection._reader else 0)
+            return pair.connection._finished
 
         await until(finished)
         assert max(kept) <= 2 * 65536

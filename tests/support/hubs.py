@@ -113,7 +113,7 @@ class Peer:
         self.closed = False
         self.drain_wanted = False
         self.memberships: Memberships = {}
-        self.address = AddressAccount(TokenBucket(0, 0, 0), TokenBucket(0, 0, 0))
+        self.address = AddressAccount(TokenBucket(0, 0, 0))
         self.doing: asyncio.Task[None] | None = None
         self.everybody: list[Peer] = []
 
@@ -135,6 +135,10 @@ class Peer:
 
     def sent(self, data: bytes, taken: int) -> None:
         raise AssertionError("it has no key")
+
+    def cork(self) -> None: ...
+
+    def uncork(self) -> None: ...
 
     def close(self, code: int, reason: str = "") -> None:
         self.closed = True
@@ -164,9 +168,11 @@ class Peer:
             await before
         await work()
 
-    async def join(self, after: int | None) -> None:
-        member = Member(self, self.user, "name", PLAIN)
-        await self.hub.admit(member, Join(room="r", after=after), self.memberships, self.address)
+    async def join(self, after: int | None, *, at_once: bool = False) -> None:
+        """`at_once`: without a look-up, if the room allows it."""
+        member, join = Member(self, self.user, "name", PLAIN), Join(room="r", after=after)
+        if not (at_once and self.hub.admit_at_once(member, join, self.memberships, self.address)):
+            await self.hub.admit(member, join, self.memberships, self.address)
 
     async def leave(self) -> None:
         if self.member is not None:

@@ -24,7 +24,7 @@ from tornado_chat.wire.frames import TEXT
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
-Taken = list[tuple[socket.socket, bytes] | StreamClosedError]
+Taken = list[tuple[socket.SocketType, bytes] | StreamClosedError]
 
 
 @asynccontextmanager
@@ -77,15 +77,18 @@ async def test_early_bytes_are_not_lost(size: int) -> None:
             ready = True
             await until(lambda: taken)
             assert isinstance(taken[0], tuple)
-            sock, got = taken[0]
+            plain, got = taken[0]
+            assert not plain.getblocking()
+            sock = socket.socket(fileno=plain.detach())  # the loop's own methods ask for one of these
+            sock.setblocking(False)
             while len(got) < size:
                 got += await loop.sock_recv(sock, 65536)
             assert got == early[:size]
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
-            assert not sock.getblocking()
             await loop.sock_sendall(sock, b"ours now")
             assert await loop.sock_recv(client, 100) == b"ours now"
+            sock.close()
 
 
 async def test_a_client_that_went_away_meanwhile() -> None:

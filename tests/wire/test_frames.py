@@ -25,6 +25,7 @@ from tornado_chat.wire.frames import (
     close_frame,
     frame,
     parse_close,
+    single,
     unmask,
     unmask_in_python,
 )
@@ -38,7 +39,13 @@ def read_all(pieces: list[bytes], *, deflate: bool = False, limit: int = 64) -> 
     reader = FrameReader(MAX, deflate)
     messages: Messages = []
     for piece in pieces:
-        messages += reader.feed(piece, limit)
+        for opcode in (TEXT, BINARY):
+            payload = single(piece, opcode, MAX) if reader.holds_nothing else None
+            if payload is not None:
+                messages.append((opcode, payload))
+                break
+        else:
+            messages += reader.feed(piece, limit)
         while reader.more:
             messages += reader.feed(b"", limit)
     return messages, reader.failure
@@ -47,6 +54,48 @@ def read_all(pieces: list[bytes], *, deflate: bool = False, limit: int = 64) -> 
 def deflated(payload: bytes) -> bytes:
     compressor = zlib.compressobj(wbits=-15)
     return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+@given(st.sampled_from([TEXT, BINARY]), st.binary(max_size=300))
+def test_a_single_message_is_read_by_itself(opcode: int, payload: bytes) -> None:
+    data = client_frame(opcode, payload)
+    assert single(data, opcode, len(payload)) == (payload if opcode == BINARY or payload.isascii() else None)
+    assert single(data, opcode ^ 3, len(payload)) is None
+    if payload:
+        assert single(data, opcode, len(payload) - 1) is None
+
+
+WHOLE = client_frame(BINARY, b"whole")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        WHOLE[:-1],
+        WHOLE + b"\x82",
+        WHOLE + WHOLE,
+        client_frame(BINARY, b"first part", fin=False),
+        client_frame(BINARY, b"deflated", rsv=4),
+        client_frame(BINARY, bytes(121), length=b"\x7f"),
+        client_frame(BINARY, bytes(128), length=b"\x7f\x00\x80"),
+        client_frame(BINARY, bytes(100), length=b"\x7e\x00\x64"),
+        client_frame(BINARY, bytes(20), key=None),
+        client_frame(BINARY, bytes(200), key=None),
+    ],
+)
+def test_what_is_not_just_one_message_is_left_to_a_reader(data: bytes) -> None:
+    assert single(data, BINARY, MAX) is None
+
+
+@pytest.mark.parametrize(
+    "before", [WHOLE[:1], client_frame(BINARY, b"part", fin=False), client_frame(3), client_frame(PING)]
+)
+def test_a_reader_with_a_part_or_a_violation_or_something_to_charge_is_kept(before: bytes) -> None:
+    reader = FrameReader(MAX, deflate=True)
+    assert reader.holds_nothing
+    reader.feed(before)
+    assert not reader.holds_nothing
 
 
 keys = st.binary(min_size=4, max_size=4)

@@ -38,12 +38,12 @@ class Author:
         limits = self.context.limits
         self.account.event_count += 1
         self.address.event_count += 1
-        wait = self.account.events.take(limits.time())
+        wait = limits.users.take_event(self.account)
         if wait:
             settings = self.context.settings
             raise rate_limited(f"at most {settings.send_rate} a second, {settings.send_burst} at once", wait)
         if self.identity.guest:  # who can come as a new guest each time shares the bucket of the address
-            wait = self.address.events.take(limits.time())
+            wait = limits.addresses.take_event(self.address)
             if wait:
                 raise rate_limited("the guests of your address send too much together", wait)
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from tornado_chat.errors import LogUnavailable
 from tornado_chat.live.member import CATCHING, Member, Page
-from tornado_chat.live.ring import erase_if
-from tornado_chat.wire.encodings import Encoding
+from tornado_chat.live.ring import Chunk, erase_if
 from tornado_chat.wire.events import Event
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ RETRY_SECONDS = 1.0
 class CatchingUp:
     """The members of one room that are behind; it exists while there are any."""
 
-    __slots__ = ("chunk", "erased", "members", "pages", "readers", "room")
+    __slots__ = ("erased", "members", "pages", "readers", "room")
 
     def __init__(self, room: Room) -> None:
         self.room = room
@@ -43,8 +42,6 @@ class CatchingUp:
         self.readers: dict[int, set[Member]] = {}  # who waits for the page after this seq
         self.pages: set[Page] = set()  # those that members hold
         self.erased: set[int] = set()  # targets that were erased while pages were on their way
-        # The chunk that was made last: its encoding, the cursor before it, its frames, its last seq, how many events.
-        self.chunk: tuple[Encoding, int, bytes, int, int] | None = None
 
     def feed(self, member: Member) -> None:
         """Write the next chunk to `member`, or ask the log for it, or let it go live."""
@@ -54,28 +51,31 @@ class CatchingUp:
             return
         if line.outbox_bytes > room.shared.high_water_mark // 2:
             member.drop_page()  # the line may stand still for long: the page is read again when it goes on
-            self.chunk = None
             line.want_drained()
             return
-        made = self._make_chunk(member)
+        made = room.ring.chunk(member.encoding, member.cursor) or self._make_chunk(member)
         if made is None:
             member.drop_page()  # who waits for a page holds none: there are few permits
             self._ask(member)
             return
         data, member.cursor, count = made
-        line.write(data)
-        if member.page is not None and not member.page.after(member.cursor, member.cursor + 1):
-            member.drop_page()
         room.shared.metrics.deliveries += count
         room.shared.metrics.writes += 1
         room.shared.metrics.bytes_out += len(data)
+        if member.cursor == room.flushed:
+            line.cork()
+            line.write(data)
+            room.go_live(member)
+            line.uncork()
+            return
+        line.write(data)
+        if member.page is not None and not member.page.after(member.cursor, member.cursor + 1):
+            member.drop_page()
         room.feed_soon(member)
 
-    def _make_chunk(self, member: Member) -> tuple[bytes, int, int] | None:
-        """The frames after the member's cursor, their last seq and number; None if only the log has them."""
+    def _make_chunk(self, member: Member) -> Chunk | None:
+        """The chunk after the member's cursor; None if only the log has it."""
         room, cursor, encoding = self.room, member.cursor, member.encoding
-        if self.chunk is not None and self.chunk[0] is encoding and self.chunk[1] == cursor:
-            return self.chunk[2:]
         last = min(room.flushed, cursor + CHUNK_EVENTS)
         events = room.ring.after(cursor, last)
         if events is None:
@@ -85,14 +85,16 @@ class CatchingUp:
         frames: list[bytes] = []
         size = 0
         for event in events:
-            room.ring.encode(event, (encoding,))
-            frame = event.frames[encoding]
+            frame = event.frames.get(encoding)
+            if frame is None:
+                room.ring.encode(event, (encoding,))
+                frame = event.frames[encoding]
             size += max(len(frame), len(event.data.get("text", "")))  # deflating a long text takes its time
             if size > room.shared.batch_bytes and frames:
                 break
             frames.append(frame)
         made = b"".join(frames), cursor + len(frames), len(frames)
-        self.chunk = encoding, cursor, *made
+        room.ring.keep_chunk(encoding, cursor, made)
         return made
 
     def _ask(self, member: Member) -> None:
@@ -158,7 +160,6 @@ class CatchingUp:
 
     def erase(self, target: int) -> None:
         """A `deleted` was delivered: its texts leave the pages that are held or on their way."""
-        self.chunk = None
         if self.readers:
             self.erased.add(target)
         for page in self.pages:

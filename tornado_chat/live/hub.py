@@ -138,25 +138,18 @@ class Hub:
             room.holds += 1
             try:
                 mark = await self.marks.get((name, member.user))
-                await asyncio.shield(room.opened)  # shared with others who join
-                after, target = join.after, room.head
-                known = max(after or 0, mark)  # perhaps by another process, of what was not told here yet
+                if not room.opened.done():
+                    await asyncio.shield(room.opened)  # shared with others who join
+                target = room.head
+                known = max(join.after or 0, mark)  # perhaps by another process, of what was not told here yet
                 if known > target:
                     target = min(known, await self.heads.get(name))
                     room.mend(target)
-                async with asyncio.timeout(FLUSH_SECONDS):
-                    while room.flushed < target:
-                        await room.flush_begun()
-                head = room.flushed
-                if after is None:
-                    after = head - (join.last or 0)
-                member.cursor = max(0, min(after, head))
-                self.leave(name, memberships, address)
-                memberships[name] = member
-                epoch = self.log.epoch
-                member.write(Joined(id=join.id, room=name, head=head, cursor=member.cursor, read=mark, epoch=epoch))
-                if room.enter(member):
-                    self.presence.enter(room, member.user, member.name)
+                if room.flushed < target:
+                    async with asyncio.timeout(FLUSH_SECONDS):
+                        while room.flushed < target:
+                            await room.flush_begun()
+                self._enter(room, member, join, mark, memberships, address, now=False)
             finally:
                 room.holds -= 1
                 room.release()
@@ -164,6 +157,42 @@ class Hub:
             if memberships.get(name) is not member:
                 address.leave_room(name)
             raise
+
+    def admit_at_once(self, member: Member, join: Join, memberships: Memberships, address: AddressAccount) -> bool:
+        """As `admit`, of a user who has no mark; False, with nothing done, if there is something to wait for."""
+        room = self.rooms.get(join.room)
+        if room is None or room.head < 0 or not room.flushed == room.head >= (join.after or 0):
+            return False
+        self.limits.take(address, room.name, self.rooms)
+        room.holds += 1  # the older membership may be its only one
+        self._enter(room, member, join, 0, memberships, address, now=True)
+        room.holds -= 1
+        return True
+
+    def _enter(
+        self,
+        room: Room,
+        member: Member,
+        join: Join,
+        mark: int,
+        memberships: Memberships,
+        address: AddressAccount,
+        *,
+        now: bool,
+    ) -> None:
+        """Write `joined` and what can be said with it in one system call; `now`: the first of what it lacks, too."""
+        head, after = room.flushed, join.after
+        if after is None:
+            after = head - (join.last or 0)
+        member.cursor = max(0, min(after, head))
+        self.leave(room.name, memberships, address)
+        memberships[room.name] = member
+        epoch = self.log.epoch
+        member.line.cork()
+        member.write(Joined(id=join.id, room=room.name, head=head, cursor=member.cursor, read=mark, epoch=epoch))
+        if room.enter(member, now=now):
+            self.presence.enter(room, member.user, member.name)
+        member.line.uncork()
 
     def leave(self, name: str, memberships: Memberships, address: AddressAccount) -> None:
         """End the membership of the room, if there is one."""

@@ -81,22 +81,26 @@ def rate_limited(what: str, wait: float) -> ChatError:
 
 
 class Account:
-    """What one user has in use: `connections` open, a bucket of events, and one of bytes once some were charged.
+    """What one user has in use: `connections` open, and a bucket of events and one of bytes once some were charged.
 
     `event_count` and `byte_count` are what was charged, granted or not, since `live.load` looked last.
     """
 
     __slots__ = ("byte_count", "bytes", "connections", "event_count", "events")
 
-    def __init__(self, events: TokenBucket) -> None:
-        self.events = events
+    def __init__(self) -> None:
+        self.events: TokenBucket | None = None  # most who connect send nothing for long: 100 bytes
         self.bytes: TokenBucket | None = None
         self.connections = 0
         self.event_count = self.byte_count = 0
 
     def is_idle(self, now: float) -> bool:
         """Nothing is in use and nothing is owed: a new account would allow no more than this one."""
-        return not self.connections and self.events.full(now) and (self.bytes is None or self.bytes.full(now))
+        return (
+            not self.connections
+            and (self.events is None or self.events.full(now))
+            and (self.bytes is None or self.bytes.full(now))
+        )
 
 
 class AddressAccount(Account):
@@ -104,8 +108,8 @@ class AddressAccount(Account):
 
     __slots__ = ("joins", "rooms")
 
-    def __init__(self, events: TokenBucket, joins: TokenBucket) -> None:
-        super().__init__(events)
+    def __init__(self, joins: TokenBucket) -> None:
+        super().__init__()
         self.joins = joins
         self.rooms: dict[str, int] = {}  # memberships in each, with those that are about to be
 
@@ -129,10 +133,21 @@ class Accounts(Generic[A]):
     `gone` is what the forgotten ones had counted, events and bytes, since `live.load` looked last: GONE_ACCOUNTS.
     """
 
-    __slots__ = ("accounts", "byte_burst", "byte_rate", "gone", "make", "time")
+    __slots__ = ("accounts", "burst", "byte_burst", "byte_rate", "gone", "make", "rate", "time")
 
-    def __init__(self, make: Callable[[], A], byte_rate: float, byte_burst: float, time: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        make: Callable[[], A],
+        rate: float,
+        burst: float,
+        byte_rate: float,
+        byte_burst: float,
+        time: Callable[[], float],
+    ) -> None:
+        """`rate`, `burst`: of events; see TokenBucket."""
         self.make = make
+        self.rate = rate
+        self.burst = burst
         self.byte_rate = byte_rate
         self.byte_burst = byte_burst
         self.time = time
@@ -150,6 +165,13 @@ class Accounts(Generic[A]):
     def connections(self, key: str) -> int:
         account = self.accounts.get(key)
         return account.connections if account else 0
+
+    def take_event(self, account: A) -> float:
+        """Take one event: 0.0 if it is granted, else the seconds to wait."""
+        now = self.time()
+        if account.events is None:
+            account.events = TokenBucket(self.rate, self.burst, now)
+        return account.events.take(now)
 
     def owe_bytes(self, account: A, count: int) -> float:
         """Charge bytes that came already: the seconds until none is owed."""
@@ -209,13 +231,17 @@ class Limits:
         all_rate = rate * settings.address_users
         all_burst = max(all_rate, burst) if all_rate else 0
         self.users: Accounts[Account] = Accounts(
-            lambda: Account(TokenBucket(rate, burst, time())),
+            Account,
+            rate,
+            burst,
             rate * USER_FRAME_BYTES,
             max(burst * USER_FRAME_BYTES, 2 * settings.max_frame_bytes) if burst else 0,
             time,
         )
         self.addresses: Accounts[AddressAccount] = Accounts(
-            lambda: AddressAccount(TokenBucket(all_rate, all_burst, time()), TokenBucket(joins, joins * 2, time())),
+            lambda: AddressAccount(TokenBucket(joins, joins * 2, time())),
+            all_rate,
+            all_burst,
             all_rate * ADDRESS_FRAME_BYTES,
             max(all_burst * ADDRESS_FRAME_BYTES, 2 * settings.max_frame_bytes) if all_rate else 0,
             time,

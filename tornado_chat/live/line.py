@@ -31,6 +31,15 @@ class Line(Protocol):
     def sent(self, data: bytes, taken: int) -> None:
         """Somebody who had `key` sent `data` to the socket, which took less: `taken` bytes, or fanout.FAILED."""
 
+    def cork(self) -> None:
+        """Gather what is written from now on, for one system call at the `uncork` that follows in the same turn.
+
+        Again before that: nothing more happens.
+        """
+
+    def uncork(self) -> None:
+        """Send what was gathered; nothing if it was sent already."""
+
     def close(self, code: int, reason: str = "") -> None:
         """Say good-bye after what waits in the outbox, and end. The first close counts; later ones do nothing."""
 

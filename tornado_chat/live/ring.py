@@ -19,19 +19,30 @@ NO_TEXT = getsizeof("")
 TRIM = 256
 """Evicted places at the front of a ring are given back this many at a time, so that an eviction stays O(1)."""
 
+CHUNKS = 16
+"""Chunks for members that catch up, over all rooms: the last ones made are kept for others at the same cursor. Each has
+`Shared.batch_bytes` at most, or one event."""
+
+Chunk = tuple[bytes, int, int]
+"""The frames of events, the last seq of these, their number."""
+
 EVICTED = Event(0, {})
 """In such a place: the event itself goes at once."""
 
 
 class Budget:
-    """The bytes that all rings may hold together; the oldest event goes first, whichever room it is of."""
+    """The bytes that all rings may hold together; the oldest event goes first, whichever room it is of.
 
-    __slots__ = ("bytes", "limit", "order")
+    `chunks` are CHUNKS at most, besides those bytes, by their ring, their encoding and the cursor before them.
+    """
+
+    __slots__ = ("bytes", "chunks", "limit", "order")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
         self.order: OrderedDict[Event, Ring] = OrderedDict()
+        self.chunks: dict[tuple[Ring, Encoding, int], Chunk] = {}
 
     def evict(self) -> None:
         """Let the oldest go until the rest fits."""
@@ -108,8 +119,24 @@ class Ring:
             del self.events[: self.dropped]
             self.dropped = 0
 
+    def chunk(self, encoding: Encoding, cursor: int) -> Chunk | None:
+        """The chunk after `cursor`, if it was made lately."""
+        return self.budget.chunks.get((self, encoding, cursor))
+
+    def keep_chunk(self, encoding: Encoding, cursor: int, chunk: Chunk) -> None:
+        chunks = self.budget.chunks
+        if len(chunks) >= CHUNKS:
+            del chunks[next(iter(chunks))]
+        chunks[self, encoding, cursor] = chunk
+
+    def _drop_chunks(self) -> None:
+        chunks = self.budget.chunks
+        for key in [key for key in chunks if key[0] is self]:
+            del chunks[key]
+
     def clear(self, most: int) -> None:
-        """Drop up to `most` events."""
+        """Drop up to `most` events, and all chunks."""
+        self._drop_chunks()
         for _ in range(min(most, len(self))):
             self.drop_first()
 
@@ -122,6 +149,7 @@ class Ring:
 
     def erase(self, target: int) -> None:
         """Forget the texts of the message `target` and of its edits."""
+        self._drop_chunks()
         if len(self) and self.first <= target:
             self.events[target - self.first + self.dropped].erase()
         for event in self.edits.get(target, ()):

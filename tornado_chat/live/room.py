@@ -165,17 +165,22 @@ class Room:
 
     # Members
 
-    def enter(self, member: Member) -> bool:
-        """`joined` has been written; live at once if nothing is missing, else by catching up.
+    def enter(self, member: Member, *, now: bool) -> bool:
+        """`joined` has been written; live at once if nothing is missing, else by catching up, perhaps from `now` on.
 
         Whether the user was not here before.
         """
-        self.users[member.user] = self.users.get(member.user, 0) + 1
+        present = self.users.get(member.user, 0)
+        self.users[member.user] = present + 1
         if member.cursor == self.flushed:
             self.go_live(member)
         else:
-            self._catch_up(member)
-        return self.users[member.user] == 1
+            self._begin_to_catch_up(member)
+            if now:
+                self._feed(member)
+            else:
+                self.feed_soon(member)
+        return not present
 
     def go_live(self, member: Member) -> None:
         """The cursor has reached `flushed`: `synced`, then every flush that begins from now on."""
@@ -219,12 +224,15 @@ class Room:
                 self.catching = None
 
     def _catch_up(self, member: Member) -> None:
+        self._begin_to_catch_up(member)
+        self.feed_soon(member)
+
+    def _begin_to_catch_up(self, member: Member) -> None:
         member.state = CATCHING
         self.shared.metrics.catch_ups += 1
         if self.catching is None:
             self.catching = CatchingUp(self)
         self.catching.members.add(member)
-        self.feed_soon(member)
 
     def feed_soon(self, member: Member) -> None:
         """Let `member`, which is catching up, have its next chunk in a loop turn to come."""

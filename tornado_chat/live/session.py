@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine
 from itertools import islice
@@ -105,10 +106,30 @@ class Session(Author):
         self.uncharged = 0  # bytes that came
         self.paying: asyncio.TimerHandle | None = None  # nothing is read until what came is paid
 
-    def welcome(self, line: Line, token: str | None) -> replies.Welcome:
-        """Belong to `line` from now on; what it is to be told first, with a guest's `token`."""
+    def begin(self, line: Line, answer: bytes, token: str | None, join: Join | None) -> None:
+        """Belong to `line` from now on: write the `answer` to its handshake and `welcome`, and carry out its `join`.
+
+        `token` is what makes a guest's next connection the same user.
+        """
         self.line = line
         self.context.hub.metrics.handshakes += 1
+        hello = answer + self.encoding.frame(self._welcome(token))
+        if join is None:
+            line.write(hello)
+            return
+        line.cork()
+        try:
+            line.write(hello)
+            # A guest who was made with this connection has no mark anywhere. Who has a token, which expires, may.
+            self._join(join, unmarked=self.identity.guest and self.identity.expires_at == math.inf)
+        except ChatError as error:
+            self._refuse(error, join.id)
+        except Exception:
+            self._command_failed()
+        finally:
+            line.uncork()
+
+    def _welcome(self, token: str | None) -> replies.Welcome:
         return replies.Welcome(
             user=self.user,
             name=self.identity.name,
@@ -295,13 +316,17 @@ class Session(Author):
             unavailable = ChatError(ErrorCode.UNAVAILABLE, "the log did not answer: try again", retry_after=1.0)
             self._refuse(unavailable, command.id)
         except Exception:
-            logger.exception("command failed user=%s", self.user)
-            self.fail()
+            self._command_failed()
         finally:
             self.task = None
         self.resume()
 
-    def _join(self, command: Join) -> bool:
+    def _command_failed(self) -> None:
+        logger.exception("command failed user=%s", self.user)
+        self.fail()
+
+    def _join(self, command: Join, *, unmarked: bool = False) -> bool:
+        """`unmarked`: the user is known to have no read mark."""
         if self.unanswered:
             return False
         self.check_room(command.room)
@@ -310,12 +335,16 @@ class Session(Author):
         self.context.limits.check_join(self.address)
         if self.flood is not None:
             self.flood.forgive()
-        self.task = self.context.hub.tasks.spawn(self._ask(self._enter, command))
+        hub = self.context.hub
+        if not (unmarked and hub.admit_at_once(self._member(), command, self.members, self.address)):
+            self.task = hub.tasks.spawn(self._ask(self._enter, command))
         return True
 
     async def _enter(self, command: Join) -> None:
-        member = Member(self.line, self.user, self.identity.name, self.encoding)
-        await self.context.hub.admit(member, command, self.members, self.address)
+        await self.context.hub.admit(self._member(), command, self.members, self.address)
+
+    def _member(self) -> Member:
+        return Member(self.line, self.user, self.identity.name, self.encoding)
 
     def _leave(self, command: Leave) -> bool:
         if self.unanswered:  # its ack would come after `left`

@@ -27,6 +27,7 @@ from tornado_chat.wire.frames import (
     close_frame,
     frame,
     parse_close,
+    single,
 )
 
 _READ_SIZE = 65536
@@ -37,14 +38,16 @@ _EMPTY_PING = frame(PING, b"")
 class WebSocket(SocketLine):
     """The server's end of one WebSocket: a `Line` that hands messages to its listener."""
 
-    __slots__ = ("_opcode", "_reader", "_turn", "_waiting")
+    __slots__ = ("_deflate", "_opcode", "_reader", "_turn", "_waiting")
 
-    def __init__(self, lines: Lines, sock: socket.socket, listener: Listener, codec: Codec, *, deflate: bool) -> None:
+    def __init__(
+        self, lines: Lines, sock: socket.SocketType, listener: Listener, codec: Codec, *, deflate: bool
+    ) -> None:
         """Take over `sock` (not blocking). `deflate`: permessage-deflate was negotiated."""
         super().__init__(lines, sock, listener)
         self._opcode = opcode_of(codec)
-        # None: what comes in is thrown away
-        self._reader: FrameReader | None = FrameReader(lines.max_frame_bytes, deflate)
+        self._deflate = deflate
+        self._reader: FrameReader | None = None  # only while there is something that is not a single message
         self._waiting: list[tuple[int, bytes]] | None = None  # read, but not handled before a pause
         self._turn = False  # _next_turn is scheduled
 
@@ -52,10 +55,9 @@ class WebSocket(SocketLine):
         """Begin to read, `early` first: the bytes that came together with the handshake."""
         if self in self._lines.open:
             self._read_on()
-            reader = self._reader
-            if early and reader is not None:
+            if early:
                 self._lines.bytes_in += len(early)
-                self._handle(reader, reader.feed(early))
+                self._feed(early)
 
     def read_ready(self) -> None:
         """The socket has something to read, or may have.
@@ -67,7 +69,7 @@ class WebSocket(SocketLine):
             self._reading = False
             self._lines.loop.remove_reader(self._fd)
             return
-        if self._turn and self._reader is not None:
+        if self._turn and not self._finished:
             return  # what was read before comes first
         try:
             data = self._sock.recv(_READ_SIZE)
@@ -76,11 +78,19 @@ class WebSocket(SocketLine):
         except OSError:
             data = b""
         if data:
-            self._lines.bytes_in += len(data)
+            lines = self._lines
+            lines.bytes_in += len(data)
             self.idle = 0
-            reader = self._reader
-            if reader is not None:
-                self._handle(reader, reader.feed(data))
+            if not self._finished:  # else what comes in is thrown away
+                payload = single(data, self._opcode, lines.max_frame_bytes) if self._reader is None else None
+                if payload is None:
+                    self._feed(data)
+                elif not self.closing and self.listener is not None:
+                    lines.messages_in += 1
+                    try:
+                        self.listener.on_message(payload)
+                    except Exception:
+                        self._listener_failed()
             if self.closing:
                 self._lines.loop.call_soon(self.read_ready)
         elif self.closing:
@@ -88,6 +98,12 @@ class WebSocket(SocketLine):
         else:
             self._end(ABNORMAL, "")
             self._gone()
+
+    def _feed(self, data: bytes) -> None:
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = FrameReader(self._lines.max_frame_bytes, self._deflate)
+        self._handle(reader, reader.feed(data))
 
     def _handle(self, reader: FrameReader, messages: list[tuple[int, bytes]]) -> None:
         """Pass on what was read; the rest waits when reading is paused, or for the loop's next turn."""
@@ -129,6 +145,8 @@ class WebSocket(SocketLine):
             self._fail(reader.failure)
         elif reader.more:
             self._schedule_turn()
+        elif reader.holds_nothing:
+            self._reader = None
 
     def _answer_ping(self, payload: bytes) -> None:
         """A pong, in the place of one that waits at the outbox's end: only the newest is due (RFC 6455 section 5.5.3).
@@ -157,11 +175,12 @@ class WebSocket(SocketLine):
 
     def _next_turn(self) -> None:
         self._turn = False
-        reader = self._reader
-        if reader is None or self._pauses:
+        if self._finished or self._pauses or self not in self._lines.open:
             return
-        waiting, self._waiting = self._waiting, None
-        self._handle(reader, waiting or reader.feed(b""))
+        reader, waiting = self._reader, self._waiting
+        self._waiting = None
+        if reader is not None:
+            self._handle(reader, waiting or reader.feed(b""))
         if not self._turn:
             self._lines.loop.call_soon(self.read_ready)
 

@@ -1,15 +1,21 @@
-"""Where a socket changes hands: from Tornado's HTTP server to a line of ours."""
+"""Where a socket changes hands: from HTTP to a line, which keeps the plain kind of socket: it is smaller."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from contextlib import suppress
 
 from tornado.iostream import IOStream, StreamClosedError
 
 
-def take_over(stream: IOStream) -> tuple[socket.socket, bytes]:
+def plain(sock: socket.socket) -> socket.SocketType:
+    """The kind of socket that has only what a line needs, on the descriptor of `sock`, which gives it up."""
+    return socket.SocketType(sock.family, sock.type, sock.proto, sock.detach())
+
+
+def take_over(stream: IOStream) -> tuple[socket.SocketType, bytes]:
     """The socket of a stream that was detached from HTTP, not blocking, and what the client sent after its request.
 
     Raises StreamClosedError if the client has gone meanwhile.
@@ -20,7 +26,8 @@ def take_over(stream: IOStream) -> tuple[socket.socket, bytes]:
     try:
         early = asyncio.ensure_future(stream.read_bytes(stream.max_buffer_size, partial=True))  # the same Future
         data = early.result() if early.done() else b""
-        sock = stream.socket.dup()
+        theirs = stream.socket
+        sock = socket.SocketType(theirs.family, theirs.type, theirs.proto, os.dup(theirs.fileno()))
     finally:
         stream.close()
     sock.setblocking(False)

@@ -63,16 +63,14 @@ def admit(gate: Gate, peer: str, method: str, target: str, version: str, headers
     return Admitted(accepted, address, identity, token, codec, window_bits, join)
 
 
-def open_session(gate: Gate, admitted: Admitted, sock: socket.socket, early: bytes) -> None:
+def open_session(gate: Gate, admitted: Admitted, sock: socket.SocketType, early: bytes) -> None:
     """Answer the handshake on `sock` (not blocking), which is the WebSocket's from here on; `early` came behind it."""
     context, identity = gate.context, admitted.identity
     account = context.limits.addresses.enter(admitted.address)
     session = Session(context, identity, account, websocket(admitted.codec, admitted.window_bits))
     line = WebSocket(context.lines, sock, session, admitted.codec, deflate=admitted.window_bits > 0)
     line.jti, line.expires_at = identity.jti, identity.expires_at
-    line.write(admitted.accepted + session.encoding.frame(session.welcome(line, admitted.token)))
-    if admitted.join is not None:
-        session.take(admitted.join, 0)
+    session.begin(line, admitted.accepted, admitted.token, admitted.join)
     line.start(early)
 
 

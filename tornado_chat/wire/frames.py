@@ -91,6 +91,25 @@ class _Message:
                 raise UnicodeDecodeError("utf-8", self.sequence, 0, 2, "surrogate")
 
 
+def single(data: bytes, opcode: int, max_bytes: int) -> bytes | None:
+    """The payload, if `data` is one whole message of `opcode` in one frame and nothing more: most reads are.
+
+    None: it is something else, or too long, or a text that is not ASCII, all of which is for a FrameReader.
+    """
+    size = len(data)
+    if size < 6 or data[0] != _FIN | opcode:
+        return None
+    length, start = data[1] - _MASK, 6
+    if length >= 126:
+        if length == 127 or (data[2] == 0 and data[3] < 126):
+            return None
+        length, start = data[2] << 8 | data[3], 8
+    if start + length != size or length > max_bytes:
+        return None
+    payload = unmask(data[start - 4 : start], data[start:])
+    return payload if opcode != TEXT or payload.isascii() else None
+
+
 class FrameReader:
     """Bytes from a client in, messages out. Any split of the bytes gives the same messages.
 
@@ -111,6 +130,11 @@ class FrameReader:
         self.more = False
         self.overhead = 0
         self.failure: FrameError | None = None
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether a new reader would go on as well as this one."""
+        return self._message is None and not self._tail and self.failure is None and not self.overhead
 
     def feed(self, data: bytes, limit: int = 64) -> list[tuple[int, bytes]]:
         """The messages and control frames that `data` completes, at most `limit` of them, as (opcode, payload).

@@ -24,7 +24,7 @@ NO_KEY = 0
 UNTRIED, FAILED = -1, -2
 """In place of the bytes that a socket took: its line is not direct; the socket failed."""
 
-_SENDS_A_LOOK = 16  # at the clock
+_SENDS_A_LOOK = 8  # at the clock
 
 
 class Direct:
@@ -55,7 +55,7 @@ def send_all_in_python(
 ) -> tuple[int, list[tuple[int, int]]]:
     """Send `data` to the lines with `keys[begin:end]`, as far as they are `direct` (`Direct.keys`).
 
-    It stops before `end` after `seconds`, but not before 16 sends. Returns the place before which all is done, and
+    It stops before `end` after `seconds`, but not before 8 sends. Returns the place before which all is done, and
     (place, bytes that the socket took) of those that did not take all of it: UNTRIED, FAILED, or 0 and more.
     """
     odd: list[tuple[int, int]] = []

@@ -175,21 +175,23 @@ def slow_readers(bench: Bench, dialect: Dialect) -> Figures:
 
 
 def fairness(bench: Bench, dialect: Dialect) -> Figures:
-    """Round trips in a room of two (500 a second, open loop) while a room of 10,000 gets 5 messages a second.
+    """Round trips in a room of two (500 a second, open loop) beside a room of 10,000 that gets 5 messages a second.
 
+    Before that the same while the large room is silent: what the machine, and 10,000 idle members, take for themselves.
     The large room's clients give way to the small room's on their core: it is the server that is looked at.
     """
     with bench.server(dialect) as server, bench.load() as crowd, bench.load(1) as pair:
         crowd.connect(server, bench.size.large, timeout=120)
         pair.connect(server, 2, rooms=1, path=dialect.path.replace("{room}", "pair"))
         crowd.give_way()
-        crowd.publish(server, rate=5)
         pair.publish(server, rate=500, message=dialect.message.replace("{room}", "pair"))
+        silent = bench.measure(server, pair, others_expected=True)
+        crowd.publish(server, rate=5)
         figures = bench.measure(server, pair, seconds=bench.size.seconds * 2, others_expected=True)  # the crowd
         for load in (pair, crowd):
             load.ask("stop")
             load.drain()
-        return figures
+        return figures | {"silent_p99_ms": silent["p99_ms"]}
 
 
 def latency(bench: Bench, dialect: Dialect) -> Figures:

@@ -8,6 +8,7 @@ import pytest
 
 from tornado_chat.config import Settings
 from tornado_chat.errors import ChatError
+from tornado_chat.live import limits
 from tornado_chat.live.limits import (
     ADDRESS_FRAME_BYTES,
     LARGEST_DEBT,
@@ -103,6 +104,24 @@ def test_account_outlives_its_connection_until_the_bucket_is_full() -> None:
     clock.now += 0.6
     accounts.sweep()
     assert accounts.accounts == {}
+
+
+def test_a_sweep_looks_at_some_and_all_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SWEPT", 10)
+    accounts = make_limits(Clock()).users
+    for number in range(400):
+        accounts.enter(f"user {number}").connections -= number % 2
+    sizes = []
+    for _ in range(8):
+        before = len(accounts.accounts)
+        accounts.sweep()
+        sizes.append(before - len(accounts.accounts))
+    assert 0 < max(sizes) <= 51, "an eighth of 400 at most"
+    while len(accounts.accounts) > 200:
+        before = len(accounts.accounts)
+        accounts.sweep()
+        assert len(accounts.accounts) < before
+    assert all(account.connections for account in accounts.accounts.values())
 
 
 def test_account_with_a_connection_is_kept() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from tornado_chat.live.socket_line import Lines, Patience, SocketLine
 
-_SLICE = 1000  # lines looked at before the loop gets a turn: 0.2 ms
+_SLICE = 250  # lines looked at before the loop gets a turn: 0.1 ms
 _FRACTION = 4  # sweeps in the shortest of the limits; a limit is kept to within one sweep
 
 

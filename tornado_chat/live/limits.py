@@ -28,6 +28,10 @@ LARGEST_DEBT = 10.0
 pong, as a rule. What comes beyond that is not charged: a message is less than a burst, so it takes many connections,
 and their number is limited."""
 
+SWEPT = 1000
+"""Accounts that are looked at in one sweep, or an eighth of them: all of 10,000 took 1.3 ms, for which everybody else
+waited."""
+
 GONE_ACCOUNTS = 10_000
 """Forgotten accounts whose counts are kept for `live.load`; of more, what they sent is told by address at best."""
 
@@ -133,7 +137,7 @@ class Accounts(Generic[A]):
     `gone` is what the forgotten ones had counted, events and bytes, since `live.load` looked last: GONE_ACCOUNTS.
     """
 
-    __slots__ = ("accounts", "burst", "byte_burst", "byte_rate", "gone", "make", "rate", "time")
+    __slots__ = ("_unswept", "accounts", "burst", "byte_burst", "byte_rate", "gone", "make", "rate", "time")
 
     def __init__(
         self,
@@ -153,6 +157,7 @@ class Accounts(Generic[A]):
         self.time = time
         self.accounts: dict[str, A] = {}
         self.gone: dict[str, tuple[int, int]] = {}
+        self._unswept: list[str] = []  # keys of this round
 
     def enter(self, key: str) -> A:
         """The account of `key`, with one connection more."""
@@ -182,10 +187,18 @@ class Accounts(Generic[A]):
         return account.bytes.owe(now, count)
 
     def sweep(self) -> None:
-        """Forget whoever is idle."""
+        """Forget whoever is idle of the next SWEPT accounts, or of the next eighth if that is more."""
+        if not self._unswept:
+            self._unswept = list(self.accounts)
         now = self.time()
-        for key in [key for key, account in self.accounts.items() if account.is_idle(now)]:
-            account = self.accounts.pop(key)
+        count = max(SWEPT, len(self.accounts) // 8 + 1)
+        keys = self._unswept[-count:]
+        del self._unswept[-count:]
+        for key in keys:
+            account = self.accounts.get(key)
+            if account is None or not account.is_idle(now):
+                continue
+            del self.accounts[key]
             if (account.event_count or account.byte_count) and (len(self.gone) < GONE_ACCOUNTS or key in self.gone):
                 events, size = self.gone.get(key, (0, 0))
                 self.gone[key] = events + account.event_count, size + account.byte_count

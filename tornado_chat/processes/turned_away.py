@@ -17,12 +17,12 @@ class TurnedAway:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._lingering: set[socket.socket] = set()
+        self._lingering: set[socket.SocketType] = set()
 
     def __len__(self) -> int:
         return len(self._lingering)
 
-    def add(self, sock: socket.socket, answer: bytes, room: int = 0) -> None:
+    def add(self, sock: socket.SocketType, answer: bytes, room: int = 0) -> None:
         """Send `answer`; `room`: how many may linger, where that is more than LINGERING. The rest is closed at once."""
         try:
             sock.setblocking(False)
@@ -41,6 +41,6 @@ class TurnedAway:
             sock.close()
         self._lingering.clear()
 
-    def _let_go(self, sock: socket.socket) -> None:
+    def _let_go(self, sock: socket.SocketType) -> None:
         self._lingering.discard(sock)
         sock.close()

@@ -72,9 +72,10 @@ class Acceptor:
         self.turned_away.close()
 
     def _accept(self, listener: socket.socket) -> None:
+        family = listener.family
         for _ in range(ACCEPTS):
             try:
-                sock, address = listener.accept()
+                descriptor, address = listener._accept()  # type: ignore[attr-defined]  # of the C class; `accept` makes more of it
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -85,6 +86,7 @@ class Acceptor:
                 self.loop.remove_reader(listener)
                 self.loop.call_later(1.0, self._accept_again, listener)
                 return
+            sock = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
             late = self.waiting and monotonic() - self.waiting[0].since > WAIT_SECONDS
             if late or not self.http.has_room():
                 self._turn_away(sock, 503, random.choice(self._overloaded))
@@ -117,7 +119,7 @@ class Acceptor:
     def _begin(self) -> None:
         self.http.begin(self.waiting.popleft())
 
-    def _turn_away(self, sock: socket.socket, status: int, answer: bytes) -> None:
+    def _turn_away(self, sock: socket.SocketType, status: int, answer: bytes) -> None:
         self.metrics.refusals[status] += 1
         self.turned_away.add(sock, answer, self.http.room() - len(self.http))
 

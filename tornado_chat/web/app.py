@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
@@ -19,7 +20,6 @@ from tornado.web import Application, RequestHandler
 from tornado_chat.errors import ChatError
 from tornado_chat.metrics import Metrics
 from tornado_chat.web.gate import PATH, Gate
-from tornado_chat.web.handover import plain
 from tornado_chat.web.http_connections import HttpConnection
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
 from tornado_chat.web.pages import STATIC, PageHandler
@@ -69,7 +69,7 @@ class Front(HTTPServerConnectionDelegate):
             admitted = admit(gate, connection.remote_ip, "GET", request.target, "HTTP/1.1", headers)
         except (HandshakeError, ChatError) as error:
             raise refused(gate, error, headers.get("accept", "")) from None
-        return lambda: open_session(gate, admitted, plain(connection.sock), request.rest)
+        return partial(open_session, gate, admitted, connection.sock, request.rest)
 
 
 class _Fork(HTTPMessageDelegate):

@@ -10,11 +10,6 @@ from contextlib import suppress
 from tornado.iostream import IOStream, StreamClosedError
 
 
-def plain(sock: socket.socket) -> socket.SocketType:
-    """The kind of socket that has only what a line needs, on the descriptor of `sock`, which gives it up."""
-    return socket.SocketType(sock.family, sock.type, sock.proto, sock.detach())
-
-
 def take_over(stream: IOStream) -> tuple[socket.SocketType, bytes]:
     """The socket of a stream that was detached from HTTP, not blocking, and what the client sent after its request.
 

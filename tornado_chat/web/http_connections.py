@@ -72,7 +72,7 @@ class HttpConnection:
 
     __slots__ = ("account", "due", "protocol", "remote_ip", "said", "since", "sock", "stream")
 
-    def __init__(self, sock: socket.socket, peer: str, account: str | None) -> None:
+    def __init__(self, sock: socket.SocketType, peer: str, account: str | None) -> None:
         self.remote_ip = peer
         self.protocol = "http"
         self.sock = sock
@@ -154,7 +154,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
         self._cut_off(quietest)
         return True
 
-    def enter(self, sock: socket.socket, peer: str) -> HttpConnection:
+    def enter(self, sock: socket.SocketType, peer: str) -> HttpConnection:
         """Count a socket that was accepted; ChatError (rate_limited) if its address has too many."""
         account = self.account(peer)
         if account is not None:
@@ -215,7 +215,8 @@ class HttpConnections(HTTPServerConnectionDelegate):
         self._loop.remove_reader(sock.fileno())
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-        connection.stream = _Stream(sock, said, self._wait_for_turn)
+        tornados = socket.socket(sock.family, sock.type, sock.proto, sock.detach())
+        connection.stream = _Stream(tornados, said, self._wait_for_turn)
         serving = self._serving[connection] = HTTP1ServerConnection(connection.stream, self._parameters, connection)
         serving.start_serving(self)
 

@@ -45,7 +45,7 @@ class Target:
             return "not measured"
         value = medians["ours"] / (medians[self.peer] if self.peer else 1)
         met = value >= self.bound if self.at_least else value <= self.bound
-        by = f"{value:.2f} x, " if self.peer else ""
+        by = f"{value:.3g} x, " if self.peer else ""
         return by + ("met" if met else "**missed**")
 
 

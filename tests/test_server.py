@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.chat import eventually
+from tests.support.chat import running as running_here
 from tests.support.raw_chat import AsyncChat, Closed, RawChat, Refused, get, handshake
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.config import Settings
@@ -44,6 +45,19 @@ def running(server: Server) -> subprocess.Popen[bytes]:
 
 def finished(process: subprocess.Popen[bytes]) -> bool:
     return process.poll() is not None
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_stop_just_after_a_poll_was_wanted_waits_for_nothing(tmp_path: Path, turns: int) -> None:
+    """asyncio.wait_for of Python 3.11 loses a cancellation in the turns after the event."""
+    async with running_here(tmp_path) as here:
+        watch = here.server.watching[0]
+        await asyncio.sleep(0.01)  # it waits
+        here.server.hub.poll_wanted.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        watch.cancel()
+        await eventually(watch.done, 2.0)
 
 
 # What it logs.

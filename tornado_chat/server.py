@@ -247,7 +247,8 @@ class Server:
         for second in itertools.count():
             wanted = self.hub.poll_wanted
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wanted.wait(), 1.0)
+                async with asyncio.timeout(1.0):  # wait_for of Python 3.11 loses a cancellation just after the event
+                    await wanted.wait()
             self.limits.sweep()
             self.load.turn()
             often = self.publisher.failing or not self.log_answers or not self.hub.broker.available
@@ -343,7 +344,8 @@ class Server:
             if number % 256 == 255:
                 await asyncio.sleep(0)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.lines.wait_empty(), CLOSE_SECONDS)
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self.lines.wait_empty()
         for line in list(self.lines.open):
             line.abort(CloseCode.SERVICE_RESTART, "did not answer the close frame")
 

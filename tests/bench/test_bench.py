@@ -422,7 +422,7 @@ def test_the_table_has_medians_ratios_and_verdicts() -> None:
     lines = table(results).splitlines()
     assert lines[0] == "| | tornado_chat | FastAPI + uvicorn | stock Tornado | target | |"
     assert lines[2].endswith(
-        "| 800 | 100 | 80 | ≥ 8 x FastAPI + uvicorn; ≥ 15 x stock Tornado | 8.00 x, met; 10.00 x, **missed** |"
+        "| 800 | 100 | 80 | ≥ 8 x FastAPI + uvicorn; ≥ 15 x stock Tornado | 8 x, met; 10 x, **missed** |"
     )
     assert lines[3].endswith("| 25.0 |  |  | ≤ 20.0 | **missed** |")
     assert len({line.count("|") for line in lines}) == 1

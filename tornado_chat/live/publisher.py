@@ -75,7 +75,8 @@ class Publisher:
     async def stop(self, seconds: float) -> None:
         """Commit what was submitted, for at most `seconds`, then end."""
         try:
-            await asyncio.wait_for(self.idle.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self.idle.wait()
         except TimeoutError:
             logger.error("stopped with uncommitted entries count=%d", len(self.queue))
         if self._task is not None:

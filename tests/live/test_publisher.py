@@ -265,6 +265,27 @@ async def test_who_came_later_and_went_along_with_a_commit_whose_answer_was_lost
 async def no_poll(hub: Hub) -> None: ...
 
 
+@pytest.mark.logs("log unavailable|log does not answer")
+async def test_a_commit_that_was_given_up_takes_nothing_of_what_comes_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may still be begun, when another process ends its turn, and its outcomes go nowhere."""
+    async with running(tmp_path) as here, AsyncExitStack() as stack:
+        chat = await stack.enter_async_context(await AsyncChat.connect(port(here)))
+        given_up: list[Batch] = []
+        append = here.server.log.append
+
+        async def give_up(batch: Batch, limit: int) -> list[Appended | ChatError]:
+            given_up.append(batch)
+            monkeypatch.setattr(here.server.log, "append", append)
+            raise LogUnavailable("of the test")
+
+        monkeypatch.setattr(here.server.log, "append", give_up)
+        assert (await chat.ask(type="send", room="r", text="one", id="1"))["code"] == "unavailable"
+        assert (await chat.ask(type="send", room="r", text="two", id="2"))["type"] == "ack"
+        assert [[entry.id for entry in batch] for batch in given_up] == [["1"]]
+
+
 @pytest.mark.logs("log unavailable entries=1 reason=no answer in time")
 async def test_the_next_event_brings_the_one_whose_answer_was_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -100,7 +100,11 @@ async def test_a_room_that_closes_while_it_rests_leaves_no_timer(monkeypatch: py
     big.flush_now()
     big.deliver(log.add("two"))
     await eventually(lambda: big.resting is not None)
+    waiting = asyncio.ensure_future(big.flush_begun())
+    await asyncio.sleep(0)
     for peer in peers:
         await peer.leave()
     assert big.closed
     assert big.resting is None
+    assert not big.pending
+    await asyncio.wait_for(waiting, 1.0)  # who waits for the flush goes on

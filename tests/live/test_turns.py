@@ -72,6 +72,23 @@ async def test_big_rooms_flush_in_turn_and_one_slice_at_a_time() -> None:
     await until(lambda: seen[-1] == "c")
 
 
+async def test_flushes_wait_for_a_commit_once_for_each_slice() -> None:
+    turns, seen = Turns(asyncio.get_running_loop()), list[str]()
+    turns.commit_begins()
+    turns.flush(slices("a", 3, seen))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert seen == [], "the log's thread gets the processor first"
+    turns.commit_ended()
+    await until(lambda: len(seen) == 3)
+    turns.commit_begins()
+    turns.flush(slices("b", 3, seen))
+    await until(lambda: len(seen) == 6)  # a commit that takes long is waited for in vain
+    turns.commit_ended()
+    turns.flush(slices("c", 1, seen))
+    await until(lambda: seen[-1] == "c")
+
+
 @pytest.mark.logs("Exception in callback")
 async def test_a_flush_that_fails_ends_and_the_others_go_on() -> None:
     turns, seen = Turns(asyncio.get_running_loop()), list[str]()

@@ -18,7 +18,8 @@ from tests.support.chat import Running, eventually, running
 from tests.support.plain_http import HTTP, UPGRADE, get
 from tests.support.raw_chat import RawChat, Refused, commands, handshake
 from tests.support.servers import UNLIMITED, Server
-from tornado_chat.web import http_connections
+from tornado_chat.live.websocket import WebSocket
+from tornado_chat.web import app, http_connections
 
 PATIENCE = 15.0
 PAGE = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -136,6 +137,42 @@ async def test_who_asks_nothing_and_who_takes_no_answer_is_cut_off_in_time(
             for connection in here.server.http._serving:
                 connection.due -= http_connections.ANSWER_SECONDS - 20
             await eventually(lambda: not len(here.server.http))
+
+
+async def test_half_a_head_that_comes_late_brings_no_more_time(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, idle(here, 1) as (slow,):
+        await eventually(lambda: len(here.server.http._serving) == 1)
+        (connection,) = here.server.http._serving
+        connection.due -= 5
+        due = connection.due
+        await asyncio.get_running_loop().sock_sendall(slow, PAGE[:20])
+        await eventually(lambda: connection.stream is not None)
+        assert connection.due == due
+
+
+@pytest.mark.logs("handshake failed|session not begun")
+@pytest.mark.parametrize("where", ["admit", "open_session", "WebSocket.start"])
+async def test_a_fault_in_letting_somebody_in_ends_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ValueError("a fault of the test")
+
+    async with running(tmp_path) as here, idle(here, 1) as (client,):
+        await eventually(lambda: len(here.server.http._serving) == 1)
+        with monkeypatch.context() as patch:
+            if where == "WebSocket.start":
+                patch.setattr(WebSocket, "start", fail)
+            else:
+                patch.setattr(app, where, fail)
+            await asyncio.get_running_loop().sock_sendall(client, handshake(port_of(here), "/ws"))
+            try:
+                assert b"101" not in await said_by(client) or where == "WebSocket.start"
+            except ConnectionResetError:
+                assert where == "WebSocket.start"
+        await eventually(lambda: not len(here.server.http) and not here.server.lines.open)
+        assert not here.server.limits.addresses.accounts or where != "admit"
+        await (await here.connect()).close()
 
 
 @pytest.mark.parametrize("head", [b"a:\r\n" * 101, b"a:\r\n" * 15_000, b"a: " + b"b" * 17_000 + b"\r\n"])

@@ -2,7 +2,6 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <errno.h>
-#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/socket.h>
@@ -13,8 +12,6 @@
 #endif
 
 enum { UNTRIED = -1, FAILED = -2, SENDS_A_LOOK = 8 };
-
-static const double YIELD_SECONDS = 0.0001;
 
 struct odd {
     Py_ssize_t place;
@@ -34,9 +31,6 @@ static long send_one(int fd, const char *data, size_t size) {
     if (sent >= 0) return (long)sent;
     return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : FAILED;
 }
-
-/* To the log's thread, which may wait for this processor and for the GIL, that nobody has now: docs/performance.md. */
-static void yield_processor(void) { sched_yield(); }
 
 /* A buffer of 64-bit integers, to be released by the caller; false with an exception set. */
 static bool integers(PyObject *object, Py_buffer *buffer) {
@@ -85,19 +79,13 @@ static PyObject *send_all(PyObject *module, PyObject *args) {
     Py_ssize_t place = begin, count = 0;
     Py_BEGIN_ALLOW_THREADS;
     const double until = now() + seconds;
-    double yielded = until - seconds;
     for (; place < end; place++) {
-        if (place > begin && (place - begin) % SENDS_A_LOOK == 0) {
-            const double time = now();
-            if (time > until) break;
-            if (time - yielded > YIELD_SECONDS) yield_processor(), yielded = now();
-        }
+        if (place > begin && (place - begin) % SENDS_A_LOOK == 0 && now() > until) break;
         const uint64_t fd = key[place] & UINT32_MAX;
         long taken = UNTRIED;
         if (key[place] && fd < known && open_key[fd] == key[place]) taken = send_one((int)fd, data, size);
         if (taken != (long)size) odd[count++] = (struct odd){place, taken};
     }
-    yield_processor();
     Py_END_ALLOW_THREADS;
     made = result(place, odd, count);
     PyMem_Free(odd);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from time import monotonic
 
 from tornado_chat.live.fanout import UNTRIED, send_all
 from tornado_chat.live.group import Group
@@ -14,7 +15,6 @@ class Batch:
     __slots__ = ("_end", "_place", "_users", "after", "data", "events", "frames", "group", "signals")
 
     def __init__(self, group: Group, frames: list[bytes], after: int, signals: list[tuple[bytes, str | None]]) -> None:
-        group.flushing = True
         self.group = group
         self.after = after  # the seq before the batch: the cursor of a member that falls behind in it
         self.events = len(frames)
@@ -24,6 +24,7 @@ class Batch:
         self._users = {user for _, user in signals if user is not None}
         self._place = 0  # in the group: those before it were sent to, or told
         self._end = len(group.members)
+        group.flushing = True
 
     @property
     def done(self) -> bool:
@@ -41,16 +42,18 @@ class Batch:
         How many got all of it, and (place, bytes taken or UNTRIED) of the others, to whom it is still to be written:
         their lines are not direct, or the batch is not wholly for them.
         """
-        begun, end = self._place, min(self._place + most, self._end)
+        begun, end, until = self._place, min(self._place + most, self._end), monotonic() + seconds
         odd: list[tuple[int, int]] = []
         for stop in (*self._apart(begun, end), end):
-            self._place, found = send_all(self.data, self.group.keys, direct, self._place, stop, seconds)
+            self._place, found = send_all(self.data, self.group.keys, direct, self._place, stop, until - monotonic())
             odd += found
             if self._place < stop:
                 break  # the time is up
             if stop < end:
                 odd.append((stop, UNTRIED))
                 self._place += 1
+                if monotonic() > until:
+                    break
         return self._place - begun - len(odd), odd
 
     def _apart(self, begin: int, end: int) -> list[int]:

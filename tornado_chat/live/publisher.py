@@ -92,7 +92,8 @@ class Publisher:
             outcomes = await self._commit()
             count = len(outcomes)
             entries, senders = self.queue[:count], self._senders[:count]
-            del self.queue[:count], self._senders[:count]
+            # New lists: a commit that was given up may still take what is in the old one.
+            self.queue, self._senders = self.queue[count:], self._senders[count:]
             self.queued_chars -= sum(map(_size, entries))
             self._announce(entries, senders, outcomes)
             if self.blocked and len(self.queue) <= QUEUE_ENTRIES // 2 and self.queued_chars <= QUEUE_CHARS // 2:
@@ -104,6 +105,8 @@ class Publisher:
         metrics = self.hub.metrics
         started = monotonic()
         count = min(BATCH_ENTRIES, len(self.queue))
+        turns = self.hub.shared.turns
+        turns.commit_begins()
         try:
             outcomes = await self.hub.log.append(self.queue, BATCH_ENTRIES)
         except Exception as error:
@@ -117,6 +120,8 @@ class Publisher:
                 "the log did not answer: send it again with the same id, and it is there once at most",
             )
             return [unavailable] * count  # what came later is tried again: a duplicate, if it went along
+        finally:
+            turns.commit_ended()
         self.failing = False
         metrics.commit_seconds.observe(monotonic() - started)
         metrics.batch_size.observe(len(outcomes))

@@ -140,7 +140,7 @@ class Room:
             self.hole = None
         if self.resting is not None:
             self.resting.cancel()
-            self.resting = None
+            self._rested()  # nobody is here: those who wait for the flush go on
 
     def size(self) -> int:
         """How many members, live or catching up."""

@@ -13,15 +13,21 @@ FEEDS, FEED_SECONDS = 16, 0.001
 """Chunks for members that catch up in one loop turn, over all rooms, and about how long they may take together."""
 
 
+HOLD_SECONDS = 0.001
+"""How long the flushes of big rooms wait for a commit, once for each commit and for each slice."""
+
+
 class Turns:
     """The queues of what is to go on in a loop turn to come."""
 
-    __slots__ = ("_feed_due", "_feeding", "_flush_due", "_flushing", "_loop")
+    __slots__ = ("_committing", "_feed_due", "_feeding", "_flush_due", "_flushing", "_hold", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._flushing: deque[Callable[[], bool]] = deque()
         self._flush_due = False
+        self._committing = False
+        self._hold: asyncio.TimerHandle | None = None  # a flush waits for the commit
         self._feeding: deque[tuple[Member, Callable[[Member], None]]] = deque()
         self._feed_due = False
 
@@ -32,7 +38,25 @@ class Turns:
             self._flush_due = True
             self._loop.call_soon(self._flush_turn)
 
+    def commit_begins(self) -> None:
+        """Flushes wait for it, for a moment: the log's thread needs the processor that they would keep.
+
+        On one core it waited 3 ms for it (docs/performance.md), and who has sent something small waited with it.
+        """
+        self._committing = True
+
+    def commit_ended(self) -> None:
+        self._committing = False
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
+            self._loop.call_soon(self._flush_turn)
+
     def _flush_turn(self) -> None:
+        if self._committing and self._hold is None:
+            self._hold = self._loop.call_later(HOLD_SECONDS, self._flush_turn)
+            return
+        self._hold = None
         try:
             flush_slice = self._flushing.popleft()
             if flush_slice():

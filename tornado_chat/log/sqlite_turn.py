@@ -7,7 +7,10 @@ import os
 
 
 class Turn:
-    """A lock that the kernel hands on: `with` it, one process at a time writes. Blocking.
+    """A lock that the kernel hands on: `with` it, one process at a time writes.
+
+    It blocks for as long as another process has its turn, be that stopped. Who called the thread is answered in time
+    (`Threads`), and the thread goes on when the other does, or is killed.
 
     SQLite's own lock, which stays the one that counts, is waited for in sleeps of up to 100 ms: who has just written
     gets it again, and the others starve. This one wakes who waits, and goes with the process that has it. It is on the

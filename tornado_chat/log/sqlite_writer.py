@@ -112,7 +112,11 @@ class Writer(Connected):
         self.erased = False  # something was erased whose bytes still stand in the write-ahead log
         self._busy_timeout = busy_timeout
         self._restart_timeout = restart_timeout
-        self._turn = Turn(path)
+        try:
+            self._turn = Turn(path)
+        except OSError as error:
+            self.db.close()
+            raise LogUnavailable(f"{path}-wal cannot be opened: {error.strerror}") from error
         self._heads: dict[str, Head] = {}
         self._version = 0  # of the data, as SQLite counts what other connections commit, at which `_heads` were read
         self._shared = True  # another connection had written when SQLite was asked last
@@ -193,12 +197,14 @@ class Writer(Connected):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Inside it is this process's turn; LogUnavailable for what SQLite could not do there."""
+        """Inside it is this process's turn; LogUnavailable if there is none, or for what SQLite could not do there."""
         try:
             with self._turn:
                 yield
         except sqlite3.Error as error:
             raise LogUnavailable(f"SQLite: {error}") from error
+        except OSError as error:
+            raise LogUnavailable(f"no turn to write: {error}") from error
 
     def _wait_for_locks(self, seconds: float) -> None:
         self.db.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")

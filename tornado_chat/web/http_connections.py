@@ -10,6 +10,7 @@ Where the process has no room for a newcomer, the one that has been quiet for lo
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections import Counter, deque
 from collections.abc import Callable
@@ -32,6 +33,8 @@ from tornado_chat.live.limits import Limits
 from tornado_chat.web.refusals import Refused
 from tornado_chat.wire.refusals import refusal
 from tornado_chat.wire.request import MAX_HEAD_BYTES, MAX_HEADERS, has_bare_breaks
+
+logger = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 20.0
 """A connection on which no whole head of a request comes for this long is closed: it holds an open file."""
@@ -70,7 +73,7 @@ _BARE_BREAKS = refusal(
 class HttpConnection:
     """One socket. Tornado has it as the `context` of its requests, and reads `remote_ip` and `protocol`."""
 
-    __slots__ = ("account", "due", "protocol", "remote_ip", "said", "since", "sock", "stream")
+    __slots__ = ("account", "answered", "due", "protocol", "remote_ip", "said", "since", "sock", "stream")
 
     def __init__(self, sock: socket.SocketType, peer: str, account: str | None) -> None:
         self.remote_ip = peer
@@ -78,6 +81,7 @@ class HttpConnection:
         self.sock = sock
         self.account = account  # the address that it counts for; None: a proxy's
         self.since = self.due = 0.0  # when it got on last, and when it must have got on again
+        self.answered = False  # a head of a request has come to Tornado
         self.said = b""  # what it said first, until it is this one's turn
         self.stream: IOStream | None = None  # once Tornado has it
         self.expect_request()
@@ -91,6 +95,7 @@ class HttpConnection:
 
     def expect_answer(self) -> None:
         """The head of a request is here."""
+        self.answered = True
         self.since = monotonic()
         self.due = self.since + ANSWER_SECONDS
 
@@ -197,9 +202,15 @@ class HttpConnections(HTTPServerConnectionDelegate):
         said, connection.said = connection.said, b""
         try:
             become_socket = self.let_in(connection, said)
+            if become_socket is not None:
+                become_socket()
         except Refused as refused:
             with suppress(OSError):  # it has gone already
                 connection.sock.send(refused.answer)
+            self._cut_off(connection)
+            return
+        except Exception:  # it ends with whom it concerns
+            logger.exception("handshake failed")
             self._cut_off(connection)
             return
         if become_socket is None:
@@ -207,7 +218,6 @@ class HttpConnections(HTTPServerConnectionDelegate):
         else:
             del self._serving[connection]
             self._leave(connection)
-            become_socket()
 
     def _hand_on(self, connection: HttpConnection, said: bytes) -> None:
         """Let Tornado read and answer its requests, `said` first."""
@@ -224,7 +234,8 @@ class HttpConnections(HTTPServerConnectionDelegate):
         connection = _connection_of(server_conn)
         serving = self._serving.pop(connection, None)
         if serving is not None:  # None: it was cut off, and Tornado does not know yet
-            connection.expect_request()
+            if connection.answered:  # else the first request has been waited for since it was accepted
+                connection.expect_request()
             self._serving[connection] = serving
         return self.front.start_request(server_conn, request_conn)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import socket
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from tornado.httputil import (
 )
 
 from tornado_chat.auth import Identity
-from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.errors import ChatError, CloseCode, ErrorCode
 from tornado_chat.live.session import Session
 from tornado_chat.live.websocket import WebSocket
 from tornado_chat.web.gate import UNIX_PEER, Arguments, Gate, choose_codec, client_address
@@ -28,6 +29,8 @@ from tornado_chat.wire.deflate import negotiate
 from tornado_chat.wire.encodings import websocket
 from tornado_chat.wire.handshake import HandshakeError, check, response
 from tornado_chat.wire.refusals import last_answer
+
+logger = logging.getLogger(__name__)
 
 
 class Admitted(NamedTuple):
@@ -70,8 +73,12 @@ def open_session(gate: Gate, admitted: Admitted, sock: socket.SocketType, early:
     session = Session(context, identity, account, websocket(admitted.codec, admitted.window_bits))
     line = WebSocket(context.lines, sock, session, admitted.codec, deflate=admitted.window_bits > 0)
     line.jti, line.expires_at = identity.jti, identity.expires_at
-    session.begin(line, admitted.accepted, admitted.token, admitted.join)
-    line.start(early)
+    try:
+        session.begin(line, admitted.accepted, admitted.token, admitted.join)
+        line.start(early)
+    except Exception:  # it ends with whom it concerns
+        logger.exception("session not begun user=%s", identity.user)
+        line.abort(CloseCode.INTERNAL_ERROR)
 
 
 def terms(gate: Gate, error: HandshakeError | ChatError) -> tuple[int, dict[str, str], float | None]:

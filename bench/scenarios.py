@@ -213,7 +213,10 @@ def storm(bench: Bench, dialect: Dialect) -> Figures:
     with NamedTemporaryFile("w", dir=bench.directory) as file:
         for index in range(bench.size.large):
             user = f"guest-{index:016x}"
-            print(mint(SECRET.encode(), user, name=f"client-{index}", ttl=3600, jti=user, guest=True), file=file)
+            token = mint(
+                SECRET.encode(), user, name=f"client-{index}", device=f"{index:08x}", ttl=3600, jti=user, guest=True
+            )
+            print(token, file=file)
         file.flush()
         found = came_back(bench, dialect, f"{dialect.path}&token={{token}}", Path(file.name))
     strangers = came_back(bench, dialect, dialect.path, None)

@@ -174,7 +174,7 @@ class Guest:
 
     async def join(self) -> None:
         member = Member(self.line, self.user, "name", PLAIN)
-        await self.hub.admit(member, Join(room="r"), self.memberships, self.address)
+        await self.hub.admit(member, Join(room="r"), 0, self.memberships, self.address)
 
     def on_message(self, payload: bytes) -> None: ...
 

@@ -171,8 +171,9 @@ class Peer:
     async def join(self, after: int | None, *, at_once: bool = False) -> None:
         """`at_once`: without a look-up, if the room allows it."""
         member, join = Member(self, self.user, "name", PLAIN), Join(room="r", after=after)
-        if not (at_once and self.hub.admit_at_once(member, join, self.memberships, self.address)):
-            await self.hub.admit(member, join, self.memberships, self.address)
+        mark = 0 if at_once else await self.hub.marks.get(("r", self.user))
+        if not (at_once and self.hub.admit_at_once(member, join, mark, self.memberships, self.address)):
+            await self.hub.admit(member, join, mark, self.memberships, self.address)
 
     async def leave(self) -> None:
         if self.member is not None:

@@ -58,8 +58,8 @@ class Hub:
         self.tasks = self.shared.tasks
         self.rooms: dict[str, Room] = {}
         self.presence = PresenceTracker(self.shared, self.rooms, uid)
-        self.heads = Lookup(self.tasks, log.heads)
-        self.marks = Lookup(self.tasks, log.marks)
+        self.heads = Lookup(self.tasks, self.shared.turns, log.heads)
+        self.marks = Lookup(self.tasks, self.shared.turns, log.marks)
         self.poll_wanted = asyncio.Event()  # the heads are to be asked for now, not at the next turn
 
     async def stop(self) -> None:
@@ -125,11 +125,14 @@ class Hub:
 
     # Members
 
-    async def admit(self, member: Member, join: Join, memberships: Memberships, address: AddressAccount) -> None:
+    async def admit(
+        self, member: Member, join: Join, mark: int, memberships: Memberships, address: AddressAccount
+    ) -> None:
         """Make `member` one of the room that `join` names: `joined` is written, then what it lacks, then what happens.
 
-        It takes its place among the `memberships` of its session, where an older one of the same room ends. The room
-        is counted for `address`. ChatError: one too many; LogUnavailable, TimeoutError: the log does not answer.
+        `mark` is its user's read mark in the room, as the log has just told it. The member takes its place among the
+        `memberships` of its session, where an older one of the same room ends. The room is counted for `address`.
+        ChatError: one too many; LogUnavailable, TimeoutError: the log does not answer.
         """
         name = join.room
         self.limits.take(address, name, self.rooms)
@@ -137,7 +140,6 @@ class Hub:
             room = self.open_room(name)
             room.holds += 1
             try:
-                mark = await self.marks.get((name, member.user))
                 if not room.opened.done():
                     await asyncio.shield(room.opened)  # shared with others who join
                 target = room.head
@@ -158,15 +160,25 @@ class Hub:
                 address.leave_room(name)
             raise
 
-    def admit_at_once(self, member: Member, join: Join, memberships: Memberships, address: AddressAccount) -> bool:
-        """As `admit`, of a user who has no mark; False, with nothing done, if there is something to wait for."""
-        room = self.rooms.get(join.room)
-        if room is None or room.head < 0 or not room.flushed == room.head >= (join.after or 0):
+    def admit_at_once(
+        self, member: Member, join: Join, mark: int, memberships: Memberships, address: AddressAccount
+    ) -> bool:
+        """As `admit`, with the first of what the member lacks; False, with nothing done, if one would have to wait."""
+        name = join.room
+        room = self.rooms.get(name)
+        if room is None or room.head < 0 or not room.flushed == room.head >= max(join.after or 0, mark):
             return False
-        self.limits.take(address, room.name, self.rooms)
+        self.limits.take(address, name, self.rooms)
         room.holds += 1  # the older membership may be its only one
-        self._enter(room, member, join, 0, memberships, address, now=True)
-        room.holds -= 1
+        try:
+            self._enter(room, member, join, mark, memberships, address, now=True)
+        except BaseException:
+            if memberships.get(name) is not member:
+                address.leave_room(name)
+            raise
+        finally:
+            room.holds -= 1
+            room.release()
         return True
 
     def _enter(
@@ -186,13 +198,15 @@ class Hub:
             after = head - (join.last or 0)
         member.cursor = max(0, min(after, head))
         self.leave(room.name, memberships, address)
-        memberships[room.name] = member
         epoch = self.log.epoch
         member.line.cork()
-        member.write(Joined(id=join.id, room=room.name, head=head, cursor=member.cursor, read=mark, epoch=epoch))
-        if room.enter(member, now=now):
-            self.presence.enter(room, member.user, member.name)
-        member.line.uncork()
+        try:
+            member.write(Joined(id=join.id, room=room.name, head=head, cursor=member.cursor, read=mark, epoch=epoch))
+            memberships[room.name] = member
+            if room.enter(member, now=now):
+                self.presence.enter(room, member.user, member.name)
+        finally:
+            member.line.uncork()
 
     def leave(self, name: str, memberships: Memberships, address: AddressAccount) -> None:
         """End the membership of the room, if there is one."""

@@ -48,7 +48,7 @@ _jws = jwt.PyJWS(algorithms=[_ALGORITHM])
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 
 
-class Identity(msgspec.Struct, frozen=True):
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """A signed-in user. `rooms` are patterns (None: every room), `expires_at` is in Unix seconds (inf: never).
 
     `guest`: made here, and given a new token with each connection. `new`: made with this one, so nobody has been it.

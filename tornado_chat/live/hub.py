@@ -9,7 +9,7 @@ from tornado_chat.errors import LogReplaced
 from tornado_chat.live.fanout import Direct
 from tornado_chat.live.limits import AddressAccount, RoomLimits
 from tornado_chat.live.lookup import Lookup
-from tornado_chat.live.member import Member
+from tornado_chat.live.member import Member, Memberships
 from tornado_chat.live.presence import PresenceTracker
 from tornado_chat.live.room import Room
 from tornado_chat.live.shared import Shared
@@ -28,9 +28,6 @@ CLEARED = 1000
 POLL_SECONDS = 5
 """How often the log is asked for the heads of the rooms here: finds what was committed and never announced. Each second
 while the broker is away, and after a commit with an unknown outcome."""
-
-Memberships = dict[str, Member]
-"""Those of one session, by room."""
 
 
 class Hub:
@@ -202,7 +199,8 @@ class Hub:
         member.line.cork()
         try:
             member.write(Joined(id=join.id, room=room.name, head=head, cursor=member.cursor, read=mark, epoch=epoch))
-            memberships[room.name] = member
+            member.room = room.name
+            memberships.add(member)
             if room.enter(member, now=now):
                 self.presence.enter(room, member.user, member.name)
         finally:
@@ -210,7 +208,7 @@ class Hub:
 
     def leave(self, name: str, memberships: Memberships, address: AddressAccount) -> None:
         """End the membership of the room, if there is one."""
-        member = memberships.pop(name, None)
+        member = memberships.remove(name)
         if member is not None:
             address.leave_room(name)
             room = self.rooms[name]
@@ -220,9 +218,9 @@ class Hub:
 
     def drained(self, memberships: Memberships) -> None:
         """The line of these takes bytes again: those that are behind are fed."""
-        for name, member in memberships.items():
+        for member in memberships:
             if member.state:
-                self.rooms[name].feed_soon(member)
+                self.rooms[member.room].feed_soon(member)
 
     # Receiver: what the broker tells
 

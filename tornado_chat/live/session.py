@@ -21,11 +21,10 @@ from tornado_chat.errors import ChatError, CloseCode, ErrorCode, LogUnavailable
 from tornado_chat.live.author import Author
 from tornado_chat.live.context import Context
 from tornado_chat.live.flood import Flood
-from tornado_chat.live.hub import Memberships
 from tornado_chat.live.limits import FRAME_BYTES, AddressAccount
 from tornado_chat.live.line import Line
 from tornado_chat.live.lookup import Question
-from tornado_chat.live.member import Member
+from tornado_chat.live.member import Member, Memberships
 from tornado_chat.live.room_presence import RoomPresence
 from tornado_chat.log import Appended, Entry
 from tornado_chat.log.sweeping import Mark
@@ -98,7 +97,7 @@ class Session(Author):
         """`address` is the account that this connection was entered into."""
         super().__init__(context, identity, address)
         self.encoding = encoding
-        self.members: Memberships = {}
+        self.members = Memberships()
         self.unanswered = 0  # entries on their way through the log
         self.held: list[tuple[Command, int]] | None = None  # commands that wait for their turn, with their bytes
         self.held_bytes = 0
@@ -196,8 +195,8 @@ class Session(Author):
 
     def on_closed(self, code: int, reason: str) -> None:
         hub = self.context.hub
-        for name in list(self.members):
-            hub.leave(name, self.members, self.address)
+        for member in list(self.members):
+            hub.leave(member.room, self.members, self.address)
         self.held = None
         if self.asking is not None:
             self.asking.cancel()
@@ -331,7 +330,7 @@ class Session(Author):
         if self.unanswered:
             return False
         self.check_room(command.room)
-        if len(self.members) >= ROOMS and command.room not in self.members:
+        if len(self.members) >= ROOMS and self.members.get(command.room) is None:
             raise ChatError(ErrorCode.TOO_LARGE, f"a connection may be in {ROOMS:,} rooms: leave one first")
         self.context.limits.check_join(self.address)
         if self.flood is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.errors import BenchError
@@ -69,7 +70,7 @@ class Load:
         self._stdin.close()
         self._stdout.close()
 
-    def ask(self, command: str, limit: float = ANSWER_SECONDS, /, **fields: float | str) -> dict[str, object]:
+    def ask(self, command: str, limit: float = ANSWER_SECONDS, /, **fields: float | str | Path) -> dict[str, object]:
         """Give a command and return the answer. BenchError when there is none in `limit` s, and when it is an error."""
         line = "\t".join([command, *(f"{key}={value}" for key, value in fields.items())])
         try:
@@ -99,6 +100,7 @@ class Load:
         ready: str | None = None,
         timeout: float = 60,
         to: Sequence[str] = (),
+        tokens: Path | None = None,
         **fields: int,
     ) -> float:
         """Open `count` connections, in `rooms` by turns, and wait until all are ready; the seconds it took.
@@ -106,6 +108,7 @@ class Load:
         A second call brings back those that were cut. More fields: `inflight` (handshakes at a time), `deflate`,
         `rcvbuf` (bytes), `first` (number of the first client), `returns` (1: those that the server ends come back).
         `path` and `ready` stand for the dialect's, `to` for all of the server's addresses.
+        `tokens` is a file with a token in each line, that of the first client first, for `{token}` in `path`.
         """
         answer = self.ask(
             "connect",
@@ -116,6 +119,7 @@ class Load:
             path=path or server.dialect.path,
             ready=server.dialect.ready if ready is None else ready,
             timeout=timeout,
+            tokens=tokens or "",
             **fields,
         )
         return float(str(answer["seconds"]))

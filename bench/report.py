@@ -146,7 +146,8 @@ ROWS = (
         "storm", "seconds", "10,000 clients come back, each recovers 100 events: until all are synced, s", 1, (most(8),)
     ),
     Row("storm", "log_reads", "log queries for that", 0, (most(1),)),
-    Row("storm", "cpu_seconds", "the server's CPU for that, s", 1, (most(1.5),)),
+    Row("storm", "cpu_seconds", "the server's CPU for that, s", 2, (most(1.5),)),
+    Row("storm", "strangers_cpu_seconds", "the server's CPU where each comes back as a new guest, s", 2),
     *(
         Row(scenario, f"{way}_{figure}", f"{where}, {load}: {what}", digits, targets)
         for scenario, where in (("workers", "1,000 members of a room"), ("workers-unix", "through Unix sockets"))

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from bench import installations
 from bench.bench import KIB, LOAD_SHARE, MIB, Bench, Figures
 from bench.driver import Load, connect_all
 from bench.errors import BenchError
-from bench.servers import OURS_ECHO, Dialect, ServerProcess, apart, on_one_port, ours, peers, pure
+from bench.servers import OURS_ECHO, SECRET, Dialect, ServerProcess, apart, on_one_port, ours, peers, pure
 from bench.tools import Tools
+from tornado_chat.auth import mint
 
 HIGH_WATER_MARK = 64 * KIB  # bytes; of the slow readers' server
 PACES, PACES_LARGE = (10, 100, 300), (5, 20)  # messages a second to 1,000 members, and to 10,000
@@ -206,10 +208,28 @@ def latency(bench: Bench, dialect: Dialect) -> Figures:
 
 
 def storm(bench: Bench, dialect: Dialect) -> Figures:
-    """All clients are cut off, miss 100 events, and come back at once with `after`; seconds until all are synced."""
+    """All clients are cut off, miss 100 events, and come back at once with `after`; seconds until all are synced.
+
+    With the tokens that they had as guests, as clients do; and without, so that each is somebody new.
+    """
+    with NamedTemporaryFile("w", dir=bench.directory) as file:
+        for index in range(bench.size.large):
+            user = f"guest-{index:016x}"
+            token = mint(
+                SECRET.encode(), user, name=f"client-{index}", device=f"{index:08x}", ttl=3600, jti=user, guest=True
+            )
+            print(token, file=file)
+        file.flush()
+        found = came_back(bench, dialect, f"{dialect.path}&token={{token}}", Path(file.name))
+    strangers = came_back(bench, dialect, dialect.path, None)
+    return found | {f"strangers_{figure}": value for figure, value in strangers.items()}
+
+
+def came_back(bench: Bench, dialect: Dialect, path: str, tokens: Path | None) -> Figures:
+    """The storm of clients that connect to `path`."""
     seen, missed = 10, bench.size.missed
     with bench.server(dialect) as server, bench.load() as clients, bench.load(1) as publisher:
-        clients.connect(server, bench.size.large, timeout=120)
+        clients.connect(server, bench.size.large, path=path, tokens=tokens, timeout=120)
         publisher.connect(server, 1, first=bench.size.large)
         publisher.publish(server, window=8, count=seen)
         clients.drain(least=seen)
@@ -219,7 +239,7 @@ def storm(bench: Bench, dialect: Dialect) -> Figures:
         publisher.drain(least=seen + missed)
         reads, cpu = server.counter("tornado_chat_log_reads_total"), server.cpu()
         began = time.monotonic()
-        clients.connect(server, bench.size.large, path=f"{dialect.path}&after={seen}", inflight=1000, timeout=120)
+        clients.connect(server, bench.size.large, path=f"{path}&after={seen}", inflight=1000, timeout=120)
         clients.drain(least=seen + missed)
         figures = {"seconds": time.monotonic() - began, "cpu_seconds": server.cpu() - cpu}
         if reads is not None:

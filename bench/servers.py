@@ -32,9 +32,10 @@ class Dialect:
 
     `command` is its argument vector, `{port}`, `{directory}` (its own; `secret` in it holds SECRET) and the URLs of the
     services that it `needs`, as `{redis}`, filled in. `path` and `message` are templates of the load generator
-    (`{room}`, `{index}`, `{number}`, `{marker}`, `{text}`). A client is ready when a frame contains `ready`; if that is
-    empty, with the 101. `addresses`, filled in likewise, are where it listens: HOST:PORT or the path of a Unix socket.
-    One that `announces` prints `listening on` when it is ready: a parent has its port before its workers are.
+    (`{room}`, `{index}`, `{number}`, `{token}`, `{marker}`, `{text}`). A client is ready when a frame contains
+    `ready`; if that is empty, with the 101. `addresses`, filled in likewise, are where it listens: HOST:PORT or the
+    path of a Unix socket. One that `announces` prints `listening on` when it is ready: a parent has its port before its
+    workers are.
     `environment` is what its environment has besides the benchmark's own.
     `tree` is the folder that it is started in: its own `tornado_chat` and `bench` are the ones that Python runs there.
     """

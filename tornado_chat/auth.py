@@ -48,10 +48,10 @@ _jws = jwt.PyJWS(algorithms=[_ALGORITHM])
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 
 
-class Identity(msgspec.Struct, frozen=True):
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """A signed-in user. `rooms` are patterns (None: every room), `expires_at` is in Unix seconds (inf: never).
 
-    `guest`: made here, and given a new token with each connection.
+    `guest`: made here, and given a new token with each connection. `new`: made with this one, so nobody has been it.
     """
 
     user: str
@@ -61,6 +61,7 @@ class Identity(msgspec.Struct, frozen=True):
     expires_at: float = math.inf
     jti: str | None = None
     guest: bool = False
+    new: bool = False
 
     def may_enter(self, room: str) -> bool:
         return self.rooms is None or any(matches(pattern, room) for pattern in self.rooms)
@@ -254,7 +255,7 @@ def new_guest(name: str | None) -> Identity:
     user = GUEST_PREFIX + drawn[:16]
     if name is None:
         name = f"{secrets.choice(_ADJECTIVES)} {secrets.choice(_ANIMALS)}"
-    return Identity(user, check_name(name), drawn[16:], jti=user, guest=True)
+    return Identity(user, check_name(name), drawn[16:], jti=user, guest=True, new=True)
 
 
 def new_device() -> str:

@@ -24,6 +24,9 @@ static struct address {                     /* of a server: the members of a roo
 } addresses[MOST_ADDRESSES];
 static int address_count;
 
+static char **tokens;
+static int token_count;
+
 struct conn *conns;
 int ready_count, waiting;
 static int epoll_fd, begun, pending;        /* connections begun by `open_all`; handshakes under way */
@@ -58,6 +61,23 @@ bool read_addresses(const char *list) {
     }
     return address_count > 0;
 }
+
+void read_tokens(const char *path) {
+    char *line = NULL;
+    size_t size = 0;
+    FILE *file = fopen(path, "r");
+    if (!file) { fail("%s: %s", path, strerror(errno)); return; }
+    while (token_count) free(tokens[--token_count]);
+    for (ssize_t n; (n = getline(&line, &size, file)) > 0;) {
+        line[strcspn(line, "\n")] = 0;
+        tokens = realloc(tokens, (token_count + 1) * sizeof *tokens);
+        if (!tokens || !(tokens[token_count++] = strdup(line))) abort();
+    }
+    free(line);
+    fclose(file);
+}
+
+const char *token_of(int index) { return index < token_count ? tokens[index] : ""; }
 
 static struct address *address_of(struct conn *c) {
     int64_t i = c - conns;

@@ -54,6 +54,8 @@ extern struct conn *conns;
 extern int ready_count, waiting;            /* connections that are ready; that will come back */
 void set_up_connections(int epoll_fd);
 bool read_addresses(const char *list);      /* HOST:PORT or the path of a Unix socket, with commas between them */
+void read_tokens(const char *path);         /* a file with one a line; that of client 0 first */
+const char *token_of(int index);            /* of the client with this number; empty: it has none */
 void open_all(void);                        /* those that are closed, `inflight` at a time */
 void request(struct conn *c);               /* its socket is connected, or will not be */
 void became_ready(struct conn *c);

@@ -60,6 +60,7 @@ static void start_connect(const char *line) {
     text(options.path, sizeof options.path, line, "path");
     text(options.ready, sizeof options.ready, line, "ready");
     if (!read_addresses(field(line, "to", ""))) fail("not addresses to connect to: %.200s", field(line, "to", ""));
+    if (*field(line, "tokens", "")) read_tokens(field(line, "tokens", ""));
     options.first = number(line, "first", 0), options.source = number(line, "source", 2);
     options.inflight = number(line, "inflight", 100), options.returns = number(line, "returns", 0);
     options.deflate = number(line, "deflate", 0), options.rcvbuf = number(line, "rcvbuf", 0);

@@ -29,7 +29,9 @@ size_t expand(char *to, size_t size, const char *from, int index, int64_t number
     char *start = to;
     while (*from) {
         bool is_text = !strncmp(from, "{text}", 6);
-        if (to - start + (size_t)(is_text ? publication.text : MARKER) >= size) {  /* no other is longer than a marker */
+        const char *token = strncmp(from, "{token}", 7) ? NULL : token_of(index);
+        size_t most = is_text ? (size_t)publication.text : token ? strlen(token) : MARKER;
+        if (to - start + most >= size) {    /* no other is longer than a marker */
             fail("a message or a path of more than %zu bytes", size);
             break;
         }
@@ -37,7 +39,8 @@ size_t expand(char *to, size_t size, const char *from, int index, int64_t number
             memcpy(to, marker, MARKER);
             memset(to + MARKER, 'x', publication.text - MARKER);
             to += publication.text, from += 6;
-        } else if (!strncmp(from, "{room}", 6)) to += sprintf(to, "%d", index % options.rooms), from += 6;
+        } else if (token) memcpy(to, token, most), to += most, from += 7;
+        else if (!strncmp(from, "{room}", 6)) to += sprintf(to, "%d", index % options.rooms), from += 6;
         else if (!strncmp(from, "{index}", 7)) to += sprintf(to, "%d", index), from += 7;
         else if (!strncmp(from, "{number}", 8)) to += sprintf(to, "%lld", (long long)number), from += 8;
         else if (!strncmp(from, "{marker}", 8)) memcpy(to, marker, MARKER), to += MARKER, from += 8;

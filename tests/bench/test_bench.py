@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +26,10 @@ from bench.driver import connect_all, percentile
 from bench.errors import BenchError
 from bench.report import ROWS, Target, table
 from bench.scenarios import SCENARIOS, closed_loop, fan_out
-from bench.servers import OURS_ECHO, Dialect, ServerProcess, fill, on_one_port, ours, peers, pure
+from bench.servers import OURS_ECHO, SECRET, Dialect, ServerProcess, fill, on_one_port, ours, peers, pure
 from bench.tools import HERE, MODULES, VENV, compiled, environment, find_tools, why_not
 from tests.support import ROOT
+from tornado_chat.auth import mint
 from tornado_chat.verify.processes import is_alive
 
 TINY = Size(
@@ -257,6 +258,27 @@ def test_a_server_that_never_gets_ready_is_an_error(bench: Bench, tmp_path: Path
 def test_a_server_that_does_not_start_is_an_error_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="the server ended with 3: no such flag"):
         ServerProcess(Dialect("broken", (sys.executable, "-c", "print('no such flag'); exit(3)"), "/ws"), tmp_path, 0)
+
+
+def test_clients_come_with_tokens_of_their_own(bench: Bench, tmp_path: Path) -> None:
+    """Each of which opens one room only."""
+
+    def written(numbers: Iterable[int]) -> Path:
+        file = tmp_path / "tokens.txt"
+        tokens = [mint(SECRET.encode(), "user", rooms=[f"room-{number}"], ttl=60) for number in numbers]
+        file.write_text("\n".join(tokens))
+        return file
+
+    with bench.server(ours()) as server, bench.load() as load:
+        path = "/ws/room-{index}?token={token}"
+        load.connect(server, 4, first=2, path=path, tokens=written(range(6)))
+        load.ask("cut")
+        load.connect(server, 4, first=2, path=path, tokens=written(range(6)))
+        load.ask("cut")
+        with pytest.raises(BenchError, match="does not let you into room-2"):
+            load.connect(server, 4, first=2, path=path, tokens=written(range(1, 7)))
+    with bench.load() as load, pytest.raises(BenchError, match="No such file"):
+        load.connect(server, 1, path=path, tokens=tmp_path / "none.txt")
 
 
 def test_cut_clients_come_back_with_their_numbers(bench: Bench, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from tornado_chat.broker.local import LocalBroker
 from tornado_chat.config import PURE
 from tornado_chat.live import batch, fanout, room
 from tornado_chat.live.fanout import FAILED, UNTRIED, Direct, SendAll, send_all_in_python
-from tornado_chat.live.hub import Hub, Memberships
+from tornado_chat.live.hub import Hub
 from tornado_chat.live.limits import AddressAccount, RoomLimits, TokenBucket
-from tornado_chat.live.member import Member
+from tornado_chat.live.member import Member, Memberships
 from tornado_chat.live.socket_line import Lines
 from tornado_chat.live.websocket import WebSocket
 from tornado_chat.metrics import Metrics
@@ -167,14 +167,14 @@ class Guest:
         self.line = WebSocket(lines, ours, self, JSON, deflate=False)
         self.line.start()
         self.user = f"user-{number}"
-        self.memberships: Memberships = {}
+        self.memberships = Memberships()
         self.address = AddressAccount(TokenBucket(0, 0, 0))
         self.bytes = b""
         self.ended = False
 
     async def join(self) -> None:
         member = Member(self.line, self.user, "name", PLAIN)
-        await self.hub.admit(member, Join(room="r"), self.memberships, self.address)
+        await self.hub.admit(member, Join(room="r"), 0, self.memberships, self.address)
 
     def on_message(self, payload: bytes) -> None: ...
 

@@ -10,6 +10,7 @@ from tests.support.chat import eventually
 from tests.support.hubs import MemoryLog, Peer, made_hub, turns
 from tornado_chat.errors import LogUnavailable
 from tornado_chat.live.hub import Hub
+from tornado_chat.live.member import Member
 
 
 async def nothing_left(hub: Hub, *peers: Peer) -> None:
@@ -56,6 +57,32 @@ async def test_a_join_that_the_log_does_not_answer_leaves_nothing(
     with pytest.raises(LogUnavailable):
         await peer.join(None)
     await nothing_left(hub, peer)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("joined_before", [True, False])
+async def test_a_fault_in_a_join_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, at_once: bool, joined_before: bool
+) -> None:
+    """The line, too, sends what was written: `cork` holds nothing back for ever."""
+    log = MemoryLog()
+    hub = made_hub(log, 10**6)
+    host, peer, uncorked = Peer(hub, "host"), Peer(hub, "user"), list[bool]()
+    await host.join(None)
+    if joined_before:
+        await peer.join(None)
+
+    def fail(self: Member, reply: object) -> None:
+        raise ValueError("a fault of the test")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Member, "write", fail)
+        patched.setattr(Peer, "uncork", lambda self: uncorked.append(True))
+        with pytest.raises(ValueError, match="of the test"):
+            await peer.join(None, at_once=at_once)
+    assert uncorked
+    assert hub.rooms["r"].holds == 0
+    await nothing_left(hub, host, peer)
 
 
 async def test_a_join_that_fails_ends_no_membership_of_before() -> None:

@@ -9,18 +9,27 @@ from typing import Any
 
 import pytest
 
-from tests.support.chat import SECRET, Client, eventually, running
+from tests.support.chat import SECRET, Client, Running, eventually, running
+from tests.support.hubs import turns
 from tornado_chat.auth import mint
 from tornado_chat.errors import LogUnavailable
 from tornado_chat.live import flood
 from tornado_chat.live import session as session_module
 from tornado_chat.live.session import HELD_BYTES, UNCHARGED_BYTES, Session
+from tornado_chat.live.socket_line import SocketLine
 from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.commands import Join
 from tornado_chat.wire.encodings import websocket
 
 
 def bearer(user: str, **claims: Any) -> dict[str, str]:
     return {"Authorization": "Bearer " + mint(SECRET, user, ttl=claims.pop("ttl", 60), **claims)}
+
+
+def sessions(here: Running, user: str) -> list[Session]:
+    """Those of the user that are connected."""
+    listeners = [line.listener for line in here.server.lines.open]
+    return [listener for listener in listeners if isinstance(listener, Session) and listener.user == user]
 
 
 async def test_welcome_tells_all_that_a_client_needs(tmp_path: Path) -> None:
@@ -329,6 +338,64 @@ async def test_only_a_guest_that_was_just_made_joins_without_a_look_at_its_mark(
             assert (await (await here.connect(f"/ws/r?{known}")).receive())["code"] == "unavailable"
         assert (await new.ask(type="join", room="r"))["code"] == "unavailable", "another line of it may have moved it"
         assert here.server.hub.rooms["r"].size() == 3
+
+
+@pytest.mark.parametrize("others", [True, False], ids=["open room", "new room"])
+async def test_a_connection_that_ends_at_any_turn_of_a_join_leaves_nothing(tmp_path: Path, others: bool) -> None:
+    async with running(tmp_path) as here:
+        hub, ended = here.server.hub, set()
+        if others:
+            host = await here.join("r")
+            await host.ask(type="send", room="r", text="one")
+        for count in range(25):
+            client = await here.connect(headers=bearer("alice"))
+            (session,) = sessions(here, "alice")
+            session.take(Join(room="r", after=0), 20)
+            await turns(count)
+            ended.add(bool(session.members))
+            assert isinstance(session.line, SocketLine)
+            session.line.abort(1006)
+            await client.receive()
+            await eventually(lambda: hub.rooms.keys() == ({"r"} if others else set()))
+            await eventually(lambda: not hub.rooms or not hub.rooms["r"].holds)
+            await turns(10)
+            assert not session.members
+            assert not session.unfinished
+            assert session.address.rooms == ({"r": 1} if others else {})
+        if others:
+            room = hub.rooms["r"]
+            assert (room.size(), room.holds, len(room.users)) == (1, 0, 1)
+        assert False in ended
+
+
+async def test_what_comes_after_a_join_waits_for_the_look_at_its_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as here:
+        alice = await here.connect(headers=bearer("alice"))
+        await alice.ask(type="join", room="r")
+        await alice.until("synced")
+        marks, query = here.server.hub.marks, here.server.hub.marks.query
+        asked = asyncio.Event()
+        gate = asyncio.Event()
+
+        async def later(wanted: Any) -> dict[tuple[str, str], int]:
+            asked.set()
+            await gate.wait()
+            return await query(wanted)
+
+        monkeypatch.setattr(marks, "query", later)
+        await alice.send(type="send", room="r", text="one", id="1")
+        await alice.send(type="join", room="r", after=0, id="2")
+        await alice.send(type="send", room="r", text="two", id="3")
+        await alice.send(type="ping", id="4")
+        await asked.wait()
+        assert [(await alice.receive())["type"] for _ in range(2)] == ["ack", "message"]
+        gate.set()
+        found = [await alice.receive() for _ in range(6)]
+        assert [one["type"] for one in found[:3]] == ["joined", "message", "synced"]
+        assert found[0]["head"] == 1
+        assert sorted(one["type"] for one in found[3:]) == ["ack", "message", "pong"]
 
 
 @pytest.mark.logs("command failed")

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from tornado_chat.broker.local import LocalBroker
 from tornado_chat.errors import ChatError, LogUnavailable
 from tornado_chat.live.fanout import NO_KEY, Direct
-from tornado_chat.live.hub import Hub, Memberships
+from tornado_chat.live.hub import Hub
 from tornado_chat.live.limits import AddressAccount, RoomLimits, TokenBucket
-from tornado_chat.live.member import Member
+from tornado_chat.live.member import Member, Memberships
 from tornado_chat.log import Appended, Entry, Revocation
 from tornado_chat.metrics import Metrics
 from tornado_chat.wire.codec import JSON
@@ -112,7 +112,7 @@ class Peer:
         self.stalled = False
         self.closed = False
         self.drain_wanted = False
-        self.memberships: Memberships = {}
+        self.memberships = Memberships()
         self.address = AddressAccount(TokenBucket(0, 0, 0))
         self.doing: asyncio.Task[None] | None = None
         self.everybody: list[Peer] = []
@@ -171,8 +171,9 @@ class Peer:
     async def join(self, after: int | None, *, at_once: bool = False) -> None:
         """`at_once`: without a look-up, if the room allows it."""
         member, join = Member(self, self.user, "name", PLAIN), Join(room="r", after=after)
-        if not (at_once and self.hub.admit_at_once(member, join, self.memberships, self.address)):
-            await self.hub.admit(member, join, self.memberships, self.address)
+        mark = 0 if at_once else await self.hub.marks.get(("r", self.user))
+        if not (at_once and self.hub.admit_at_once(member, join, mark, self.memberships, self.address)):
+            await self.hub.admit(member, join, mark, self.memberships, self.address)
 
     async def leave(self) -> None:
         if self.member is not None:

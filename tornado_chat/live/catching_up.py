@@ -64,9 +64,11 @@ class CatchingUp:
         room.shared.metrics.bytes_out += len(data)
         if member.cursor == room.flushed:
             line.cork()
-            line.write(data)
-            room.go_live(member)
-            line.uncork()
+            try:
+                line.write(data)
+                room.go_live(member)
+            finally:
+                line.uncork()
             return
         line.write(data)
         if member.page is not None and not member.page.after(member.cursor, member.cursor + 1):

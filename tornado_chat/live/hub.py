@@ -9,7 +9,7 @@ from tornado_chat.errors import LogReplaced
 from tornado_chat.live.fanout import Direct
 from tornado_chat.live.limits import AddressAccount, RoomLimits
 from tornado_chat.live.lookup import Lookup
-from tornado_chat.live.member import Member
+from tornado_chat.live.member import Member, Memberships
 from tornado_chat.live.presence import PresenceTracker
 from tornado_chat.live.room import Room
 from tornado_chat.live.shared import Shared
@@ -28,9 +28,6 @@ CLEARED = 1000
 POLL_SECONDS = 5
 """How often the log is asked for the heads of the rooms here: finds what was committed and never announced. Each second
 while the broker is away, and after a commit with an unknown outcome."""
-
-Memberships = dict[str, Member]
-"""Those of one session, by room."""
 
 
 class Hub:
@@ -58,8 +55,8 @@ class Hub:
         self.tasks = self.shared.tasks
         self.rooms: dict[str, Room] = {}
         self.presence = PresenceTracker(self.shared, self.rooms, uid)
-        self.heads = Lookup(self.tasks, log.heads)
-        self.marks = Lookup(self.tasks, log.marks)
+        self.heads = Lookup(self.tasks, self.shared.turns, log.heads)
+        self.marks = Lookup(self.tasks, self.shared.turns, log.marks)
         self.poll_wanted = asyncio.Event()  # the heads are to be asked for now, not at the next turn
 
     async def stop(self) -> None:
@@ -125,11 +122,14 @@ class Hub:
 
     # Members
 
-    async def admit(self, member: Member, join: Join, memberships: Memberships, address: AddressAccount) -> None:
+    async def admit(
+        self, member: Member, join: Join, mark: int, memberships: Memberships, address: AddressAccount
+    ) -> None:
         """Make `member` one of the room that `join` names: `joined` is written, then what it lacks, then what happens.
 
-        It takes its place among the `memberships` of its session, where an older one of the same room ends. The room
-        is counted for `address`. ChatError: one too many; LogUnavailable, TimeoutError: the log does not answer.
+        `mark` is its user's read mark in the room, as the log has just told it. The member takes its place among the
+        `memberships` of its session, where an older one of the same room ends. The room is counted for `address`.
+        ChatError: one too many; LogUnavailable, TimeoutError: the log does not answer.
         """
         name = join.room
         self.limits.take(address, name, self.rooms)
@@ -137,7 +137,6 @@ class Hub:
             room = self.open_room(name)
             room.holds += 1
             try:
-                mark = await self.marks.get((name, member.user))
                 if not room.opened.done():
                     await asyncio.shield(room.opened)  # shared with others who join
                 target = room.head
@@ -158,15 +157,25 @@ class Hub:
                 address.leave_room(name)
             raise
 
-    def admit_at_once(self, member: Member, join: Join, memberships: Memberships, address: AddressAccount) -> bool:
-        """As `admit`, of a user who has no mark; False, with nothing done, if there is something to wait for."""
-        room = self.rooms.get(join.room)
-        if room is None or room.head < 0 or not room.flushed == room.head >= (join.after or 0):
+    def admit_at_once(
+        self, member: Member, join: Join, mark: int, memberships: Memberships, address: AddressAccount
+    ) -> bool:
+        """As `admit`, with the first of what the member lacks; False, with nothing done, if one would have to wait."""
+        name = join.room
+        room = self.rooms.get(name)
+        if room is None or room.head < 0 or not room.flushed == room.head >= max(join.after or 0, mark):
             return False
-        self.limits.take(address, room.name, self.rooms)
+        self.limits.take(address, name, self.rooms)
         room.holds += 1  # the older membership may be its only one
-        self._enter(room, member, join, 0, memberships, address, now=True)
-        room.holds -= 1
+        try:
+            self._enter(room, member, join, mark, memberships, address, now=True)
+        except BaseException:
+            if memberships.get(name) is not member:
+                address.leave_room(name)
+            raise
+        finally:
+            room.holds -= 1
+            room.release()
         return True
 
     def _enter(
@@ -186,17 +195,20 @@ class Hub:
             after = head - (join.last or 0)
         member.cursor = max(0, min(after, head))
         self.leave(room.name, memberships, address)
-        memberships[room.name] = member
         epoch = self.log.epoch
         member.line.cork()
-        member.write(Joined(id=join.id, room=room.name, head=head, cursor=member.cursor, read=mark, epoch=epoch))
-        if room.enter(member, now=now):
-            self.presence.enter(room, member.user, member.name)
-        member.line.uncork()
+        try:
+            member.write(Joined(id=join.id, room=room.name, head=head, cursor=member.cursor, read=mark, epoch=epoch))
+            member.room = room.name
+            memberships.add(member)
+            if room.enter(member, now=now):
+                self.presence.enter(room, member.user, member.name)
+        finally:
+            member.line.uncork()
 
     def leave(self, name: str, memberships: Memberships, address: AddressAccount) -> None:
         """End the membership of the room, if there is one."""
-        member = memberships.pop(name, None)
+        member = memberships.remove(name)
         if member is not None:
             address.leave_room(name)
             room = self.rooms[name]
@@ -206,9 +218,9 @@ class Hub:
 
     def drained(self, memberships: Memberships) -> None:
         """The line of these takes bytes again: those that are behind are fed."""
-        for name, member in memberships.items():
+        for member in memberships:
             if member.state:
-                self.rooms[name].feed_soon(member)
+                self.rooms[member.room].feed_soon(member)
 
     # Receiver: what the broker tells
 

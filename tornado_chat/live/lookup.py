@@ -1,47 +1,88 @@
-"""Questions to the log that are asked in one loop turn go there as one query."""
+"""Questions to the log that are asked in one loop turn go there as one query; some answers are told in each turn."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from typing import Generic, TypeVar
 
+from tornado_chat.live.turns import Turns
 from tornado_chat.tasks import Tasks
 
 K = TypeVar("K")
+
+Told = Callable[[int | Exception], None]
+"""What is called with the number, or with what the query raised."""
+
+
+class Question(Generic[K]):
+    """One that was asked: `told` is called once, in a loop turn to come, unless it is cancelled before."""
+
+    __slots__ = ("key", "told")
+
+    def __init__(self, key: K, told: Told) -> None:
+        self.key = key
+        self.told: Told | None = told
+
+    def cancel(self) -> None:
+        self.told = None
 
 
 class Lookup(Generic[K]):
     """Numbers by key (heads by room, marks by room and user); a key that the log does not know has 0."""
 
-    __slots__ = ("asking", "query", "tasks", "wanted")
+    __slots__ = ("asking", "query", "tasks", "turns", "wanted")
 
-    def __init__(self, tasks: Tasks, query: Callable[[Collection[K]], Awaitable[dict[K, int]]]) -> None:
+    def __init__(self, tasks: Tasks, turns: Turns, query: Callable[[Collection[K]], Awaitable[dict[K, int]]]) -> None:
         self.tasks = tasks
+        self.turns = turns
         self.query = query
-        self.wanted: dict[K, asyncio.Future[int]] = {}
+        self.wanted: list[Question[K]] = []
         self.asking = False
+
+    def ask(self, key: K, told: Told) -> Question[K]:
+        """Let `told` have the number of `key`."""
+        question = Question(key, told)
+        self.wanted.append(question)
+        if not self.asking:
+            self.asking = True
+            self.tasks.spawn(self._ask())
+        return question
 
     async def get(self, key: K) -> int:
         """The number of `key`; raises LogUnavailable like the query."""
-        answer = self.wanted.get(key)
-        if answer is None:
-            answer = self.wanted[key] = asyncio.get_running_loop().create_future()
-            if not self.asking:
-                self.asking = True
-                self.tasks.spawn(self._ask())
-        return await asyncio.shield(answer)  # others wait for the same answer
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        question = self.ask(key, partial(_settle, answer))
+        try:
+            return await answer
+        finally:
+            question.cancel()
 
     async def _ask(self) -> None:
         while self.wanted:
-            asked, self.wanted = self.wanted, {}
+            asked, self.wanted = self.wanted, []
             try:
-                found = await self.query(asked)
+                found = await self.query({question.key for question in asked})
             except Exception as error:
-                for answer in asked.values():
-                    answer.set_exception(error)
-                    answer.exception()  # whoever asked may be gone: the error is theirs, not the loop's
+                for question in asked:
+                    self.turns.answer(_tell, (question, error))
             else:
-                for key, answer in asked.items():
-                    answer.set_result(found.get(key, 0))
+                for question in asked:
+                    self.turns.answer(_tell, (question, found.get(question.key, 0)))
         self.asking = False
+
+
+def _tell(answered: tuple[Question[K], int | Exception]) -> None:
+    question, answer = answered
+    if question.told is not None:
+        question.told(answer)
+
+
+def _settle(future: asyncio.Future[int], answer: int | Exception) -> None:
+    if future.done():
+        return  # whoever waits has been cancelled in this very turn
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -21,12 +21,13 @@ from tornado_chat.errors import ChatError, CloseCode, ErrorCode, LogUnavailable
 from tornado_chat.live.author import Author
 from tornado_chat.live.context import Context
 from tornado_chat.live.flood import Flood
-from tornado_chat.live.hub import Memberships
 from tornado_chat.live.limits import FRAME_BYTES, AddressAccount
 from tornado_chat.live.line import Line
-from tornado_chat.live.member import Member
+from tornado_chat.live.lookup import Question
+from tornado_chat.live.member import Member, Memberships
 from tornado_chat.live.room_presence import RoomPresence
 from tornado_chat.log import Appended, Entry
+from tornado_chat.log.sweeping import Mark
 from tornado_chat.wire import replies
 from tornado_chat.wire.commands import (
     Command,
@@ -77,6 +78,7 @@ class Session(Author):
     """One signed-in device on a line: its Listener, and the Sender of what it publishes."""
 
     __slots__ = (
+        "asking",
         "encoding",
         "flood",
         "held",
@@ -85,7 +87,6 @@ class Session(Author):
         "members",
         "paying",
         "replies",
-        "task",
         "unanswered",
         "uncharged",
     )
@@ -96,11 +97,11 @@ class Session(Author):
         """`address` is the account that this connection was entered into."""
         super().__init__(context, identity, address)
         self.encoding = encoding
-        self.members: Memberships = {}
+        self.members = Memberships()
         self.unanswered = 0  # entries on their way through the log
         self.held: list[tuple[Command, int]] | None = None  # commands that wait for their turn, with their bytes
         self.held_bytes = 0
-        self.task: asyncio.Task[None] | None = None  # the question that is being asked
+        self.asking: asyncio.Task[None] | Question[Mark] | None = None  # the question that waits for an answer
         self.replies: list[bytes] | None = None  # of the commit that is being announced
         self.flood: Flood | None = None  # of refusals
         self.uncharged = 0  # bytes that came
@@ -120,12 +121,9 @@ class Session(Author):
         line.cork()
         try:
             line.write(hello)
-            # A guest who was made with this connection has no mark anywhere. Who has a token, which expires, may.
-            self._join(join, unmarked=self.identity.guest and self.identity.expires_at == math.inf)
-        except ChatError as error:
-            self._refuse(error, join.id)
-        except Exception:
-            self._command_failed()
+            self._join(join, unmarked=self.identity.new)
+        except Exception as error:
+            self._fail_on(join, error)
         finally:
             line.uncork()
 
@@ -189,7 +187,7 @@ class Session(Author):
         """Something that was read is not answered yet. What waits for the client to read answers does not count."""
         if self.held and self.line.outbox_bytes <= self.context.settings.high_water_mark:
             return True
-        return bool(self.unanswered or self.task)
+        return bool(self.unanswered or self.asking)
 
     def on_drained(self) -> None:
         self.context.hub.drained(self.members)
@@ -197,11 +195,12 @@ class Session(Author):
 
     def on_closed(self, code: int, reason: str) -> None:
         hub = self.context.hub
-        for name in list(self.members):
-            hub.leave(name, self.members, self.address)
+        for member in list(self.members):
+            hub.leave(member.room, self.members, self.address)
         self.held = None
-        if self.task is not None:
-            self.task.cancel()
+        if self.asking is not None:
+            self.asking.cancel()
+            self.asking = None
         if self.paying is not None:
             self.paying.cancel()
         if self.uncharged:
@@ -225,7 +224,7 @@ class Session(Author):
 
     def _begin(self, command: Command) -> bool:
         """Begin to carry out `command`; False if its turn has not come."""
-        if self.task is not None:
+        if self.asking is not None:
             return False
         try:
             return _HANDLERS[type(command)](self, command)
@@ -309,42 +308,58 @@ class Session(Author):
     async def _ask(self, ask: Callable[[C], Coroutine[object, object, None]], command: C) -> None:
         try:
             await ask(command)
-        except ChatError as error:
-            self._refuse(error, command.id)
-        except (LogUnavailable, TimeoutError) as error:
-            self.context.log_warning.warning("log unavailable reason=%s", error)
-            unavailable = ChatError(ErrorCode.UNAVAILABLE, "the log did not answer: try again", retry_after=1.0)
-            self._refuse(unavailable, command.id)
-        except Exception:
-            self._command_failed()
+        except Exception as error:
+            self._fail_on(command, error)
         finally:
-            self.task = None
+            self.asking = None
         self.resume()
 
-    def _command_failed(self) -> None:
-        logger.exception("command failed user=%s", self.user)
-        self.fail()
+    def _fail_on(self, command: Command, error: Exception) -> None:
+        """Tell why `command` was not carried out; the client is cut off if that is a fault of the server."""
+        if isinstance(error, LogUnavailable | TimeoutError):
+            self.context.log_warning.warning("log unavailable reason=%s", error)
+            error = ChatError(ErrorCode.UNAVAILABLE, "the log did not answer: try again", retry_after=1.0)
+        if isinstance(error, ChatError):
+            self._refuse(error, command.id)
+        else:
+            logger.error("command failed user=%s", self.user, exc_info=error)
+            self.fail()
 
     def _join(self, command: Join, *, unmarked: bool = False) -> bool:
-        """`unmarked`: the user is known to have no read mark."""
+        """`unmarked`: the user is known to have no read mark anywhere, so none is looked up."""
         if self.unanswered:
             return False
         self.check_room(command.room)
-        if len(self.members) >= ROOMS and command.room not in self.members:
+        if len(self.members) >= ROOMS and self.members.get(command.room) is None:
             raise ChatError(ErrorCode.TOO_LARGE, f"a connection may be in {ROOMS:,} rooms: leave one first")
         self.context.limits.check_join(self.address)
         if self.flood is not None:
             self.flood.forgive()
-        hub = self.context.hub
-        if not (unmarked and hub.admit_at_once(self._member(), command, self.members, self.address)):
-            self.task = hub.tasks.spawn(self._ask(self._enter, command))
+        if unmarked:
+            self._enter(command, 0)
+        else:
+            self.asking = self.context.hub.marks.ask((command.room, self.user), partial(self._marked, command))
         return True
 
-    async def _enter(self, command: Join) -> None:
-        await self.context.hub.admit(self._member(), command, self.members, self.address)
+    def _marked(self, command: Join, mark: int | Exception) -> None:
+        """The log has told the user's read mark in the room, or failed to."""
+        self.asking = None
+        try:
+            if isinstance(mark, Exception):
+                raise mark
+            self._enter(command, mark)
+        except Exception as error:
+            self._fail_on(command, error)
+        self.resume()
 
-    def _member(self) -> Member:
-        return Member(self.line, self.user, self.identity.name, self.encoding)
+    def _enter(self, command: Join, mark: int) -> None:
+        hub = self.context.hub
+        member = Member(self.line, self.user, self.identity.name, self.encoding)
+        if not hub.admit_at_once(member, command, mark, self.members, self.address):
+            self.asking = hub.tasks.spawn(self._ask(partial(self._wait, member, mark), command))
+
+    async def _wait(self, member: Member, mark: int, command: Join) -> None:
+        await self.context.hub.admit(member, command, mark, self.members, self.address)
 
     def _leave(self, command: Leave) -> bool:
         if self.unanswered:  # its ack would come after `left`
@@ -359,7 +374,7 @@ class Session(Author):
         self.check_room(command.room)
         self.charge()
         self._check_outboxes(0)
-        self.task = self.context.hub.tasks.spawn(self._ask(self._recount, command))
+        self.asking = self.context.hub.tasks.spawn(self._ask(self._recount, command))
         return True
 
     async def _recount(self, command: History) -> None:
@@ -387,7 +402,7 @@ class Session(Author):
         if room is not None:
             self._tell_presence(command, room.presence)
         else:
-            self.task = self.context.hub.tasks.spawn(self._ask(self._look_up_presence, command))
+            self.asking = self.context.hub.tasks.spawn(self._ask(self._look_up_presence, command))
         return True
 
     async def _look_up_presence(self, command: Presence) -> None:

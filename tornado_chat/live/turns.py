@@ -1,4 +1,4 @@
-"""Shares of the loop: the flushes of big rooms and the feeding of members that are behind take turns in slices."""
+"""Shares of the loop: flushes of big rooms, feeding of members that are behind, and answers take turns in slices."""
 
 from __future__ import annotations
 
@@ -6,21 +6,58 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
+from typing import Any, TypeVar
 
 from tornado_chat.live.member import Member
 
 FEEDS, FEED_SECONDS = 16, 0.001
 """Chunks for members that catch up in one loop turn, over all rooms, and about how long they may take together."""
 
-
 HOLD_SECONDS = 0.001
 """How long the flushes of big rooms wait for a commit, once for each commit and for each slice."""
+
+ANSWERS, ANSWER_SECONDS = 16, 0.001
+"""Answers of the log that are told in one loop turn, and about how long that may take: most let somebody join."""
+
+T = TypeVar("T")
+
+
+class Share:
+    """Calls that are made in loop turns to come, first come first served: in one turn at most `most`, for `seconds`."""
+
+    __slots__ = ("_due", "_loop", "_most", "_seconds", "_waiting")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int, seconds: float) -> None:
+        self._loop = loop
+        self._most = most
+        self._seconds = seconds
+        self._waiting: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._due = False
+
+    def add(self, call: Callable[[T], None], argument: T) -> None:
+        self._waiting.append((call, argument))
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        until = monotonic() + self._seconds
+        try:
+            for _ in range(min(self._most, len(self._waiting))):
+                if monotonic() > until:
+                    break
+                call, argument = self._waiting.popleft()
+                call(argument)
+        finally:
+            self._due = bool(self._waiting)
+            if self._due:
+                self._loop.call_soon(self._turn)
 
 
 class Turns:
     """The queues of what is to go on in a loop turn to come."""
 
-    __slots__ = ("_committing", "_feed_due", "_feeding", "_flush_due", "_flushing", "_hold", "_loop")
+    __slots__ = ("_committing", "_feeding", "_flush_due", "_flushing", "_hold", "_loop", "answer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -28,8 +65,8 @@ class Turns:
         self._flush_due = False
         self._committing = False
         self._hold: asyncio.TimerHandle | None = None  # a flush waits for the commit
-        self._feeding: deque[tuple[Member, Callable[[Member], None]]] = deque()
-        self._feed_due = False
+        self._feeding = Share(loop, FEEDS, FEED_SECONDS)
+        self.answer = Share(loop, ANSWERS, ANSWER_SECONDS).add
 
     def flush(self, flush_slice: Callable[[], bool]) -> None:
         """A big room's flush: one slice in each loop turn, the big rooms in turn, until it returns False."""
@@ -69,24 +106,12 @@ class Turns:
 
     def feed(self, member: Member, feed: Callable[[Member], None]) -> None:
         """Let `feed` give `member`, which is catching up, its next chunk in a loop turn to come."""
-        if member.due:
-            return
-        member.due = True
-        self._feeding.append((member, feed))
-        if not self._feed_due:
-            self._feed_due = True
-            self._loop.call_soon(self._feed_turn)
+        if not member.due:
+            member.due = True
+            self._feeding.add(_feed, (member, feed))
 
-    def _feed_turn(self) -> None:
-        until = monotonic() + FEED_SECONDS
-        try:
-            for _ in range(min(FEEDS, len(self._feeding))):
-                if monotonic() > until:
-                    break
-                member, feed = self._feeding.popleft()
-                member.due = False
-                feed(member)
-        finally:
-            self._feed_due = bool(self._feeding)
-            if self._feed_due:
-                self._loop.call_soon(self._feed_turn)
+
+def _feed(due: tuple[Member, Callable[[Member], None]]) -> None:
+    member, feed = due
+    member.due = False
+    feed(member)

@@ -22,7 +22,7 @@ from tornado_chat.live import rest
 from tornado_chat.live.catching_up import CatchingUp
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.member import GONE, LIVE, Member
-from tornado_chat.live.room import EARLY_EVENTS, SLICE, Room
+from tornado_chat.live.room import CHEAP_EVENTS, EARLY_EVENTS, SLICE, Room
 from tornado_chat.live.room_signals import PENDING_SIGNALS
 from tornado_chat.live.shared import PAGE_READS
 from tornado_chat.log import Appended, Entry
@@ -195,6 +195,24 @@ def test_every_member_gets_every_event_once_and_in_order(
         asyncio.run(run())
     finally:
         module.SLICE, module.HOLE_SECONDS, module.EARLY_EVENTS, rest.LEAST = original
+
+
+@pytest.mark.parametrize(("lacks", "at_once"), [(CHEAP_EVENTS, True), (CHEAP_EVENTS + 1, False)])
+async def test_who_joins_has_at_once_what_is_cheap_and_waits_for_the_rest(lacks: int, at_once: bool) -> None:
+    """A chunk that must be made takes its turn: many may join in one."""
+    log = MemoryLog()
+    hub, room = await start(log)
+    for number in range(100):
+        room.deliver(log.add(f"event {number}"))
+    await quiet(hub, [])
+    first, second = Peer(hub, "first"), Peer(hub, "second")
+    for peer, told in ((first, at_once), (second, True)):
+        assert hub.admit_at_once(
+            Member(peer, peer.user, "name", PLAIN), Join(room="r", after=100 - lacks), 0, peer.memberships, peer.address
+        )
+        assert ("synced" in {data["type"] for data in peer.written}) is told, "the second has what the first was given"
+        await quiet(hub, [peer])
+        check(peer.written, 100, here=True)
 
 
 async def test_members_at_one_cursor_share_one_query_and_one_chunk() -> None:

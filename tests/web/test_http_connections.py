@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import os
 import resource
 import socket
+import struct
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -148,6 +151,53 @@ async def test_half_a_head_that_comes_late_brings_no_more_time(tmp_path: Path) -
         await asyncio.get_running_loop().sock_sendall(slow, PAGE[:20])
         await eventually(lambda: connection.stream is not None)
         assert connection.due == due
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+async def test_a_reset_together_with_a_handshake_is_no_fault(tmp_path: Path) -> None:
+    """uvloop calls the reader once for both, and has closed its handle before the next call."""
+    async with running(tmp_path) as here:
+        for _ in range(30):
+            async with idle(here, 1) as (client,):
+                await eventually(lambda: len(here.server.http._serving) == 1)
+                client.send(handshake(port_of(here), "/ws/r"))
+                reset(client)
+            await eventually(lambda: not len(here.server.http) and not here.server.lines.open)
+
+
+async def test_a_reset_leaves_no_buffer_behind(tmp_path: Path) -> None:
+    """A traceback that holds the frame with Tornado's buffer of 64 KiB is freed by the collector only."""
+    async with running(tmp_path) as here:
+        (await get(here, "/healthz"))
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(40):
+                async with idle(here, 1) as (client,):
+                    client.send(PAGE[:20])
+                    await eventually(lambda: any(c.stream is not None for c in here.server.http._serving))
+                    reset(client)
+                await eventually(lambda: not len(here.server.http))
+            assert tracemalloc.get_traced_memory()[0] - before < 40 * 40_000
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+
+
+async def test_arguments_and_offers_without_end_are_not_taken_apart(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, idle(here, 2) as (asks, offers):
+        asks.send(handshake(port_of(here), "/ws?" + "a&" * 4000))
+        assert (await said_by(asks)).startswith(b"HTTP/1.1 400 ")
+        offers.send(handshake(port_of(here), "/ws", "Sec-WebSocket-Extensions: permessage-deflate" + "," * 12_000))
+        head = await until(offers, b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 ")
+        assert b"permessage-deflate" not in head
 
 
 @pytest.mark.logs("handshake failed|session not begun")

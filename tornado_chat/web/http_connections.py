@@ -191,9 +191,9 @@ class HttpConnections(HTTPServerConnectionDelegate):
         return bool(connection.said)
 
     def _on_readable(self, connection: HttpConnection) -> None:
-        if connection.said:  # more comes before its turn
+        if self._hear(connection):
+            # uvloop closes a poll whose socket was reset after data, once, and is not to be asked for it again then.
             self._loop.remove_reader(connection.sock.fileno())
-        elif self._hear(connection):
             self._wait_for_turn(partial(self._answer_first, connection), True)
 
     def _answer_first(self, connection: HttpConnection) -> None:
@@ -207,6 +207,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
         except Refused as refused:
             with suppress(OSError):  # it has gone already
                 connection.sock.send(refused.answer)
+                connection.sock.recv(MAX_HEAD_BYTES * 4)  # what is unread would make the kernel take the answer back
             self._cut_off(connection)
             return
         except Exception:  # it ends with whom it concerns
@@ -304,7 +305,10 @@ class _Stream(IOStream):
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         if not self._said:
-            return super().read_from_fd(buf)
+            try:
+                return super().read_from_fd(buf)
+            finally:
+                del buf  # 64 KiB, which the traceback of a reset would keep
         size = min(len(buf), len(self._said))
         buf[:size] = self._said[:size]
         self._said = self._said[size:]

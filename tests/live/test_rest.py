@@ -48,7 +48,7 @@ async def crowded(monkeypatch: pytest.MonkeyPatch, members: int, slice_size: int
     monkeypatch.setattr(room, "SLICE", slice_size)
     monkeypatch.setattr(rest, "LEAST", 0.0)
     monkeypatch.setattr(rest, "SHARE", 1e9)
-    monkeypatch.setattr(rest, "MOST", 0.3)
+    monkeypatch.setattr(rest, "MOST", 60.0)  # until `rested`
     log = MemoryLog()
     hub = made_hub(log, 10**6)
     peers = [Peer(hub, f"user{number}") for number in range(members)]
@@ -56,6 +56,13 @@ async def crowded(monkeypatch: pytest.MonkeyPatch, members: int, slice_size: int
         await peer.join(None)
     await eventually(lambda: not hub.rooms["r"].flushing)
     return hub.rooms["r"], log, peers
+
+
+def rested(big: Room) -> None:
+    """The time of its rest is up."""
+    assert big.resting is not None
+    big.resting.cancel()
+    big._rested()
 
 
 def seqs(peer: Peer) -> list[int]:
@@ -74,6 +81,7 @@ async def test_what_comes_during_a_rest_goes_with_what_waited_for_it(monkeypatch
     big.deliver(log.add("three"))
     big.flush_now()
     assert [seqs(peer) for peer in peers] == [[1]] * 4, "it rests"
+    rested(big)
     await eventually(lambda: not big.flushing)
     assert [seqs(peer) for peer in peers] == [[1, 2, 3]] * 4
     assert big.shared.metrics.writes == writes + 4

@@ -114,6 +114,13 @@ def in_its_turn(path: Path) -> subprocess.Popen[str]:
     return process
 
 
+def waits_for_its_turn(path: Path) -> bool:
+    """Whether some thread waits for the lock, by proc(5), locks."""
+    file = f":{os.stat(f'{path}-wal').st_ino} "
+    return any(" -> " in line and file in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="tells by proc(5) who waits, which Linux has")
 @pytest.mark.parametrize("how", ["lets it go", "is killed"])
 async def test_a_writer_waits_for_its_turn(path: Path, how: str) -> None:
     log = await open_sqlite(str(path))
@@ -121,7 +128,7 @@ async def test_a_writer_waits_for_its_turn(path: Path, how: str) -> None:
     other = in_its_turn(path)
     writes = [asyncio.ensure_future(write) for write in (append(log, message("two")), log.revoke("a"), log.probe())]
     assert await log.heads(["lobby"]) == {"lobby": 1}  # who reads waits for nobody's turn
-    await asyncio.sleep(0.05)
+    await eventually(lambda: waits_for_its_turn(path))
     assert not any(write.done() for write in writes)
     if how == "is killed":
         other.kill()
@@ -131,15 +138,15 @@ async def test_a_writer_waits_for_its_turn(path: Path, how: str) -> None:
     await log.close()
 
 
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="tells by proc(5) who waits, which Linux has")
 async def test_what_comes_while_it_waits_for_its_turn_goes_along(path: Path) -> None:
     log = await open_sqlite(str(path))
     await append(log, message("zero"))
     other = in_its_turn(path)
     batch = [message("0")]
     writing = asyncio.ensure_future(log.append(batch, 4))
-    for number in range(1, 6):
-        await asyncio.sleep(0.01)
-        batch.append(message(str(number)))
+    await eventually(lambda: waits_for_its_turn(path))
+    batch += [message(str(number)) for number in range(1, 6)]
     other.communicate()
     assert len(await writing) == 4
     assert [event["text"] for event in await everything(log)] == ["zero", "0", "1", "2", "3"]

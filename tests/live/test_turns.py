@@ -89,6 +89,36 @@ async def test_flushes_wait_for_a_commit_once_for_each_slice() -> None:
     await until(lambda: seen[-1] == "c")
 
 
+async def test_a_flush_goes_on_while_one_commit_follows_the_other() -> None:
+    """Each ends before its time to be waited for is up, and the next begins at once."""
+    turns, seen = Turns(asyncio.get_running_loop()), list[str]()
+    turns.commit_begins()
+    turns.flush(slices("a", 5, seen))
+    for _ in range(40):
+        await asyncio.sleep(0)
+        turns.commit_ended()
+        turns.commit_begins()
+    assert len(seen) == 5
+    turns.commit_ended()
+    turns.flush(slices("b", 3, seen))
+    await until(lambda: seen == ["a"] * 5 + ["b"] * 3)
+
+
+async def test_commits_that_end_at_once_make_no_second_turn() -> None:
+    turns, seen = Turns(asyncio.get_running_loop()), list[str]()
+    turns.commit_begins()
+    turns.flush(slices("a", 6, seen))
+    await asyncio.sleep(0)  # it waits
+    for _ in range(3):
+        turns.commit_ended()
+        turns.commit_begins()
+    turns.commit_ended()
+    while len(seen) < 6:
+        before = len(seen)
+        await asyncio.sleep(0)
+        assert len(seen) <= before + 1, "one slice in a turn of the loop"
+
+
 @pytest.mark.logs("Exception in callback")
 async def test_a_flush_that_fails_ends_and_the_others_go_on() -> None:
     turns, seen = Turns(asyncio.get_running_loop()), list[str]()

@@ -240,6 +240,8 @@ class SocketLine:
         while sent >= len(outbox[0]):
             sent -= len(outbox.popleft())
         self._offset = sent
+        if sent > _SENT_BYTES:
+            self._let_go(outbox)
         self.stuck = 0
         self._lines.loop.add_writer(self._fd, self._writable)
 

@@ -57,14 +57,15 @@ class Share:
 class Turns:
     """The queues of what is to go on in a loop turn to come."""
 
-    __slots__ = ("_committing", "_feeding", "_flush_due", "_flushing", "_hold", "_loop", "answer")
+    __slots__ = ("_committing", "_feeding", "_flush_due", "_flushing", "_held", "_hold", "_loop", "answer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._flushing: deque[Callable[[], bool]] = deque()
         self._flush_due = False
         self._committing = False
-        self._hold: asyncio.TimerHandle | None = None  # a flush waits for the commit
+        self._hold: asyncio.TimerHandle | None = None  # the slice that is due waits for the commit
+        self._held = False  # it waits, or has waited: it goes next, whatever begins meanwhile
         self._feeding = Share(loop, FEEDS, FEED_SECONDS)
         self.answer = Share(loop, ANSWERS, ANSWER_SECONDS).add
 
@@ -89,11 +90,16 @@ class Turns:
             self._hold = None
             self._loop.call_soon(self._flush_turn)
 
-    def _flush_turn(self) -> None:
-        if self._committing and self._hold is None:
-            self._hold = self._loop.call_later(HOLD_SECONDS, self._flush_turn)
-            return
+    def _end_hold(self) -> None:
         self._hold = None
+        self._flush_turn()
+
+    def _flush_turn(self) -> None:
+        if self._committing and not self._held:
+            self._held = True
+            self._hold = self._loop.call_later(HOLD_SECONDS, self._end_hold)
+            return
+        self._held = False
         try:
             flush_slice = self._flushing.popleft()
             if flush_slice():

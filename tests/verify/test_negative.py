@@ -29,6 +29,7 @@ HARMLESS = Options(
     clients=6,
     rooms=2,
     rate=100.0,
+    transports=("websocket",),
     faults=(),
     patience=3.0,
     max_late=None,

@@ -22,7 +22,7 @@ import pytest
 from tests.support import ROOT
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.cli import main
-from tornado_chat.verify.faults import DEVICE, FAULTS, POSTGRESQL, REDIS, WORKERS
+from tornado_chat.verify.faults import DEVICE, FAULTS, NETWORK, POSTGRESQL, REDIS, WORKERS
 from tornado_chat.verify.processes import children, is_alive
 
 TIMEOUT = 180.0
@@ -71,9 +71,9 @@ SHORT = ("--json", "--clients", "20", "--rooms", "4")
 @pytest.mark.parametrize(
     ("needs", "argv"),
     [
-        ({DEVICE, WORKERS}, ()),
-        ({DEVICE, WORKERS}, ("--workers", "2")),
-        ({DEVICE, WORKERS, REDIS, POSTGRESQL}, ("--workers", "3", "--database", "postgresql", "--redis")),
+        ({DEVICE, NETWORK, WORKERS}, ()),
+        ({DEVICE, NETWORK, WORKERS}, ("--workers", "2")),
+        ({DEVICE, NETWORK, WORKERS, REDIS, POSTGRESQL}, ("--workers", "3", "--database", "postgresql", "--redis")),
     ],
 )
 def test_every_promise_holds_while_harm_is_done(needs: set[str], argv: tuple[str, ...], tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_running_server_with_its_key_a_token_or_guests(tmp_path: Path) -> None
         for more in (["--secret-file", str(key)], ["--token", server.token("ann")], ["--seed", "7"]):
             found = report(run(tmp_path, *short, *more))
             assert found["ok"], found["violations"]
-            assert {FAULTS[name].needs for name in found["faults"]} == {DEVICE}
+            assert {FAULTS[name].needs for name in found["faults"]} == {DEVICE, NETWORK}
             assert found["events"] > 0
         assert found["seed"] == 7
 

@@ -37,6 +37,7 @@ def _figures(crowd: Crowd) -> dict[str, str]:
     counts = ledger.counts
     return {
         "clients connected": f"{sum(device.connected for device in crowd.devices)} of {len(crowd.devices)}",
+        "as": _listed(crowd.kinds()),
         "commands sent": f"{counts['sent']:,}",
         "acknowledged": f"{counts['acked']:,}",
         "unanswered": f"{sum(len(device.commands.unanswered) for device in crowd.devices):,}",
@@ -89,12 +90,19 @@ def result(ledger: Ledger, about: Mapping[str, Any], trouble: list[str]) -> dict
     }
 
 
+def _listed(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())
+
+
 def text(ledger: Ledger, report: Mapping[str, Any]) -> str:
     """`report`, a `result`, for people."""
     counts, late, ack = ledger.counts, report["late_ms"], report["ack_ms"]
     lines = [
         f"{report['installation']}; seed {report['seed']}, {report['seconds']:g} s",
-        f"  {report['clients']} clients in {len(ledger.records)} rooms, {counts['connects']:,} connections made",
+        f"  {report['clients']} clients in {len(ledger.records)} rooms: {_listed(report['transports'])}",
+        f"  {counts['connects']:,} connections made, {counts['changes']:,} changes from one way in to another",
+        f"  {counts['streams']:,} streams, {counts['resumed by id']:,} of them resumed by their last id",
+        f"  {counts['polls']:,} polls, {counts['pages']:,} pages, {counts['posts']:,} requests with commands",
         f"  {counts['sent']:,} commands sent, {counts['acked']:,} acknowledged, {report['events']:,} events in the log",
         f"  {counts['resent']:,} sent again on purpose, {counts['duplicates']:,} acknowledged again",
         f"  {counts['histories']:,} pages of history and {counts['presences']:,} answers to presence compared",
@@ -104,7 +112,7 @@ def text(ledger: Ledger, report: Mapping[str, Any]) -> str:
     ]
     for name in ("faults", "closes", "errors"):
         if report[name]:
-            lines.append(f"  {name}: " + ", ".join(f"{key} {number:,}" for key, number in report[name].items()))
+            lines.append(f"  {name}: {_listed(report[name])}")
     trouble = report["server_errors"]
     if trouble:
         lines.append(f"  the server logged {len(trouble)} errors:")

@@ -50,7 +50,8 @@ RESERVED = 64
 
 SWEEP_SECONDS = 1.0
 
-MAX_BODY_BYTES = 64 * 1024
+MAX_BODY_BYTES = 2 * 1024 * 1024
+"""What Tornado reads; `Exchange` refuses less, in the words of the protocol."""
 
 UNSENT_BYTES = 65536
 """What the kernel holds of answers that a client does not take, besides what is on its way. By itself it would hold

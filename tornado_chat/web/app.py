@@ -19,13 +19,14 @@ from tornado.web import Application, RequestHandler
 
 from tornado_chat.errors import ChatError
 from tornado_chat.metrics import Metrics
+from tornado_chat.web.api import PREFIX, Api
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.http_connections import HttpConnection
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
 from tornado_chat.web.pages import STATIC, PageHandler
 from tornado_chat.web.refusals import STATUS, NothingHandler, refuse
 from tornado_chat.web.socket import Handshake, admit, open_session, refused
-from tornado_chat.wire.handshake import HandshakeError
+from tornado_chat.wire.refusals import RequestError
 from tornado_chat.wire.request import parse
 
 HEALTH, METRICS = "/healthz", "/metrics"
@@ -41,6 +42,7 @@ class Front(HTTPServerConnectionDelegate):
     ) -> None:
         """`failing` names the checks of `/readyz` that fail, `degraded` what is away without harm."""
         self.gate = gate
+        self.api = Api(gate, ())
         self.app = Application(
             [
                 (r"/()", PageHandler, {"path": str(STATIC), "default_filename": "index.html"}),
@@ -67,13 +69,13 @@ class Front(HTTPServerConnectionDelegate):
         gate, headers = self.gate, request.headers
         try:
             admitted = admit(gate, connection.remote_ip, "GET", request.target, "HTTP/1.1", headers)
-        except (HandshakeError, ChatError) as error:
+        except (RequestError, ChatError) as error:
             raise refused(gate, error, headers.get("accept", "")) from None
         return partial(open_session, gate, admitted, connection.sock, request.rest)
 
 
 class _Fork(HTTPMessageDelegate):
-    """Becomes a Handshake or the Application's delegate as soon as the path is known."""
+    """Becomes a Handshake, an Exchange or the Application's delegate as soon as the path is known."""
 
     def __init__(self, front: Front, server_conn: object, request_conn: HTTPConnection) -> None:
         self.front = front
@@ -92,6 +94,8 @@ class _Fork(HTTPMessageDelegate):
         path = start_line.path.partition("?")[0]
         if _is_socket(path):
             self.delegate = Handshake(self.front.gate, self.request_conn)
+        elif path.startswith(PREFIX + "/"):
+            self.delegate = self.front.api.begin(self.request_conn)
         else:
             try:
                 if path != HEALTH:

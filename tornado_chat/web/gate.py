@@ -17,7 +17,7 @@ from tornado_chat.live.context import Context
 from tornado_chat.wire.codec import JSON, Codec
 from tornado_chat.wire.commands import Join, check_name, parse
 from tornado_chat.wire.encodings import SUBPROTOCOLS
-from tornado_chat.wire.handshake import HandshakeError
+from tornado_chat.wire.refusals import RequestError
 
 PATH = "/ws"
 
@@ -43,17 +43,23 @@ HOST_CHARS = 300
 
 
 class Arguments:
-    """The query of the address, the last value of each name; HandshakeError for more than MAX_ARGUMENTS."""
+    """The query of the address; RequestError for more than MAX_ARGUMENTS."""
 
-    __slots__ = ("values",)
+    __slots__ = ("pairs", "values")
 
-    def __init__(self, query: str) -> None:
-        if query.count("&") >= MAX_ARGUMENTS:  # 8,000 of them take 6 ms
-            raise HandshakeError(f"the address should have {MAX_ARGUMENTS} arguments at most")
-        self.values = dict(parse_qsl(query, keep_blank_values=True)) if query else {}
+    def __init__(self, query: str, most: int = MAX_ARGUMENTS) -> None:
+        if query.count("&") >= most:  # 8,000 of them take 6 ms
+            raise RequestError(f"the address should have {most} arguments at most")
+        self.pairs = parse_qsl(query, keep_blank_values=True) if query else []
+        self.values = dict(self.pairs)
 
     def get(self, name: str) -> str | None:
+        """The last value of this name."""
         return self.values.get(name)
+
+    def all(self, name: str) -> list[str]:
+        """All values of this name."""
+        return [value for found, value in self.pairs if found == name] if name in self.values else []
 
 
 class Gate:
@@ -114,6 +120,18 @@ class Gate:
                 ErrorCode.FORBIDDEN,
                 f"pages of {origin[:100]!a} may not connect: the server allows its own and those of --allowed-origins",
             )
+
+    def cross_origin(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """The headers (of CORS) that let a page of one of --allowed-origins read the answer."""
+        origin = headers.get("origin")
+        if origin is None or origin.lower() not in self.settings.allowed_origins:
+            return {}
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Credentials": "true",
+            "Access-Control-Expose-Headers": "Retry-After",
+            "Vary": "Origin",
+        }
 
     def check_room_for_one_more(self, address: str) -> None:
         if self.context.draining:
@@ -180,6 +198,11 @@ def _credential(headers: Mapping[str, str], subprotocols: tuple[str, ...], argum
     return arguments.get("token")
 
 
+def has_credential(headers: Mapping[str, str], arguments: Arguments) -> bool:
+    """Whether a plain request brings a token, sound or not."""
+    return _credential(headers, (), arguments) is not None
+
+
 def choose_codec(subprotocols: tuple[str, ...]) -> tuple[Codec, str | None]:
     """The codec, and the sub-protocol to echo: the client's first that is known; JSON when it offers none."""
     offered = [name for name in subprotocols if not name.startswith(BEARER)]
@@ -187,7 +210,7 @@ def choose_codec(subprotocols: tuple[str, ...]) -> tuple[Codec, str | None]:
         if name in SUBPROTOCOLS:
             return SUBPROTOCOLS[name], name
     if offered:
-        raise HandshakeError(f"no known sub-protocol is offered: offer {' or '.join(SUBPROTOCOLS)}, or none")
+        raise RequestError(f"no known sub-protocol is offered: offer {' or '.join(SUBPROTOCOLS)}, or none")
     return JSON, None
 
 

@@ -50,7 +50,8 @@ RESERVED = 64
 
 SWEEP_SECONDS = 1.0
 
-MAX_BODY_BYTES = 64 * 1024
+MAX_BODY_BYTES = 2 * 1024 * 1024
+"""What Tornado reads; `Exchange` refuses less, in the words of the protocol."""
 
 UNSENT_BYTES = 65536
 """What the kernel holds of answers that a client does not take, besides what is on its way. By itself it would hold
@@ -93,11 +94,11 @@ class HttpConnection:
         self.since = monotonic()
         self.due = self.since + REQUEST_SECONDS
 
-    def expect_answer(self) -> None:
-        """The head of a request is here."""
+    def expect_answer(self, seconds: float = ANSWER_SECONDS) -> None:
+        """The head of a request is here, and so long it may take until the client has the answer."""
         self.answered = True
         self.since = monotonic()
-        self.due = self.since + ANSWER_SECONDS
+        self.due = self.since + seconds
 
 
 class HttpConnections(HTTPServerConnectionDelegate):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from html import escape
 from http import HTTPStatus
@@ -10,17 +11,35 @@ from typing import Any
 from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
 from tornado.web import RequestHandler
 
-from tornado_chat.errors import ErrorCode
-from tornado_chat.wire.refusals import CONTENT_TYPE, refusal_body
+from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.metrics import Metrics
+from tornado_chat.wire.refusals import CONTENT_TYPE, RequestError, refusal_body
 
 STATUS = {
     ErrorCode.BAD_REQUEST: HTTPStatus.BAD_REQUEST,
     ErrorCode.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED,
     ErrorCode.FORBIDDEN: HTTPStatus.FORBIDDEN,
+    ErrorCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    ErrorCode.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     ErrorCode.RATE_LIMITED: HTTPStatus.TOO_MANY_REQUESTS,
     ErrorCode.OVERLOADED: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-"""Of a refused handshake."""
+"""Of a refused request."""
+
+
+def terms(metrics: Metrics, error: RequestError | ChatError) -> tuple[int, dict[str, str], float | None]:
+    """How a refusal is told, and counted here: the status, headers besides the usual, seconds to wait."""
+    if isinstance(error, RequestError):
+        status, headers, retry_after = error.status, error.headers, None
+    else:
+        status, headers, retry_after = int(STATUS[error.code]), dict[str, str](), error.retry_after
+        if error.code is ErrorCode.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        if retry_after is not None:
+            headers["Retry-After"] = str(math.ceil(retry_after))
+    metrics.refusals[status] += 1
+    return status, headers, retry_after
 
 
 class Refused(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import socket
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -17,18 +16,18 @@ from tornado.httputil import (
 )
 
 from tornado_chat.auth import Identity
-from tornado_chat.errors import ChatError, CloseCode, ErrorCode
+from tornado_chat.errors import ChatError, CloseCode
 from tornado_chat.live.session import Session
 from tornado_chat.live.websocket import WebSocket
 from tornado_chat.web.gate import UNIX_PEER, Arguments, Gate, choose_codec, client_address
 from tornado_chat.web.handover import take_over
-from tornado_chat.web.refusals import STATUS, Refused, answer, refuse
+from tornado_chat.web.refusals import Refused, answer, refuse, terms
 from tornado_chat.wire.codec import Codec
 from tornado_chat.wire.commands import Join
 from tornado_chat.wire.deflate import negotiate
 from tornado_chat.wire.encodings import websocket
-from tornado_chat.wire.handshake import HandshakeError, check, response
-from tornado_chat.wire.refusals import last_answer
+from tornado_chat.wire.handshake import check, response
+from tornado_chat.wire.refusals import RequestError, last_answer
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class Admitted(NamedTuple):
 
 
 def admit(gate: Gate, peer: str, method: str, target: str, version: str, headers: Mapping[str, str]) -> Admitted:
-    """Whoever asks for a WebSocket so; HandshakeError or ChatError: they may not. Nothing is taken up yet."""
+    """Whoever asks for a WebSocket so; RequestError or ChatError: they may not. Nothing is taken up yet."""
     path, _, query = target.partition("?")
     arguments = Arguments(query)
     address = client_address(peer, headers.get("x-forwarded-for"), gate.settings.trusted_proxies)
@@ -81,23 +80,9 @@ def open_session(gate: Gate, admitted: Admitted, sock: socket.SocketType, early:
         line.abort(CloseCode.INTERNAL_ERROR)
 
 
-def terms(gate: Gate, error: HandshakeError | ChatError) -> tuple[int, dict[str, str], float | None]:
-    """How a refusal is told, and counted here: the status, headers besides the usual, seconds to wait."""
-    if isinstance(error, HandshakeError):
-        status, headers, retry_after = error.status, error.headers, None
-    else:
-        status, headers, retry_after = int(STATUS[error.code]), dict[str, str](), error.retry_after
-        if error.code is ErrorCode.UNAUTHORIZED:
-            headers["WWW-Authenticate"] = "Bearer"
-        if retry_after is not None:
-            headers["Retry-After"] = str(math.ceil(retry_after))
-    gate.context.hub.metrics.refusals[status] += 1
-    return status, headers, retry_after
-
-
-def refused(gate: Gate, error: HandshakeError | ChatError, accept: str) -> Refused:
+def refused(gate: Gate, error: RequestError | ChatError, accept: str) -> Refused:
     """The refusal of a plain handshake with this header Accept; `Handshake` tells the same through Tornado."""
-    status, headers, retry_after = terms(gate, error)
+    status, headers, retry_after = terms(gate.context.hub.metrics, error)
     found, body = answer(accept, status, error.code, error.message, retry_after)
     return Refused(last_answer(status, headers | found, body))
 
@@ -120,8 +105,8 @@ class Handshake(HTTPMessageDelegate):
         peer = getattr(request.context, "remote_ip", UNIX_PEER)
         try:
             admitted = admit(gate, peer, start_line.method, start_line.path, start_line.version, headers)
-        except (HandshakeError, ChatError) as error:
-            status, extra, wait = terms(gate, error)
+        except (RequestError, ChatError) as error:
+            status, extra, wait = terms(gate.context.hub.metrics, error)
             head = start_line.method == "HEAD"
             refuse(request, headers, status, error.code, error.message, head=head, extra=extra, retry_after=wait)
             return

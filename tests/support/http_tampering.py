@@ -1,4 +1,4 @@
-"""The same as `tampering`, for what comes over HTTP: the messages of streams, the events of pages and polls, the acks."""
+"""The same as `tampering`, for what comes over HTTP: messages of streams, events of pages and polls, acks."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ class HTTPTampering(Tampering):
     ) -> None:
         while True:
             request = await reader.readuntil(b"\r\n\r\n")
-            headers = dict(
-                line.lower().split(b": ", 1) for line in request.split(b"\r\n")[1:] if b": " in line
-            )
+            headers = dict(line.lower().split(b": ", 1) for line in request.split(b"\r\n")[1:] if b": " in line)
             if b"expect" in headers:
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request = request.replace(b"Expect: 100-continue\r\n", b"")

@@ -41,7 +41,13 @@ WELCOME: Data = {
     "ping_interval": 25,
 }
 HELLO = STREAM_HEAD + block(WELCOME)
+WHOLE = STREAM_HEAD.replace(b"Transfer-Encoding: chunked", b"Content-Length: 2000")
 PING = chunk(b"event: ping\ndata: {}\n\n")
+
+
+def said(message: Data) -> bytes:
+    """Not in a chunk."""
+    return f"data: {json.dumps(message)}\n\n".encode()
 
 
 def joined(room: str = "r", cursor: int = 0, **fields: str) -> bytes:
@@ -57,8 +63,8 @@ def event(seq: int, **fields: str) -> bytes:
 
 
 def closing(code: int = 1012, retry: int = 5, **more: Any) -> bytes:
-    said = {"type": "closing", "code": code, "retry_after_ms": retry, **more}
-    return chunk(f"retry: {retry}\ndata: {json.dumps(said)}\n\n".encode())
+    end = {"type": "closing", "code": code, "retry_after_ms": retry, **more}
+    return chunk(f"retry: {retry}\n".encode() + said(end))
 
 
 def synced(seq: int, room: str = "r") -> bytes:
@@ -158,7 +164,7 @@ async def test_a_sound_stream_is_resumed_by_its_last_id() -> None:
         ([STREAM_HEAD.replace(b"text/event-stream", b"text/plain")], "protocol"),
         ([STREAM_HEAD.replace(b", no-transform", b"")], "protocol"),
         ([STREAM_HEAD.replace(b"Buffering: no", b"Buffering: yes")], "protocol"),
-        ([STREAM_HEAD.replace(b"Transfer-Encoding: chunked", b"Content-Length: 9")], "protocol"),
+        ([WHOLE + said(WELCOME)], "protocol"),
         ([STREAM_HEAD, block({"type": "error", "code": "overloaded", "message": "m"}), LAST_CHUNK], "protocol"),
         ([HELLO, block({"type": "error", "room": "r", "code": "forbidden", "message": "m"})], "error"),
     ],
@@ -169,15 +175,18 @@ async def test_a_stream_that_a_server_must_not_send(pieces: list[bytes], kind: s
         assert ledger.violations[0].kind == kind, ledger.violations
 
 
-async def test_what_passes_is_waited_for() -> None:
+OVERLOADED: Data = {"type": "error", "code": "overloaded", "message": "m", "retry_after": 0.001}
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        [STREAM_HEAD, chunk(b"retry: 1\n\n"), block(OVERLOADED), LAST_CHUNK, HANG_UP],
+        [WHOLE.replace(b"2000", b"%d" % len(text := b"retry: 1\n" + said(OVERLOADED))), text],
+    ],
+)
+async def test_what_passes_is_waited_for(refused: list[bytes]) -> None:
     """A stream in place of a status, which a browser would take for the end: retry, an error, the end."""
-    refused = [
-        STREAM_HEAD,
-        chunk(b"retry: 1\n\n"),
-        block({"type": "error", "code": "overloaded", "message": "m", "retry_after": 0.001}),
-        LAST_CHUNK,
-        HANG_UP,
-    ]
     async with heard(once(*refused)) as (device, ledger, server):
         await eventually(lambda: device.connected)
         assert (ledger.violations, ledger.counts["refused"], len(server.asked)) == ([], 1, 2)

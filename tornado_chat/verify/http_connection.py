@@ -61,24 +61,29 @@ class HTTPConnection:
         """The head of the answer; `read` gives its body."""
         head = request.head(self._address)
         if request.headers.get("Expect") == "100-continue":
-            self._writer.write(head)
+            self._write(head)
             answer = await self._head()
             if answer.status != 100:
                 self._begun(answer)
                 self.keeps = False  # whether the body was awaited is not known
                 return answer
             head = b""
-        self._writer.write(head + request.body)
+        self._write(head + request.body)
         await self._writer.drain()
         return self._begun(await self._head())
 
     async def begin_and_cut(self, request: Request, part: float) -> None:
         """Only the first `part` (0 to 1) of the request's bytes, and gone."""
         data = request.head(self._address) + request.body
-        self._writer.write(data[: max(1, int(len(data) * part))])
+        self._write(data[: max(1, int(len(data) * part))])
         with contextlib.suppress(OSError):
             await self._writer.drain()
         self.cut()
+
+    def _write(self, data: bytes) -> None:
+        if self._writer.is_closing():
+            raise ConnectionResetError("it was cut")
+        self._writer.write(data)
 
     async def _head(self) -> Head:
         try:

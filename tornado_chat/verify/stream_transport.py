@@ -43,6 +43,7 @@ class StreamTransport:
         self._with_ids = self._alone is not None or device.dice.random() < 0.5
         self._epoch = ""
         self._welcomed = False
+        self._whole = False  # a refusal with its length
         self._closed = False  # by us
         self._retry: int | None = None
         self._end: Ended | Refused | None = None  # said, and to be followed by the stream's
@@ -94,6 +95,7 @@ class StreamTransport:
                 if head.status != 200:
                     raise refusal(Answer(head, await _rest(connection)))
             _check(head)
+            self._whole = head.length is not None
             device.ledger.counts["streams"] += 1
             self._pinged = time.monotonic()
             while data := await self._read(connection):
@@ -198,7 +200,10 @@ class StreamTransport:
         else:
             self._device.take(self, message)
             if kind == "welcome":
+                if self._whole:
+                    raise Broken("a stream whose length was told before it began, and not in chunks")
                 self._welcomed = True
+                self._epoch = message["epoch"]
                 self._ping_seconds = message["ping_interval"]
             elif kind == "joined":
                 self._epoch = message["epoch"]
@@ -254,7 +259,7 @@ class StreamTransport:
         if epoch != self._epoch:
             self._device.violation(Finding("id", f"an id of the epoch {epoch!r} in a log of {self._epoch!r}"))
         for room, witness in self._device.rooms.items():
-            right = witness.asked[0] if witness.asked else witness.cursor
+            right = witness.cursor if witness.joined else witness.wanted
             if cursors.pop(room, None if witness.joined else right) != right:
                 self._device.violation(Finding("id", f"{right} was shown, and the id says {id[:200]}"), room, right)
         if cursors:
@@ -295,8 +300,6 @@ def _check(head: Head) -> None:
         raise Broken(f"a stream whose Cache-Control has no {', '.join(sorted(missing))}")
     if head.headers.get("x-accel-buffering", "no") != "no":  # absent: nginx takes it away
         raise Broken(f"a stream with X-Accel-Buffering: {head.headers['x-accel-buffering']}")
-    if head.minor == 1 and head.length is not None:
-        raise Broken(f"a stream of {head.length} bytes, and not in chunks")
 
 
 async def _rest(connection: HTTPConnection) -> bytes:

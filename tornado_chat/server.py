@@ -106,6 +106,7 @@ class Server:
             ping_interval=settings.ping_interval,
             ping_timeout=settings.ping_timeout,
             write_timeout=settings.write_timeout,
+            stream_lifetime=settings.stream_lifetime,
         )
         self.draining = False
         self.log_answers = True

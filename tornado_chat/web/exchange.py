@@ -18,7 +18,7 @@ from tornado_chat.web.endpoint import Endpoint
 from tornado_chat.web.gate import UNIX_PEER, Arguments, Gate, client_address, has_credential
 from tornado_chat.web.http_connections import ANSWER_SECONDS, HttpConnection
 from tornado_chat.web.refusals import answer, terms
-from tornado_chat.wire.refusals import CONTENT_TYPE, RequestError, refusal_body
+from tornado_chat.wire.refusals import CONTENT_TYPE, RequestError
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ class Exchange(HTTPMessageDelegate):
     def refuse(self, error: RequestError | ChatError) -> None:
         """Answer with the error; whatever of the body has not come is not read."""
         status, headers, retry_after = terms(self.gate.context.hub.metrics, error)
-        found, body = answer(self.headers.get("accept", ""), status, error.code, error.message, retry_after)
+        status, found, body = answer(self.headers.get("accept", ""), status, error.code, error.message, retry_after)
         self.answer(status, body, headers | found)
 
     def detach(self) -> IOStream:
@@ -211,7 +211,9 @@ class Exchange(HTTPMessageDelegate):
         logger.error(
             "request failed method=%s path=%s", self.method, self._endpoint and self._endpoint.path, exc_info=error
         )
-        self.answer(500, refusal_body(ErrorCode.UNAVAILABLE, "the server failed on this request: try again"))
+        message = "the server failed on this request: try again"
+        status, headers, body = answer(self.headers.get("accept", ""), 500, ErrorCode.UNAVAILABLE, message)
+        self.answer(status, body, headers)
 
     def _answer_preflight(self) -> None:
         self.answer(

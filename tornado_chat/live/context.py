@@ -30,6 +30,7 @@ class Context:
         "lines",
         "log_warning",
         "publisher",
+        "requests",
         "revocations",
         "settings",
         "streams",
@@ -45,6 +46,7 @@ class Context:
         self.log_warning = Repeated(logging.getLogger("tornado_chat.live.session"))
         self.settings = settings
         self.streams = StreamEncodings(hub.log.epoch)
+        self.requests = 0  # whose commands are under way
         self.draining = False  # nothing more is read; what was read is finished
         self.welcome_limits = replies.Limits(
             settings.max_frame_bytes, settings.text_chars, settings.send_rate, settings.send_burst

@@ -59,14 +59,14 @@ class Page(NamedTuple):
 class Polls:
     """Those of one process."""
 
-    __slots__ = ("_draining", "_hub", "_limits", "_reading", "stays", "waiting")
+    __slots__ = ("_hub", "_limits", "_reading", "draining", "stays", "waiting")
 
     def __init__(self, hub: Hub, limits: Limits) -> None:
         self.stays = Stays(hub, limits)
         self.waiting: set[Poll] = set()
         self._hub = hub
         self._limits = limits
-        self._draining = False
+        self.draining = False
         # Who waits for a page: room, the seq before it, how many events.
         self._reading: dict[tuple[str, int, int], list[Poll]] = {}
 
@@ -78,7 +78,7 @@ class Polls:
         Who waits is in the rooms. ChatError: too many joins or rooms.
         """
         poll = Poll(self._hub, self, identity, cursors, limit, told)
-        if wait and not self._draining:
+        if wait and not self.draining:
             poll.wait(poller, wait)
         else:
             for _ in cursors:
@@ -93,14 +93,10 @@ class Polls:
 
     def drain(self) -> None:
         """Answer all with what there is. From now on nobody waits, and who was here is away."""
-        self._draining = True
+        self.draining = True
         for poll in list(self.waiting):
             poll.hurry()
         self.stays.end_idle()
-
-    @property
-    def draining(self) -> bool:
-        return self._draining
 
     def read(self, poll: Poll, name: str, room: Room | None, after: int) -> None:
         """Give `poll` the page after `after`, in a loop turn to come; who asks the same gets the same."""
@@ -115,16 +111,19 @@ class Polls:
     async def _read(self, key: tuple[str, int, int], room: Room | None) -> None:
         name, after, limit = key
         shared = self._hub.shared
-        outcome: Page | Exception = LogUnavailable("the process ends")
-        try:
-            async with shared.page_reads:
+        outcome: Page | Exception = LogUnavailable("nobody waits for it any more")
+        async with shared.page_reads:
+            try:
                 if any(not poll.over for poll in self._reading[key]):
                     outcome = await self._fetch(name, room, after, limit)
-        except Exception as error:
-            outcome = error
-        finally:
-            for poll in self._reading.pop(key):
-                shared.turns.poll(poll.take, (name, outcome))
+            except Exception as error:
+                outcome = error
+            finally:
+                for poll in self._reading.pop(key):
+                    shared.turns.poll(poll.take, (name, outcome))
+            taken: asyncio.Future[None] = shared.loop.create_future()
+            shared.turns.poll(_settle, taken)
+            await taken
 
     async def _fetch(self, name: str, room: Room | None, after: int, limit: int) -> Page:
         """The page after `after`, up to where the room's ring begins; empty if that has it now."""
@@ -133,7 +132,7 @@ class Polls:
             events = await log.read(name, after, max_events=limit, max_bytes=MOST_BYTES)
             return Page(_some(name, after, events), 0)
         ring, watch = room.ring, room.watched()
-        before = ring.first if len(ring) else None
+        before = ring.first if len(ring) and after < room.flushed else None  # else the news have not come here yet
         if before is not None and before <= after + 1:
             return Page([], watch.erasures)
         watch.reads += 1
@@ -411,6 +410,11 @@ class Poll:
         self._reading = True
         self._polls.read(self, name, room, after)
         return None
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _erasures(room: Room | None) -> int:

@@ -126,11 +126,11 @@ class HttpConnection:
     def wait(self, seconds: float) -> None:
         """The answer may take so long: it is not quiet meanwhile."""
         self.expect_answer(seconds + ANSWER_SECONDS)
-        self.home.hold(self)
+        self.home.set_aside(self)
 
     def go_on(self) -> None:
         """The answer has been made, if it has waited for it."""
-        if self.home.let_go(self):
+        if self.home.take_back(self):
             self.expect_answer()
 
 
@@ -277,17 +277,17 @@ class HttpConnections(HTTPServerConnectionDelegate):
             self._serving[connection] = serving
         return self.front.start_request(server_conn, request_conn)
 
-    def hold(self, connection: HttpConnection) -> None:
-        """Its request may wait for long: until `let_go` it is not quiet."""
+    def set_aside(self, connection: HttpConnection) -> None:
+        """Its request may wait for long: until `take_back` it is not quiet."""
         if connection in self._serving:
             self._waiting[connection] = self._serving.pop(connection)
 
-    def let_go(self, connection: HttpConnection) -> bool:
-        """Whether it was held."""
-        held = connection in self._waiting
-        if held:
+    def take_back(self, connection: HttpConnection) -> bool:
+        """Whether it was set aside."""
+        aside = connection in self._waiting
+        if aside:
             self._serving[connection] = self._waiting.pop(connection)
-        return held
+        return aside
 
     def on_close(self, server_conn: object) -> None:
         connection = _connection_of(server_conn)

@@ -149,10 +149,12 @@ def _begin(
 
 
 def _tell(exchange: Exchange, body_of: _Body, found: Found | Exception) -> None:
-    if isinstance(found, Exception):
-        exchange.fail(found)
-    else:
+    try:
+        if isinstance(found, Exception):
+            raise found
         exchange.answer(HTTPStatus.OK, body_of(orjson.dumps(exchange.gate.context.hub.log.epoch), found))
+    except Exception as error:
+        exchange.fail(error)
 
 
 def _page_of(room: str, epoch: bytes, found: Found) -> bytes:

@@ -229,9 +229,15 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "pong": {"id?": _ID},
     "error": {
         "id?": _ID,
+        "room?": _ROOM,
         "code": Field(f"one of {', '.join(ERRORS)}", lambda value: type(value) is str and value in ERRORS),
         "message": _string(),
         "retry_after?": Field("a number of seconds", _is_number),
+    },
+    "closing": {
+        "code": Field(f"one of {', '.join(map(str, CLOSES))}", lambda value: type(value) is int and value in CLOSES),
+        "reason?": _string(),
+        "retry_after_ms?": _CURSOR,
     },
     "typing": {"room": _ROOM, **_USER, "on": _FLAG},
     "read": {"room": _ROOM, **_USER, "seq": _CURSOR},
@@ -261,19 +267,6 @@ def _checks(fields: Mapping[str, Field]) -> list[_Check]:
 
 
 _CHECKS = {name: _checks(fields) for name, fields in FIELDS.items()}
-_STREAM_CHECKS = {
-    "error": _checks({**FIELDS["error"], "room?": _ROOM}),
-    "closing": _checks(
-        {
-            "code": Field(
-                f"one of {', '.join(map(str, CLOSES))}", lambda value: type(value) is int and value in CLOSES
-            ),
-            "reason?": _string(),
-            "retry_after_ms?": _CURSOR,
-        }
-    ),
-}
-"""What only a stream says, or says in its own way."""
 _PAGE_CHECKS = _checks({"room": _ROOM, "epoch": _string(), "events": _EVENTS, "cursor": _CURSOR, "head": _CURSOR})
 _POLL_CHECKS = _checks(
     {
@@ -306,12 +299,6 @@ def malformed(message: Data) -> str | None:
     if fault is None and name == "history":
         fault = next(_of_page(message), None)
     return f"{name}: {fault}" if fault else None
-
-
-def malformed_in_stream(message: Data) -> str | None:
-    """The same of a `closing` or an `error` in a stream."""
-    fault = _faults(_STREAM_CHECKS[message["type"]], message)
-    return f"{message['type']}: {fault}" if fault else None
 
 
 def malformed_page(page: Any) -> str | None:

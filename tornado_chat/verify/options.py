@@ -76,7 +76,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--transports",
         metavar="LIST",
-        help=f"the ways in of the clients, with commas: {', '.join(TRANSPORTS)} (default: websocket)",
+        help=f"the ways in of the clients, with commas (default: {','.join(TRANSPORTS)})",
     )
     how.add_argument(
         "--faults", metavar="LIST", help="the harm that is done, with commas (default: all that is possible)"
@@ -156,7 +156,7 @@ def _secret(path: str | None) -> bytes | None:
 
 def _transports(listed: str | None) -> tuple[str, ...]:
     if listed is None:
-        return ("websocket",)
+        return tuple(TRANSPORTS)
     names = tuple(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
     for name in names:
         if name not in TRANSPORTS:

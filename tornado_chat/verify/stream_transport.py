@@ -14,7 +14,7 @@ from tornado_chat.verify.endings import ABNORMAL, NORMAL, Broken, Ended, Refused
 from tornado_chat.verify.event_stream import Block, EventStream
 from tornado_chat.verify.findings import Finding
 from tornado_chat.verify.http_connection import ANSWER_SECONDS, HTTPConnection, Request
-from tornado_chat.verify.messages import ERROR_STATUSES, ERRORS, EVENTS, malformed_in_stream
+from tornado_chat.verify.messages import ERRORS, EVENTS, malformed
 from tornado_chat.verify.posts import Posts, signed
 from tornado_chat.verify.responses import Answer, Head, refusal
 from tornado_chat.verify.transport import Listener
@@ -210,7 +210,7 @@ class StreamTransport:
         self._check_id(block, message)
 
     def _closing(self, message: Data) -> Ended:
-        wrong = malformed_in_stream(message)
+        wrong = malformed(message)
         if wrong is not None:
             raise Broken(wrong)
         after: int | None = message.get("retry_after_ms")
@@ -220,21 +220,21 @@ class StreamTransport:
         return Ended(message["code"], reason if after is None else f"retry_after_ms={after}")
 
     def _take_error(self, message: Data) -> None:
-        """Of a room that could not be joined, or in place of the whole stream."""
-        wrong = malformed_in_stream(message)
+        """Of a room that cannot be joined for now, after which the stream ends; or in place of the whole stream."""
+        wrong = malformed(message)
         if wrong is not None:
             raise Broken(wrong)
-        code, after, room = message["code"], message.get("retry_after"), message.get("room")
+        code, room = message["code"], message.get("room")
         self._device.ledger.errors[code] += 1
         if not ERRORS[code]:
             self._device.violation(Finding("error", f"a stream: {code}: {message['message']}"), room or "")
-        status = next(status for status, name in ERROR_STATUSES.items() if name in (code, "unavailable"))
         if room is not None:
-            raise Refused(status, f"{room}: {code}", after)
+            return
         if self._welcomed:
             raise Broken(f"an error without a room after welcome: {str(message)[:200]}")
         if self._retry is None:
             raise Broken("an error in place of a stream, without retry, so that a browser would not wait")
+        status = 429 if code == "rate_limited" else 503
         self._end = Refused(status, f"{code}: {message['message']}", self._retry / 1000)
 
     def _check_id(self, block: Block, message: Data) -> None:

@@ -63,6 +63,8 @@ class HTTPTampering(Tampering):
         chunks, blocks = Chunks(), EventStream()
         while not chunks.ended and (data := await back.read(65536)):
             for block in blocks.feed(chunks.feed(data)):
+                if writer.is_closing():
+                    return
                 writer.write(b"".join(map(chunk, self._blocks(block))))
         if chunks.ended:
             writer.write(chunk(b""))
@@ -116,5 +118,4 @@ def misnumber(proxy: Tampering, message: Message) -> list[Message | bytes] | Non
     if proxy.at is not None or message["type"] not in EVENTS:
         return None
     proxy.at = message
-    block = Block(f"{0}.{message['seq'] - 1}", None, json.dumps(message), None)
-    return [chunk(_written(block))]
+    return [_written(Block(f"epoch.{message['seq'] - 1}", None, json.dumps(message), None))]

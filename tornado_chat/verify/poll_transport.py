@@ -19,12 +19,12 @@ from tornado_chat.verify.witness import Witness
 
 WAITS = (0, 1, 5, 25, 55)
 """Seconds that a long poll may wait."""
-LIMITS = (1, 20, 100, 500)
+LIMITS = (3, 100, 500, 500)
 """Events of a page at most."""
 LIMIT = 100
 """The same, where nothing is said."""
 PAUSES = (0.05, 0.5, 1.0)
-"""Seconds between pages of who does not wait."""
+"""Seconds until the next pages of who does not wait and has everything."""
 FAILURES = 3
 """Polls in a row without an answer, after which the way is given up."""
 
@@ -115,7 +115,7 @@ class PollTransport:
                 failures += 1
                 if failures > FAILURES:
                     raise Ended(ABNORMAL, error.strerror or str(error)) from None
-            if not self._waits or failures:
+            if failures or (not self._waits and all(witness.synced for witness in device.rooms.values())):
                 await asyncio.sleep(device.dice.choice(PAUSES))
             await device.idle()
 

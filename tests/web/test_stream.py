@@ -587,3 +587,12 @@ async def test_a_post_that_is_no_stream_and_a_get_that_wants_none(tmp_path: Path
         answer = await http.ask("/v1/events", {"Host": "localhost"}, method="DELETE")
         assert (answer.status, answer.error["code"]) == (405, "bad_request")
         assert set(answer.headers["allow"].split(", ")) == {"GET", "POST", "HEAD"}
+
+
+async def test_streams_are_connections_and_counted_apart(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, await Stream.open(port(here), ROOM) as stream:
+        await here.connect()
+        await stream.until("synced")
+        text = (await get(here, "/metrics")).body.decode()
+        for sample in ("connections 2.0", "streams 1.0", "handshakes_total 2.0"):
+            assert f"\ntornado_chat_{sample}\n" in text

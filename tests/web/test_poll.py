@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import json
 import random
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tests.support.polling import Follower, PollingHTTP
 from tests.support.raw_chat import AsyncChat
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.auth import mint
-from tornado_chat.live import stays
+from tornado_chat.live import questions, stays
 from tornado_chat.web import http_connections
 
 LONG = "&wait=30"
@@ -334,6 +335,32 @@ async def test_old_events_come_from_the_log_with_a_bound_of_bytes(tmp_path: Path
             assert cursors == {"r": 100, "s": 1}
             assert counts[0][0] == "s", "a room with a long past makes no other wait"
             assert len(counts) > 2
+
+
+async def test_long_answers_that_nobody_reads_have_a_bound_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "UNREAD_BYTES", 500_000)
+    async with running(tmp_path) as here, PollingHTTP(here) as http:
+        alice = await here.connect()
+        await say(alice, *("x" * 8000 for _ in range(40)))
+        deaf = []
+        for _ in range(16):  # the sockets take some of it
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", http.port))
+            sock.send(b"GET /v1/rooms/r/events?wait=30 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            deaf.append(sock)
+        await eventually(lambda: not here.server.context.polls.waiting and here.server.limits.http_bytes > 200_000)
+        for query in ("", "?wait=30"):
+            answer = await http.page("r", query)
+            assert (answer.status, answer.error["code"]) == (503, "overloaded")
+        assert len(texts(await http.page("r", "?limit=2"))) == 2, "what is short is told"
+        for sock in deaf:
+            sock.close()
+        await eventually(lambda: not here.server.limits.http_bytes)
+        assert len(texts(await http.page("r"))) > 30
 
 
 async def test_a_deleted_text_is_not_told(tmp_path: Path) -> None:

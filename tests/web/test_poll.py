@@ -208,7 +208,7 @@ async def test_a_connection_that_waits_is_neither_late_nor_quiet(
     monkeypatch.setattr(http_connections, "SWEEP_SECONDS", 0.05)
     monkeypatch.setattr(http_connections, "QUIET_SECONDS", 0.0)
     monkeypatch.setattr(http_connections, "RESERVED", 1)
-    async with running(tmp_path, max_connections=2) as here, PollingHTTP(here) as http:
+    async with running(tmp_path, max_connections=1) as here, PollingHTTP(here) as http:
         poll = asyncio.ensure_future(http.page("r", "?wait=1"))
         await waiting(here)
         for _ in range(5):

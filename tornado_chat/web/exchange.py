@@ -14,7 +14,9 @@ from tornado.iostream import IOStream
 
 from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
+from tornado_chat.web.endpoint import Endpoint
 from tornado_chat.web.gate import UNIX_PEER, Arguments, Gate, client_address, has_credential
+from tornado_chat.web.http_connections import ANSWER_SECONDS, HttpConnection
 from tornado_chat.web.refusals import answer, terms
 from tornado_chat.wire.refusals import CONTENT_TYPE, RequestError, refusal_body
 
@@ -27,22 +29,6 @@ REFUSED_BODY_BYTES = 64 * 1024
 """A longer body is not read where the request is refused by its head: the connection ends instead."""
 
 
-class Endpoint:
-    """One method of one address. `path` has names in braces, each for one segment, as in `/v1/rooms/{room}/events`.
-
-    `call` carries out what an `Exchange` asks for: at once, or in the Task that is made of what it returns. It answers
-    the exchange once, or raises ChatError or RequestError.
-    """
-
-    __slots__ = ("call", "method", "path", "segments")
-
-    def __init__(self, method: str, path: str, call: Callable[[Exchange], Coroutine[Any, Any, None] | None]) -> None:
-        self.method = method
-        self.path = path
-        self.segments = path.split("/")
-        self.call = call
-
-
 class Exchange(HTTPMessageDelegate):
     """One request. When `endpoint` is called, all of it is here: `path` by name, `arguments`, `headers`, `body`.
 
@@ -50,7 +36,10 @@ class Exchange(HTTPMessageDelegate):
     """
 
     def __init__(
-        self, gate: Gate, find: Callable[[str, str], tuple[Endpoint, dict[str, str]]], request: HTTP1Connection
+        self,
+        gate: Gate,
+        find: Callable[[str, str, str], tuple[Endpoint, dict[str, str]]],
+        request: HTTP1Connection,
     ) -> None:
         self.gate = gate
         self.request = request
@@ -92,7 +81,7 @@ class Exchange(HTTPMessageDelegate):
             if gate.context.draining:
                 raise ChatError(ErrorCode.OVERLOADED, "this server is stopping: come back in a moment", retry_after=1)
             if self.method != "OPTIONS":
-                self._endpoint, self.path = self._find(self.method, path)
+                self._endpoint, self.path = self._find(self.method, path, headers.get("accept", ""))
             length = headers.get("content-length", "")
             self._check_size(int(length) if length.isascii() and length.isdigit() else 0)
         except (RequestError, ChatError) as error:
@@ -123,7 +112,8 @@ class Exchange(HTTPMessageDelegate):
         endpoint = self._endpoint
         assert endpoint is not None
         try:
-            work = endpoint.call(self)
+            asked = endpoint.read(self.path, self.arguments, self.headers, self.body, self.gate.settings.text_chars)
+            work = endpoint.call(self, asked)
         except Exception as error:
             self._fail(error)
             return
@@ -151,6 +141,12 @@ class Exchange(HTTPMessageDelegate):
     @property
     def body(self) -> bytes:
         return b"".join(self._chunks)
+
+    def expect_answer_within(self, seconds: float) -> None:
+        """The answer may take so long; without this, it and its way to the client have ANSWER_SECONDS in all."""
+        connection = self.request.context
+        assert isinstance(connection, HttpConnection)
+        connection.expect_answer(seconds + ANSWER_SECONDS)
 
     def identify(self) -> tuple[Identity, str | None]:
         """Who asks, and a guest's fresh token; ChatError (unauthorized, forbidden), as for a WebSocket."""

@@ -43,17 +43,23 @@ HOST_CHARS = 300
 
 
 class Arguments:
-    """The query of the address, the last value of each name; RequestError for more than MAX_ARGUMENTS."""
+    """The query of the address; RequestError for more than MAX_ARGUMENTS."""
 
-    __slots__ = ("values",)
+    __slots__ = ("pairs", "values")
 
-    def __init__(self, query: str) -> None:
-        if query.count("&") >= MAX_ARGUMENTS:  # 8,000 of them take 6 ms
-            raise RequestError(f"the address should have {MAX_ARGUMENTS} arguments at most")
-        self.values = dict(parse_qsl(query, keep_blank_values=True)) if query else {}
+    def __init__(self, query: str, most: int = MAX_ARGUMENTS) -> None:
+        if query.count("&") >= most:  # 8,000 of them take 6 ms
+            raise RequestError(f"the address should have {most} arguments at most")
+        self.pairs = parse_qsl(query, keep_blank_values=True) if query else []
+        self.values = dict(self.pairs)
 
     def get(self, name: str) -> str | None:
+        """The last value of this name."""
         return self.values.get(name)
+
+    def all(self, name: str) -> list[str]:
+        """All values of this name."""
+        return [value for found, value in self.pairs if found == name] if name in self.values else []
 
 
 class Gate:

@@ -94,11 +94,11 @@ class HttpConnection:
         self.since = monotonic()
         self.due = self.since + REQUEST_SECONDS
 
-    def expect_answer(self) -> None:
-        """The head of a request is here."""
+    def expect_answer(self, seconds: float = ANSWER_SECONDS) -> None:
+        """The head of a request is here, and so long it may take until the client has the answer."""
         self.answered = True
         self.since = monotonic()
-        self.due = self.since + ANSWER_SECONDS
+        self.due = self.since + seconds
 
 
 class HttpConnections(HTTPServerConnectionDelegate):

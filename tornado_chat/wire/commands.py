@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from math import isfinite
-from typing import Annotated, Any, TypeGuard, get_args
+from typing import Annotated, Any, TypeGuard, TypeVar, get_args
 
 import orjson
-from msgspec import Meta, Struct, convert
+from msgspec import Meta, Struct, convert, field
 from msgspec.structs import fields
 
 from tornado_chat.errors import ChatError, ErrorCode
@@ -49,8 +49,30 @@ MetaObject = Annotated[
 ]
 
 
+class Actor(Struct, kw_only=True, frozen=True, gc=False):
+    """The user for whom a backend publishes; without `name` they are called by their id."""
+
+    user: str
+    name: str | None = None
+
+
+As = Annotated[
+    Actor,
+    Meta(
+        description=f"an object with `user`, a user id of 1 to {NAME_CHARS} printable characters, and perhaps `name`, "
+        "of as many"
+    ),
+]
+
+
 class _Base(Struct, kw_only=True, frozen=True, gc=False, tag_field="type", tag=str.lower):
     id: Id | None = None
+
+
+class _Acting(_Base, kw_only=True, frozen=True):
+    """What a token with the claim `acts_as` may publish for another user."""
+
+    as_: As | None = field(name="as", default=None)
 
 
 class Join(_Base, frozen=True):
@@ -63,25 +85,25 @@ class Leave(_Base, frozen=True):
     room: RoomName
 
 
-class Send(_Base, frozen=True):
+class Send(_Acting, frozen=True):
     room: RoomName
     text: Text
     reply_to: Seq | None = None
     meta: MetaObject | None = None
 
 
-class Edit(_Base, frozen=True):
+class Edit(_Acting, frozen=True):
     room: RoomName
     seq: Seq
     text: Text
 
 
-class Delete(_Base, frozen=True):
+class Delete(_Acting, frozen=True):
     room: RoomName
     seq: Seq
 
 
-class React(_Base, frozen=True):
+class React(_Acting, frozen=True):
     room: RoomName
     seq: Seq
     emoji: Emoji
@@ -94,7 +116,7 @@ class History(_Base, frozen=True):
     limit: Limit = HISTORY_DEFAULT
 
 
-class Read(_Base, frozen=True):
+class Read(_Acting, frozen=True):
     room: RoomName
     seq: Cursor
 
@@ -113,6 +135,8 @@ class Ping(_Base, frozen=True):
 
 
 Command = Join | Leave | Send | Edit | Delete | React | History | Read | Typing | Presence | Ping
+
+S = TypeVar("S", bound=Struct)
 
 COMMANDS: dict[str, type[Command]] = {struct.__name__.lower(): struct for struct in get_args(Command)}
 """The Struct of each `type`."""
@@ -173,17 +197,28 @@ def parse(obj: object, text_chars: int) -> Command:
     if struct is None:
         got = ascii(name[:32]) if type(name) is str else "none" if name is None else _kind(name)
         raise _bad(f"type: must be {_TYPES}; got {got}")
+    return read(obj, struct, text_chars)
+
+
+def read(obj: dict[str, Any], struct: type[S], text_chars: int) -> S:
+    """The `struct` (a command, or what else a client may ask for) that `obj` is; ChatError as `parse` raises it.
+
+    Each field's type has a description.
+    """
     try:
-        command = convert(obj, struct)
+        found = convert(obj, struct)
     except (ValueError, RecursionError):
         given = {key: value for key, value in obj.items() if value is not None}
         if len(given) < len(obj):
-            return parse(given, text_chars)
+            return read(given, struct, text_chars)
         raise _explain(obj, struct, text_chars) from None
-    return _checked(command, text_chars)
+    return _checked(found, text_chars) if isinstance(found, _Base) else found
 
 
-def _checked(command: Command, text_chars: int) -> Command:
+C = TypeVar("C", bound=_Base)
+
+
+def _checked(command: C, text_chars: int) -> C:
     """`command` if it is sound in what its types do not say."""
     if command.id is not None:
         _check_string("id", command.id)
@@ -199,6 +234,10 @@ def _checked(command: Command, text_chars: int) -> Command:
             raise _bad("after, last: give one of the two, or neither")
     elif isinstance(command, React):
         _check_string("emoji", command.emoji)
+    if isinstance(command, _Acting) and command.as_ is not None:
+        check_printable("as.user", command.as_.user)
+        if command.as_.name is not None:
+            check_name(command.as_.name, "as.name")
     return command
 
 
@@ -219,11 +258,11 @@ def check_user_id(value: object) -> str:
     return check_printable("user id", value)
 
 
-def check_name(value: object) -> str:
+def check_name(value: object, field: str = "name") -> str:
     """`value` if it is a user's name, 1 to 64 printable characters that show; ChatError(bad_request) if not."""
-    name = check_printable("name", value)
+    name = check_printable(field, value)
     if is_blank(name):
-        raise _bad("name: must have a character that can be seen")
+        raise _bad(f"{field}: must have a character that can be seen")
     return name
 
 
@@ -315,19 +354,19 @@ def _json_fault(value: object, depth: int) -> str | None:
     return next((fault for part in parts if (fault := _json_fault(part, depth - 1)) is not None), None)
 
 
-def _explain(obj: dict[Any, Any], struct: type[Command], text_chars: int) -> ChatError:
+def _explain(obj: dict[Any, Any], struct: type[Struct], text_chars: int) -> ChatError:
     """Which field of `obj` kept it from being a `struct`."""
-    for field in fields(struct):
-        wanted = describe(field.type, text_chars)
-        if field.name not in obj:
-            if field.required:
-                return _bad(f"{field.name}: is missing; must be {wanted}")
+    for part in fields(struct):
+        name, wanted = part.encode_name, describe(part.type, text_chars)
+        if name not in obj:
+            if part.required:
+                return _bad(f"{name}: is missing; must be {wanted}")
             continue
-        value = obj[field.name]
+        value = obj[name]
         try:
-            convert(value, field.type)
+            convert(value, part.type)
         except (ValueError, RecursionError):
-            return _bad(f"{field.name}: must be {wanted}; got {_kind(value)}")
+            return _bad(f"{name}: must be {wanted}; got {_kind(value)}")
     return _bad("message: must be an object whose keys are strings of Unicode characters")
 
 

@@ -15,6 +15,7 @@ from tornado_chat.live.revocations import Revocations
 from tornado_chat.live.socket_line import Lines
 from tornado_chat.logs import Repeated
 from tornado_chat.wire import replies
+from tornado_chat.wire.event_stream import StreamEncodings
 
 
 class Context:
@@ -29,8 +30,10 @@ class Context:
         "lines",
         "log_warning",
         "publisher",
+        "requests",
         "revocations",
         "settings",
+        "streams",
         "welcome_limits",
     )
 
@@ -42,6 +45,8 @@ class Context:
         self.revocations = Revocations(hub.log, lines)
         self.log_warning = Repeated(logging.getLogger("tornado_chat.live.session"))
         self.settings = settings
+        self.streams = StreamEncodings(hub.log.epoch)
+        self.requests = 0  # whose commands are under way
         self.draining = False  # nothing more is read; what was read is finished
         self.welcome_limits = replies.Limits(
             settings.max_frame_bytes, settings.text_chars, settings.send_rate, settings.send_burst

@@ -258,6 +258,15 @@ class Room:
         member.write(Behind(room=self.name, seq=after, head=self.head))
         self._catch_up(member)
 
+    def written(self, member: Member) -> int:
+        """The seq up to which `member`, who is here, has been written all events."""
+        if member.state == LIVE:
+            for batch in self.batches:
+                if batch.group is self.groups[member.encoding] and batch.is_due(member.place):
+                    return batch.after
+            return self.flushed
+        return member.cursor
+
     # Delivery
 
     def deliver(self, event: Event) -> None:

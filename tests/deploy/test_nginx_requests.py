@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.chat import eventually
-from tests.support.nginx_site import Answer, Site, ask
+from tests.support.nginx_site import PATIENCE, Answer, Site, ask
 from tests.support.servers import UNLIMITED
 
 UNBUFFERED = (" buffer=64k flush=5s", "")
@@ -136,6 +137,98 @@ async def test_a_request_without_an_id_has_the_same_one_each_time_that_it_is_tri
     assert done[-1] == b"mine"
     assert tried
     assert set(tried) <= set(done)
+
+
+async def test_a_message_whose_worker_dies_with_the_answer_is_there_once() -> None:
+    with Site(*UNLIMITED, count=1) as site:
+
+        def commit_and_die(request: bytes) -> bytes:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(PATIENCE)
+                sock.connect(str(site.folder / "run/1.sock"))
+                sock.sendall(request)
+                assert b" 201 Created" in sock.recv(65536)
+            return b""
+
+        dying = StandIn(commit_and_die)
+        statuses = []
+        async with dying.listening(site, 2, 3):
+            for number in range(8):
+                headers = {"Authorization": f"Bearer {site.server.token(f'user-{number}')}"}
+                body = json.dumps({"text": f"{number}"}).encode()
+                answer = await asked(site, "POST", "/v1/rooms/r/messages", headers, body)
+                statuses.append(answer.status)
+        history = json.loads(site.get("/v1/rooms/r/messages?limit=100", headers).body)
+        assert [message["text"] for message in history["messages"]] == [f"{number}" for number in range(8)]
+        assert statuses.count(200) == len(dying.heads) > 0, "200 and not 201: it was there"
+        assert set(statuses) <= {200, 201}
+
+
+# Streams
+
+
+class Curl:
+    """`curl -N` reads a stream; a context manager. `version` is one of its flags, such as --http2."""
+
+    def __init__(self, site: Site, path: str, version: str) -> None:
+        self.command = ["curl", "--silent", "--show-error", "--no-buffer", version, "--cacert", "tls/chat.crt"]
+        self.command += ["--header", "Accept: text/event-stream", "--write-out", "%{stderr}HTTP/%{http_version}"]
+        self.command += [f"https://127.0.0.1:{site.port}{path}"]
+        self.folder = site.folder
+
+    async def __aenter__(self) -> Curl:
+        self.process = await asyncio.create_subprocess_exec(
+            *self.command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=self.folder
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.communicate()
+
+    async def until(self, words: str) -> str:
+        """Read on to a line with these words in it."""
+        assert self.process.stdout is not None
+        while True:
+            line = (await asyncio.wait_for(self.process.stdout.readline(), PATIENCE)).decode()
+            assert line, f"curl ended before {words}"
+            if words in line:
+                return line
+
+    async def end(self) -> tuple[int | None, str]:
+        """Wait until it has ended: its exit status, and what it said of that."""
+        _, said = await asyncio.wait_for(self.process.communicate(), PATIENCE)
+        return self.process.returncode, said.decode()
+
+
+@pytest.mark.parametrize(("version", "name"), [("--http1.1", "HTTP/1.1"), ("--http2", "HTTP/2")])
+async def test_a_stream_comes_through_event_by_event_and_to_its_end(version: str, name: str) -> None:
+    # Heartbeats are what keeps it open.
+    flags = (*UNLIMITED, "--ping-interval", "300ms", "--ping-timeout", "500ms")
+    with Site(*flags, count=1, changes=[("90s;", "1s;")]) as site:
+        async with Curl(site, "/v1/rooms/r/events?after=0", version) as curl, site.connect() as chat:
+            await curl.until('"synced"')
+            for number in range(4):
+                await chat.send(json.dumps({"type": "send", "room": "r", "text": f"text {number}", "id": f"{number}"}))
+                await curl.until(f'"text {number}"')
+            for _ in range(6):  # longer than nginx' time-outs
+                await curl.until("event: ping")
+            stopped = asyncio.create_task(asyncio.to_thread(site.server.stop))
+            await curl.until("retry: ")
+            await curl.until('"code":1012')
+            assert await curl.end() == (0, name)
+            await stopped
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+async def test_a_stream_whose_worker_is_killed_is_cut_off_and_not_ended(version: str) -> None:
+    with Site(*UNLIMITED, count=1) as site:
+        async with Curl(site, "/v1/rooms/r/events?after=0", version) as curl:
+            await curl.until('"synced"')
+            await asyncio.to_thread(site.server.kill)
+            status, _ = await curl.end()
+            assert status not in (0, None)
 
 
 # Limits and refusals

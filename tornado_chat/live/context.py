@@ -10,6 +10,7 @@ import time
 from tornado_chat.config import Settings
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.limits import Limits
+from tornado_chat.live.polls import Polls
 from tornado_chat.live.publisher import Publisher
 from tornado_chat.live.revocations import Revocations
 from tornado_chat.live.socket_line import Lines
@@ -29,6 +30,7 @@ class Context:
         "limits",
         "lines",
         "log_warning",
+        "polls",
         "publisher",
         "requests",
         "revocations",
@@ -42,7 +44,8 @@ class Context:
         self.publisher = publisher
         self.limits = limits
         self.lines = lines
-        self.revocations = Revocations(hub.log, lines)
+        self.polls = Polls(hub, limits)
+        self.revocations = Revocations(hub.log, lines, self.polls.end_sessions)
         self.log_warning = Repeated(logging.getLogger("tornado_chat.live.session"))
         self.settings = settings
         self.streams = StreamEncodings(hub.log.epoch)

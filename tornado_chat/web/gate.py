@@ -143,7 +143,8 @@ class Gate:
     def check_room_for_one_more(self, address: str) -> None:
         if self.context.draining:
             raise ChatError(ErrorCode.OVERLOADED, "this server is stopping: come back in a moment", retry_after=1)
-        self.context.limits.check_connection(address, len(self.context.lines.open))
+        context = self.context
+        context.limits.check_connection(address, len(context.lines.open) + len(context.polls.waiting))
 
     def identify(
         self, headers: Mapping[str, str], subprotocols: tuple[str, ...], arguments: Arguments

@@ -40,6 +40,14 @@ class Encoding:
         return self.wrap(payload)
 
 
+def _bare(payload: bytes) -> bytes:
+    return payload
+
+
+BARE = Encoding(JSON, _bare)
+"""JSON with nothing around it: pages and polls put commas between."""
+
+
 def opcode_of(codec: Codec) -> int:
     """The opcode (RFC 6455 section 5.6) of a codec's messages."""
     return TEXT if codec is JSON else BINARY

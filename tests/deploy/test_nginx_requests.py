@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
@@ -269,3 +270,42 @@ def test_an_event_source_that_finds_no_worker_is_told_to_come_back() -> None:
         other = site.get("/v1/rooms/r/events", {"Accept": "application/json"})
         assert other.status == 503
         assert other.error["code"] == "unavailable"
+
+
+async def test_an_office_that_polls_is_not_refused() -> None:
+    """500 people behind one address: all poll, and when one of them speaks all poll again, and do something."""
+    people, waves = 500, 3
+
+    async def work(site: Site, user: int, gathered: asyncio.Barrier) -> list[int]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port, ssl=site.tls)
+        token = site.server.token(f"user-{user}")
+        statuses = []
+
+        async def ask(path: str, obj: Any) -> Any:
+            body = json.dumps(obj).encode()
+            head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{site.port}\r\nAuthorization: Bearer {token}\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
+            statuses.append(int(answer.split()[1]))
+            length = re.search(rb"Content-Length: (\d+)", answer, re.IGNORECASE)
+            assert length is not None, answer
+            return json.loads(await reader.readexactly(int(length[1])))
+
+        for seq in range(waves):
+            if user == 0:
+                await gathered.wait()
+                await ask("/v1/rooms/r/messages", {"text": f"{seq}"})
+            else:
+                poll = asyncio.create_task(ask("/v1/poll", {"rooms": {"r": seq}, "wait": 55}))
+                await gathered.wait()
+                assert (await poll).get("cursors") == {"r": seq + 1}
+                await ask("/v1/commands", {"type": "read", "room": "r", "seq": seq + 1})
+        writer.close()
+        return statuses
+
+    with Site(*UNLIMITED) as site:
+        gathered = asyncio.Barrier(people)
+        found = await asyncio.gather(*(work(site, user, gathered) for user in range(people)))
+    statuses = Counter(status for statuses in found for status in statuses)
+    assert statuses == {200: (people - 1) * waves * 2, 201: waves}

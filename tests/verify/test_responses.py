@@ -104,6 +104,7 @@ def test_refusals() -> None:
     found = refusal(answer(503, error("overloaded", retry_after=2), "Retry-After: 2"))
     assert (found.status, found.retry_after, str(found)) == (503, 2.0, "HTTP 503: overloaded: m")
     assert refusal(answer(503, error("unavailable"))).retry_after is None
+    assert refusal(answer(429, error("rate_limited", retry_after=0.25), "Retry-After: 1")).retry_after == 0.25
     assert refusal(answer(502, "", media_type="text/html")).status == 502, "a proxy's"
     assert refusal(answer(426, error("bad_request"))).status == 426
 
@@ -114,7 +115,9 @@ def test_refusals() -> None:
         answer(400, error("forbidden")),
         answer(503, error("rate_limited")),
         answer(503, error("overloaded", retry_after=2), "Retry-After: 3"),
+        answer(503, error("overloaded", retry_after=2), "Retry-After: 1"),
         answer(503, error("overloaded", retry_after=2)),
+        answer(503, error("overloaded", retry_after="2"), "Retry-After: 2"),
         answer(503, error("overloaded"), "Retry-After: soon"),
         answer(404, {"error": "none"}),
         answer(404, {}),

@@ -91,6 +91,8 @@ def test_every_promise_holds_while_harm_is_done(needs: set[str], argv: tuple[str
     assert done == needs
     assert {name for name, fault in FAULTS.items() if fault.needs == DEVICE} <= found["faults"].keys()
     assert found["counts"]["duplicates"] > 0
+    assert found["transports"] == {"websocket": 5, "stream": 5, "poll": 5, "http": 5}
+    assert {"streams", "resumed by id", "polls", "pages", "posts", "changes"} <= found["counts"].keys()
 
 
 def test_a_running_server_with_its_key_a_token_or_guests(tmp_path: Path) -> None:
@@ -240,6 +242,9 @@ def test_the_installations_files_can_be_kept(tmp_path: Path, mode: int | None) -
         ("--patience 0", "--patience"),
         ("--max-late 0", "--max-late"),
         ("--faults fire", "--faults: there is no 'fire'; there are slow-readers, cuts"),
+        ("--transports pigeon", "--transports: there is no 'pigeon'; there are websocket, stream, poll, http"),
+        ("--transports ,", "--transports: name one at least of websocket, stream, poll, http"),
+        ("--transports poll --faults changes", "--faults: changes needs several --transports"),
         ("--faults redis-cut", "--faults: redis-cut can only be done to its own Redis"),
         ("--faults cuts --no-faults", "--no-faults"),
         ("--token x", "--token: goes with --url"),

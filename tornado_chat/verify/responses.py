@@ -141,6 +141,9 @@ def refusal(answer: Answer) -> Refused:
     code = error["code"]
     if ERROR_STATUSES.get(status, code) != code and not (status == 503 and code == "overloaded"):
         raise Broken(f"HTTP {status} with the code {code!r}, and must be with {ERROR_STATUSES[status]!r}")
-    if error.get("retry_after") is not None and error["retry_after"] != seconds:
-        raise Broken(f"HTTP {status} with retry_after {error['retry_after']!r}, but Retry-After: {after}")
+    exact = error.get("retry_after")
+    if exact is not None:  # the header has whole seconds
+        if type(exact) not in (int, float) or seconds is None or not 0 <= seconds - exact < 1:
+            raise Broken(f"HTTP {status} with retry_after {exact!r}, but Retry-After: {after}")
+        seconds = float(exact)
     return Refused(status, f"{code}: {error['message']}", seconds)

@@ -20,9 +20,14 @@ class Ended(Exception):
 
 
 class Refused(Exception):
-    """The request was answered with the HTTP `status` in place of what it asked for; `retry_after` is in seconds."""
+    """The request was answered with the HTTP `status` in place of what it asked for; `retry_after` is in seconds.
 
-    def __init__(self, status: int, message: str, retry_after: float | None) -> None:
-        super().__init__(f"HTTP {status}: {message}")
+    `code` is that of the protocol; "" if the answer is a proxy's.
+    """
+
+    def __init__(self, status: int, message: str, retry_after: float | None, code: str = "") -> None:
+        super().__init__(f"HTTP {status}: {code}: {message}" if code else f"HTTP {status}: {message}")
         self.status = status
+        self.code = code
+        self.message = message
         self.retry_after = retry_after

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections import deque
 from collections.abc import Coroutine
 from typing import NoReturn
-from urllib.parse import quote
 
 from tornado_chat.verify.codecs import JSON, MSGPACK, Data
 from tornado_chat.verify.endings import Broken, Refused
@@ -16,6 +14,7 @@ from tornado_chat.verify.findings import Finding
 from tornado_chat.verify.http_connection import HTTPClient, Request
 from tornado_chat.verify.messages import TRANSIENT_STATUSES
 from tornado_chat.verify.responses import Answer, refusal
+from tornado_chat.verify.rest import request_of, said_by
 from tornado_chat.verify.transport import Listener, Transport
 
 MAX_COMMANDS = 64
@@ -85,9 +84,7 @@ class Posts:
                 await (await self._client.connect()).begin_and_cut(self._request([command]), part)
                 return 0.0
             batch = self._batch()
-            if len(batch) == 1 and batch[0]["type"] == "send" and device.dice.random() < 0.5:
-                self._take_message(batch[0], await self._client.ask(self._message_request(batch[0])))
-            else:
+            if len(batch) > 1 or not await self._ask_alone(batch[0]):
                 self._take(batch, await self._client.ask(self._request(batch)))
         except Refused as error:
             device.ledger.counts["refused"] += 1
@@ -105,6 +102,18 @@ class Posts:
         if not self._queue:
             self._some.clear()
         return batch
+
+    async def _ask_alone(self, command: Data) -> bool:
+        """By the address that `command` has, half the time; whether it was."""
+        dice = self._device.dice
+        request = request_of(command, id_in_header=dice.random() < 0.5)
+        if request is None or dice.random() < 0.5:
+            return False
+        headers = signed(self._device.token, **request.headers)
+        said = said_by(command, await self._client.ask(request._replace(headers=headers)))
+        if said is not None:
+            self._device.take(self._transport, said)
+        return True
 
     # POST /v1/commands
 
@@ -133,28 +142,6 @@ class Posts:
             if said.get("type") not in _ANSWERS[command["type"]]:
                 raise Broken(f"the answer to a {command['type']} is of the type {said.get('type')!r}")
             self._device.take(self._transport, said)
-
-    # POST /v1/rooms/{room}/messages
-
-    def _message_request(self, command: Data) -> Request:
-        fields = {name: value for name, value in command.items() if name not in ("type", "room", "id")}
-        headers = signed(self._device.token, **{"Content-Type": JSON.media_type})
-        if self._device.dice.random() < 0.5:
-            fields["id"] = command["id"]
-        else:
-            headers["Idempotency-Key"] = command["id"]
-        return Request("POST", f"/rooms/{quote(command['room'])}/messages", headers, JSON.encode(fields))
-
-    def _take_message(self, command: Data, answer: Answer) -> None:
-        if answer.head.status not in (200, 201):
-            raise refusal(answer)
-        said = answer.json()
-        known = isinstance(said, dict) and {"room", "seq", "ts", "id"} <= said.keys()
-        if not known or (said["room"], said["id"]) != (command["room"], command["id"]):
-            raise Broken(f"the answer to a message {command['id']} in {command['room']} is {json.dumps(said)[:200]}")
-        ack = {name: said[name] for name in ("room", "seq", "ts", "id")} | {"type": "ack"}
-        # 201: it was made by this request; 200: it was there.
-        self._device.take(self._transport, ack if answer.head.status == 201 else ack | {"duplicate": True})
 
 
 _ANSWERS = {

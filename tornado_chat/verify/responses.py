@@ -146,4 +146,4 @@ def refusal(answer: Answer) -> Refused:
         if type(exact) not in (int, float) or seconds is None or not 0 <= seconds - exact < 1:
             raise Broken(f"HTTP {status} with retry_after {exact!r}, but Retry-After: {after}")
         seconds = float(exact)
-    return Refused(status, f"{code}: {error['message']}", seconds)
+    return Refused(status, error["message"], seconds, code)

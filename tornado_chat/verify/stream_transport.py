@@ -235,7 +235,7 @@ class StreamTransport:
         if self._retry is None:
             raise Broken("an error in place of a stream, without retry, so that a browser would not wait")
         status = 429 if code == "rate_limited" else 503
-        self._end = Refused(status, f"{code}: {message['message']}", self._retry / 1000)
+        self._end = Refused(status, message["message"], self._retry / 1000, code)
 
     def _check_id(self, block: Block, message: Data) -> None:
         """Of a stream of one room: what a browser would bring back must be what it was shown."""

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
+
+from tornado_chat.verify.address import ServerAddress
+from tornado_chat.verify.codecs import JSON
+from tornado_chat.verify.device import Device
+from tornado_chat.verify.handshake import Offer
+from tornado_chat.verify.ledger import Ledger
 
 HANG_UP = b"\0hang up\0"
 """In place of more: the connection ends here."""
@@ -52,7 +60,7 @@ class ScriptedServer:
         self._links.add(task)
         try:
             while True:
-                asked = await _read(reader)
+                asked = await _read(reader, writer)
                 self.asked.append(asked)
                 for piece in self._answer(asked):
                     if piece == WAIT:
@@ -69,13 +77,42 @@ class ScriptedServer:
             self._links.discard(task)
 
 
-async def _read(reader: asyncio.StreamReader) -> Asked:
+async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Asked:
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip().split("\r\n")
     method, target, _ = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if "expect" in headers:
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     body = await reader.readexactly(int(headers.get("content-length", 0)))
     parts = urlsplit(target)
     return Asked(method, parts.path, parse_qs(parts.query), headers, json.loads(body) if body else None)
+
+
+@asynccontextmanager
+async def driven(
+    say: Callable[[Asked], list[bytes]], *rooms: str, kind: str, seed: int = 1
+) -> AsyncIterator[tuple[Device, Ledger, ScriptedServer]]:
+    """A device of verify's in `rooms` (r), which gets what `say` makes of each request, but for its session."""
+    ledger = Ledger(rooms or ("r",))
+    async with ScriptedServer(lambda asked: [SESSION] if asked.path == "/v1/session" else say(asked)) as server:
+        device = Device(
+            "c1",
+            rooms or ("r",),
+            ledger,
+            ServerAddress("127.0.0.1", server.port, "/ws", False),
+            kind=kind,
+            token="t",
+            offer=Offer(JSON),
+            dice=random.Random(seed),
+        )
+        task = asyncio.create_task(device.run())
+        try:
+            yield device, ledger, server
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
 
 def answer(status: int, document: Any, *headers: str) -> bytes:
@@ -84,6 +121,10 @@ def answer(status: int, document: Any, *headers: str) -> bytes:
     lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
 
+
+SESSION = answer(
+    200, {"user": "u", "name": "U", "token": "t2"}, "Set-Cookie: chat_session=t2; Path=/; HttpOnly; SameSite=Lax"
+)
 
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store, no-transform\r\n"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,16 +15,12 @@ from tests.support.scripted_http import (
     STREAM_HEAD,
     WAIT,
     Asked,
-    ScriptedServer,
     answer,
     block,
     chunk,
+    driven,
 )
-from tornado_chat.verify.address import ServerAddress
-from tornado_chat.verify.codecs import JSON, Data
-from tornado_chat.verify.device import Device
-from tornado_chat.verify.handshake import Offer
-from tornado_chat.verify.ledger import Ledger
+from tornado_chat.verify.codecs import Data
 
 LIMITS = {"frame_bytes": 65536, "text_chars": 8000, "send_rate": 0, "send_burst": 0}
 WELCOME: Data = {
@@ -71,33 +64,6 @@ def synced(seq: int, room: str = "r") -> bytes:
     return block({"type": "synced", "room": room, "seq": seq})
 
 
-@asynccontextmanager
-async def heard(
-    say: Callable[[Asked], list[bytes]], *rooms: str, seed: int = 1
-) -> AsyncIterator[tuple[Device, Ledger, ScriptedServer]]:
-    """A device in `rooms` (r) while it hears what `say` makes of each request."""
-    ledger = Ledger(rooms or ("r",))
-    async with ScriptedServer(say) as server:
-        device = Device(
-            "c1",
-            rooms or ("r",),
-            ledger,
-            ServerAddress("127.0.0.1", server.port, "/ws", False),
-            kind="stream",
-            token="t",
-            offer=Offer(JSON),
-            dice=random.Random(seed),
-        )
-        task = asyncio.create_task(device.run())
-        try:
-            yield device, ledger, server
-            if task.done():
-                task.result()
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-
-
 def once(*pieces: bytes) -> Callable[[Asked], list[bytes]]:
     """The first stream; the others are sound."""
     left = list(pieces)
@@ -124,7 +90,7 @@ async def test_a_sound_stream_is_resumed_by_its_last_id() -> None:
                 return [HELLO, joined(cursor=after, id=f"e.{after}"), event(after + 1), synced(after + 1), WAIT]
             return [HELLO, joined(), event(1), PING, event(2), closing(), LAST_CHUNK, HANG_UP]
 
-        async with heard(say, seed=seed) as (device, ledger, server):
+        async with driven(say, seed=seed, kind="stream") as (device, ledger, server):
             await eventually(lambda: device.rooms["r"].cursor == 3)
             assert device.last_event_id == "e.3"
             assert [asked.path for asked in server.asked] == ["/v1/rooms/r/events"] * 2
@@ -170,7 +136,7 @@ async def test_a_sound_stream_is_resumed_by_its_last_id() -> None:
     ],
 )
 async def test_a_stream_that_a_server_must_not_send(pieces: list[bytes], kind: str) -> None:
-    async with heard(once(*pieces, HANG_UP)) as (_, ledger, __):
+    async with driven(once(*pieces, HANG_UP), kind="stream") as (_, ledger, __):
         await eventually(lambda: bool(ledger.violations))
         assert ledger.violations[0].kind == kind, ledger.violations
 
@@ -187,13 +153,17 @@ OVERLOADED: Data = {"type": "error", "code": "overloaded", "message": "m", "retr
 )
 async def test_what_passes_is_waited_for(refused: list[bytes]) -> None:
     """A stream in place of a status, which a browser would take for the end: retry, an error, the end."""
-    async with heard(once(*refused)) as (device, ledger, server):
+    async with driven(once(*refused), kind="stream") as (device, ledger, server):
         await eventually(lambda: device.connected)
         assert (ledger.violations, ledger.counts["refused"], len(server.asked)) == ([], 1, 2)
 
 
 async def test_a_refusal_with_a_status_is_told() -> None:
-    async with heard(once(answer(403, {"error": {"code": "forbidden", "message": "m"}}), HANG_UP)) as (device, _, __):
+    async with driven(once(answer(403, {"error": {"code": "forbidden", "message": "m"}}), HANG_UP), kind="stream") as (
+        device,
+        _,
+        __,
+    ):
         await eventually(lambda: device.refusal is not None)
         assert "403" in str(device.refusal)
 
@@ -225,7 +195,7 @@ async def test_several_rooms_are_asked_for_in_every_way_and_their_ids_bring_them
                 said.append(block(id="e " + " ".join(f"{room}:{seq}" for room, seq in after.items())))
             return [*said, WAIT]
 
-        async with heard(say, "r", "s", seed=seed) as (device, ledger, server):
+        async with driven(say, "r", "s", seed=seed, kind="stream") as (device, ledger, server):
             await eventually(lambda: device.waits() is None)
             device.cut(None, 0.0)
             await eventually(lambda: len(server.asked) == 2 and device.waits() is None)
@@ -247,14 +217,14 @@ async def test_ids_that_say_something_else_than_was_shown(id: str) -> None:
     seed = 0
     while not asked_for_ids or not asked_for_ids[-1]:
         seed += 1
-        async with heard(say, "r", "s", seed=seed) as (device, ledger, _):
+        async with driven(say, "r", "s", seed=seed, kind="stream") as (device, ledger, _):
             await eventually(lambda: bool(ledger.violations) or device.rooms["s"].synced)
         assert {found.kind for found in ledger.violations} == ({"id"} if asked_for_ids[-1] else set())
 
 
 async def test_a_stream_without_a_heartbeat_is_dead() -> None:
     quick = STREAM_HEAD + block(WELCOME | {"ping_interval": 0.05})
-    async with heard(once(quick, joined(), WAIT)) as (_, ledger, __):
+    async with driven(once(quick, joined(), WAIT), kind="stream") as (_, ledger, __):
         await eventually(lambda: ledger.counts["connects"] == 2)
         assert ledger.closes == {"1006": 1}
         assert "without a heartbeat" in ledger.history[0]
@@ -266,7 +236,7 @@ async def test_rooms_are_joined_again_by_another_stream() -> None:
         after = int(asked.query["after"][0])
         return [HELLO, joined(cursor=after), *map(event, range(after + 1, 6)), synced(5), WAIT]
 
-    async with heard(say) as (device, ledger, server):
+    async with driven(say, kind="stream") as (device, ledger, server):
         await eventually(lambda: device.rooms["r"].synced)
         device.join_again("r", 3)
         await eventually(lambda: len(server.asked) == 2 and device.rooms["r"].synced)

@@ -243,3 +243,17 @@ async def test_rooms_are_joined_again_by_another_stream() -> None:
         assert server.asked[-1].query["after"] == ["2"]
     assert ledger.violations == []
     assert ledger.closes == {"1000": 1}
+
+
+async def test_who_was_told_to_come_back_later_lacks_nothing_until_there_is_more() -> None:
+    """Streams end by and by; at no moment all of many are connected."""
+    async with driven(
+        once(HELLO, joined(), event(1), synced(1), closing(retry=20_000), LAST_CHUNK, HANG_UP), kind="stream"
+    ) as (device, ledger, _):
+        assert device.waits() is not None
+        await eventually(lambda: ledger.closes == {"1012": 1} and not device.connected)
+        assert device.waits() is None
+        ledger.records["r"].see(message(2), "c2", 1.0)
+        waits = device.waits()
+        assert waits is not None
+        assert waits[1] == 2

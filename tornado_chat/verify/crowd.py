@@ -271,14 +271,15 @@ class Crowd:
         self._spawn(reader)
         # Who reads last may find what nobody was told of; then the others must find it too.
         deadline = max(deadline, time.monotonic() + patience / 2)
-        await self._wait(lambda: reader.waits() is None and self._all_hold(), deadline - time.monotonic())
-        if reader.waits() is None and self._all_hold():
+        held = await self._wait(lambda: reader.waits() is None and self._all_hold(), deadline - time.monotonic())
+        if held:
             rooms = list(self.ledger.records)
             for room in self.dice.sample(rooms, min(SCROLLED_ROOMS, len(rooms))):
                 reader.questions.ask_history(room, None, HISTORY_MAX, SCROLLED_PAGES)
                 reader.questions.ask_presence(room)
-            await self._wait(lambda: reader.waits() is None, patience)
-        stuck = [(device, waits) for device in (*self.devices, reader) if (waits := device.waits()) is not None]
+            held = await self._wait(lambda: reader.waits() is None and self._all_hold(), patience)
+        every = () if held else (*self.devices, reader)
+        stuck = [(device, waits) for device in every if (waits := device.waits()) is not None]
         for device, (room, seq, why) in stuck[:STUCK_SHOWN]:
             finding = Finding("stuck", f"{patience:g} s after the last fault: {why}")
             self.ledger.report(finding, room=room, seq=seq, device=device.name)

@@ -91,6 +91,7 @@ class Device:
         self._pause = 0.0  # before the next connection, of our own will
         self._away: dict[str, float] = {}  # by room that it leaves: seconds until it joins it again
         self._cut = False
+        self._resting = False  # the server has told it to come back later
         self._failures = 0  # connections since the last that was welcomed
 
     @property
@@ -103,11 +104,11 @@ class Device:
 
     def waits(self) -> tuple[str, int, str] | None:
         """The room, the seq and in words what this device still waits for; None: it holds everything."""
-        if self._transport is None:
+        if self._transport is None and not self._resting:
             return "", 0, f"not connected ({self.kind})"
         for room, witness in self.rooms.items():
             head = self.ledger.records[room].head
-            if not witness.synced or witness.cursor < head:
+            if (not witness.synced and not self._resting) or witness.cursor < head:
                 state = "live" if witness.synced else "catching up" if witness.joined else "not joined"
                 return room, witness.cursor + 1, f"{state} at {witness.cursor}, while the head is {head}"
         unanswered = self.commands.unanswered
@@ -189,7 +190,9 @@ class Device:
                 self._give_up(error)
             pause = self.dice.uniform(0, min(LONGEST_PAUSE, 0.1 * 2.0 ** min(self._failures, 10)))
             self._failures += 1
+            self._resting = wait is not None
             await asyncio.sleep(min(wait, LONGEST_ASKED) if wait is not None else self._pause + pause)
+            self._resting = False
             self._pause = 0.0
 
     def _give_up(self, error: Exception) -> None:

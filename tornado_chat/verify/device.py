@@ -330,9 +330,11 @@ class Device:
             finding = record.survives(event)
         if finding is not None:
             self.violation(finding, room, seq)
-        prompt = self._transport is not None and self._transport.prompt and self.resumed < math.inf
-        if prompt and witness.synced and seq > witness.counted_from:
-            self.ledger.take_late(late, room, seq, self.name)
+        if witness.synced and seq > witness.counted_from and self.resumed < math.inf:
+            if self._transport is not None and self._transport.prompt:
+                self.ledger.take_late(late, room, seq, self.name)
+            elif self.kind == "poll":
+                self.ledger.polled.add(late)
         self.questions.take_event(room, seq)
 
     def _on_error(self, error: Data) -> None:

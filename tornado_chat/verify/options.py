@@ -71,7 +71,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how hard")
     how.add_argument("--minutes", default="1", metavar="N", help="how long, such as 0.5 (default: 1)")
     how.add_argument("--clients", default="50", metavar="N", help="clients, two for each user (default: 50)")
-    how.add_argument("--rooms", default="10", metavar="N", help="rooms; each client is in 3 of them (default: 10)")
+    how.add_argument(
+        "--rooms", default="10", metavar="N", help="rooms; each client is in 3 of them, some in one (default: 10)"
+    )
     how.add_argument("--rate", default="200", metavar="N", help="commands a second, of all clients (default: 200)")
     how.add_argument(
         "--transports",

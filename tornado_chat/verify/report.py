@@ -82,6 +82,7 @@ def result(ledger: Ledger, about: Mapping[str, Any], trouble: list[str]) -> dict
         "errors": dict(sorted(ledger.errors.items())),
         "faults": dict(sorted(ledger.faults.items())),
         "late_ms": ledger.late.summary(),
+        "polled_ms": ledger.polled.summary(),
         "ack_ms": ledger.answer.summary(),
         "history": ledger.history,
         "server_errors": trouble,
@@ -96,7 +97,7 @@ def _listed(numbers: Mapping[str, int]) -> str:
 
 def text(ledger: Ledger, report: Mapping[str, Any]) -> str:
     """`report`, a `result`, for people."""
-    counts, late, ack = ledger.counts, report["late_ms"], report["ack_ms"]
+    counts, late, polled, ack = ledger.counts, report["late_ms"], report["polled_ms"], report["ack_ms"]
     lines = [
         f"{report['installation']}; seed {report['seed']}, {report['seconds']:g} s",
         f"  {report['clients']} clients in {len(ledger.records)} rooms: {_listed(report['transports'])}",
@@ -108,6 +109,7 @@ def text(ledger: Ledger, report: Mapping[str, Any]) -> str:
         f"  {counts['histories']:,} pages of history and {counts['presences']:,} answers to presence compared",
         f"  {counts['delivered']:,} deliveries; clients fell behind {counts['behind']:,} times",
         f"  late, after the first client: p50 {late['p50']:g} ms, p99 {late['p99']:g} ms, max {late['max']:g} ms",
+        f"  late in polls: p50 {polled['p50']:g} ms, p99 {polled['p99']:g} ms, max {polled['max']:g} ms",
         f"  acks: p50 {ack['p50']:g} ms, p99 {ack['p99']:g} ms, max {ack['max']:g} ms",
     ]
     for name in ("faults", "closes", "errors"):

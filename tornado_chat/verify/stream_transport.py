@@ -21,7 +21,7 @@ from tornado_chat.verify.transport import Listener
 
 STREAM = "text/event-stream"
 SILENT_PINGS = 2.5
-"""A stream without a heartbeat for so many `ping_interval` is dead."""
+"""A stream without a heartbeat for so many `ping_interval` is dead, or broken where other things came."""
 ANSWERS = ("ack", "history", "left", "pong")
 """What a stream has no command for."""
 IDS = ("Last-Event-ID", "last_event_id", "lastEventId")
@@ -264,7 +264,7 @@ class StreamTransport:
                 self._device.violation(Finding("id", f"{right} was shown, and the id says {id[:200]}"), room, right)
         if cursors:
             self._device.violation(Finding("id", f"an id names rooms that are not in this stream: {id[:200]}"))
-        self._device.last_event_id = id
+        self._device.last_event_id = "" if cursors else id
 
 
 def read_id(id: str, alone: str | None) -> tuple[str, dict[str, int]]:

@@ -327,7 +327,7 @@ class Server:
     async def _finish_commands(self, deadline: float) -> None:
         sessions = [line.listener for line in self.lines.open]
         busy = [session for session in sessions if isinstance(session, Session)]
-        while self.loop.time() < deadline and any(s.unfinished for s in busy):  # noqa: ASYNC110  # once in a life
+        while self.loop.time() < deadline and (self.context.requests or any(s.unfinished for s in busy)):  # noqa: ASYNC110  # once in a life
             await asyncio.sleep(0.005)
 
     async def _flush_rooms(self, deadline: float) -> None:

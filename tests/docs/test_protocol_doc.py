@@ -14,7 +14,8 @@ from tornado.routing import PathMatches
 from tests.support import ROOT
 from tornado_chat.auth import GUEST_TTL, _Claims
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode
-from tornado_chat.live.session import HISTORY_BYTES, PRESENT_USERS, ROOMS
+from tornado_chat.live.questions import HISTORY_BYTES, PRESENT_USERS
+from tornado_chat.live.session import ROOMS
 from tornado_chat.log import Entry, event_of
 from tornado_chat.log.kinds import KINDS
 from tornado_chat.metrics import Metrics
@@ -67,7 +68,7 @@ def example() -> list[tuple[str, dict[str, Any]]]:
 def test_the_commands_and_their_fields() -> None:
     documented = {row[0].strip("`"): names(row[1]) for row in table("## Commands")}
     assert documented == {
-        name: {field.name: field.required for field in fields(struct) if field.name != "id"}
+        name: {field.encode_name: field.required for field in fields(struct) if field.name != "id"}
         for name, struct in COMMANDS.items()
     }
 
@@ -77,8 +78,8 @@ def test_what_each_field_must_be() -> None:
     used = set()
     for name, struct in COMMANDS.items():
         for field in fields(struct):
-            key = f"`{field.name}` (of `{name}`)"
-            key = key if key in documented else f"`{field.name}`"
+            key = f"`{field.encode_name}` (of `{name}`)"
+            key = key if key in documented else f"`{field.encode_name}`"
             assert documented[key] == describe(field.type, TEXT_CHARS), (name, field.name)
             used.add(key)
     assert used == set(documented)

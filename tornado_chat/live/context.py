@@ -29,6 +29,7 @@ class Context:
         "lines",
         "log_warning",
         "publisher",
+        "requests",
         "revocations",
         "settings",
         "welcome_limits",
@@ -42,6 +43,7 @@ class Context:
         self.revocations = Revocations(hub.log, lines)
         self.log_warning = Repeated(logging.getLogger("tornado_chat.live.session"))
         self.settings = settings
+        self.requests = 0  # whose commands are under way
         self.draining = False  # nothing more is read; what was read is finished
         self.welcome_limits = replies.Limits(
             settings.max_frame_bytes, settings.text_chars, settings.send_rate, settings.send_burst

@@ -13,11 +13,11 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
-from itertools import islice
 from typing import Any, TypeVar
 
 from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode, LogUnavailable
+from tornado_chat.live import questions
 from tornado_chat.live.author import Author
 from tornado_chat.live.context import Context
 from tornado_chat.live.flood import Flood
@@ -25,7 +25,6 @@ from tornado_chat.live.limits import FRAME_BYTES, AddressAccount
 from tornado_chat.live.line import Line
 from tornado_chat.live.lookup import Question
 from tornado_chat.live.member import Member, Memberships
-from tornado_chat.live.room_presence import RoomPresence
 from tornado_chat.log import Appended, Entry
 from tornado_chat.log.sweeping import Mark
 from tornado_chat.wire import replies
@@ -63,15 +62,6 @@ UNCHARGED_BYTES = 16 * 1024
 
 ROOMS = 1000
 """Rooms that one connection may be in."""
-
-OUTBOXES_BYTES = 256 * 1024 * 1024
-"""With more than this waiting for all sockets together, no further `history` is answered."""
-
-HISTORY_BYTES = 1024 * 1024
-"""About what the answer to one `history` has at most."""
-
-PRESENT_USERS = 200
-"""Users named in the answer to one `presence`."""
 
 
 class Session(Author):
@@ -373,25 +363,16 @@ class Session(Author):
             return False
         self.check_room(command.room)
         self.charge()
-        self._check_outboxes(0)
+        questions.check_unread(self.context, 0)
         self.asking = self.context.hub.tasks.spawn(self._ask(self._recount, command))
         return True
 
     async def _recount(self, command: History) -> None:
-        messages, more = await self.context.hub.log.history(
-            command.room, before=command.before, limit=command.limit, max_bytes=HISTORY_BYTES
-        )
-        reply = replies.History(id=command.id, room=command.room, messages=messages, more=more)
+        reply = await questions.history(self.context, command)
         # Not deflated: a mebibyte takes 15 ms, for which everybody else would wait.
         frame = self.encoding.plain.frame(reply)
-        self._check_outboxes(len(frame))  # many may have been asked for at once
+        questions.check_unread(self.context, len(frame))  # many may have been asked for at once
         self._write(frame)
-
-    def _check_outboxes(self, more: int) -> None:
-        if self.context.lines.outbox_bytes + more > OUTBOXES_BYTES:
-            raise ChatError(
-                ErrorCode.OVERLOADED, "too much waits for clients that read slowly: try again", retry_after=5.0
-            )
 
     def _presence(self, command: Presence) -> bool:
         if self.unanswered:
@@ -400,26 +381,20 @@ class Session(Author):
         self.charge()
         room = self.context.hub.rooms.get(command.room)
         if room is not None:
-            self._tell_presence(command, room.presence)
+            self.answer(questions.present(command, room.presence))
         else:
             self.asking = self.context.hub.tasks.spawn(self._ask(self._look_up_presence, command))
         return True
 
     async def _look_up_presence(self, command: Presence) -> None:
-        self._tell_presence(command, await self.context.hub.presence.look_up(command.room))
-
-    def _tell_presence(self, command: Presence, presence: RoomPresence) -> None:
-        users = [replies.User(user, name) for user, name in islice(presence.users(), PRESENT_USERS)]
-        self.answer(replies.Presence(id=command.id, room=command.room, count=presence.count(), users=users))
+        self.answer(await questions.presence(self.context, command))
 
     # Signals and the rest
 
     def _typing(self, command: Typing) -> bool:
         self.check_room(command.room)
         self.charge()
-        room = self.context.hub.rooms.get(command.room)
-        if room is not None:
-            room.signals.set_typing(command.room, self.user, self.identity.name, self.line, on=command.on)
+        self.context.hub.set_typing(command.room, self.user, self.identity.name, self.line, on=command.on)
         return True
 
     def _ping(self, command: Ping) -> bool:

@@ -19,6 +19,7 @@ from tornado.web import Application, RequestHandler
 
 from tornado_chat.errors import ChatError
 from tornado_chat.metrics import Metrics
+from tornado_chat.web import commands, sessions
 from tornado_chat.web.api import PREFIX, Api
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.http_connections import HttpConnection
@@ -42,7 +43,7 @@ class Front(HTTPServerConnectionDelegate):
     ) -> None:
         """`failing` names the checks of `/readyz` that fail, `degraded` what is away without harm."""
         self.gate = gate
-        self.api = Api(gate, ())
+        self.api = Api(gate, (*commands.ENDPOINTS, *sessions.ENDPOINTS))
         self.app = Application(
             [
                 (r"/()", PageHandler, {"path": str(STATIC), "default_filename": "index.html"}),

@@ -21,6 +21,8 @@ from tornado_chat.wire.refusals import RequestError
 
 PATH = "/ws"
 
+COOKIE = "chat_session"
+
 BEARER = "bearer."
 """A sub-protocol that begins so is a token: the one way for a browser to send it that no log of URLs sees."""
 
@@ -112,14 +114,19 @@ class Gate:
         except ValueError:
             own = False
         else:
-            if parts.scheme != "https" and self.is_proxy(peer):
+            if parts.scheme != "https":
                 # Behind TLS a page of http is not ours: whoever can change what is sent in the clear can have made it.
-                own = own and not _SECURE & set(map(str.strip, headers.get("x-forwarded-proto", "").lower().split(",")))
+                own = own and not self.is_secure(headers, peer)
         if not own and origin not in self.settings.allowed_origins:
             raise ChatError(
                 ErrorCode.FORBIDDEN,
                 f"pages of {origin[:100]!a} may not connect: the server allows its own and those of --allowed-origins",
             )
+
+    def is_secure(self, headers: Mapping[str, str], peer: str) -> bool:
+        """Whether the client came by TLS, which a proxy of ours took off."""
+        forwarded = headers.get("x-forwarded-proto", "").lower()
+        return self.is_proxy(peer) and bool(_SECURE & set(map(str.strip, forwarded.split(","))))
 
     def cross_origin(self, headers: Mapping[str, str]) -> dict[str, str]:
         """The headers (of CORS) that let a page of one of --allowed-origins read the answer."""
@@ -142,22 +149,34 @@ class Gate:
         self, headers: Mapping[str, str], subprotocols: tuple[str, ...], arguments: Arguments
     ) -> tuple[Identity, str | None]:
         """Who connects, and the token that makes a guest's next connection the same user."""
-        credential = _credential(headers, subprotocols, arguments)
+        identity = self.who(headers, subprotocols, arguments)
+        if identity.device is None:
+            identity = msgspec.structs.replace(identity, device=new_device())
+        return identity, self.guest_token(identity)
+
+    def who(self, headers: Mapping[str, str], subprotocols: tuple[str, ...], arguments: Arguments) -> Identity:
+        """Who asks; ChatError (unauthorized, bad_request)."""
+        token = credential(headers, subprotocols, arguments)
         name = arguments.get("name")
-        if credential is not None:
-            identity = authenticate(self.secret, credential, guests=self.settings.guests)
+        if token is not None:
+            identity = authenticate(self.secret, token, guests=self.settings.guests)
             self.context.revocations.check(identity.jti)
             if identity.guest and name:
                 identity = msgspec.structs.replace(identity, name=check_name(name))
-        elif self.settings.guests:
-            identity = new_guest(name or None)
-        else:
-            raise ChatError(ErrorCode.UNAUTHORIZED, "guests are not let in: give a token (Authorization: Bearer ...)")
-        if identity.device is None:
-            identity = msgspec.structs.replace(identity, device=new_device())
+            return identity
+        if self.settings.guests:
+            return new_guest(name or None)
+        raise ChatError(ErrorCode.UNAUTHORIZED, "guests are not let in: give a token (Authorization: Bearer ...)")
+
+    def lifetime(self, identity: Identity, now: float) -> float:
+        """The seconds for which the token of `identity`, a guest's fresh one, is good."""
+        return GUEST_TTL if identity.guest else max(0.0, identity.expires_at - now)
+
+    def guest_token(self, identity: Identity) -> str | None:
+        """A fresh token, if `identity` is a guest's."""
         if not identity.guest:
-            return identity, None
-        return identity, mint(
+            return None
+        return mint(
             self.secret,
             identity.user,
             name=identity.name,
@@ -183,24 +202,34 @@ class Gate:
         return join
 
 
-def _credential(headers: Mapping[str, str], subprotocols: tuple[str, ...], arguments: Arguments) -> str | None:
+def credential(headers: Mapping[str, str], subprotocols: tuple[str, ...], arguments: Arguments) -> str | None:
     """The first token that is present, in the protocol's order."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return token.strip()
-    if "cookie" in headers:
-        cookie = parse_cookie(headers["cookie"]).get("chat_session")
-        if cookie is not None:
-            return cookie
+    found = bearer(headers)
+    if found is not None:
+        return found
+    found = cookie(headers)
+    if found is not None:
+        return found
     for subprotocol in subprotocols:
         if subprotocol.startswith(BEARER):
             return subprotocol[len(BEARER) :]
     return arguments.get("token")
 
 
+def bearer(headers: Mapping[str, str]) -> str | None:
+    """The token of the header Authorization (RFC 6750 section 2.1)."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def cookie(headers: Mapping[str, str]) -> str | None:
+    """The token of the cookie."""
+    return parse_cookie(headers["cookie"]).get(COOKIE) if "cookie" in headers else None
+
+
 def has_credential(headers: Mapping[str, str], arguments: Arguments) -> bool:
     """Whether a plain request brings a token, sound or not."""
-    return _credential(headers, (), arguments) is not None
+    return credential(headers, (), arguments) is not None
 
 
 def choose_codec(subprotocols: tuple[str, ...]) -> tuple[Codec, str | None]:

@@ -74,12 +74,26 @@ _BARE_BREAKS = refusal(
 class HttpConnection:
     """One socket. Tornado has it as the `context` of its requests, and reads `remote_ip` and `protocol`."""
 
-    __slots__ = ("account", "answered", "due", "protocol", "remote_ip", "said", "since", "sock", "stream")
+    __slots__ = (
+        "account",
+        "answered",
+        "due",
+        "held_bytes",
+        "limits",
+        "protocol",
+        "remote_ip",
+        "said",
+        "since",
+        "sock",
+        "stream",
+    )
 
-    def __init__(self, sock: socket.SocketType, peer: str, account: str | None) -> None:
+    def __init__(self, sock: socket.SocketType, peer: str, account: str | None, limits: Limits) -> None:
         self.remote_ip = peer
         self.protocol = "http"
         self.sock = sock
+        self.limits = limits
+        self.held_bytes = 0  # of a long body, or of a long answer that the client has not taken
         self.account = account  # the address that it counts for; None: a proxy's
         self.since = self.due = 0.0  # when it got on last, and when it must have got on again
         self.answered = False  # a head of a request has come to Tornado
@@ -89,6 +103,15 @@ class HttpConnection:
 
     def __str__(self) -> str:
         return self.remote_ip
+
+    def hold(self, size: int) -> None:
+        """So many bytes more of a body, or of an answer, are kept, until `release`."""
+        self.held_bytes += size
+        self.limits.http_bytes += size
+
+    def release(self) -> None:
+        self.limits.http_bytes -= self.held_bytes
+        self.held_bytes = 0
 
     def expect_request(self) -> None:
         self.since = monotonic()
@@ -167,7 +190,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
             self.limits.check_address(account, self.by_address[account])
             self.by_address[account] += 1
         self._entered += 1
-        return HttpConnection(sock, peer, account)
+        return HttpConnection(sock, peer, account, self.limits)
 
     def begin(self, connection: HttpConnection) -> None:
         """Read and answer its requests. The first has come already, as a rule: then nothing has to be waited for."""
@@ -248,6 +271,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
 
     def _leave(self, connection: HttpConnection) -> None:
         self._entered -= 1
+        connection.release()
         account = connection.account
         if account is not None:
             self.by_address[account] -= 1

@@ -7,11 +7,11 @@ from math import isfinite
 from typing import Annotated, Any, TypeGuard, TypeVar, get_args
 
 import orjson
-from msgspec import Meta, Struct, convert, field
+from msgspec import Meta, Raw, Struct, convert, field
 from msgspec.structs import fields
 
 from tornado_chat.errors import ChatError, ErrorCode
-from tornado_chat.wire.codec import JSON, MSGPACK, Codec, MapWithOtherKeys
+from tornado_chat.wire.codec import JSON, MSGPACK, Codec, MapWithOtherKeys, without_lone_surrogates
 
 SEQ_MAX = 2**63 - 1
 ID_CHARS = 64
@@ -20,6 +20,8 @@ EMOJI_CHARS = 32
 LAST_MAX = 500
 HISTORY_MAX = 200
 HISTORY_DEFAULT = 50
+COMMANDS_MAX = 64
+"""Commands of one request."""
 META_BYTES = 2048
 META_DEPTH = 64
 """Levels of `meta`: the encoders of clients and of this server stop at some depth (orjson: 254)."""
@@ -40,6 +42,9 @@ Cursor = Annotated[int, Meta(ge=0, le=SEQ_MAX, description="a seq, an integer fr
 Last = Annotated[int, Meta(ge=0, le=LAST_MAX, description=f"an integer from 0 to {LAST_MAX}")]
 Limit = Annotated[int, Meta(ge=1, le=HISTORY_MAX, description=f"an integer from 1 to {HISTORY_MAX}")]
 Flag = Annotated[bool, Meta(description="true or false")]
+GuestName = Annotated[
+    str, Meta(min_length=1, max_length=NAME_CHARS, description=f"a string of 1 to {NAME_CHARS} printable characters")
+]
 MetaObject = Annotated[
     dict[Any, Any],
     Meta(
@@ -183,6 +188,36 @@ def _decoded(codec: Codec, payload: bytes) -> Command | None:
     except (ValueError, RecursionError):
         return None
     return command
+
+
+def commands_of(codec: Codec, body: bytes) -> list[bytes]:
+    """The commands in `body`, one or an array of them, each as it came; ChatError (bad_request, too_large).
+
+    None of them is looked at.
+    """
+    try:
+        if not _is_array(codec, body):
+            return [body]
+        found: list[Raw] = _ARRAYS[codec](body)
+    except (ValueError, RecursionError) as error:
+        sound = without_lone_surrogates(body) if codec is JSON and isinstance(error, ValueError) else None
+        if sound is not None:
+            return commands_of(codec, sound)
+        raise _bad(f"body: must be a command or an array of them in {codec.name}: {error}") from None
+    if len(found) > COMMANDS_MAX:
+        raise _bad(f"body: must be an array of at most {COMMANDS_MAX} commands; got {len(found):,}")
+    return [bytes(raw) for raw in found]
+
+
+def _is_array(codec: Codec, body: bytes) -> bool:
+    if codec is JSON:
+        return body.lstrip(b" \t\r\n")[:1] == b"["
+    return body[:1] in _MSGPACK_ARRAYS
+
+
+_ARRAYS: dict[Codec, Any] = {codec: codec.decoder(list[Raw]) for codec in (JSON, MSGPACK)}
+_MSGPACK_ARRAYS = {bytes([first]) for first in (*range(0x90, 0xA0), 0xDC, 0xDD)}
+"""The first bytes of an array of MessagePack."""
 
 
 def parse(obj: object, text_chars: int) -> Command:

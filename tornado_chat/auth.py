@@ -68,6 +68,11 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     def may_enter(self, room: str) -> bool:
         return self.rooms is None or any(matches(pattern, room) for pattern in self.rooms)
 
+    def check_room(self, room: str) -> None:
+        """Raise `forbidden` if the token does not cover the room."""
+        if not self.may_enter(room):
+            raise ChatError(ErrorCode.FORBIDDEN, f"your token does not let you into {room}: ask for one that does")
+
     def may_act_as(self, user: str) -> bool:
         return not user.startswith(GUEST_PREFIX) and any(matches(pattern, user) for pattern in self.acts_as)
 

@@ -19,6 +19,7 @@ from tornado_chat.live.session import ROOMS
 from tornado_chat.log import Entry, event_of
 from tornado_chat.log.kinds import KINDS
 from tornado_chat.metrics import Metrics
+from tornado_chat.web import stream
 from tornado_chat.web.app import Front
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.refusals import STATUS
@@ -106,6 +107,11 @@ def test_the_sub_protocols() -> None:
 
 def test_the_addresses() -> None:
     assert [row[0].strip("`") for row in table("## Connecting")] == [PATH, PATH + "/{room}"]
+
+
+def test_the_addresses_of_streams() -> None:
+    asked = [re.findall(r"`(GET|POST) ([^?` ]+)", row[0])[0] for row in table("## Streams")]
+    assert asked == [(endpoint.method, endpoint.path) for endpoint in stream.endpoints()]
 
 
 def test_the_claims_of_a_token() -> None:

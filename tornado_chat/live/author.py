@@ -30,8 +30,7 @@ class Author:
 
     def check_room(self, room: str) -> None:
         """Raise `forbidden` if the token does not cover the room."""
-        if not self.identity.may_enter(room):
-            raise ChatError(ErrorCode.FORBIDDEN, f"your token does not let you into {room}: ask for one that does")
+        self.identity.check_room(room)
 
     def check_actor(self, actor: Actor) -> None:
         """Raise `forbidden` if the token does not let its bearer publish for this user."""

@@ -207,7 +207,9 @@ class Hub:
         epoch = self.log.epoch
         member.line.cork()
         try:
-            member.write(Joined(id=join.id, room=room.name, head=head, cursor=member.cursor, read=mark, epoch=epoch))
+            cursor, encoding = member.cursor, member.encoding
+            joined = Joined(id=join.id, room=room.name, head=head, cursor=cursor, read=mark, epoch=epoch)
+            member.line.write(encoding.wrap_at(encoding.codec.encode(joined), cursor))
             member.room = room.name
             memberships.add(member)
             if room.enter(member, now=now):

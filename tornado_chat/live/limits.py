@@ -161,10 +161,15 @@ class Accounts(Generic[A]):
 
     def enter(self, key: str) -> A:
         """The account of `key`, with one connection more."""
+        account = self.find(key)
+        account.connections += 1
+        return account
+
+    def find(self, key: str) -> A:
+        """The account of `key`, which is kept while something else than a connection is in use."""
         account = self.accounts.get(key)
         if account is None:
             account = self.accounts[key] = self.make()
-        account.connections += 1
         return account
 
     def connections(self, key: str) -> int:

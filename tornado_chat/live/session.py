@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -97,25 +97,27 @@ class Session(Author):
         self.uncharged = 0  # bytes that came
         self.paying: asyncio.TimerHandle | None = None  # nothing is read until what came is paid
 
-    def begin(self, line: Line, answer: bytes, token: str | None, join: Join | None) -> None:
-        """Belong to `line` from now on: write the `answer` to its handshake and `welcome`, and carry out its `join`.
+    def begin(self, line: Line, answer: bytes, token: str | None, joins: Sequence[Join]) -> None:
+        """Belong to `line` from now on: write the `answer` to its request and `welcome`, and carry out its `joins`.
 
         `token` is what makes a guest's next connection the same user.
         """
         self.line = line
         self.context.hub.metrics.handshakes += 1
         hello = answer + self.encoding.frame(self._welcome(token))
-        if join is None:
+        if not joins:
             line.write(hello)
             return
         line.cork()
         try:
             line.write(hello)
-            self._join(join, unmarked=self.identity.new)
+            self._join(joins[0], unmarked=self.identity.new)
         except Exception as error:
-            self._fail_on(join, error)
+            self._fail_on(joins[0], error)
         finally:
             line.uncork()
+        for join in joins[1:]:
+            self.take(join, 0)
 
     def _welcome(self, token: str | None) -> replies.Welcome:
         return replies.Welcome(
@@ -219,7 +221,7 @@ class Session(Author):
         try:
             return _HANDLERS[type(command)](self, command)
         except ChatError as error:
-            self._refuse(error, command.id)
+            self._refuse(error, command.id, _room_of(command))
             return True
 
     def resume(self) -> None:
@@ -247,9 +249,10 @@ class Session(Author):
         ):
             self.line.resume_reading()
 
-    def _refuse(self, error: ChatError, id: str | None) -> None:
+    def _refuse(self, error: ChatError, id: str | None, room: str | None = None) -> None:
+        """`room`: that of a `join`."""
         self.context.hub.metrics.errors[error.code] += 1
-        self.answer(replies.error(error, id))
+        self.answer(replies.error(error, id, room))
         if error.code is ErrorCode.RATE_LIMITED or (error.code in OWN_FAULTS and self.context.settings.send_rate):
             if self.flood is None:
                 self.flood = Flood()
@@ -310,7 +313,7 @@ class Session(Author):
             self.context.log_warning.warning("log unavailable reason=%s", error)
             error = ChatError(ErrorCode.UNAVAILABLE, "the log did not answer: try again", retry_after=1.0)
         if isinstance(error, ChatError):
-            self._refuse(error, command.id)
+            self._refuse(error, command.id, _room_of(command))
         else:
             logger.error("command failed user=%s", self.user, exc_info=error)
             self.fail()
@@ -400,6 +403,11 @@ class Session(Author):
     def _ping(self, command: Ping) -> bool:
         self.answer(replies.Pong(id=command.id))
         return True
+
+
+def _room_of(command: Command) -> str | None:
+    """Only a `join` says in its error which room it was: who reads a stream of several has nothing else to know it."""
+    return command.room if isinstance(command, Join) else None
 
 
 OWN_FAULTS = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND, ErrorCode.TOO_LARGE})

@@ -17,10 +17,10 @@ from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.live.questions import check_unread
 from tornado_chat.web.endpoint import JSON_TYPE, Endpoint
 from tornado_chat.web.gate import Arguments, Gate, bearer, client_address, cookie, has_credential
-from tornado_chat.web.http_connections import ANSWER_SECONDS, HttpConnection
+from tornado_chat.web.http_connections import HttpConnection
 from tornado_chat.web.refusals import answer, terms
 from tornado_chat.wire.codec import JSON
-from tornado_chat.wire.refusals import RequestError, refusal_body
+from tornado_chat.wire.refusals import RequestError
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class Exchange(HTTPMessageDelegate):
             asked = endpoint.read(self.path, self.arguments, self.headers, self.body, self.gate.settings.text_chars)
             work = endpoint.call(self, asked)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
             return
         if work is not None:
             self.gate.context.hub.tasks.spawn(self._carry_out(work))
@@ -187,7 +187,7 @@ class Exchange(HTTPMessageDelegate):
         try:
             await work
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
 
     # For endpoints
 
@@ -204,8 +204,16 @@ class Exchange(HTTPMessageDelegate):
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
     def expect_answer_within(self, seconds: float) -> None:
-        """The answer may take so long; without this, it and its way to the client have ANSWER_SECONDS in all."""
-        self.connection.expect_answer(seconds + ANSWER_SECONDS)
+        """The answer may take so long; without this, it and its way to the client have ANSWER_SECONDS in all.
+
+        The connection is not taken for a quiet one meanwhile.
+        """
+        self.connection.wait(seconds)
+
+    @property
+    def is_proxied(self) -> bool:
+        """The connection is a proxy's: it does not count for its client's address."""
+        return self.connection.account is None
 
     def identify(self) -> tuple[Identity, str | None]:
         """Who asks, and a guest's fresh token; ChatError (unauthorized, forbidden), as for a WebSocket."""
@@ -228,8 +236,10 @@ class Exchange(HTTPMessageDelegate):
         if self._answered:
             raise RuntimeError("this request was answered already")
         self._answered = True
+        self.on_gone = None
         if self.gone:
             return
+        self.connection.go_on()
         sent = HTTPHeaders({"Cache-Control": "no-store", **self._cors, **(headers or {})})
         if status != HTTPStatus.NO_CONTENT:
             if "Content-Type" not in sent:
@@ -257,7 +267,7 @@ class Exchange(HTTPMessageDelegate):
     def refuse(self, error: RequestError | ChatError, headers: Mapping[str, str] | None = None) -> None:
         """Answer with the error, and `headers` besides; whatever of the body has not come is not read."""
         status, found, retry_after = terms(self.gate.context.hub.metrics, error)
-        media, body = answer(self.headers.get("accept", ""), status, error.code, error.message, retry_after)
+        status, media, body = answer(self.headers.get("accept", ""), status, error.code, error.message, retry_after)
         self.answer(status, body, {**found, **media, **(headers or {})})
 
     def detach(self) -> IOStream:
@@ -269,7 +279,7 @@ class Exchange(HTTPMessageDelegate):
         """What an answer has to say to a page of another origin that is allowed."""
         return self._cors
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """`endpoint` has raised `error`."""
         if self._answered:
             logger.error("request failed after its answer method=%s", self.method, exc_info=error)
@@ -282,7 +292,9 @@ class Exchange(HTTPMessageDelegate):
             return
         path = self._endpoint and self._endpoint.path
         logger.error("request failed method=%s path=%s", self.method, path, exc_info=error)
-        self.answer(500, refusal_body(ErrorCode.UNAVAILABLE, "the server failed on this request: try again"))
+        message = "the server failed on this request: try again"
+        status, headers, body = answer(self.headers.get("accept", ""), 500, ErrorCode.UNAVAILABLE, message)
+        self.answer(status, body, headers)
 
 
 def _is_long(headers: Mapping[str, str]) -> bool:

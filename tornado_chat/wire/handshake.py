@@ -33,7 +33,7 @@ def check(method: str, version: str, headers: Mapping[str, str]) -> Upgrade:
         raise RequestError(f"a WebSocket begins with GET, not {method}", status=405, headers={"Allow": "GET"})
     if version != "HTTP/1.1":
         raise RequestError(f"a WebSocket needs HTTP/1.1, not {version}")
-    if not _HOST.fullmatch(headers.get("host", ",")):
+    if not is_host(headers.get("host", ",")):
         raise RequestError("the header Host should be there, once, with a name and perhaps a port")
     if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
         # What follows is frames to us; to a proxy in between it would be a body, and perhaps the next request.
@@ -74,6 +74,11 @@ def response(upgrade: Upgrade, *, subprotocol: str | None = None, extensions: st
     if extensions:
         lines.append(f"Sec-WebSocket-Extensions: {extensions}\r\n")
     return ("".join(lines) + "\r\n").encode("latin-1")
+
+
+def is_host(host: str) -> bool:
+    """Whether the header Host has one name, and perhaps a port."""
+    return _HOST.fullmatch(host) is not None
 
 
 def _has_token(value: str, token: str) -> bool:

@@ -21,14 +21,14 @@ PREFIX = "/v1"
 class Api:
     """Those of one server."""
 
-    __slots__ = ("_by_length", "_description", "_gate")
+    __slots__ = ("_by_length", "_description", "_gate", "endpoints")
 
     def __init__(self, gate: Gate, endpoints: Sequence[Endpoint]) -> None:
         self._gate = gate
         described = Endpoint(
             "GET", PREFIX + "/openapi.json", self._describe, summary="This description", answers={200: dict[str, Any]}
         )
-        endpoints = (*endpoints, described)
+        self.endpoints = endpoints = (*endpoints, described)
         self._description = JSON.encode(document(endpoints, gate.settings.text_chars))
         self._by_length: dict[int, list[Endpoint]] = {}
         for endpoint in endpoints:

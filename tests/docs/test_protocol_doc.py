@@ -16,13 +16,16 @@ from tests.support import ROOT
 from tornado_chat.auth import GUEST_TTL, _Claims
 from tornado_chat.config import Settings
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode
+from tornado_chat.live.polls import MOST_BYTES, MOST_EVENTS
 from tornado_chat.live.questions import HISTORY_BYTES, PRESENT_USERS
 from tornado_chat.live.request import CARRY_OUT_SECONDS, OWED_SECONDS, REQUEST_BYTES
 from tornado_chat.live.session import ROOMS
+from tornado_chat.live.stays import LINGER_SECONDS
+from tornado_chat.live.watch import LONGEST_SECONDS
 from tornado_chat.log import Entry, event_of
 from tornado_chat.log.kinds import KINDS
 from tornado_chat.metrics import Metrics
-from tornado_chat.web import commands, sessions, stream
+from tornado_chat.web import commands, poll, stream
 from tornado_chat.web.acceptor import WAIT_SECONDS
 from tornado_chat.web.app import Front
 from tornado_chat.web.exchange import MAX_BODY_BYTES
@@ -121,6 +124,32 @@ def test_the_addresses_of_streams() -> None:
     assert asked == [(endpoint.method, endpoint.path) for endpoint in stream.endpoints()]
 
 
+def test_pages_and_polls() -> None:
+    asked = table("## Pages and long polls")
+    endpoints = poll.endpoints()
+    found = [re.findall(r"`(GET|POST) ([^?` ]+)", row[0])[0] for row in asked]
+    assert found == [(endpoint.method, endpoint.path) for endpoint in endpoints]
+    for row, endpoint in zip(asked, endpoints, strict=True):
+        assert names(row[1]) == {field.name: field.required for field in fields(endpoint.answers[200])}
+    wanted = {}
+    for struct in (endpoint.asks for endpoint in endpoints):
+        assert struct is not None
+        for field in fields(struct):
+            if field.name != "room":
+                default = "`bad_request`" if field.required else str(field.default)
+                wanted[f"`{field.name}`"] = [describe(field.type), default]
+    assert {row[0]: row[1:] for row in table("### What a page or a poll asks for")} == wanted
+
+
+def test_the_bounds_of_polls() -> None:
+    for text in (
+        f"has {MOST_EVENTS} events at most, and about {MOST_BYTES // 1024} KiB",
+        f"for {LINGER_SECONDS:g} s after its answer",
+        f"up to {LONGEST_SECONDS:g} s later the more",
+    ):
+        assert text in DOC
+
+
 def test_the_claims_of_a_token() -> None:
     claims = {field.name: field.required for field in fields(_Claims)}
     assert {row[0].strip("`"): row[1] == "required" for row in table("### Who you are")} | {"aud": False} == claims
@@ -150,7 +179,7 @@ def test_the_requests_over_http() -> None:
 
 
 def test_each_endpoint_is_told_and_what_its_answers_are() -> None:
-    for endpoint in (*commands.ENDPOINTS, *sessions.ENDPOINTS):
+    for endpoint in FRONT.api.endpoints:
         assert f"`{endpoint.method} {endpoint.path}" in DOC, endpoint.path
     documented = {row[0].strip("`"): row for row in table("### One command at its address")}
     declared = {f"{endpoint.method} {endpoint.path}": endpoint for endpoint in commands.ENDPOINTS[1:]}

@@ -26,12 +26,12 @@ from tornado_chat.log import Entry, event_of
 from tornado_chat.log.kinds import KINDS
 from tornado_chat.metrics import Metrics
 from tornado_chat.web import commands, poll, stream
-from tornado_chat.web.acceptor import WAIT_SECONDS
 from tornado_chat.web.app import Front
 from tornado_chat.web.exchange import MAX_BODY_BYTES
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.refusals import STATUS
 from tornado_chat.web.sessions import MAX_COOKIE_BYTES
+from tornado_chat.web.shedding import WAIT_SECONDS
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import COMMANDS, COMMANDS_MAX, HISTORY_DEFAULT, SEQ_MAX, describe, parse
 from tornado_chat.wire.encodings import SUBPROTOCOLS

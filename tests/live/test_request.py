@@ -140,7 +140,7 @@ async def test_what_waits_to_be_paid_does_not_keep_the_server_from_stopping(tmp_
         await eventually(lambda: not here.server.limits.users.connections("alice"))
 
 
-@pytest.mark.logs("log unavailable entries=2 reason=the disk is full")
+@pytest.mark.logs("log unavailable entries=. reason=the disk is full")
 @pytest.mark.logs("log unavailable reason=the disk is full")
 async def test_a_log_that_fails_is_told_in_each_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def full(*_: object, **__: object) -> Any:

@@ -219,8 +219,9 @@ class Poll:
         except BaseException:
             self._end()  # those that it has entered linger: the next try has to join the others only
             raise
-        seconds = min(seconds, max(0.0, self.identity.expires_at - time.time()))
-        self._timer = self._hub.shared.loop.call_later(seconds, self._time_up)
+        left = max(0.0, self.identity.expires_at - time.time())
+        loop = self._hub.shared.loop
+        self._timer = loop.call_later(left, self._expire) if left <= seconds else loop.call_later(seconds, self.hurry)
         if all(stay.room.head >= 0 for stay in self._stays):
             self._begin_to_wait()
         else:
@@ -289,12 +290,8 @@ class Poll:
         if told is not None:
             told(error)
 
-    def _time_up(self) -> None:
-        self._timer = None
-        if self.identity.expires_at <= time.time():
-            self.refuse("it has expired; sign in again")
-        else:
-            self.hurry()
+    def _expire(self) -> None:
+        self.refuse("it has expired; sign in again")
 
     def _end(self, *, linger: bool = True) -> Told | None:
         """Leave nothing of it behind. Whom to tell; None if it is over already."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import os
 import random
+import signal
 import socket
 import time
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests.support.plain_http import HTTP, Answer, HungUp
 from tests.support.polling import Follower, PollingHTTP
 from tests.support.raw_chat import AsyncChat
 from tests.support.servers import UNLIMITED, Server
+from tests.support.supervised import DIED
 from tornado_chat.auth import mint
 from tornado_chat.live import questions, stays
 from tornado_chat.web import http_connections
@@ -408,6 +411,36 @@ async def _through_kills(server: Server) -> None:
         assert [event["text"] for event in follower.seen["r"]] == [
             f"{turn} {number}" for turn in range(turns) for number in range(count)
         ]
+
+
+def test_any_worker_answers_a_poll_and_one_that_dies_loses_nothing(tmp_path: Path) -> None:
+    with Server(tmp_path, *UNLIMITED, "--workers", "2", expected=[DIED]) as server:
+        asyncio.run(_from_worker_to_worker(server))
+
+
+async def _from_worker_to_worker(server: Server) -> None:
+    count = 12
+    followers = [Follower(server.port, "r", token=server.token(f"user {number}")) for number in range(4)]
+
+    async def follow(follower: Follower) -> None:
+        while follower.cursors["r"] < count:
+            try:
+                await follower.cycle()
+            except (OSError, HungUp):
+                await asyncio.sleep(0.01)
+            follower.hang_up()  # the next one goes to whichever worker takes it
+
+    following = [asyncio.ensure_future(follow(follower)) for follower in followers]
+    for number in range(count):
+        async with await AsyncChat.connect(server.port, "/ws") as chat:
+            await chat.say({"type": "send", "room": "r", "text": f"{number}", "id": f"{number}"})
+            await chat.until("ack")
+        await asyncio.sleep(0.1)
+        if number == count // 2:
+            os.kill(server.workers()[0], signal.SIGKILL)
+    await asyncio.gather(*following)
+    for follower in followers:
+        assert [event["text"] for event in follower.seen["r"]] == [f"{number}" for number in range(count)]
 
 
 # Presence

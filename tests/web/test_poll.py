@@ -258,6 +258,17 @@ async def test_a_proxys_clients_have_a_limit_of_polls_each(tmp_path: Path) -> No
         assert not here.server.limits.addresses.connections("192.0.2.1")
 
 
+async def test_a_poll_that_waits_keeps_no_body(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, PollingHTTP(here) as http:
+        body = b'{"rooms": {"r": 0}, "wait": 30}' + b" " * 900_000
+        poll = asyncio.ensure_future(http.tell("POST", "/v1/poll", body))
+        await waiting(here)
+        assert here.server.limits.http_bytes == 0
+        alice = await here.connect()
+        await say(alice, "a")
+        assert texts(await poll) == ["a"]
+
+
 async def test_a_client_that_hangs_up_frees_its_poll(tmp_path: Path) -> None:
     async with running(tmp_path) as here:
         for _ in range(3):

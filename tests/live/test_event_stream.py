@@ -20,11 +20,11 @@ from tornado_chat.live.event_stream import IGNORED_BYTES, CursorStream, EventStr
 from tornado_chat.live.fanout import NO_KEY
 from tornado_chat.live.keepalive import Keepalive
 from tornado_chat.live.socket_line import Lines
-from tornado_chat.wire.event_stream import StreamEncodings
+from tornado_chat.wire.event_stream import CHUNKED, StreamEncodings
 
 SMALL = 16384
 NEVER = 1000.0
-ENCODING = StreamEncodings("e").get(numbered=True, chunked=True)
+ENCODING = StreamEncodings("e").get(CHUNKED, numbered=True)
 
 
 class Pair:

@@ -145,7 +145,7 @@ class EventStream(SocketLine):
         said = block(encoding.codec.encode(closing))
         if milliseconds is not None:
             said = retry(milliseconds) + said
-        return encoding.frame_part(said) + encoding.end
+        return encoding.framing.part(said) + encoding.framing.end
 
 
 class CursorStream(EventStream):
@@ -184,7 +184,7 @@ class CursorStream(EventStream):
         told = self._cursors()
         if told != self._told:
             self._told = told
-            super().write(self._encoding.frame_part(told))
+            super().write(self._encoding.framing.part(told))
 
     def close(self, code: int, reason: str = "") -> None:
         if self._due and code != CloseCode.INTERNAL_ERROR:  # what a fault left unwritten is not known

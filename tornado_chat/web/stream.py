@@ -196,7 +196,8 @@ def _open(gate: Gate, admitted: Admitted, sock: SocketType, early: bytes) -> Non
     account = context.limits.addresses.enter(admitted.address)
     session = StreamSession(context, admitted.identity, account, encoding)
     if admitted.tells_cursors:
-        line: EventStream = CursorStream(context.lines, sock, session, encoding, partial(session.cursors, joins))
+        cursors, soon = partial(session.cursors, joins), context.hub.shared.turns.tell_cursors
+        line: EventStream = CursorStream(context.lines, sock, session, encoding, cursors, soon)
     else:
         line = EventStream(context.lines, sock, session, encoding)
     framing = encoding.framing

@@ -129,8 +129,6 @@ class EventStream(SocketLine):
         self.write(self._goodbye(code, reason))
         if self.closing:  # the write failed
             return
-        self._pauses = 0
-        self._read_on()
         self._end(code, reason)
         self._finish()
 

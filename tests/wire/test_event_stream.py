@@ -224,6 +224,7 @@ def test_who_is_refused_unread_is_answered_in_the_way_that_it_understands(said: 
         assert json.loads(body)["error"]["retry_after"] == 3
     else:
         assert parse_block(body[:-2]).retry == 3000
+        assert b"\r\n\r\nretry: 3456\n" in Unread(503, "overloaded", "too many", 3).answer(said, 456)
         assert "Access-Control" not in lines
 
 

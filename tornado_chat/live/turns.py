@@ -22,6 +22,9 @@ ANSWERS, ANSWER_SECONDS = 16, 0.001
 POLLS, POLL_SECONDS = 16, 0.001
 """Answers to polls in one loop turn, over all rooms in turn, and about how long they may take together."""
 
+TELLS, TELL_SECONDS = 16, 0.001
+"""Streams of many rooms that are told their cursors in one loop turn, and about how long that may take: 50 us each."""
+
 T = TypeVar("T")
 
 
@@ -104,7 +107,18 @@ class FairShare:
 class Turns:
     """The queues of what is to go on in a loop turn to come."""
 
-    __slots__ = ("_committing", "_feeding", "_flush_due", "_flushing", "_held", "_hold", "_loop", "answer", "polls")
+    __slots__ = (
+        "_committing",
+        "_feeding",
+        "_flush_due",
+        "_flushing",
+        "_held",
+        "_hold",
+        "_loop",
+        "answer",
+        "polls",
+        "tell_cursors",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -116,6 +130,7 @@ class Turns:
         self._feeding = Share(loop, FEEDS, FEED_SECONDS)
         self.answer = Share(loop, ANSWERS, ANSWER_SECONDS).add
         self.polls = FairShare(loop, POLLS, POLL_SECONDS)
+        self.tell_cursors = Share(loop, TELLS, TELL_SECONDS).add
 
     def flush(self, flush_slice: Callable[[], bool]) -> None:
         """A big room's flush: one slice in each loop turn, the big rooms in turn, until it returns False."""

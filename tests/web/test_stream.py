@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,18 @@ async def test_a_stream_of_one_room_has_an_id_on_all_that_moves_its_cursor(tmp_p
             assert (two.id, two.data["text"]) == (f"{epoch}.2", "two")
             assert len(here.server.lines.open) == 2
         await eventually(lambda: len(here.server.lines.open) == 1)
+
+
+async def test_a_posted_stream_may_begin_without_a_room(tmp_path: Path) -> None:
+    async with running(tmp_path, ping_interval=1) as here:
+        async with await Stream.open(
+            port(here), "/v1/events", "Content-Type: application/json", method="POST", body=b'{"join": []}'
+        ) as stream:
+            assert stream.welcome["ping_interval"] == 1
+            beating = asyncio.ensure_future(stream.hear_block())  # nothing else is to come
+            await eventually(lambda: stream.pings >= 2)
+            beating.cancel()
+        await eventually(lambda: not here.server.lines.open)
 
 
 async def test_many_rooms_are_joined_by_a_post(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ class Poll(OverHttp):
         finally:
             await connection.close()
         session = _object(answer, target)
+        if session.get("token") == target.token:  # only a guest gets a fresh one
+            del session["token"]
         welcome: Data = {"type": "welcome", **session}
         self._accept(welcome)
         return welcome

@@ -67,9 +67,9 @@ class Posts:
                 self._waiting.popleft()
             if not self._waiting:
                 self._written.clear()
-            for answer in answers:
+            for payload, answer in zip(batch, answers, strict=True):
                 if answer is not None:
-                    await listener(answer)
+                    await listener(answer if "id" in answer else self._named(answer, payload))
 
     def use(self, target: Target) -> None:
         """Come as another from the next request on."""
@@ -107,6 +107,12 @@ class Posts:
             seconds=ANSWER_SECONDS,
             max_bytes=ANSWER_BYTES,
         )
+
+    def _named(self, answer: Data, payload: bytes) -> Data:
+        """The answer to a command that was not even read, with the command's id."""
+        command = self._codec.decode(payload)
+        assert isinstance(command, dict)
+        return {**answer, "id": command["id"]} if "id" in command else answer
 
     def _answers(self, answer: Answer, count: int) -> list[Data | None]:
         codec = self._codec if answer.headers.get("Content-Type", "").startswith(_type(self._codec)) else JSON

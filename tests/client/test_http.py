@@ -44,6 +44,7 @@ async def answering(*answers: bytes | None) -> AsyncIterator[tuple[Connection, l
     async with server:
         target = Target(
             url=split(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/under/ws?a=b"),
+            tls=None,
             token="t",
             name="née",
             codec=JSON,

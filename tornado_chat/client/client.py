@@ -13,7 +13,8 @@
    Where the server limits the rate of sends, a room has one command on its way at a time, since a refused one would be
    overtaken by the next. Elsewhere commands that are on their way may overtake one that was answered `unavailable`:
    a caller who needs the order awaits each send.
-3. Nothing grows without a bound. A full queue of events stops the reading from the socket, and answers stand behind
+3. Whichever transport it is, and however often that changes, all of this holds.
+4. Nothing grows without a bound. A full queue of events stops the reading from the socket, and answers stand behind
    events: who joins a room has to iterate. With `max_commands` commands unanswered, the next call waits.
 """
 
@@ -104,12 +105,18 @@ class Client:
     away for so long (30 days) that it does not know the guest any more. When the client comes back as another user,
     calls that the server may have heard raise ChatError (unauthorized).
 
+    `transport`: `websocket`, `stream` (server-sent events, and requests for the commands), `poll` (long polls, and such
+    requests), or `auto`: the first of them that passes. A WebSocket has 2.5 s, and a stream 5 s, to bring a `welcome`
+    before the next is tried beside it; where something on the way refuses it, that is tried at once. One that is cut
+    off, or brings no heartbeat, twice within 30 s of its beginning is left for the next. After 10 minutes a better one
+    is tried beside the one in use. Polls bring no signals, and `joined` is then without `read`.
+
     A call that is not answered within `timeout` seconds (None: no limit), reconnecting included, raises TimeoutError:
     whether a `send` was kept is then not known, and sending again with the same `id` is safe. So is cancelling a call.
     A connection must be made within `connect_timeout` s; one that is silent for `ping_interval` s is pinged and, after
     as much silence again, given up. `backoff` gives the bounds in seconds of the pauses between attempts, which grow
     exponentially with full jitter; a pause that the server asks for (`retry_after_ms`, `Retry-After`) comes first.
-    `notify` gets a line for people when the connection is lost and when it is back.
+    `notify` gets a line for people when the connection is lost, when it is back, and when the transport is another.
 
     When the server will not have the client (401, 403, 4001 ...) every call and the iteration raise Refused.
     """

@@ -145,8 +145,8 @@ class Connection:
             async with asyncio.timeout(target.connect_timeout):
                 self._reader, self._writer = await asyncio.open_connection(
                     target.url.hostname,
-                    target.url.port or (443 if target.is_secure else 80),
-                    ssl=ssl.create_default_context() if target.is_secure else None,
+                    target.url.port or (80 if target.tls is None else 443),
+                    ssl=target.tls,
                     limit=HEAD_BYTES,
                 )
         except TimeoutError:

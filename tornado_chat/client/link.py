@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 from asyncio import FIRST_COMPLETED
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -12,10 +13,10 @@ from typing import Any, Protocol
 
 from tornado_chat.client.ends import LONGEST_WAIT, Lost, Refused
 from tornado_chat.client.ladder import Ladder
-from tornado_chat.client.poll import Poll
-from tornado_chat.client.stream import Stream
+from tornado_chat.client.poll import PollTransport
+from tornado_chat.client.stream import StreamTransport
 from tornado_chat.client.transport import CHOICES, KINDS, Choice, Target, Transport, TransportKind, split
-from tornado_chat.client.websocket import WebSocket
+from tornado_chat.client.websocket import WebSocketTransport
 from tornado_chat.errors import CloseCode
 from tornado_chat.wire.codec import Codec
 from tornado_chat.wire.events import Data
@@ -26,7 +27,11 @@ Token = str | Callable[[], Awaitable[str]] | None
 
 UNAUTHORIZED = frozenset({401, CloseCode.TOKEN_EXPIRED, CloseCode.SESSION_REVOKED})
 
-MAKERS: dict[TransportKind, Callable[[Target], Transport]] = {"websocket": WebSocket, "stream": Stream, "poll": Poll}
+MAKERS: dict[TransportKind, Callable[[Target], Transport]] = {
+    "websocket": WebSocketTransport,
+    "stream": StreamTransport,
+    "poll": PollTransport,
+}
 
 HEAD_START: dict[TransportKind, float] = {"websocket": 2.5, "stream": 5.0}
 """s, that a transport has for its `welcome` before the next one is tried beside it."""
@@ -69,6 +74,7 @@ class Link:
             raise ValueError(f"transport: must be one of {', '.join(CHOICES)}; got {transport!r}")
         self._owner = owner
         self._url = split(url)
+        self._tls = ssl.create_default_context() if self._url.scheme == "https" else None
         self._ladder = Ladder(KINDS if transport == "auto" else [transport])
         self._fetch = token if callable(token) else None
         self._token = token if isinstance(token, str) else None
@@ -252,6 +258,7 @@ class Link:
     def _target(self) -> Target:
         return Target(
             url=self._url,
+            tls=self._tls,
             token=self._token,
             name=self._name,
             codec=self._codec,

@@ -23,7 +23,7 @@ MAX_SEQ = 2**63 - 1
 """No room has so many events: the server answers with the head."""
 
 
-class Poll(OverHttp):
+class PollTransport(OverHttp):
     """See Transport. Another set of rooms breaks off the poll that is under way: nothing is kept for it."""
 
     kind: TransportKind = "poll"

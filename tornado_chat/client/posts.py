@@ -15,6 +15,7 @@ from tornado_chat.wire.events import Data
 
 log = logging.getLogger(__name__)
 
+TOO_LARGE = 413
 COMMANDS = 64
 """Of one request: no server takes more."""
 BODY_BYTES = 512 << 10
@@ -86,7 +87,10 @@ class Posts:
                 if answer.status == 200:
                     return self._answers(answer, len(batch))
                 end = refused(self._target.where, answer.status, answer.headers, answer.body, answer.text)
-                if isinstance(end, Refused) or error_in(answer.body) is None:
+                error = error_in(answer.body)
+                if answer.status == TOO_LARGE and error is not None and len(batch) == 1:
+                    return [{"type": "error", **error}]
+                if isinstance(end, Refused) or error is None:
                     raise end
                 # It is too much for the server at present, which says so for all of them.
                 wait = PAUSE if end.wait is None else min(end.wait, LONGEST_WAIT)

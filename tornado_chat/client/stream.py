@@ -27,7 +27,7 @@ class Ended(Lost):
     """The server has ended the stream, as it does now and then; another is to follow after `wait`."""
 
 
-class Stream(OverHttp):
+class StreamTransport(OverHttp):
     """See Transport. Another set of rooms takes another stream, which is open before the one in use is closed."""
 
     kind: TransportKind = "stream"
@@ -36,7 +36,7 @@ class Stream(OverHttp):
         super().__init__(target)
         self._first: Body | None = None  # opened, and not passed on yet
         self._bodies: set[Body] = set()  # all that may be open
-        self._user = ""
+        self._terms: object = None
 
     async def open(self, joins: Sequence[Data]) -> Data:
         self._begin_portions(joins)
@@ -49,7 +49,7 @@ class Stream(OverHttp):
             self._begin_portions([])
             body, welcome = await self._open_body(self._portions[0])
         self._first = body
-        self._user = welcome["user"]
+        self._terms = _terms(welcome)
         return welcome
 
     async def close(self) -> None:
@@ -75,8 +75,9 @@ class Stream(OverHttp):
                 reading.cancel()
                 changed.cancel()
                 await asyncio.wait({reading, changed})
+                error = None if reading.cancelled() else reading.exception()
                 await self._close_body(body)
-            if not reading.cancelled() and not isinstance(error := reading.exception(), Lost | None):
+            if error is not None and not isinstance(error, Lost):
                 raise error
             body = newer
 
@@ -98,8 +99,8 @@ class Stream(OverHttp):
                     {"type": "error", "id": asked[0].id, "code": ErrorCode.FORBIDDEN.value, "message": str(refusal)}
                 )
             else:
-                if welcome["user"] != self._user:
-                    raise Lost(f"now signed in as {welcome['user']}")
+                if _terms(welcome) != self._terms:
+                    raise Lost("the server has other terms now")  # which are told when all begins anew
                 await listener(welcome)
                 return body
 
@@ -232,6 +233,11 @@ class Body:
 
     def _odd(self, error: ValueError) -> Refused:
         return Refused(0, f"{self._target.where} does not speak server-sent events: {error}", suspect=True)
+
+
+def _terms(welcome: Data) -> object:
+    """What `welcome` says that holds for the whole connection: who we are, and what we may send."""
+    return welcome["user"], welcome.get("limits")
 
 
 def _wait_after(reading: asyncio.Task[None]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -67,7 +68,9 @@ class Target:
     """The server, who comes to it, and how long one waits for it (in seconds)."""
 
     url: SplitResult
-    """As given, without `/ws` and `/` at its end; its query is kept."""
+    """http or https; without `/ws` and `/` at its end; its query is kept."""
+    tls: ssl.SSLContext | None
+    """None: it is spoken to in the clear."""
     token: str | None
     name: str | None
     codec: Codec
@@ -80,12 +83,8 @@ class Target:
         """The server's host and port, as people read them."""
         return self.url.netloc.rpartition("@")[2]
 
-    @property
-    def is_secure(self) -> bool:
-        return self.url.scheme in ("https", "wss")
-
     def websocket_url(self) -> str:
-        scheme = "wss" if self.is_secure else "ws"
+        scheme = "ws" if self.tls is None else "wss"
         return urlunsplit((scheme, self.url.netloc, self.url.path + "/ws", self._query(guest=True), ""))
 
     def path(self, path: str, *, guest: bool = False) -> str:
@@ -102,7 +101,10 @@ def split(url: str) -> SplitResult:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https", "ws", "wss") or not parts.hostname:
         raise ValueError(f"{url!r} is not the address of a server, such as http://127.0.0.1:8080")
-    return parts._replace(path=parts.path.rstrip("/").removesuffix("/ws"), fragment="")
+    secure = parts.scheme in ("https", "wss")
+    return parts._replace(
+        scheme="https" if secure else "http", path=parts.path.rstrip("/").removesuffix("/ws"), fragment=""
+    )
 
 
 def decode(payload: bytes, codec: Codec = JSON) -> Data:

@@ -25,7 +25,7 @@ NO_ANSWER = 599  # Tornado's status of a request that was not answered
 CLOSE_TIMEOUT = 1.0
 
 
-class WebSocket:
+class WebSocketTransport:
     """See Transport."""
 
     kind: TransportKind = "websocket"
@@ -119,6 +119,7 @@ class WebSocket:
             headers={"Authorization": f"Bearer {target.token}"} if target.token else {},
             connect_timeout=target.connect_timeout,
             request_timeout=target.connect_timeout,
+            ssl_options=target.tls,
         )
         # Compression is not offered: Tornado would deflate every frame of ours, and most are too short to gain by it.
         attempt = asyncio.ensure_future(

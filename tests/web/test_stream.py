@@ -230,7 +230,6 @@ async def test_what_is_wrong_is_told_by_its_status(tmp_path: Path, path: str, he
         b"[]",
         b"{",
         b"{}",
-        b'{"join": []}',
         b'{"join": "r"}',
         b'{"join": ["r"]}',
         b'{"join": [{"room": "R"}]}',

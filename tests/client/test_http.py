@@ -103,6 +103,15 @@ async def test_a_kept_connection_that_the_server_has_closed_is_made_anew() -> No
             await ask_twice(connection)
 
 
+async def test_a_kept_connection_that_was_reset_is_made_anew() -> None:
+    answer = OK + b"Content-Length: 2\r\n\r\nhi"
+    async with answering(answer, answer) as (connection, _):
+        assert (await ask(connection)).body == b"hi"
+        assert connection._writer is not None
+        connection._writer.transport.abort()  # what the loop does with one that the server has reset
+        assert (await ask(connection)).body == b"hi"
+
+
 async def ask_twice(connection: Connection) -> None:
     """A new connection that is closed is not made anew once more."""
     connection.cut()

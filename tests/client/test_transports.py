@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.meddling_proxy import MeddlingProxy, Way
+from tests.support.meddling_proxy import WAYS, MeddlingProxy, Way
 from tests.support.proxies import buffering_proxy, proxy_without_websockets
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.client import Client, Refused, ladder, link, posts
@@ -120,7 +120,7 @@ async def test_a_websocket_that_stays_silent_gives_a_stream_beside_it(
     monkeypatch.setitem(link.HEAD_START, "websocket", 0.2)
     async with proxied(tmp_path) as (_, proxy):
         proxy.modes["websocket"] = "swallow"
-        async with Client(proxy.url) as chat:
+        async with Client(proxy.url, connect_timeout=2.0) as chat:
             await chat.send("lobby", "x")
             assert chat.transport == "stream"
             await eventually(lambda: proxy.open("websocket") == 0)  # the loser is let go
@@ -270,6 +270,31 @@ async def test_a_stream_on_which_nothing_is_said_lives_by_its_heartbeats(
             await chat.send("lobby", "x")
         assert proxy.seen["stream"] == 1
     assert told == []
+
+
+async def test_what_is_blocked_while_it_is_in_use_is_changed_for_what_passes_or_waited_for(tmp_path: Path) -> None:
+    async with (
+        proxied(tmp_path) as (server, proxy),
+        Client(server.url, name="writer") as writer,
+        Client(proxy.url, name="reader", backoff=FAST) as reader,
+        Talk(writer, reader) as talk,
+    ):
+        proxy.modes |= {"websocket": "refuse"}
+        proxy.cut()
+        await eventually(lambda: reader.transport == "stream")
+        await talk.more()
+        proxy.modes |= {"stream": "refuse"}
+        joining = asyncio.create_task(reader.join("other"))  # takes another stream
+        await eventually(lambda: reader.transport == "poll")
+        await joining
+        await talk.more()
+        proxy.modes |= {"request": "refuse"}
+        proxy.cut()
+        seen = proxy.seen["websocket"]
+        await eventually(lambda: proxy.seen["websocket"] > seen + 2)  # all of them, again and again
+        proxy.modes |= dict.fromkeys(WAYS, "pass")
+        await talk.more()
+        assert reader.transport == "websocket"
 
 
 # Streams

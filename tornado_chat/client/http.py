@@ -115,7 +115,7 @@ class Connection:
             raise Lost(f"no answer from {self.target.where} within {seconds:g} s", suspect=True) from None
         except (OSError, EOFError) as error:
             self.cut()
-            raise Lost(f"connection lost: {error}", suspect=True) from error
+            raise Lost(f"connection lost: {reason(error)}", suspect=True) from error
         except ValueError as error:
             self.cut()
             raise Refused(0, f"{self.target.where} does not speak HTTP: {error}", suspect=True) from error
@@ -154,7 +154,7 @@ class Connection:
         except ssl.SSLCertVerificationError as error:
             raise Refused(0, f"{target.where}: {error.verify_message}") from error
         except OSError as error:
-            raise Lost(f"cannot connect to {target.where}: {error.strerror or error}") from error
+            raise Lost(f"cannot connect to {target.where}: {reason(error)}") from error
         self._used = False
 
     async def _exchange(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
@@ -167,6 +167,8 @@ class Connection:
         if any("\r" in line or "\n" in line for line in lines):
             raise Refused(0, "a token cannot have line breaks")
         try:
+            if self._writer.transport.is_closing():
+                raise EOFError  # uvloop would not say it so
             self._writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
             await self._writer.drain()
             while True:
@@ -177,7 +179,7 @@ class Connection:
                     break
             response = Response(start, HTTPHeaders.parse(fields), self._reader)
         except (OSError, EOFError) as error:
-            raise Lost(f"cannot connect to {self.target.where}: {error}", suspect=True) from error
+            raise Lost(f"cannot connect to {self.target.where}: {reason(error)}", suspect=True) from error
         except (ValueError, asyncio.LimitOverrunError, HTTPInputError) as error:
             text = f"{self.target.where} does not speak HTTP: {error}"
             raise Refused(0, text, suspect=True) from error
@@ -198,3 +200,10 @@ class Connection:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await writer.wait_closed()
+
+
+def reason(error: OSError | EOFError) -> str:
+    """Why a connection ended, for people."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "it was closed before the answer was whole"

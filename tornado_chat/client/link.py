@@ -79,6 +79,7 @@ class Link:
         self._fetch = token if callable(token) else None
         self._token = token if isinstance(token, str) else None
         self._accepted = False  # the token was good for a connection
+        self._welcomed = False  # ever
         self._guest = False
         self._name = name
         self._codec = codec
@@ -138,9 +139,10 @@ class Link:
         try:
             transport, welcome = await self._race(self._ladder.kinds)
         except (Lost, Refused) as error:
-            better = self._ladder.better
+            # Those above were not tried; or what passed before is blocked now, which may not be for long.
+            go_on = error.suspect and (self._ladder.better or self._welcomed)
             self._ladder.on_nothing(suspect=error.suspect)
-            if error.suspect and better:  # those were not tried
+            if go_on and isinstance(error, Refused):
                 raise Lost(str(error)) from error
             raise
         while True:
@@ -214,6 +216,8 @@ class Link:
                         self._ladder.on_no_upgrade(loop.time())
         except (Lost, Refused) as end:
             self._ladder.on_died(transport.heard - began, loop.time(), suspect=end.suspect)
+            if isinstance(end, Refused) and end.suspect:  # it was good before
+                raise Lost(str(end), suspect=True) from end
             raise
         finally:
             self._transport = None
@@ -276,7 +280,7 @@ class Link:
                 raise Lost(f"no token: {str(error) or 'timed out'}") from error
 
     def _accept(self, welcome: Data) -> None:
-        self._accepted = True
+        self._accepted = self._welcomed = True
         self._guest = "token" in welcome
         self._token = welcome.get("token", self._token)
 

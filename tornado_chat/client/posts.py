@@ -125,7 +125,7 @@ class Posts:
         except ChatError as error:
             raise Refused(0, f"{self._target.where} does not answer commands: {error.message}", suspect=True) from None
         if not isinstance(answers, list) or len(answers) != count:
-            raise Refused(0, f"{self._target.where} does not answer each command", suspect=True)
+            raise Refused(0, f"{self._target.where} does not answer each command")
         return answers
 
 

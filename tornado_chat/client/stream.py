@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from tornado_chat.client.ends import LONGEST_WAIT, Lost, Refused, closed, refused
-from tornado_chat.client.http import Connection, Response
+from tornado_chat.client.http import Connection, Response, reason
 from tornado_chat.client.over_http import OverHttp
 from tornado_chat.client.portion import Asked, Portion
 from tornado_chat.client.sse import Parser
@@ -163,7 +163,7 @@ class Body:
         except TimeoutError:
             raise Lost(f"{target.where} began no stream within {target.connect_timeout:g} s", suspect=True) from None
         except (OSError, EOFError) as error:
-            raise Lost(f"cannot connect to {target.where}: {error}", suspect=True) from error
+            raise Lost(f"cannot connect to {target.where}: {reason(error)}", suspect=True) from error
         except ValueError as error:
             raise self._odd(error) from error
         if welcome["type"] == "error":

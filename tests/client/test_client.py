@@ -443,6 +443,40 @@ async def test_unanswered_commands_are_bounded(tmp_path: Path, transport: Transp
             assert [ack.seq for ack in acks] == list(range(2, 22))
 
 
+@pytest.mark.parametrize("held", [3, 0])
+async def test_what_is_told_is_taken_wholly_or_not_at_all(tmp_path: Path, held: int) -> None:
+    """Whoever reads for the client may be cut off at any moment, and another may read the same beside it."""
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with Client(server.url, max_events=held + 1) as chat:
+            await chat.join("lobby", after=0)
+            assert [item["type"] for item in await take(chat, 1, frozenset({"synced"}))] == ["synced"]
+
+            def told(seq: int) -> asyncio.Task[None]:
+                event = {
+                    "type": "message",
+                    "room": "lobby",
+                    "seq": seq,
+                    "user": "u",
+                    "name": "u",
+                    "text": f"{seq}",
+                    "ts": 0,
+                }
+                return asyncio.create_task(chat.on_message(event))
+
+            for seq in range(1, held + 2):
+                await told(seq)
+            cut = told(held + 2)
+            await asyncio.sleep(0)
+            cut.cancel()
+            later, again = told(held + 2), told(held + 2)
+            await asyncio.sleep(0)
+            assert not later.done()
+            got = texts(await take(chat, held + 2))
+            assert got == [str(seq) for seq in range(1, held + 3)]
+            await asyncio.gather(later, again)
+            assert not chat._inbox
+
+
 # The end.
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,6 +15,7 @@ import pytest
 
 from tests.support.meddling_proxy import WAYS, MeddlingProxy, Way
 from tests.support.proxies import buffering_proxy, proxy_without_websockets
+from tests.support.redis_servers import Certificate
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.client import Client, Refused, ladder, link, posts
 from tornado_chat.client.transport import TransportKind
@@ -164,6 +166,24 @@ async def test_a_refusal_of_the_server_itself_stays_what_it_is(tmp_path: Path) -
             await chat.join("lobby")
         assert caught.value.code == 401
         assert proxy.seen == {"websocket": 1, "stream": 0, "request": 0}
+
+
+@pytest.mark.parametrize("kind", [pytest.param("websocket", marks=pytest.mark.logs("SSL Error")), "stream", "poll"])
+async def test_tls_is_spoken_to_who_is_trusted_and_to_nobody_else(
+    tmp_path: Path, kind: TransportKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = Certificate(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate.path, certificate.key_path)
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with MeddlingProxy(server.port, tls) as proxy:
+            async with Client(proxy.url, transport=kind) as stranger:
+                with pytest.raises(Refused, match="self-signed certificate"):
+                    await stranger.send("lobby", "x")
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificate.path))
+            async with Client(proxy.url, name="a", transport=kind) as chat, Talk(chat, chat) as talk:
+                await talk.more()
+                assert chat.transport == kind
 
 
 @pytest.mark.parametrize("chosen", ["websocket", "stream", "poll"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from types import TracebackType
 from typing import Literal, Self
@@ -24,8 +25,9 @@ class MeddlingProxy:
     `vanish` is for those that are open: they stay open, and nothing comes through any more. `cut` resets them.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, tls: ssl.SSLContext | None = None) -> None:
         self.port = 0
+        self._tls = tls  # what its clients speak to it
         self.modes: dict[Way, str] = dict.fromkeys(WAYS, "pass")
         self.seen: dict[Way, int] = dict.fromkeys(WAYS, 0)
         self._target_port = target_port
@@ -35,10 +37,10 @@ class MeddlingProxy:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -569,7 +569,9 @@ async def test_an_expired_token_is_fetched_anew(tmp_path: Path, transport: Trans
         async with Client(server.url, transport=transport, token=server.token("alice", ttl=1.0)) as chat:
             await chat.join("lobby")
             assert [item["type"] for item in await take(chat, 1, frozenset({"synced"}))] == ["synced"]
-            assert (await fails_with(take(chat, 1), Refused)).code == (401 if transport == "poll" else 4001)
+            refused = await fails_with(take(chat, 1), Refused)
+            assert refused.code == (401 if transport == "poll" else 4001)
+            assert "expired" in str(refused)  # and not as a guest, whom it would not let in either
 
 
 async def test_what_another_user_sent_is_not_sent_again(tmp_path: Path, transport: TransportKind) -> None:

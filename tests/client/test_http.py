@@ -108,7 +108,9 @@ async def test_a_kept_connection_that_was_reset_is_made_anew() -> None:
     async with answering(answer, answer) as (connection, _):
         assert (await ask(connection)).body == b"hi"
         assert connection._writer is not None
-        connection._writer.transport.abort()  # what the loop does with one that the server has reset
+        writer = connection._writer
+        writer.transport.abort()  # what the loop does with one that the server has reset
+        await asyncio.wait({asyncio.ensure_future(writer.wait_closed())})
         assert (await ask(connection)).body == b"hi"
 
 

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from tornado_chat.client import Client, Closed, Refused, posts
-from tornado_chat.client.transport import TransportKind
+from tornado_chat.client.ends import Lost
+from tornado_chat.client.stream import StreamTransport
+from tornado_chat.client.transport import Target, TransportKind, split
 from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.wire.codec import JSON
 
 PATIENCE = 30.0
 FAST = (0.01, 0.1)
@@ -243,6 +246,55 @@ async def test_other_terms_after_a_rotation_take_a_new_beginning() -> None:
         with pytest.raises(ChatError, match="1 to 10 characters"):
             await chat.send("lobby", "x" * 11)
     assert told[0].startswith("the server has other terms now")
+
+
+@pytest.mark.parametrize(("told", "passed_on"), [(1, 3), (0, 0)])
+async def test_a_stream_that_was_opened_before_the_join_may_begin_earlier_but_not_before_its_own_cursor(
+    told: int, passed_on: int
+) -> None:
+    """The client went on by another transport meanwhile; a cursor that is less than was asked for is another log's."""
+    heard: list[Any] = []
+
+    async def script(request: Request) -> None:
+        assert request.body == {"join": [{"room": "lobby", "after": 1}]}
+        request.begin(WELCOME, joined("lobby", 3, told))
+        request.say({"type": "closing", "code": 1011})
+
+    async def listen(message: dict[str, Any]) -> None:
+        heard.append(message)
+
+    async with scripted(script) as url:
+        target = Target(
+            url=split(url), tls=None, token=None, name=None, codec=JSON,
+            connect_timeout=5.0, ping_interval=20.0, longest_pause=1.0,
+        )  # fmt: skip
+        transport = StreamTransport(target)
+        await transport.open([{"room": "lobby", "after": 1}])
+        transport.join({"room": "lobby", "after": 3, "id": "j"})
+        with pytest.raises(Lost):
+            await transport.run(listen)
+        await transport.close()
+    assert heard == [{**joined("lobby", 3, passed_on), "id": "j"}]
+
+
+async def test_a_room_that_was_refused_is_not_asked_for_again() -> None:
+    asked: list[list[str]] = []
+
+    async def script(request: Request) -> None:
+        if request.path != "/v1/events":
+            return
+        rooms = [join["room"] for join in request.body["join"]]
+        asked.append(rooms)
+        request.begin(WELCOME, *(joined(room, 0, 0) for room in rooms if room != "secret"))
+        if "secret" in rooms:
+            request.say({"type": "error", "room": "secret", "code": "forbidden"})
+
+    async with scripted(script) as url, Client(url, transport="stream") as chat:
+        await chat.join("lobby")
+        with pytest.raises(ChatError, match="forbidden"):
+            await chat.join("secret")
+        await chat.join("other")
+    assert asked == [["lobby"], ["lobby", "secret"], ["lobby", "other"]]
 
 
 # Commands

@@ -85,6 +85,18 @@ async def test_a_stream_of_one_room_has_an_id_on_all_that_moves_its_cursor(tmp_p
         await eventually(lambda: len(here.server.lines.open) == 1)
 
 
+async def test_a_posted_stream_may_begin_without_a_room(tmp_path: Path) -> None:
+    async with running(tmp_path, ping_interval=1) as here:
+        async with await Stream.open(
+            port(here), "/v1/events", "Content-Type: application/json", method="POST", body=b'{"join": []}'
+        ) as stream:
+            assert stream.welcome["ping_interval"] == 1
+            beating = asyncio.ensure_future(stream.hear_block())  # nothing else is to come
+            await eventually(lambda: stream.pings >= 2)
+            beating.cancel()
+        await eventually(lambda: not here.server.lines.open)
+
+
 async def test_members_of_all_kinds_share_a_flush_and_streams_are_sent_to_directly(tmp_path: Path) -> None:
     """A stream has a key like a WebSocket: no write of its own, no Task."""
     async with running(tmp_path) as here, AsyncExitStack() as stack:
@@ -218,7 +230,6 @@ async def test_what_is_wrong_is_told_by_its_status(tmp_path: Path, path: str, he
         b"[]",
         b"{",
         b"{}",
-        b'{"join": []}',
         b'{"join": "r"}',
         b'{"join": ["r"]}',
         b'{"join": [{"room": "R"}]}',

@@ -208,7 +208,7 @@ class Exchange(HTTPMessageDelegate):
 
         The body, which has been read, is forgotten. The connection is not taken for a quiet one meanwhile.
         """
-        self._chunks.clear()
+        self._body = b""
         self.connection.release()
         self.connection.wait(seconds)
 

@@ -72,9 +72,8 @@ class PostedRooms(Struct, kw_only=True, frozen=True):
     join: Annotated[
         list[Wanted],
         Meta(
-            min_length=1,
             max_length=ROOMS,
-            description=f"an array of 1 to {ROOMS} objects with `room`, and perhaps `after` or `last`",
+            description=f"an array of up to {ROOMS} objects with `room`, and perhaps `after` or `last`",
         ),
     ]
 

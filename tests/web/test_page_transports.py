@@ -67,6 +67,8 @@ def test_without_websockets_it_is_a_stream(browser: Browser, server: Server, box
     box.websockets = websockets
     anna, bob = Person(browser, box.url, "Anna"), Person(browser, server.url, "Bob")
     comes_by(anna, "stream")
+    tried = box.count("/ws")
+    assert tried == 1
     comes_by(bob, "websocket")
     chat(anna, bob)
     anna.page.locator("#text").press_sequentially("I")
@@ -78,7 +80,6 @@ def test_without_websockets_it_is_a_stream(browser: Browser, server: Server, box
     anna.say("read by whom?")
     expect(anna.page.locator("#seen")).to_have_text("Seen by Bob (guest)")
 
-    tried = box.count("/ws")
     anna.page.reload()  # the same guest, and without a new wait for a WebSocket
     comes_by(anna, "stream")
     anna.tool("0 of Anna", "edit")

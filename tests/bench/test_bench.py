@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from shutil import which
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -27,25 +25,10 @@ from bench.errors import BenchError
 from bench.report import ROWS, Target, table
 from bench.scenarios import SCENARIOS, closed_loop, fan_out
 from bench.servers import OURS_ECHO, SECRET, Dialect, ServerProcess, fill, on_one_port, ours, peers, pure
-from bench.tools import HERE, MODULES, VENV, compiled, environment, find_tools, why_not
+from bench.tools import HERE, MODULES, VENV, compiled, environment, why_not
 from tests.support import ROOT
 from tornado_chat.auth import mint
 from tornado_chat.verify.processes import is_alive
-
-TINY = Size(
-    seconds=0.2, warm=0.1, settle=0.1, small=20, large=20, senders=5, rooms=4, rate=100, slow_events=300, missed=10,
-    huge=30, four=40,
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    if which("cc") is None:
-        pytest.skip("no C compiler (cc) on this machine: the load generator is in C")
-    cores = sorted(os.sched_getaffinity(0))
-    # Not under pytest's own temporary folder, which nobody but us may enter: PostgreSQL's user must.
-    with TemporaryDirectory(prefix="bench-") as directory:
-        yield Bench(find_tools(make_venv=False), Path(directory), cores[0], cores[1:] or cores, TINY)
 
 
 @contextmanager
@@ -124,7 +107,7 @@ def test_other_windows_than_the_scenarios_own(bench: Bench, tmp_path: Path) -> N
         for window, size in ((3, 0), (3, 5)):
             came.write_text("")
             with pytest.raises(BenchError, match="nothing was delivered"):
-                fan_out(replace(bench, size=replace(TINY, window=size)), dialect, 2, window)
+                fan_out(replace(bench, size=replace(bench.size, window=size)), dialect, 2, window)
             assert len(came.read_text()) == (size or window)
 
 

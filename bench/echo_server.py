@@ -22,7 +22,8 @@ from tornado_chat.web.handover import take_over
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.deflate import deflate, negotiate
 from tornado_chat.wire.frames import BINARY, TEXT, frame
-from tornado_chat.wire.handshake import HandshakeError, check, response
+from tornado_chat.wire.handshake import check, response
+from tornado_chat.wire.refusals import RequestError
 
 DEFLATE_FROM = 128  # bytes; smaller payloads go uncompressed
 
@@ -75,7 +76,7 @@ class EchoHandler(RequestHandler):
         request = self.request
         try:
             upgrade = check(request.method or "", request.version, request.headers)
-        except HandshakeError as error:
+        except RequestError as error:
             self.set_status(error.status)
             for name, value in error.headers.items():
                 self.set_header(name, value)

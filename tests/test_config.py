@@ -80,6 +80,7 @@ CASES: dict[str, tuple[str, Any, list[str]]] = {
     "ring_bytes": ("65536", 65536, ["0", "x"]),
     "ping_interval": ("0", 0.0, ["-1", "x", "5 m", "inf", "nan", "2d", "1e3"]),
     "ping_timeout": ("500ms", 0.5, ["0", "x", "25S"]),
+    "stream_lifetime": ("0", 0.0, ["-1", "x", "31d"]),
     "write_timeout": ("1.5m", 90.0, ["0", "x", "1w"]),
     "log_format": ("json", "json", ["", "xml", "JSON"]),
     "log_level": ("debug", "debug", ["", "loud"]),

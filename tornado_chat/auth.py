@@ -51,6 +51,7 @@ _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/"
 class Identity(msgspec.Struct, frozen=True, gc=False):
     """A signed-in user. `rooms` are patterns (None: every room), `expires_at` is in Unix seconds (inf: never).
 
+    `acts_as` are patterns of the ids of users for whom they may publish.
     `guest`: made here, and given a new token with each connection. `new`: made with this one, so nobody has been it.
     """
 
@@ -62,22 +63,31 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     jti: str | None = None
     guest: bool = False
     new: bool = False
+    acts_as: tuple[str, ...] = ()
 
     def may_enter(self, room: str) -> bool:
         return self.rooms is None or any(matches(pattern, room) for pattern in self.rooms)
 
+    def check_room(self, room: str) -> None:
+        """Raise `forbidden` if the token does not cover the room."""
+        if not self.may_enter(room):
+            raise ChatError(ErrorCode.FORBIDDEN, f"your token does not let you into {room}: ask for one that does")
 
-def matches(pattern: str, room: str) -> bool:
-    """Whether `room` fits `pattern`, where `*` is any run of characters and nothing else is special. Linear."""
+    def may_act_as(self, user: str) -> bool:
+        return not user.startswith(GUEST_PREFIX) and any(matches(pattern, user) for pattern in self.acts_as)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether `name` fits `pattern`, where `*` is any run of characters and nothing else is special. Linear."""
     first, *rest = pattern.split("*")
     if not rest:
-        return room == pattern
+        return name == pattern
     last = rest.pop()
-    if not room.startswith(first) or not room.endswith(last) or len(room) < len(first) + len(last):
+    if not name.startswith(first) or not name.endswith(last) or len(name) < len(first) + len(last):
         return False
-    position, end = len(first), len(room) - len(last)
+    position, end = len(first), len(name) - len(last)
     for part in rest:
-        position = room.find(part, position, end)
+        position = name.find(part, position, end)
         if position < 0:
             return False
         position += len(part)
@@ -94,6 +104,7 @@ class _Claims(msgspec.Struct):
     device: str | None = None
     jti: str | None = None
     rooms: tuple[str, ...] | None = None
+    acts_as: tuple[str, ...] | None = None
     guest: object = None
     aud: object = None
 
@@ -108,6 +119,7 @@ def mint(
     ttl: float,
     jti: str | None = None,
     guest: bool = False,
+    acts_as: tuple[str, ...] | list[str] | None = None,
 ) -> str:
     """A token for `user`, good for `ttl` seconds; ChatError (bad_request) for what `authenticate` would refuse.
 
@@ -125,11 +137,13 @@ def mint(
         claims["jti"] = jti
     if guest:
         claims["guest"] = True
+    if acts_as is not None:
+        claims["acts_as"] = acts_as
     signed = _HEADER + _base64url(msgspec.json.encode(claims))
     token = b"%b.%b" % (signed, _signature(secret, signed))
     if len(token) > MAX_TOKEN_CHARS:
         raise ChatError(
-            ErrorCode.BAD_REQUEST, f"the token is longer than {MAX_TOKEN_CHARS} characters; give fewer rooms"
+            ErrorCode.BAD_REQUEST, f"the token is longer than {MAX_TOKEN_CHARS} characters; give fewer patterns"
         )
     return token.decode()
 
@@ -166,7 +180,8 @@ def authenticate(secret: bytes, token: str, *, guests: bool) -> Identity:
         jti = jti or user
     # Of a backend's token for such an id, or one that an older version gave to a guest, `guest` is False: both are good
     # until they expire, and not renewed, since they cannot be told apart.
-    return Identity(user, name, device, claims.rooms, claims.exp, jti, claims.guest is True and jti == user)
+    guest = claims.guest is True and jti == user
+    return Identity(user, name, device, claims.rooms, claims.exp, jti, guest, acts_as=claims.acts_as or ())
 
 
 def _own_payload(secret: bytes, token: str) -> bytes | None:

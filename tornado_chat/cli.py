@@ -110,6 +110,13 @@ def _parser() -> argparse.ArgumentParser:
         help="rooms it may enter, * for any characters; repeatable, or with commas (default: all)",
     )
     token.add_argument(
+        "--acts-as",
+        action="append",
+        metavar="PATTERN",
+        help="ids of users for whom it may publish (`as`), * for any characters; for backends; repeatable, or with "
+        "commas (default: none)",
+    )
+    token.add_argument(
         "--jti", metavar="ID", help="name of the session, by which it can be revoked (default: one made up at random)"
     )
     config.add_flags(token, ("database", "secret_file"))
@@ -241,13 +248,8 @@ def _token(args: argparse.Namespace) -> int:
         raise ConfigError(f"--ttl: {error}") from None
     if args.user.startswith(auth.GUEST_PREFIX):
         raise ConfigError(f"--user: an id that begins with {auth.GUEST_PREFIX} is a guest's; choose another")
-    rooms = None
-    if args.rooms is not None:
-        rooms = [pattern.strip() for patterns in args.rooms for pattern in patterns.split(",")]
-        if not all(rooms):
-            raise ConfigError(
-                "--rooms: a pattern is empty; give such as 'team-*' (quoted, or the shell replaces the *)"
-            )
+    rooms = _patterns("--rooms", args.rooms, "team-*")
+    acts_as = _patterns("--acts-as", args.acts_as, "app-*")
     logs.configure(settings.log_format, settings.log_level)
     jti = secrets.token_urlsafe(16) if args.jti is None else auth.check_jti(args.jti)
     if settings.secret_file is None and settings.database.startswith("sqlite:"):
@@ -259,10 +261,30 @@ def _token(args: argparse.Namespace) -> int:
             )
     secret = auth.load_secret(settings)
     try:
-        print(auth.mint(secret, args.user, name=args.name, device=args.device, rooms=rooms, ttl=ttl, jti=jti))
+        print(
+            auth.mint(
+                secret,
+                args.user,
+                name=args.name,
+                device=args.device,
+                rooms=rooms,
+                ttl=ttl,
+                jti=jti,
+                acts_as=acts_as,
+            )
+        )
     except ChatError as error:
         raise ConfigError(error.message) from None
     return 0
+
+
+def _patterns(flag: str, given: list[str] | None, example: str) -> list[str] | None:
+    if given is None:
+        return None
+    patterns = [pattern.strip() for listed in given for pattern in listed.split(",")]
+    if not all(patterns):
+        raise ConfigError(f"{flag}: a pattern is empty; give such as {example!r} (quoted, or the shell replaces the *)")
+    return patterns
 
 
 def _tail(args: argparse.Namespace) -> int:

@@ -343,6 +343,9 @@ class Settings:
         "25s", duration("0", "1d"), "silence after which a client is pinged; 0: never", "TIME"
     )
     ping_timeout: float = setting("20s", duration("10ms", "1d"), "wait for the answer to a ping", "TIME")
+    stream_lifetime: float = setting(
+        "5m", duration("0", "30d"), "age at which an event stream is ended, a fifth more or less; 0: never", "TIME"
+    )
     write_timeout: float = setting(
         "30s", duration("10ms", "1d"), "time a client may take no byte at all before it is cut off", "TIME"
     )

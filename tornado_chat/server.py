@@ -106,6 +106,7 @@ class Server:
             ping_interval=settings.ping_interval,
             ping_timeout=settings.ping_timeout,
             write_timeout=settings.write_timeout,
+            stream_lifetime=settings.stream_lifetime,
         )
         self.draining = False
         self.log_answers = True
@@ -138,6 +139,7 @@ class Server:
         metrics.gauge(
             "http_connections", "Other connections open: plain HTTP, and before the handshake.", lambda: len(self.http)
         )
+        metrics.gauge("polls", "Long polls that wait.", lambda: len(self.context.polls.waiting))
         metrics.gauge("failing", "Checks of /readyz that fail.", lambda: len(self.failing()))
         metrics.gauge(
             "degraded",
@@ -314,6 +316,7 @@ class Server:
         deadline = self.loop.time() + DRAIN_SECONDS
         for line in list(self.lines.open):
             line.pause_reading()
+        self.context.polls.drain()
         await self._finish_commands(deadline)
         await self.publisher.stop(max(1.0, deadline - self.loop.time()))
         await self._flush_rooms(deadline)
@@ -327,7 +330,10 @@ class Server:
     async def _finish_commands(self, deadline: float) -> None:
         sessions = [line.listener for line in self.lines.open]
         busy = [session for session in sessions if isinstance(session, Session)]
-        while self.loop.time() < deadline and any(s.unfinished for s in busy):  # noqa: ASYNC110  # once in a life
+        context = self.context
+        while self.loop.time() < deadline and (  # noqa: ASYNC110  # once in a life
+            context.requests or context.polls.waiting or any(s.unfinished for s in busy)
+        ):
             await asyncio.sleep(0.005)
 
     async def _flush_rooms(self, deadline: float) -> None:

@@ -14,17 +14,20 @@ from tornado.routing import PathMatches
 from tests.support import ROOT
 from tornado_chat.auth import GUEST_TTL, _Claims
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode
-from tornado_chat.live.session import HISTORY_BYTES, PRESENT_USERS, ROOMS
+from tornado_chat.live.questions import HISTORY_BYTES, PRESENT_USERS
+from tornado_chat.live.session import ROOMS
 from tornado_chat.log import Entry, event_of
 from tornado_chat.log.kinds import KINDS
 from tornado_chat.metrics import Metrics
+from tornado_chat.web import stream
 from tornado_chat.web.app import Front
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.refusals import STATUS
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import COMMANDS, HISTORY_DEFAULT, SEQ_MAX, describe, parse
 from tornado_chat.wire.encodings import SUBPROTOCOLS
-from tornado_chat.wire.handshake import HandshakeError, check
+from tornado_chat.wire.handshake import check
+from tornado_chat.wire.refusals import RequestError
 from tornado_chat.wire.replies import REPLIES
 
 DOC = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -32,6 +35,9 @@ TEXT_CHARS = 8_000
 
 EVERYTHING: dict[str, Any] = {"key": "k", "id": "i", "target": 1, "emoji": "e", "on": True}
 MESSAGE_ONLY: dict[str, Any] = {"reply_to": 1, "meta": b'{"a":1}'}
+
+OF_REQUESTS = {ErrorCode.NOT_FOUND, ErrorCode.TOO_LARGE, ErrorCode.UNAVAILABLE}
+"""What no handshake is refused with."""
 
 
 def table(heading: str) -> list[list[str]]:
@@ -63,7 +69,7 @@ def example() -> list[tuple[str, dict[str, Any]]]:
 def test_the_commands_and_their_fields() -> None:
     documented = {row[0].strip("`"): names(row[1]) for row in table("## Commands")}
     assert documented == {
-        name: {field.name: field.required for field in fields(struct) if field.name != "id"}
+        name: {field.encode_name: field.required for field in fields(struct) if field.name != "id"}
         for name, struct in COMMANDS.items()
     }
 
@@ -73,8 +79,8 @@ def test_what_each_field_must_be() -> None:
     used = set()
     for name, struct in COMMANDS.items():
         for field in fields(struct):
-            key = f"`{field.name}` (of `{name}`)"
-            key = key if key in documented else f"`{field.name}`"
+            key = f"`{field.encode_name}` (of `{name}`)"
+            key = key if key in documented else f"`{field.encode_name}`"
             assert documented[key] == describe(field.type, TEXT_CHARS), (name, field.name)
             used.add(key)
     assert used == set(documented)
@@ -103,16 +109,21 @@ def test_the_addresses() -> None:
     assert [row[0].strip("`") for row in table("## Connecting")] == [PATH, PATH + "/{room}"]
 
 
+def test_the_addresses_of_streams() -> None:
+    asked = [re.findall(r"`(GET|POST) ([^?` ]+)", row[0])[0] for row in table("## Streams")]
+    assert asked == [(endpoint.method, endpoint.path) for endpoint in stream.endpoints()]
+
+
 def test_the_claims_of_a_token() -> None:
     claims = {field.name: field.required for field in fields(_Claims)}
     assert {row[0].strip("`"): row[1] == "required" for row in table("### Who you are")} | {"aud": False} == claims
 
 
 def test_the_statuses_of_a_refused_handshake() -> None:
-    refused = {int(status) for status in STATUS.values()}
+    refused = {int(status) for code, status in STATUS.items() if code not in OF_REQUESTS}
     sound = {"host": "h", "upgrade": "websocket", "connection": "Upgrade", "sec-websocket-version": "13"}
     for headers in ({}, sound, sound | {"sec-websocket-version": "12"}):
-        with pytest.raises(HandshakeError) as caught:
+        with pytest.raises(RequestError) as caught:
             check("GET", "HTTP/1.1", headers)
         refused.add(caught.value.status)
     assert [int(row[0]) for row in table("### A refused handshake")] == sorted(refused)

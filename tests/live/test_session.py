@@ -13,7 +13,7 @@ from tests.support.chat import SECRET, Client, Running, eventually, running
 from tests.support.hubs import turns
 from tornado_chat.auth import mint
 from tornado_chat.errors import LogUnavailable
-from tornado_chat.live import flood
+from tornado_chat.live import flood, questions
 from tornado_chat.live import session as session_module
 from tornado_chat.live.session import HELD_BYTES, UNCHARGED_BYTES, Session
 from tornado_chat.live.socket_line import SocketLine
@@ -100,7 +100,7 @@ async def test_histories_beyond_the_memory_for_outboxes_are_refused(
         client = await here.connect()
         for _ in range(3):
             await client.ask(type="send", room="r", text="x" * 8000)
-        monkeypatch.setattr(session_module, "OUTBOXES_BYTES", 20_000)
+        monkeypatch.setattr(questions, "UNREAD_BYTES", 20_000)
         refused = await client.ask(type="history", room="r")
         assert (refused["code"], refused["retry_after"]) == ("overloaded", 5.0)
         assert len((await client.ask(type="history", room="r", limit=2))["messages"]) == 2

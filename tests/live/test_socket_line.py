@@ -19,7 +19,7 @@ NOW = 0.0
 
 def patience(seconds: float) -> Patience:
     """`seconds` is what SWEEPS sweeps are said to take; nobody is pinged."""
-    return Patience(ping_after=math.inf, dead_after=math.inf, stuck_after=SWEEPS, seconds=seconds)
+    return Patience(ping_after=math.inf, dead_after=math.inf, stuck_after=SWEEPS, lifetime=math.inf, seconds=seconds)
 
 
 async def sweep_and_read(pair: Pair, seconds: float, times: int = SWEEPS + 2) -> int:
@@ -126,7 +126,7 @@ async def test_a_peer_that_hung_up_unread_lets_go() -> None:
     async with Pair() as pair:
         pair.connection.pause_reading()
         await pair.say(1, b"never read")
-        waiting = Patience(ping_after=2, dead_after=4, stuck_after=SWEEPS, seconds=1000)
+        waiting = Patience(ping_after=2, dead_after=4, stuck_after=SWEEPS, lifetime=math.inf, seconds=1000)
         for _ in range(10):
             pair.connection.sweep(NOW, waiting)
         assert not pair.connection.closing, "silence says nothing: it is not read"

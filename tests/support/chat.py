@@ -143,7 +143,8 @@ async def running(path: Path, *, siblings: int = 0, secret: bytes = SECRET, **se
         yield here
         for client in here.clients:
             await client.close()
-        await eventually(lambda: not server.lines.open)
+        await eventually(lambda: not server.lines.open and not server.context.polls.waiting)
+        server.context.polls.stays.end_idle()
         assert not server.hub.rooms
         assert not server.hub.shared.budget.order
         assert server.hub.shared.budget.bytes == 0

@@ -57,20 +57,40 @@ class HTTP:
     ) -> None:
         self.sock.close()
 
+    async def tell(
+        self, method: str, path: str, body: object = None, *, bearer: str | None = None, **headers: str
+    ) -> Answer:
+        """One request; `body` is sent as JSON unless it is bytes."""
+        sent = {"Host": "localhost", **headers}
+        if bearer is not None:
+            sent["Authorization"] = f"Bearer {bearer}"
+        data = b""
+        if body is not None:
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            sent.setdefault("Content-Type", "application/json")
+            sent["Content-Length"] = str(len(data))
+        return await self.ask(path, sent, method=method, body=data)
+
     async def ask(
-        self, path: str, headers: dict[str, str], *, method: str = "GET", version: str = "HTTP/1.1"
+        self,
+        path: str,
+        headers: dict[str, str],
+        *,
+        method: str = "GET",
+        version: str = "HTTP/1.1",
+        body: bytes = b"",
     ) -> Answer:
         lines = [*self.first_lines, *(f"{name}: {value}" for name, value in headers.items())]
         request = "\r\n".join([f"{method} {path} {version}", *lines, "", ""])
-        await asyncio.get_running_loop().sock_sendall(self.sock, request.encode("latin-1"))
+        await asyncio.get_running_loop().sock_sendall(self.sock, request.encode("latin-1") + body)
         head = (await self._until(b"\r\n\r\n")).decode("latin-1")
         first, *rest = head.split("\r\n")
         found = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest)}
         size = 0 if method == "HEAD" else int(found.get("content-length", 0))
         while len(self.data) < size:
             await self._receive()
-        body, self.data = self.data[:size], self.data[size:]
-        return Answer(int(first.split()[1]), found, body)
+        said, self.data = self.data[:size], self.data[size:]
+        return Answer(int(first.split()[1]), found, said)
 
     async def _until(self, end: bytes) -> bytes:
         while end not in self.data:

@@ -22,7 +22,8 @@ from tests.support.plain_http import HTTP, UPGRADE, get
 from tests.support.raw_chat import RawChat, Refused, commands, handshake
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.live.websocket import WebSocket
-from tornado_chat.web import app, http_connections
+from tornado_chat.web import http_connections
+from tornado_chat.web import socket as web_socket
 
 PATIENCE = 15.0
 PAGE = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -214,7 +215,7 @@ async def test_a_fault_in_letting_somebody_in_ends_with_them(
             if where == "WebSocket.start":
                 patch.setattr(WebSocket, "start", fail)
             else:
-                patch.setattr(app, where, fail)
+                patch.setattr(web_socket, where, fail)
             await asyncio.get_running_loop().sock_sendall(client, handshake(port_of(here), "/ws"))
             try:
                 assert b"101" not in await said_by(client) or where == "WebSocket.start"

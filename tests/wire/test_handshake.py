@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders
 
 from tornado_chat.errors import ErrorCode
-from tornado_chat.wire.handshake import HandshakeError, Upgrade, accept_value, check, response
+from tornado_chat.wire.handshake import Upgrade, accept_value, check, response
+from tornado_chat.wire.refusals import RequestError
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
@@ -32,8 +33,8 @@ def headers(**changes: str | None) -> HTTPHeaders:
     return HTTPHeaders(made)
 
 
-def refusal(method: str = "GET", version: str = "HTTP/1.1", **changes: str | None) -> HandshakeError:
-    with pytest.raises(HandshakeError) as raised:
+def refusal(method: str = "GET", version: str = "HTTP/1.1", **changes: str | None) -> RequestError:
+    with pytest.raises(RequestError) as raised:
         check(method, version, headers(**changes))
     assert raised.value.code is ErrorCode.BAD_REQUEST
     assert raised.value.message
@@ -134,5 +135,5 @@ def test_response() -> None:
 @given(st.dictionaries(st.sampled_from(list(headers())), st.text(max_size=40)), st.text(max_size=10))
 def test_no_headers_raise_anything_else(changes: dict[str, str], method: str) -> None:
     made = {name.lower(): value for name, value in {**headers(), **changes}.items()}
-    with contextlib.suppress(HandshakeError):
+    with contextlib.suppress(RequestError):
         check(method, "HTTP/1.1", made)

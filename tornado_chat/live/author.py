@@ -8,7 +8,7 @@ from tornado_chat.live.context import Context
 from tornado_chat.live.limits import AddressAccount, rate_limited
 from tornado_chat.live.line import Sender
 from tornado_chat.log.kinds import Entry, Publishing, entry_of
-from tornado_chat.wire.commands import Read
+from tornado_chat.wire.commands import Actor, Read
 
 
 class Author:
@@ -30,8 +30,16 @@ class Author:
 
     def check_room(self, room: str) -> None:
         """Raise `forbidden` if the token does not cover the room."""
-        if not self.identity.may_enter(room):
-            raise ChatError(ErrorCode.FORBIDDEN, f"your token does not let you into {room}: ask for one that does")
+        self.identity.check_room(room)
+
+    def check_actor(self, actor: Actor) -> None:
+        """Raise `forbidden` if the token does not let its bearer publish for this user."""
+        if not self.identity.may_act_as(actor.user):
+            raise ChatError(
+                ErrorCode.FORBIDDEN,
+                f"your token does not let you act as {actor.user!a}: its claim acts_as has to cover that user id, "
+                "which may not be a guest's",
+            )
 
     def charge(self) -> None:
         """Charge one of the user's events, or what costs a room as much; ChatError (rate_limited) if none is left."""
@@ -58,6 +66,8 @@ class Author:
         False if the queue is full: `sender` is resumed later. ChatError if the user may not, or not yet.
         """
         self.check_room(command.room)
+        if command.as_ is not None:
+            self.check_actor(command.as_)
         publisher = self.context.publisher
         waiting = publisher.congestion(command.room)
         if waiting is not None:
@@ -69,9 +79,10 @@ class Author:
 
     def _entry(self, command: Publishing | Read) -> Entry:
         key = command.id or self.context.hidden_key()
+        identity, actor = self.identity, command.as_
+        user, name = (self.user, identity.name) if actor is None else (actor.user, actor.name or actor.user)
         if isinstance(command, Read):
-            identity = self.identity
-            entry = Entry("read", command.room, self.user, identity.name, key=key, id=command.id)
-            entry.seq, entry.lapses = command.seq, identity.guest
+            entry = Entry("read", command.room, user, name, key=key, id=command.id)
+            entry.seq, entry.lapses = command.seq, identity.guest and actor is None
             return entry
-        return entry_of(command, self.user, self.identity.name, key)
+        return entry_of(command, user, name, key)

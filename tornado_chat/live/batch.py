@@ -30,6 +30,10 @@ class Batch:
     def done(self) -> bool:
         return self._place == self._end
 
+    def is_due(self, place: int) -> bool:
+        """Whether who stands at `place` in the group is still to be written to."""
+        return self._place <= place < self._end
+
     def of(self, user: str) -> bytes:
         """What of the batch is for this user; b"": nothing."""
         if user not in self._users:

@@ -10,11 +10,13 @@ import time
 from tornado_chat.config import Settings
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.limits import Limits
+from tornado_chat.live.polls import Polls
 from tornado_chat.live.publisher import Publisher
 from tornado_chat.live.revocations import Revocations
 from tornado_chat.live.socket_line import Lines
 from tornado_chat.logs import Repeated
 from tornado_chat.wire import replies
+from tornado_chat.wire.event_stream import StreamEncodings
 
 
 class Context:
@@ -28,9 +30,12 @@ class Context:
         "limits",
         "lines",
         "log_warning",
+        "polls",
         "publisher",
+        "requests",
         "revocations",
         "settings",
+        "streams",
         "welcome_limits",
     )
 
@@ -39,9 +44,12 @@ class Context:
         self.publisher = publisher
         self.limits = limits
         self.lines = lines
-        self.revocations = Revocations(hub.log, lines)
+        self.polls = Polls(hub, limits)
+        self.revocations = Revocations(hub.log, lines, self.polls.end_sessions)
         self.log_warning = Repeated(logging.getLogger("tornado_chat.live.session"))
         self.settings = settings
+        self.streams = StreamEncodings(hub.log.epoch)
+        self.requests = 0  # whose commands are under way
         self.draining = False  # nothing more is read; what was read is finished
         self.welcome_limits = replies.Limits(
             settings.max_frame_bytes, settings.text_chars, settings.send_rate, settings.send_burst

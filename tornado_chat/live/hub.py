@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from tornado_chat.broker import Broker, Change
 from tornado_chat.errors import LogReplaced
 from tornado_chat.live.fanout import Direct
 from tornado_chat.live.limits import AddressAccount, RoomLimits
+from tornado_chat.live.line import Line
 from tornado_chat.live.lookup import Lookup
 from tornado_chat.live.member import Member, Memberships
 from tornado_chat.live.presence import PresenceTracker
 from tornado_chat.live.room import Room
+from tornado_chat.live.room_signals import RoomSignals
 from tornado_chat.live.shared import Shared
 from tornado_chat.log import Log
 from tornado_chat.metrics import Metrics
 from tornado_chat.wire.commands import Join
 from tornado_chat.wire.events import Data, Event
-from tornado_chat.wire.replies import Joined, Signal
+from tornado_chat.wire.replies import Joined, Signal, Typing
 
 FLUSH_SECONDS = 10.0
 """A join that waits longer than this for the room to have delivered what the log has is answered `unavailable`."""
 
 CLEARED = 1000
 """Events of a closed room's ring that are let go in one loop turn."""
+
+TYPING_ROOMS = 10_000
+"""Rooms that are not open here of which is known who types there; of more, nobody is told."""
 
 POLL_SECONDS = 5
 """How often the log is asked for the heads of the rooms here: finds what was committed and never announced. Each second
@@ -57,10 +63,13 @@ class Hub:
         self.presence = PresenceTracker(self.shared, self.rooms, uid)
         self.heads = Lookup(self.tasks, self.shared.turns, log.heads)
         self.marks = Lookup(self.tasks, self.shared.turns, log.marks)
+        self.typing: dict[str, RoomSignals] = {}  # in rooms that are not open here: members are elsewhere
         self.poll_wanted = asyncio.Event()  # the heads are to be asked for now, not at the next turn
 
     async def stop(self) -> None:
         """End what still runs beside the callbacks; members are the server's to close first."""
+        for signals in self.typing.values():
+            signals.shut()
         await self.tasks.stop()
 
     # Rooms
@@ -198,7 +207,9 @@ class Hub:
         epoch = self.log.epoch
         member.line.cork()
         try:
-            member.write(Joined(id=join.id, room=room.name, head=head, cursor=member.cursor, read=mark, epoch=epoch))
+            cursor, encoding = member.cursor, member.encoding
+            joined = Joined(id=join.id, room=room.name, head=head, cursor=cursor, read=mark, epoch=epoch)
+            member.line.write(encoding.wrap_at(encoding.codec.encode(joined), cursor))
             member.room = room.name
             memberships.add(member)
             if room.enter(member, now=now):
@@ -244,6 +255,8 @@ class Hub:
     def on_signal(self, room: str, signal: Signal, not_for: str | None) -> None:
         found = self.rooms.get(room)
         if found is not None:
+            if isinstance(signal, Typing):
+                found.signals.heard_elsewhere(signal.user)
             found.signal(signal, not_for)
 
     def on_presence(self, room: str, change: Change) -> None:
@@ -262,3 +275,25 @@ class Hub:
         """Tell the live members of `room`, in all processes, something that may be lost."""
         self.on_signal(room, signal, not_for)
         self.broker.publish_signal(room, signal, not_for)
+
+    def set_typing(self, room: str, user: str, name: str, line: Line | None, *, on: bool) -> None:
+        """As `RoomSignals.set_typing`, also where the room is not open here."""
+        found = self.rooms.get(room)
+        signals = found.signals if found is not None else self.typing.get(room)
+        if signals is None:
+            if not self.broker.carries or len(self.typing) >= TYPING_ROOMS:
+                return  # nobody to tell, or not kept
+            signals = self.typing[room] = RoomSignals(self.shared, partial(self._tell_typing, room))
+        signals.set_typing(room, user, name, line, on=on)
+        if found is None and not signals.typing:
+            self._forget_typing(room)
+
+    def _tell_typing(self, room: str, signal: Signal, not_for: str | None) -> None:
+        self.signal(room, signal, not_for)
+        if not self.typing[room].typing:
+            self._forget_typing(room)
+
+    def _forget_typing(self, room: str) -> None:
+        signals = self.typing.pop(room, None)
+        if signals is not None:
+            signals.shut()

@@ -19,6 +19,9 @@ _FRACTION = 4  # sweeps in the shortest of the limits; a limit is kept to within
 class Keepalive:
     """Asks each line to sweep itself. Limits are in seconds; a `ping_interval` of 0 switches pings off.
 
+    A stream has rules of its own (event_stream.py), and ends after `stream_lifetime`, a fifth more or less; 0: never.
+    Of a WebSocket:
+
     - Nothing came for `ping_interval`: a ping. Nothing for `ping_timeout` after it: closed with 1011. This counts only
       while the ping is not behind something older: our outbox is empty, and the kernel's queue is empty or stands
       still. It does not count while we do not read ourselves.
@@ -27,7 +30,15 @@ class Keepalive:
     - `expires_at` is past: closed with 4001.
     """
 
-    def __init__(self, lines: Lines, *, ping_interval: float, ping_timeout: float, write_timeout: float) -> None:
+    def __init__(
+        self,
+        lines: Lines,
+        *,
+        ping_interval: float,
+        ping_timeout: float,
+        write_timeout: float,
+        stream_lifetime: float = 0.0,
+    ) -> None:
         shortest = min(ping_timeout, write_timeout, ping_interval or math.inf)
         self._period = min(1.0, shortest / _FRACTION)
         ping_after = self._sweeps(ping_interval) if ping_interval else math.inf
@@ -35,6 +46,7 @@ class Keepalive:
             ping_after=ping_after,
             dead_after=ping_after + self._sweeps(ping_timeout),
             stuck_after=self._sweeps(write_timeout),
+            lifetime=self._sweeps(stream_lifetime) if stream_lifetime else math.inf,
             seconds=write_timeout,
         )
         self._lines = lines

@@ -161,10 +161,15 @@ class Accounts(Generic[A]):
 
     def enter(self, key: str) -> A:
         """The account of `key`, with one connection more."""
+        account = self.find(key)
+        account.connections += 1
+        return account
+
+    def find(self, key: str) -> A:
+        """The account of `key`, which is kept while something else than a connection is in use."""
         account = self.accounts.get(key)
         if account is None:
             account = self.accounts[key] = self.make()
-        account.connections += 1
         return account
 
     def connections(self, key: str) -> int:
@@ -236,7 +241,7 @@ class Limits:
     them, but 2 KiB for each. Bytes are charged after they came: who owes some is not read until they are paid.
     """
 
-    __slots__ = ("addresses", "joins", "max_connections", "per_address", "rooms", "time", "users")
+    __slots__ = ("addresses", "http_bytes", "joins", "max_connections", "per_address", "rooms", "time", "users")
 
     def __init__(self, settings: Settings, max_connections: int, time: Callable[[], float]) -> None:
         self.time = time
@@ -260,6 +265,7 @@ class Limits:
             time,
         )
         self.joins = TokenBucket(joins * PROCESS_SHARE, joins * PROCESS_SHARE * 2, time())
+        self.http_bytes = 0  # of long bodies and answers that HTTP connections hold
         self.per_address = settings.connections_per_address
         self.max_connections = max_connections
         self.rooms = RoomLimits(settings.max_rooms, settings.rooms_per_address)

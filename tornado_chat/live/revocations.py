@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode
 from tornado_chat.live.socket_line import Lines
 from tornado_chat.log import REVOCATIONS, Log
@@ -18,9 +20,11 @@ class Revocations:
     session in again. A million of them take 145 MB.
     """
 
-    __slots__ = ("_last", "_lines", "_log", "_revoked")
+    __slots__ = ("_end_polls", "_last", "_lines", "_log", "_revoked")
 
-    def __init__(self, log: Log, lines: Lines) -> None:
+    def __init__(self, log: Log, lines: Lines, end_polls: Callable[[set[str]], None]) -> None:
+        """`end_polls` ends the polls of sessions that were just revoked."""
+        self._end_polls = end_polls
         self._log = log
         self._lines = lines
         self._last = 0
@@ -34,6 +38,7 @@ class Revocations:
             self._revoked |= new
             for line in [line for line in self._lines.open if line.jti in new]:
                 line.close(CloseCode.SESSION_REVOKED, "this session was revoked: sign in again")
+            self._end_polls(new)
             if len(found) < REVOCATIONS:
                 break
 

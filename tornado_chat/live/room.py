@@ -32,6 +32,7 @@ from tornado_chat.live.ring import Ring
 from tornado_chat.live.room_presence import RoomPresence
 from tornado_chat.live.room_signals import RoomSignals
 from tornado_chat.live.shared import Shared
+from tornado_chat.live.watch import Watch
 from tornado_chat.log.kinds import ERASING
 from tornado_chat.wire.encodings import Encoding
 from tornado_chat.wire.events import Event
@@ -90,6 +91,7 @@ class Room:
         "shared",
         "signals",
         "users",
+        "watch",
         "writing",
     )
 
@@ -120,7 +122,8 @@ class Room:
         self.due: asyncio.Handle | None = None  # the call that begins a flush
         self.next_flush: asyncio.Future[None] | None = None
         self.blocked: dict[Sender, None] = {}  # those who wait because too much is pending
-        self.users: dict[str, int] = {}  # how many members each has here
+        self.users: dict[str, int] = {}  # how many members each has here, and one if it polls
+        self.watch: Watch | None = None  # of those who poll; from the first of them on
         self.presence = RoomPresence()
         self.closed = False  # forgotten: whoever asks for the room gets another
 
@@ -174,8 +177,7 @@ class Room:
 
         Whether the user was not here before.
         """
-        present = self.users.get(member.user, 0)
-        self.users[member.user] = present + 1
+        came = self.count_in(member.user)
         if member.cursor == self.flushed:
             self.go_live(member)
         else:
@@ -185,7 +187,27 @@ class Room:
                 self._feed(member)
             else:
                 self.feed_soon(member)
-        return not present
+        return came
+
+    def count_in(self, user: str) -> bool:
+        """One more of the user's; whether the user was not here before."""
+        here = self.users.get(user, 0)
+        self.users[user] = here + 1
+        return not here
+
+    def count_out(self, user: str) -> bool:
+        """One less of the user's; whether the user is not here any more."""
+        if self.users[user] > 1:
+            self.users[user] -= 1
+            return False
+        del self.users[user]
+        return True
+
+    def watched(self) -> Watch:
+        """What tells those who poll that there is something."""
+        if self.watch is None:
+            self.watch = Watch(self.shared, self.flushed)
+        return self.watch
 
     def go_live(self, member: Member) -> None:
         """The cursor has reached `flushed`: `synced`, then every flush that begins from now on."""
@@ -211,11 +233,7 @@ class Room:
         member.drop_page()
         user = member.user
         self.signals.stop_typing(self.name, user, member.line)
-        if self.users[user] > 1:
-            self.users[user] -= 1
-            return False
-        del self.users[user]
-        return True
+        return self.count_out(user)
 
     def _remove(self, member: Member) -> None:
         if member.state == LIVE:
@@ -258,6 +276,15 @@ class Room:
         member.write(Behind(room=self.name, seq=after, head=self.head))
         self._catch_up(member)
 
+    def written(self, member: Member) -> int:
+        """The seq up to which `member`, who is here, has been written all events."""
+        if member.state == LIVE:
+            for batch in self.batches:
+                if batch.group is self.groups[member.encoding] and batch.is_due(member.place):
+                    return batch.after
+            return self.flushed
+        return member.cursor
+
     # Delivery
 
     def deliver(self, event: Event) -> None:
@@ -287,6 +314,8 @@ class Room:
             self.ring.erase(target)
             if self.catching:
                 self.catching.erase(target)
+            if self.watch:
+                self.watch.erase(target)
         self.pending.append(event)
         self._flush_soon()
 
@@ -377,6 +406,8 @@ class Room:
         self.flushed = self.head
         self.flushing = False
         self._flush_has_begun()
+        if self.watch:
+            self.watch.wake(self.flushed)
         for member in list(self.members()):
             member.line.close(CloseCode.INTERNAL_ERROR, "the server failed on a room")
         self._unblock()
@@ -387,6 +418,8 @@ class Room:
         events = self.writing = self._take_pending()
         if events:
             self.flushed = events[-1].seq
+            if self.watch:
+                self.watch.wake(self.flushed)
         told = self.signals.take({encoding.codec for encoding in self.groups}) if self.signals.waiting else None
         total = 0
         for encoding, group in self.groups.items():

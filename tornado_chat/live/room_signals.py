@@ -34,7 +34,7 @@ class RoomSignals:
         self._tell = tell
         # The newest of each kind of each user, with the user whom it is not for.
         self.waiting: dict[object, tuple[Signal, str | None]] = {}
-        self.typing: dict[str, tuple[str, Line, float]] = {}  # by user: the name, on which line, when it lapses
+        self.typing: dict[str, tuple[str, Line | None, float]] = {}  # by user: the name, on which line, when it lapses
         self._lapse: asyncio.TimerHandle | None = None
 
     def shut(self) -> None:
@@ -65,8 +65,11 @@ class RoomSignals:
 
     # Typing
 
-    def set_typing(self, room: str, user: str, name: str, line: Line, *, on: bool) -> None:
-        """Note and tell that a user types or stopped; a repetition within a second is not told again."""
+    def set_typing(self, room: str, user: str, name: str, line: Line | None, *, on: bool) -> None:
+        """Note and tell that a user types or stopped; a repetition within a second is not told again.
+
+        `line` is None where a request said so.
+        """
         now = monotonic()
         before = self.typing.get(user)
         if on:
@@ -84,6 +87,10 @@ class RoomSignals:
         found = self.typing.get(user)
         if found is not None and found[1] is line:
             self.set_typing(room, user, found[0], line, on=False)
+
+    def heard_elsewhere(self, user: str) -> None:
+        """Another process tells that the user types or stopped: that it lapses is that process's to tell."""
+        self.typing.pop(user, None)
 
     def _lapse_typing(self, room: str) -> None:
         self._lapse = None

@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any, TypeVar
 
 from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode, LogUnavailable
+from tornado_chat.live import questions
 from tornado_chat.live.author import Author
 from tornado_chat.live.context import Context
 from tornado_chat.live.flood import Flood
@@ -25,7 +25,6 @@ from tornado_chat.live.limits import FRAME_BYTES, AddressAccount
 from tornado_chat.live.line import Line
 from tornado_chat.live.lookup import Question
 from tornado_chat.live.member import Member, Memberships
-from tornado_chat.live.room_presence import RoomPresence
 from tornado_chat.log import Appended, Entry
 from tornado_chat.log.sweeping import Mark
 from tornado_chat.wire import replies
@@ -64,15 +63,6 @@ UNCHARGED_BYTES = 16 * 1024
 ROOMS = 1000
 """Rooms that one connection may be in."""
 
-OUTBOXES_BYTES = 256 * 1024 * 1024
-"""With more than this waiting for all sockets together, no further `history` is answered."""
-
-HISTORY_BYTES = 1024 * 1024
-"""About what the answer to one `history` has at most."""
-
-PRESENT_USERS = 200
-"""Users named in the answer to one `presence`."""
-
 
 class Session(Author):
     """One signed-in device on a line: its Listener, and the Sender of what it publishes."""
@@ -107,25 +97,27 @@ class Session(Author):
         self.uncharged = 0  # bytes that came
         self.paying: asyncio.TimerHandle | None = None  # nothing is read until what came is paid
 
-    def begin(self, line: Line, answer: bytes, token: str | None, join: Join | None) -> None:
-        """Belong to `line` from now on: write the `answer` to its handshake and `welcome`, and carry out its `join`.
+    def begin(self, line: Line, answer: bytes, token: str | None, joins: Sequence[Join]) -> None:
+        """Belong to `line` from now on: write the `answer` to its request and `welcome`, and carry out its `joins`.
 
         `token` is what makes a guest's next connection the same user.
         """
         self.line = line
         self.context.hub.metrics.handshakes += 1
         hello = answer + self.encoding.frame(self._welcome(token))
-        if join is None:
+        if not joins:
             line.write(hello)
             return
         line.cork()
         try:
             line.write(hello)
-            self._join(join, unmarked=self.identity.new)
+            self._join(joins[0], unmarked=self.identity.new)
         except Exception as error:
-            self._fail_on(join, error)
+            self._fail_on(joins[0], error)
         finally:
             line.uncork()
+        for join in joins[1:]:
+            self.take(join, 0)
 
     def _welcome(self, token: str | None) -> replies.Welcome:
         return replies.Welcome(
@@ -229,7 +221,7 @@ class Session(Author):
         try:
             return _HANDLERS[type(command)](self, command)
         except ChatError as error:
-            self._refuse(error, command.id)
+            self._refuse(error, command.id, _room_of(command))
             return True
 
     def resume(self) -> None:
@@ -257,9 +249,10 @@ class Session(Author):
         ):
             self.line.resume_reading()
 
-    def _refuse(self, error: ChatError, id: str | None) -> None:
+    def _refuse(self, error: ChatError, id: str | None, room: str | None = None) -> None:
+        """`room`: that of a `join`."""
         self.context.hub.metrics.errors[error.code] += 1
-        self.answer(replies.error(error, id))
+        self.answer(replies.error(error, id, room))
         if error.code is ErrorCode.RATE_LIMITED or (error.code in OWN_FAULTS and self.context.settings.send_rate):
             if self.flood is None:
                 self.flood = Flood()
@@ -320,7 +313,7 @@ class Session(Author):
             self.context.log_warning.warning("log unavailable reason=%s", error)
             error = ChatError(ErrorCode.UNAVAILABLE, "the log did not answer: try again", retry_after=1.0)
         if isinstance(error, ChatError):
-            self._refuse(error, command.id)
+            self._refuse(error, command.id, _room_of(command))
         else:
             logger.error("command failed user=%s", self.user, exc_info=error)
             self.fail()
@@ -373,25 +366,16 @@ class Session(Author):
             return False
         self.check_room(command.room)
         self.charge()
-        self._check_outboxes(0)
+        questions.check_unread(self.context, 0)
         self.asking = self.context.hub.tasks.spawn(self._ask(self._recount, command))
         return True
 
     async def _recount(self, command: History) -> None:
-        messages, more = await self.context.hub.log.history(
-            command.room, before=command.before, limit=command.limit, max_bytes=HISTORY_BYTES
-        )
-        reply = replies.History(id=command.id, room=command.room, messages=messages, more=more)
+        reply = await questions.history(self.context, command)
         # Not deflated: a mebibyte takes 15 ms, for which everybody else would wait.
         frame = self.encoding.plain.frame(reply)
-        self._check_outboxes(len(frame))  # many may have been asked for at once
+        questions.check_unread(self.context, len(frame))  # many may have been asked for at once
         self._write(frame)
-
-    def _check_outboxes(self, more: int) -> None:
-        if self.context.lines.outbox_bytes + more > OUTBOXES_BYTES:
-            raise ChatError(
-                ErrorCode.OVERLOADED, "too much waits for clients that read slowly: try again", retry_after=5.0
-            )
 
     def _presence(self, command: Presence) -> bool:
         if self.unanswered:
@@ -400,31 +384,30 @@ class Session(Author):
         self.charge()
         room = self.context.hub.rooms.get(command.room)
         if room is not None:
-            self._tell_presence(command, room.presence)
+            self.answer(questions.present(command, room.presence))
         else:
             self.asking = self.context.hub.tasks.spawn(self._ask(self._look_up_presence, command))
         return True
 
     async def _look_up_presence(self, command: Presence) -> None:
-        self._tell_presence(command, await self.context.hub.presence.look_up(command.room))
-
-    def _tell_presence(self, command: Presence, presence: RoomPresence) -> None:
-        users = [replies.User(user, name) for user, name in islice(presence.users(), PRESENT_USERS)]
-        self.answer(replies.Presence(id=command.id, room=command.room, count=presence.count(), users=users))
+        self.answer(await questions.presence(self.context, command))
 
     # Signals and the rest
 
     def _typing(self, command: Typing) -> bool:
         self.check_room(command.room)
         self.charge()
-        room = self.context.hub.rooms.get(command.room)
-        if room is not None:
-            room.signals.set_typing(command.room, self.user, self.identity.name, self.line, on=command.on)
+        self.context.hub.set_typing(command.room, self.user, self.identity.name, self.line, on=command.on)
         return True
 
     def _ping(self, command: Ping) -> bool:
         self.answer(replies.Pong(id=command.id))
         return True
+
+
+def _room_of(command: Command) -> str | None:
+    """Only a `join` says in its error which room it was: who reads a stream of several has nothing else to know it."""
+    return command.room if isinstance(command, Join) else None
 
 
 OWN_FAULTS = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND, ErrorCode.TOO_LARGE})

@@ -87,12 +87,15 @@ class Lines:
 class Patience:
     """How long a line is waited for, in sweeps of the keepalive: see Keepalive."""
 
-    __slots__ = ("dead_after", "ping_after", "seconds", "stuck_after")
+    __slots__ = ("dead_after", "lifetime", "ping_after", "seconds", "stuck_after")
 
-    def __init__(self, *, ping_after: float, dead_after: float, stuck_after: int, seconds: float) -> None:
+    def __init__(
+        self, *, ping_after: float, dead_after: float, stuck_after: int, lifetime: float, seconds: float
+    ) -> None:
         self.ping_after = ping_after
         self.dead_after = dead_after
         self.stuck_after = stuck_after
+        self.lifetime = lifetime  # of a stream
         self.seconds = seconds  # what `stuck_after` sweeps take
 
 
@@ -309,6 +312,10 @@ class SocketLine:
             self._offset = 0
 
     # Reading
+
+    def start(self, early: bytes = b"") -> None:
+        """Begin to read, `early` first: the bytes that came together with the request."""
+        raise NotImplementedError
 
     def pause_reading(self) -> None:
         """As `Line.pause_reading` says."""

@@ -19,6 +19,9 @@ HOLD_SECONDS = 0.001
 ANSWERS, ANSWER_SECONDS = 16, 0.001
 """Answers of the log that are told in one loop turn, and about how long that may take: most let somebody join."""
 
+POLLS, POLL_SECONDS = 16, 0.001
+"""Answers to long polls in one loop turn, over all rooms, and about how long they may take together."""
+
 T = TypeVar("T")
 
 
@@ -57,7 +60,7 @@ class Share:
 class Turns:
     """The queues of what is to go on in a loop turn to come."""
 
-    __slots__ = ("_committing", "_feeding", "_flush_due", "_flushing", "_held", "_hold", "_loop", "answer")
+    __slots__ = ("_committing", "_feeding", "_flush_due", "_flushing", "_held", "_hold", "_loop", "answer", "poll")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -68,6 +71,7 @@ class Turns:
         self._held = False  # it waits, or has waited: it goes next, whatever begins meanwhile
         self._feeding = Share(loop, FEEDS, FEED_SECONDS)
         self.answer = Share(loop, ANSWERS, ANSWER_SECONDS).add
+        self.poll = Share(loop, POLLS, POLL_SECONDS).add
 
     def flush(self, flush_slice: Callable[[], bool]) -> None:
         """A big room's flush: one slice in each loop turn, the big rooms in turn, until it returns False."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
+from socket import SocketType
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
@@ -19,13 +20,13 @@ from tornado.web import Application, RequestHandler
 
 from tornado_chat.errors import ChatError
 from tornado_chat.metrics import Metrics
+from tornado_chat.web import commands, poll, sessions, socket, stream
+from tornado_chat.web.api import PREFIX, Api
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.http_connections import HttpConnection
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
 from tornado_chat.web.pages import STATIC, PageHandler
 from tornado_chat.web.refusals import STATUS, NothingHandler, refuse
-from tornado_chat.web.socket import Handshake, admit, open_session, refused
-from tornado_chat.wire.handshake import HandshakeError
 from tornado_chat.wire.request import parse
 
 HEALTH, METRICS = "/healthz", "/metrics"
@@ -41,6 +42,7 @@ class Front(HTTPServerConnectionDelegate):
     ) -> None:
         """`failing` names the checks of `/readyz` that fail, `degraded` what is away without harm."""
         self.gate = gate
+        self.api = Api(gate, (*stream.endpoints(), *poll.endpoints(), *commands.ENDPOINTS, *sessions.ENDPOINTS))
         self.app = Application(
             [
                 (r"/()", PageHandler, {"path": str(STATIC), "default_filename": "index.html"}),
@@ -57,23 +59,24 @@ class Front(HTTPServerConnectionDelegate):
         return _Fork(self, server_conn, request_conn)
 
     def let_in(self, connection: HttpConnection, data: bytes) -> Callable[[], None] | None:
-        """What makes the connection a WebSocket, if `data` is a plain handshake; Refused if it may not be one.
+        """What makes the connection a line, if `data` is a plain handshake or asks for a stream; Refused if it may not.
 
         None: all of `data` is for Tornado.
         """
         request = parse(data)
-        if request is None or not _is_socket(request.target):
+        if request is None:
             return None
-        gate, headers = self.gate, request.headers
-        try:
-            admitted = admit(gate, connection.remote_ip, "GET", request.target, "HTTP/1.1", headers)
-        except (HandshakeError, ChatError) as error:
-            raise refused(gate, error, headers.get("accept", "")) from None
-        return partial(open_session, gate, admitted, connection.sock, request.rest)
+        gate, peer = self.gate, connection.remote_ip
+        begin: Callable[[SocketType, bytes], None] | None = None
+        if _is_socket(request.target):
+            begin = socket.let_in(gate, peer, request)
+        elif request.target.startswith(PREFIX + "/"):
+            begin = stream.let_in(gate, self.api, peer, request)
+        return partial(begin, connection.sock, request.rest) if begin else None
 
 
 class _Fork(HTTPMessageDelegate):
-    """Becomes a Handshake or the Application's delegate as soon as the path is known."""
+    """Becomes a Handshake, an Exchange or the Application's delegate as soon as the path is known."""
 
     def __init__(self, front: Front, server_conn: object, request_conn: HTTPConnection) -> None:
         self.front = front
@@ -91,7 +94,9 @@ class _Fork(HTTPMessageDelegate):
         connection.expect_answer()
         path = start_line.path.partition("?")[0]
         if _is_socket(path):
-            self.delegate = Handshake(self.front.gate, self.request_conn)
+            self.delegate = socket.Handshake(self.front.gate, self.request_conn)
+        elif path.startswith(PREFIX + "/"):
+            self.delegate = self.front.api.begin(self.request_conn)
         else:
             try:
                 if path != HEALTH:

@@ -17,9 +17,11 @@ from tornado_chat.live.context import Context
 from tornado_chat.wire.codec import JSON, Codec
 from tornado_chat.wire.commands import Join, check_name, parse
 from tornado_chat.wire.encodings import SUBPROTOCOLS
-from tornado_chat.wire.handshake import HandshakeError
+from tornado_chat.wire.refusals import RequestError
 
 PATH = "/ws"
+
+COOKIE = "chat_session"
 
 BEARER = "bearer."
 """A sub-protocol that begins so is a token: the one way for a browser to send it that no log of URLs sees."""
@@ -32,8 +34,8 @@ FORWARDED = "x-forwarded-for", "x-forwarded-proto", "forwarded"
 
 _SECURE = {"https", "wss"}
 
-MAX_ARGUMENTS = 32
-"""In the address; there are names for five."""
+MAX_ARGUMENTS = 128
+"""In the address: 100 rooms and what else there are names for. So many take 0.1 ms."""
 
 ADDRESSES = 4096
 """Names and addresses about which is remembered what they are: to parse one takes 4 us, at each handshake."""
@@ -43,17 +45,23 @@ HOST_CHARS = 300
 
 
 class Arguments:
-    """The query of the address, the last value of each name; HandshakeError for more than MAX_ARGUMENTS."""
+    """The query of the address; RequestError for more than MAX_ARGUMENTS."""
 
-    __slots__ = ("values",)
+    __slots__ = ("pairs", "values")
 
-    def __init__(self, query: str) -> None:
-        if query.count("&") >= MAX_ARGUMENTS:  # 8,000 of them take 6 ms
-            raise HandshakeError(f"the address should have {MAX_ARGUMENTS} arguments at most")
-        self.values = dict(parse_qsl(query, keep_blank_values=True)) if query else {}
+    def __init__(self, query: str, most: int = MAX_ARGUMENTS) -> None:
+        if query.count("&") >= most:  # 8,000 of them take 6 ms
+            raise RequestError(f"the address should have {most} arguments at most")
+        self.pairs = parse_qsl(query, keep_blank_values=True) if query else []
+        self.values = dict(self.pairs)
 
     def get(self, name: str) -> str | None:
+        """The last value of this name."""
         return self.values.get(name)
+
+    def all(self, name: str) -> list[str]:
+        """All values of this name."""
+        return [value for found, value in self.pairs if found == name] if name in self.values else []
 
 
 class Gate:
@@ -106,40 +114,70 @@ class Gate:
         except ValueError:
             own = False
         else:
-            if parts.scheme != "https" and self.is_proxy(peer):
+            if parts.scheme != "https":
                 # Behind TLS a page of http is not ours: whoever can change what is sent in the clear can have made it.
-                own = own and not _SECURE & set(map(str.strip, headers.get("x-forwarded-proto", "").lower().split(",")))
+                own = own and not self.is_secure(headers, peer)
         if not own and origin not in self.settings.allowed_origins:
             raise ChatError(
                 ErrorCode.FORBIDDEN,
                 f"pages of {origin[:100]!a} may not connect: the server allows its own and those of --allowed-origins",
             )
 
+    def is_secure(self, headers: Mapping[str, str], peer: str) -> bool:
+        """Whether the client came by TLS, which a proxy of ours took off."""
+        forwarded = headers.get("x-forwarded-proto", "").lower()
+        return self.is_proxy(peer) and bool(_SECURE & set(map(str.strip, forwarded.split(","))))
+
+    def cross_origin(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """The headers (of CORS) that let a page of one of --allowed-origins read the answer."""
+        origin = headers.get("origin")
+        if origin is None or origin.lower() not in self.settings.allowed_origins:
+            return {}
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Credentials": "true",
+            "Access-Control-Expose-Headers": "Retry-After",
+            "Vary": "Origin",
+        }
+
     def check_room_for_one_more(self, address: str) -> None:
         if self.context.draining:
             raise ChatError(ErrorCode.OVERLOADED, "this server is stopping: come back in a moment", retry_after=1)
-        self.context.limits.check_connection(address, len(self.context.lines.open))
+        context = self.context
+        context.limits.check_connection(address, len(context.lines.open) + len(context.polls.waiting))
 
     def identify(
         self, headers: Mapping[str, str], subprotocols: tuple[str, ...], arguments: Arguments
     ) -> tuple[Identity, str | None]:
         """Who connects, and the token that makes a guest's next connection the same user."""
-        credential = _credential(headers, subprotocols, arguments)
+        identity = self.who(headers, subprotocols, arguments)
+        if identity.device is None:
+            identity = msgspec.structs.replace(identity, device=new_device())
+        return identity, self.guest_token(identity)
+
+    def who(self, headers: Mapping[str, str], subprotocols: tuple[str, ...], arguments: Arguments) -> Identity:
+        """Who asks; ChatError (unauthorized, bad_request)."""
+        token = credential(headers, subprotocols, arguments)
         name = arguments.get("name")
-        if credential is not None:
-            identity = authenticate(self.secret, credential, guests=self.settings.guests)
+        if token is not None:
+            identity = authenticate(self.secret, token, guests=self.settings.guests)
             self.context.revocations.check(identity.jti)
             if identity.guest and name:
                 identity = msgspec.structs.replace(identity, name=check_name(name))
-        elif self.settings.guests:
-            identity = new_guest(name or None)
-        else:
-            raise ChatError(ErrorCode.UNAUTHORIZED, "guests are not let in: give a token (Authorization: Bearer ...)")
-        if identity.device is None:
-            identity = msgspec.structs.replace(identity, device=new_device())
+            return identity
+        if self.settings.guests:
+            return new_guest(name or None)
+        raise ChatError(ErrorCode.UNAUTHORIZED, "guests are not let in: give a token (Authorization: Bearer ...)")
+
+    def lifetime(self, identity: Identity, now: float) -> float:
+        """The seconds for which the token of `identity`, a guest's fresh one, is good."""
+        return GUEST_TTL if identity.guest else max(0.0, identity.expires_at - now)
+
+    def guest_token(self, identity: Identity) -> str | None:
+        """A fresh token, if `identity` is a guest's."""
         if not identity.guest:
-            return identity, None
-        return identity, mint(
+            return None
+        return mint(
             self.secret,
             identity.user,
             name=identity.name,
@@ -165,19 +203,34 @@ class Gate:
         return join
 
 
-def _credential(headers: Mapping[str, str], subprotocols: tuple[str, ...], arguments: Arguments) -> str | None:
+def credential(headers: Mapping[str, str], subprotocols: tuple[str, ...], arguments: Arguments) -> str | None:
     """The first token that is present, in the protocol's order."""
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return token.strip()
-    if "cookie" in headers:
-        cookie = parse_cookie(headers["cookie"]).get("chat_session")
-        if cookie is not None:
-            return cookie
+    found = bearer(headers)
+    if found is not None:
+        return found
+    found = cookie(headers)
+    if found is not None:
+        return found
     for subprotocol in subprotocols:
         if subprotocol.startswith(BEARER):
             return subprotocol[len(BEARER) :]
     return arguments.get("token")
+
+
+def bearer(headers: Mapping[str, str]) -> str | None:
+    """The token of the header Authorization (RFC 6750 section 2.1)."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def cookie(headers: Mapping[str, str]) -> str | None:
+    """The token of the cookie."""
+    return parse_cookie(headers["cookie"]).get(COOKIE) if "cookie" in headers else None
+
+
+def has_credential(headers: Mapping[str, str], arguments: Arguments) -> bool:
+    """Whether a plain request brings a token, sound or not."""
+    return credential(headers, (), arguments) is not None
 
 
 def choose_codec(subprotocols: tuple[str, ...]) -> tuple[Codec, str | None]:
@@ -187,7 +240,7 @@ def choose_codec(subprotocols: tuple[str, ...]) -> tuple[Codec, str | None]:
         if name in SUBPROTOCOLS:
             return SUBPROTOCOLS[name], name
     if offered:
-        raise HandshakeError(f"no known sub-protocol is offered: offer {' or '.join(SUBPROTOCOLS)}, or none")
+        raise RequestError(f"no known sub-protocol is offered: offer {' or '.join(SUBPROTOCOLS)}, or none")
     return JSON, None
 
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 
 from tornado.iostream import IOStream, StreamClosedError
+
+from tornado_chat.errors import CloseCode
+from tornado_chat.live.session import Session
+from tornado_chat.live.socket_line import SocketLine
+from tornado_chat.wire.commands import Join
+
+logger = logging.getLogger(__name__)
 
 
 def take_over(stream: IOStream) -> tuple[socket.SocketType, bytes]:
@@ -30,3 +39,17 @@ def take_over(stream: IOStream) -> tuple[socket.SocketType, bytes]:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)  # as the system has it, not as HTTP had it
     return sock, data
+
+
+def begin_session(
+    session: Session, line: SocketLine, answer: bytes, token: str | None, joins: Sequence[Join], early: bytes
+) -> None:
+    """Let `session` live on `line`, whose socket gets the `answer`; `early` came behind the request."""
+    identity = session.identity
+    line.jti, line.expires_at = identity.jti, identity.expires_at
+    try:
+        session.begin(line, answer, token, joins)
+        line.start(early)
+    except Exception:  # it ends with whom it concerns
+        logger.exception("session not begun user=%s", identity.user)
+        line.abort(CloseCode.INTERNAL_ERROR)

@@ -50,7 +50,8 @@ RESERVED = 64
 
 SWEEP_SECONDS = 1.0
 
-MAX_BODY_BYTES = 64 * 1024
+MAX_BODY_BYTES = 2 * 1024 * 1024
+"""What Tornado reads; `Exchange` refuses less, in the words of the protocol."""
 
 UNSENT_BYTES = 65536
 """What the kernel holds of answers that a client does not take, besides what is on its way. By itself it would hold
@@ -73,12 +74,26 @@ _BARE_BREAKS = refusal(
 class HttpConnection:
     """One socket. Tornado has it as the `context` of its requests, and reads `remote_ip` and `protocol`."""
 
-    __slots__ = ("account", "answered", "due", "protocol", "remote_ip", "said", "since", "sock", "stream")
+    __slots__ = (
+        "account",
+        "answered",
+        "due",
+        "held_bytes",
+        "home",
+        "protocol",
+        "remote_ip",
+        "said",
+        "since",
+        "sock",
+        "stream",
+    )
 
-    def __init__(self, sock: socket.SocketType, peer: str, account: str | None) -> None:
+    def __init__(self, home: HttpConnections, sock: socket.SocketType, peer: str, account: str | None) -> None:
+        self.home = home
         self.remote_ip = peer
         self.protocol = "http"
         self.sock = sock
+        self.held_bytes = 0  # of a long body, or of a long answer that the client has not taken
         self.account = account  # the address that it counts for; None: a proxy's
         self.since = self.due = 0.0  # when it got on last, and when it must have got on again
         self.answered = False  # a head of a request has come to Tornado
@@ -89,15 +104,34 @@ class HttpConnection:
     def __str__(self) -> str:
         return self.remote_ip
 
+    def hold(self, size: int) -> None:
+        """So many bytes more of a body, or of an answer, are kept, until `release`."""
+        self.held_bytes += size
+        self.home.limits.http_bytes += size
+
+    def release(self) -> None:
+        self.home.limits.http_bytes -= self.held_bytes
+        self.held_bytes = 0
+
     def expect_request(self) -> None:
         self.since = monotonic()
         self.due = self.since + REQUEST_SECONDS
 
-    def expect_answer(self) -> None:
-        """The head of a request is here."""
+    def expect_answer(self, seconds: float = ANSWER_SECONDS) -> None:
+        """The head of a request is here, and so long it may take until the client has the answer."""
         self.answered = True
         self.since = monotonic()
-        self.due = self.since + ANSWER_SECONDS
+        self.due = self.since + seconds
+
+    def wait(self, seconds: float) -> None:
+        """The answer may take so long: it is not quiet meanwhile."""
+        self.expect_answer(seconds + ANSWER_SECONDS)
+        self.home.set_aside(self)
+
+    def go_on(self) -> None:
+        """The answer has been made, if it has waited for it."""
+        if self.home.take_back(self):
+            self.expect_answer()
 
 
 class HttpConnections(HTTPServerConnectionDelegate):
@@ -126,6 +160,8 @@ class HttpConnections(HTTPServerConnectionDelegate):
         self.by_address: Counter[str] = Counter()
         # With Tornado's connection, once there is one; the quietest is the first.
         self._serving: dict[HttpConnection, HTTP1ServerConnection | None] = {}
+        # Those whose request waits by its own wish are in here instead.
+        self._waiting: dict[HttpConnection, HTTP1ServerConnection | None] = {}
         self._first: deque[Callable[[], None]] = deque()
         self._more: deque[Callable[[], None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -142,8 +178,8 @@ class HttpConnections(HTTPServerConnectionDelegate):
         """Close all, whatever they wait for."""
         if self._timer is not None:
             self._timer.cancel()
-        while self._serving:
-            connection, serving = next(iter(self._serving.items()))
+        while served := self._serving or self._waiting:
+            connection, serving = next(iter(served.items()))
             if serving is None:
                 self._cut_off(connection)
             else:
@@ -151,7 +187,8 @@ class HttpConnections(HTTPServerConnectionDelegate):
 
     def has_room(self) -> bool:
         """Whether one more may be accepted; one that has been quiet may have to go for it."""
-        if self._entered < max(self.room(), RESERVED):
+        waiting = len(self._waiting)  # the gate has found room for each beside the WebSockets
+        if self._entered - waiting < max(self.room() - waiting, RESERVED):
             return True
         quietest = next(iter(self._serving), None)
         if quietest is None or quietest.since > monotonic() - QUIET_SECONDS:
@@ -166,7 +203,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
             self.limits.check_address(account, self.by_address[account])
             self.by_address[account] += 1
         self._entered += 1
-        return HttpConnection(sock, peer, account)
+        return HttpConnection(self, sock, peer, account)
 
     def begin(self, connection: HttpConnection) -> None:
         """Read and answer its requests. The first has come already, as a rule: then nothing has to be waited for."""
@@ -240,13 +277,26 @@ class HttpConnections(HTTPServerConnectionDelegate):
             self._serving[connection] = serving
         return self.front.start_request(server_conn, request_conn)
 
+    def set_aside(self, connection: HttpConnection) -> None:
+        """Its request may wait for long: until `take_back` it is not quiet."""
+        if connection in self._serving:
+            self._waiting[connection] = self._serving.pop(connection)
+
+    def take_back(self, connection: HttpConnection) -> bool:
+        """Whether it was set aside."""
+        aside = connection in self._waiting
+        if aside:
+            self._serving[connection] = self._waiting.pop(connection)
+        return aside
+
     def on_close(self, server_conn: object) -> None:
         connection = _connection_of(server_conn)
-        if self._serving.pop(connection, None) is not None:
+        if self._serving.pop(connection, None) or self._waiting.pop(connection, None):
             self._leave(connection)
 
     def _leave(self, connection: HttpConnection) -> None:
         self._entered -= 1
+        connection.release()
         account = connection.account
         if account is not None:
             self.by_address[account] -= 1
@@ -254,7 +304,8 @@ class HttpConnections(HTTPServerConnectionDelegate):
                 del self.by_address[account]
 
     def _cut_off(self, connection: HttpConnection) -> None:
-        del self._serving[connection]
+        if self._waiting.pop(connection, None) is None:
+            del self._serving[connection]
         self._leave(connection)
         if connection.stream is None:
             self._loop.remove_reader(connection.sock.fileno())
@@ -265,7 +316,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
     def _sweep(self) -> None:
         """Close those whose time is up."""
         now = monotonic()
-        for connection in list(self._serving):
+        for connection in [*self._serving, *self._waiting]:
             if connection.due < now:
                 self._cut_off(connection)
         self._timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)

@@ -1,7 +1,13 @@
-"""How HTTP requests are refused: with the protocol's JSON object, or as a small page for a person at a browser."""
+"""How HTTP requests are refused: with the protocol's JSON object, or as a small page for a person at a browser.
+
+An EventSource gives up for ever on any status but 200 (HTML standard section 9.2.3). So what passes is told to it in a
+stream of one block that ends at once.
+"""
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Mapping
 from html import escape
 from http import HTTPStatus
@@ -10,17 +16,40 @@ from typing import Any
 from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
 from tornado.web import RequestHandler
 
-from tornado_chat.errors import ErrorCode
-from tornado_chat.wire.refusals import CONTENT_TYPE, refusal_body
+from tornado_chat.errors import TRANSIENT_STATUSES, ChatError, ErrorCode
+from tornado_chat.metrics import Metrics
+from tornado_chat.wire import event_stream
+from tornado_chat.wire.refusals import CONTENT_TYPE, RequestError, last_answer, refusal_body
 
 STATUS = {
     ErrorCode.BAD_REQUEST: HTTPStatus.BAD_REQUEST,
     ErrorCode.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED,
     ErrorCode.FORBIDDEN: HTTPStatus.FORBIDDEN,
+    ErrorCode.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    ErrorCode.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     ErrorCode.RATE_LIMITED: HTTPStatus.TOO_MANY_REQUESTS,
     ErrorCode.OVERLOADED: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-"""Of a refused handshake."""
+"""Of a refused request."""
+
+
+RETRY_SECONDS = 5.0
+"""Of a stream that was refused without a time to wait."""
+
+
+def terms(metrics: Metrics, error: RequestError | ChatError) -> tuple[int, dict[str, str], float | None]:
+    """How a refusal is told, and counted here: the status, headers besides the usual, seconds to wait."""
+    if isinstance(error, RequestError):
+        status, headers, retry_after = error.status, error.headers, None
+    else:
+        status, headers, retry_after = int(STATUS[error.code]), dict[str, str](), error.retry_after
+        if error.code is ErrorCode.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        if retry_after is not None:
+            headers["Retry-After"] = str(math.ceil(retry_after))
+    metrics.refusals[status] += 1
+    return status, headers, retry_after
 
 
 class Refused(Exception):
@@ -50,16 +79,30 @@ _MESSAGES = {
 
 def answer(
     accept: str, status: int, code: str, message: str, retry_after: float | None = None
-) -> tuple[dict[str, str], bytes]:
-    """The headers and the body of a refusal, for a client that sent `accept` as its header Accept."""
+) -> tuple[int, dict[str, str], bytes]:
+    """The status, the headers and the body of a refusal, for a client that sent `accept` as its header Accept."""
+    if status in TRANSIENT_STATUSES and event_stream.is_wanted(accept):
+        return 200, event_stream.HEADERS, event_stream.refused(code, message, retry_after, _spread_retry(retry_after))
     if "text/html" not in accept:
-        return {"Content-Type": CONTENT_TYPE}, refusal_body(code, message, retry_after)
+        return status, {"Content-Type": CONTENT_TYPE}, refusal_body(code, message, retry_after)
     title = f"{status} {HTTPStatus(status).phrase}"
     page = _PAGE.format(title=title, message=escape(message[0].upper() + message[1:] + "."))
-    return {
-        "Content-Type": "text/html; charset=UTF-8",
-        "Content-Security-Policy": "default-src 'none'",
-    }, page.encode()
+    headers = {"Content-Type": "text/html; charset=UTF-8", "Content-Security-Policy": "default-src 'none'"}
+    return status, headers, page.encode()
+
+
+def _spread_retry(retry_after: float | None) -> int:
+    """Milliseconds that an EventSource waits: those who are refused at once do not come back at once."""
+    return round(1000 * ((retry_after or RETRY_SECONDS) + random.random()))
+
+
+def refused(
+    metrics: Metrics, error: RequestError | ChatError, accept: str, extra: Mapping[str, str] | None = None
+) -> Refused:
+    """The refusal of a plain request with this header Accept; `extra`: further headers of the answer."""
+    status, headers, retry_after = terms(metrics, error)
+    status, found, body = answer(accept, status, error.code, error.message, retry_after)
+    return Refused(last_answer(status, {**(extra or {}), **headers, **found}, body))
 
 
 def refuse(
@@ -74,7 +117,7 @@ def refuse(
     retry_after: float | None = None,
 ) -> None:
     """Answer `request`, whose headers are `asked`, and read no more from its connection. `head`: without the body."""
-    found, body = answer(asked.get("Accept", ""), status, code, message, retry_after)
+    status, found, body = answer(asked.get("Accept", ""), status, code, message, retry_after)
     headers = HTTPHeaders({**(extra or {}), **found})
     headers["Connection"] = "close"
     headers["Content-Length"] = str(len(body))
@@ -94,7 +137,7 @@ class Handler(RequestHandler):
         if status_code >= 500:
             code = ErrorCode.UNAVAILABLE
         message = _MESSAGES.get(status_code, HTTPStatus(status_code).description.lower() or "this cannot be done")
-        headers, body = answer(self.request.headers.get("Accept", ""), status_code, code, message)
+        _, headers, body = answer(self.request.headers.get("Accept", ""), status_code, code, message)
         for name, value in headers.items():
             self.set_header(name, value)
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:

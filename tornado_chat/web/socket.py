@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from tornado.http1connection import HTTP1Connection
@@ -17,20 +16,19 @@ from tornado.httputil import (
 )
 
 from tornado_chat.auth import Identity
-from tornado_chat.errors import ChatError, CloseCode, ErrorCode
+from tornado_chat.errors import ChatError
 from tornado_chat.live.session import Session
 from tornado_chat.live.websocket import WebSocket
 from tornado_chat.web.gate import UNIX_PEER, Arguments, Gate, choose_codec, client_address
-from tornado_chat.web.handover import take_over
-from tornado_chat.web.refusals import STATUS, Refused, answer, refuse
+from tornado_chat.web.handover import begin_session, take_over
+from tornado_chat.web.refusals import refuse, refused, terms
 from tornado_chat.wire.codec import Codec
 from tornado_chat.wire.commands import Join
 from tornado_chat.wire.deflate import negotiate
 from tornado_chat.wire.encodings import websocket
-from tornado_chat.wire.handshake import HandshakeError, check, response
-from tornado_chat.wire.refusals import last_answer
-
-logger = logging.getLogger(__name__)
+from tornado_chat.wire.handshake import check, response
+from tornado_chat.wire.refusals import RequestError
+from tornado_chat.wire.request import Request
 
 
 class Admitted(NamedTuple):
@@ -42,11 +40,11 @@ class Admitted(NamedTuple):
     token: str | None
     codec: Codec
     window_bits: int  # 0: no permessage-deflate
-    join: Join | None
+    joins: tuple[Join, ...]
 
 
 def admit(gate: Gate, peer: str, method: str, target: str, version: str, headers: Mapping[str, str]) -> Admitted:
-    """Whoever asks for a WebSocket so; HandshakeError or ChatError: they may not. Nothing is taken up yet."""
+    """Whoever asks for a WebSocket so; RequestError or ChatError: they may not. Nothing is taken up yet."""
     path, _, query = target.partition("?")
     arguments = Arguments(query)
     address = client_address(peer, headers.get("x-forwarded-for"), gate.settings.trusted_proxies)
@@ -61,9 +59,10 @@ def admit(gate: Gate, peer: str, method: str, target: str, version: str, headers
     codec, subprotocol = choose_codec(upgrade.subprotocols)
     identity, token = gate.identify(headers, upgrade.subprotocols, arguments)
     join = gate.wanted_join(path, arguments)
+    joins = (join,) if join else ()
     extensions, window_bits = negotiate(upgrade.extensions) or (None, 0) if upgrade.extensions else (None, 0)
     accepted = response(upgrade, subprotocol=subprotocol, extensions=extensions)
-    return Admitted(accepted, address, identity, token, codec, window_bits, join)
+    return Admitted(accepted, address, identity, token, codec, window_bits, joins)
 
 
 def open_session(gate: Gate, admitted: Admitted, sock: socket.SocketType, early: bytes) -> None:
@@ -72,34 +71,17 @@ def open_session(gate: Gate, admitted: Admitted, sock: socket.SocketType, early:
     account = context.limits.addresses.enter(admitted.address)
     session = Session(context, identity, account, websocket(admitted.codec, admitted.window_bits))
     line = WebSocket(context.lines, sock, session, admitted.codec, deflate=admitted.window_bits > 0)
-    line.jti, line.expires_at = identity.jti, identity.expires_at
+    begin_session(session, line, admitted.accepted, admitted.token, admitted.joins, early)
+
+
+def let_in(gate: Gate, peer: str, request: Request) -> Callable[[socket.SocketType, bytes], None]:
+    """What makes a socket a WebSocket, if `request` is a handshake that is let in; else Refused."""
+    headers = request.headers
     try:
-        session.begin(line, admitted.accepted, admitted.token, admitted.join)
-        line.start(early)
-    except Exception:  # it ends with whom it concerns
-        logger.exception("session not begun user=%s", identity.user)
-        line.abort(CloseCode.INTERNAL_ERROR)
-
-
-def terms(gate: Gate, error: HandshakeError | ChatError) -> tuple[int, dict[str, str], float | None]:
-    """How a refusal is told, and counted here: the status, headers besides the usual, seconds to wait."""
-    if isinstance(error, HandshakeError):
-        status, headers, retry_after = error.status, error.headers, None
-    else:
-        status, headers, retry_after = int(STATUS[error.code]), dict[str, str](), error.retry_after
-        if error.code is ErrorCode.UNAUTHORIZED:
-            headers["WWW-Authenticate"] = "Bearer"
-        if retry_after is not None:
-            headers["Retry-After"] = str(math.ceil(retry_after))
-    gate.context.hub.metrics.refusals[status] += 1
-    return status, headers, retry_after
-
-
-def refused(gate: Gate, error: HandshakeError | ChatError, accept: str) -> Refused:
-    """The refusal of a plain handshake with this header Accept; `Handshake` tells the same through Tornado."""
-    status, headers, retry_after = terms(gate, error)
-    found, body = answer(accept, status, error.code, error.message, retry_after)
-    return Refused(last_answer(status, headers | found, body))
+        admitted = admit(gate, peer, "GET", request.target, "HTTP/1.1", headers)
+    except (RequestError, ChatError) as error:
+        raise refused(gate.context.hub.metrics, error, headers.get("accept", "")) from None
+    return partial(open_session, gate, admitted)
 
 
 class Handshake(HTTPMessageDelegate):
@@ -120,8 +102,8 @@ class Handshake(HTTPMessageDelegate):
         peer = getattr(request.context, "remote_ip", UNIX_PEER)
         try:
             admitted = admit(gate, peer, start_line.method, start_line.path, start_line.version, headers)
-        except (HandshakeError, ChatError) as error:
-            status, extra, wait = terms(gate, error)
+        except (RequestError, ChatError) as error:
+            status, extra, wait = terms(gate.context.hub.metrics, error)
             head = start_line.method == "HEAD"
             refuse(request, headers, status, error.code, error.message, head=head, extra=extra, retry_after=wait)
             return

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from math import isfinite
-from typing import Annotated, Any, TypeGuard, get_args
+from typing import Annotated, Any, TypeGuard, TypeVar, get_args
 
 import orjson
-from msgspec import Meta, Struct, convert
+from msgspec import Meta, Raw, Struct, convert, field
 from msgspec.structs import fields
 
 from tornado_chat.errors import ChatError, ErrorCode
-from tornado_chat.wire.codec import JSON, MSGPACK, Codec, MapWithOtherKeys
+from tornado_chat.wire.codec import JSON, MSGPACK, Codec, MapWithOtherKeys, without_lone_surrogates
 
 SEQ_MAX = 2**63 - 1
 ID_CHARS = 64
@@ -20,6 +20,8 @@ EMOJI_CHARS = 32
 LAST_MAX = 500
 HISTORY_MAX = 200
 HISTORY_DEFAULT = 50
+COMMANDS_MAX = 64
+"""Commands of one request."""
 META_BYTES = 2048
 META_DEPTH = 64
 """Levels of `meta`: the encoders of clients and of this server stop at some depth (orjson: 254)."""
@@ -40,6 +42,9 @@ Cursor = Annotated[int, Meta(ge=0, le=SEQ_MAX, description="a seq, an integer fr
 Last = Annotated[int, Meta(ge=0, le=LAST_MAX, description=f"an integer from 0 to {LAST_MAX}")]
 Limit = Annotated[int, Meta(ge=1, le=HISTORY_MAX, description=f"an integer from 1 to {HISTORY_MAX}")]
 Flag = Annotated[bool, Meta(description="true or false")]
+GuestName = Annotated[
+    str, Meta(min_length=1, max_length=NAME_CHARS, description=f"a string of 1 to {NAME_CHARS} printable characters")
+]
 MetaObject = Annotated[
     dict[Any, Any],
     Meta(
@@ -49,8 +54,30 @@ MetaObject = Annotated[
 ]
 
 
+class Actor(Struct, kw_only=True, frozen=True, gc=False):
+    """The user for whom a backend publishes; without `name` they are called by their id."""
+
+    user: str
+    name: str | None = None
+
+
+As = Annotated[
+    Actor,
+    Meta(
+        description=f"an object with `user`, a user id of 1 to {NAME_CHARS} printable characters, and perhaps `name`, "
+        "of as many"
+    ),
+]
+
+
 class _Base(Struct, kw_only=True, frozen=True, gc=False, tag_field="type", tag=str.lower):
     id: Id | None = None
+
+
+class _Acting(_Base, kw_only=True, frozen=True):
+    """What a token with the claim `acts_as` may publish for another user."""
+
+    as_: As | None = field(name="as", default=None)
 
 
 class Join(_Base, frozen=True):
@@ -63,25 +90,25 @@ class Leave(_Base, frozen=True):
     room: RoomName
 
 
-class Send(_Base, frozen=True):
+class Send(_Acting, frozen=True):
     room: RoomName
     text: Text
     reply_to: Seq | None = None
     meta: MetaObject | None = None
 
 
-class Edit(_Base, frozen=True):
+class Edit(_Acting, frozen=True):
     room: RoomName
     seq: Seq
     text: Text
 
 
-class Delete(_Base, frozen=True):
+class Delete(_Acting, frozen=True):
     room: RoomName
     seq: Seq
 
 
-class React(_Base, frozen=True):
+class React(_Acting, frozen=True):
     room: RoomName
     seq: Seq
     emoji: Emoji
@@ -94,7 +121,7 @@ class History(_Base, frozen=True):
     limit: Limit = HISTORY_DEFAULT
 
 
-class Read(_Base, frozen=True):
+class Read(_Acting, frozen=True):
     room: RoomName
     seq: Cursor
 
@@ -113,6 +140,8 @@ class Ping(_Base, frozen=True):
 
 
 Command = Join | Leave | Send | Edit | Delete | React | History | Read | Typing | Presence | Ping
+
+S = TypeVar("S", bound=Struct)
 
 COMMANDS: dict[str, type[Command]] = {struct.__name__.lower(): struct for struct in get_args(Command)}
 """The Struct of each `type`."""
@@ -161,6 +190,36 @@ def _decoded(codec: Codec, payload: bytes) -> Command | None:
     return command
 
 
+def commands_of(codec: Codec, body: bytes) -> list[bytes]:
+    """The commands in `body`, one or an array of them, each as it came; ChatError (bad_request, too_large).
+
+    None of them is looked at.
+    """
+    try:
+        if not _is_array(codec, body):
+            return [body]
+        found: list[Raw] = _ARRAYS[codec](body)
+    except (ValueError, RecursionError) as error:
+        sound = without_lone_surrogates(body) if codec is JSON and isinstance(error, ValueError) else None
+        if sound is not None:
+            return commands_of(codec, sound)
+        raise _bad(f"body: must be a command or an array of them in {codec.name}: {error}") from None
+    if len(found) > COMMANDS_MAX:
+        raise _bad(f"body: must be an array of at most {COMMANDS_MAX} commands; got {len(found):,}")
+    return [bytes(raw) for raw in found]
+
+
+def _is_array(codec: Codec, body: bytes) -> bool:
+    if codec is JSON:
+        return body.lstrip(b" \t\r\n")[:1] == b"["
+    return body[:1] in _MSGPACK_ARRAYS
+
+
+_ARRAYS: dict[Codec, Any] = {codec: codec.decoder(list[Raw]) for codec in (JSON, MSGPACK)}
+_MSGPACK_ARRAYS = {bytes([first]) for first in (*range(0x90, 0xA0), 0xDC, 0xDD)}
+"""The first bytes of an array of MessagePack."""
+
+
 def parse(obj: object, text_chars: int) -> Command:
     """The command that `obj` (decoded by a codec) is; ChatError(bad_request) names the field that is wrong.
 
@@ -173,17 +232,28 @@ def parse(obj: object, text_chars: int) -> Command:
     if struct is None:
         got = ascii(name[:32]) if type(name) is str else "none" if name is None else _kind(name)
         raise _bad(f"type: must be {_TYPES}; got {got}")
+    return read(obj, struct, text_chars)
+
+
+def read(obj: dict[str, Any], struct: type[S], text_chars: int) -> S:
+    """The `struct` (a command, or what else a client may ask for) that `obj` is; ChatError as `parse` raises it.
+
+    Each field's type has a description.
+    """
     try:
-        command = convert(obj, struct)
+        found = convert(obj, struct)
     except (ValueError, RecursionError):
         given = {key: value for key, value in obj.items() if value is not None}
         if len(given) < len(obj):
-            return parse(given, text_chars)
+            return read(given, struct, text_chars)
         raise _explain(obj, struct, text_chars) from None
-    return _checked(command, text_chars)
+    return _checked(found, text_chars) if isinstance(found, _Base) else found
 
 
-def _checked(command: Command, text_chars: int) -> Command:
+C = TypeVar("C", bound=_Base)
+
+
+def _checked(command: C, text_chars: int) -> C:
     """`command` if it is sound in what its types do not say."""
     if command.id is not None:
         _check_string("id", command.id)
@@ -199,6 +269,10 @@ def _checked(command: Command, text_chars: int) -> Command:
             raise _bad("after, last: give one of the two, or neither")
     elif isinstance(command, React):
         _check_string("emoji", command.emoji)
+    if isinstance(command, _Acting) and command.as_ is not None:
+        check_printable("as.user", command.as_.user)
+        if command.as_.name is not None:
+            check_name(command.as_.name, "as.name")
     return command
 
 
@@ -219,11 +293,11 @@ def check_user_id(value: object) -> str:
     return check_printable("user id", value)
 
 
-def check_name(value: object) -> str:
+def check_name(value: object, field: str = "name") -> str:
     """`value` if it is a user's name, 1 to 64 printable characters that show; ChatError(bad_request) if not."""
-    name = check_printable("name", value)
+    name = check_printable(field, value)
     if is_blank(name):
-        raise _bad("name: must have a character that can be seen")
+        raise _bad(f"{field}: must have a character that can be seen")
     return name
 
 
@@ -315,19 +389,19 @@ def _json_fault(value: object, depth: int) -> str | None:
     return next((fault for part in parts if (fault := _json_fault(part, depth - 1)) is not None), None)
 
 
-def _explain(obj: dict[Any, Any], struct: type[Command], text_chars: int) -> ChatError:
+def _explain(obj: dict[Any, Any], struct: type[Struct], text_chars: int) -> ChatError:
     """Which field of `obj` kept it from being a `struct`."""
-    for field in fields(struct):
-        wanted = describe(field.type, text_chars)
-        if field.name not in obj:
-            if field.required:
-                return _bad(f"{field.name}: is missing; must be {wanted}")
+    for part in fields(struct):
+        name, wanted = part.encode_name, describe(part.type, text_chars)
+        if name not in obj:
+            if part.required:
+                return _bad(f"{name}: is missing; must be {wanted}")
             continue
-        value = obj[field.name]
+        value = obj[name]
         try:
-            convert(value, field.type)
+            convert(value, part.type)
         except (ValueError, RecursionError):
-            return _bad(f"{field.name}: must be {wanted}; got {_kind(value)}")
+            return _bad(f"{name}: must be {wanted}; got {_kind(value)}")
     return _bad("message: must be an object whose keys are strings of Unicode characters")
 
 

@@ -21,6 +21,7 @@ class Encoding:
     """A codec, and the framing of a kind of line; members with the same one share the bytes.
 
     `wrap` makes of a payload what goes to the line. `plain` is the same encoding without compression.
+    A framing that tells the client its cursor besides is a subclass: it has a `wrap_at` of its own.
     """
 
     __slots__ = ("codec", "plain", "wrap")
@@ -33,6 +34,18 @@ class Encoding:
     def frame(self, obj: Any) -> bytes:
         """`obj`, a dict or a Struct, as bytes for the line."""
         return self.wrap(self.codec.encode(obj))
+
+    def wrap_at(self, payload: bytes, seq: int) -> bytes:
+        """The same as `wrap`, for what moves a client's cursor in the room to `seq`: an event, or `joined`."""
+        return self.wrap(payload)
+
+
+def _bare(payload: bytes) -> bytes:
+    return payload
+
+
+BARE = Encoding(JSON, _bare)
+"""JSON with nothing around it: pages and polls put commas between."""
 
 
 def opcode_of(codec: Codec) -> int:

@@ -40,7 +40,7 @@ class Event:
                 payloads = {codec: codec.encode(self.data)}
             elif codec not in payloads:
                 payloads[codec] = codec.encode(self.data)
-            made = frames[encoding] = encoding.wrap(payloads[codec])
+            made = frames[encoding] = encoding.wrap_at(payloads[codec], self.seq)
             added += len(made)
         return added
 

@@ -8,23 +8,12 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from tornado_chat.errors import ErrorCode
+from tornado_chat.wire.refusals import RequestError
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 _SHA1 = hashlib.sha1(usedforsecurity=False)  # to copy it takes a third of what OpenSSL takes to begin anew
 _HOST = re.compile(r"[\[\]:A-Za-z0-9\-._~%!$&'()*+;=]*")  # RFC 3986 section 3.2.2, but for commas: they part two
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-
-
-class HandshakeError(Exception):
-    """The request is refused with HTTP `status` and `headers`; `message` says what it should have been."""
-
-    def __init__(self, message: str, *, status: int = 400, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = ErrorCode.BAD_REQUEST
-        self.message = message
-        self.headers = dict(headers or {})
 
 
 class Upgrade(NamedTuple):
@@ -41,25 +30,25 @@ def check(method: str, version: str, headers: Mapping[str, str]) -> Upgrade:
     `headers` has names in lower case, or ignores case.
     """
     if method != "GET":
-        raise HandshakeError(f"a WebSocket begins with GET, not {method}", status=405, headers={"Allow": "GET"})
+        raise RequestError(f"a WebSocket begins with GET, not {method}", status=405, headers={"Allow": "GET"})
     if version != "HTTP/1.1":
-        raise HandshakeError(f"a WebSocket needs HTTP/1.1, not {version}")
-    if not _HOST.fullmatch(headers.get("host", ",")):
-        raise HandshakeError("the header Host should be there, once, with a name and perhaps a port")
+        raise RequestError(f"a WebSocket needs HTTP/1.1, not {version}")
+    if not is_host(headers.get("host", ",")):
+        raise RequestError("the header Host should be there, once, with a name and perhaps a port")
     if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
         # What follows is frames to us; to a proxy in between it would be a body, and perhaps the next request.
-        raise HandshakeError("a WebSocket begins with a request that has no body")
+        raise RequestError("a WebSocket begins with a request that has no body")
     if not _has_token(headers.get("upgrade", ""), "websocket"):
-        raise HandshakeError("this address speaks WebSocket: the header Upgrade should be websocket")
+        raise RequestError("this address speaks WebSocket: the header Upgrade should be websocket")
     if not _has_token(headers.get("connection", ""), "upgrade"):
-        raise HandshakeError("the header Connection should contain Upgrade")
+        raise RequestError("the header Connection should contain Upgrade")
     if headers.get("sec-websocket-version") != "13":
-        raise HandshakeError(
+        raise RequestError(
             "the header Sec-WebSocket-Version should be 13", status=426, headers={"Sec-WebSocket-Version": "13"}
         )
     key = headers.get("sec-websocket-key", "")
     if not _is_key(key):
-        raise HandshakeError("the header Sec-WebSocket-Key should be 16 bytes in base64")
+        raise RequestError("the header Sec-WebSocket-Key should be 16 bytes in base64")
     return Upgrade(
         accept_value(key),
         _subprotocols(headers.get("sec-websocket-protocol")),
@@ -87,6 +76,11 @@ def response(upgrade: Upgrade, *, subprotocol: str | None = None, extensions: st
     return ("".join(lines) + "\r\n").encode("latin-1")
 
 
+def is_host(host: str) -> bool:
+    """Whether the header Host has one name, and perhaps a port."""
+    return _HOST.fullmatch(host) is not None
+
+
 def _has_token(value: str, token: str) -> bool:
     value = value.lower()
     return value == token or token in [part.strip(" \t") for part in value.split(",")]
@@ -106,7 +100,7 @@ def _subprotocols(value: str | None) -> tuple[str, ...]:
     names = tuple(name.strip(" \t") for name in value.split(","))
     for name in names:
         if not _TOKEN.fullmatch(name):
-            raise HandshakeError(f"the header Sec-WebSocket-Protocol should be a list of names, but contains {name!r}")
+            raise RequestError(f"the header Sec-WebSocket-Protocol should be a list of names, but contains {name!r}")
     if len(set(names)) < len(names):
-        raise HandshakeError("the header Sec-WebSocket-Protocol should name each sub-protocol only once")
+        raise RequestError("the header Sec-WebSocket-Protocol should name each sub-protocol only once")
     return names

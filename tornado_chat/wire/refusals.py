@@ -8,7 +8,20 @@ from http import HTTPStatus
 
 import orjson
 
+from tornado_chat.errors import ErrorCode
+
 CONTENT_TYPE = "application/json"
+
+
+class RequestError(Exception):
+    """The request is refused with HTTP `status` and `headers`; `message` says what it should have been."""
+
+    def __init__(self, message: str, *, status: int = 400, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = ErrorCode.BAD_REQUEST
+        self.message = message
+        self.headers = dict(headers or {})
 
 
 def refusal_body(code: str, message: str, retry_after: float | None = None) -> bytes:

@@ -84,10 +84,19 @@ class Pong(_Reply, kw_only=True):
     id: str | None = None
 
 
+class Closing(_Reply, kw_only=True):
+    """The last of a stream: `code` is what a WebSocket would be closed with."""
+
+    code: int
+    reason: str | None = None
+    retry_after_ms: int | None = None
+
+
 class Error(_Reply, kw_only=True):
-    """`retry_after` is in seconds."""
+    """`retry_after` is in seconds; `room` is that of a `join`."""
 
     id: str | None = None
+    room: str | None = None
     code: str
     message: str
     retry_after: float | None = None
@@ -127,13 +136,13 @@ class Read(_Reply, kw_only=True):
     seq: int
 
 
-Reply = Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Error
+Reply = Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Error | Closing
 Signal = Presence | Typing | Read
 
 REPLIES: dict[str, type[Reply | Signal]] = {struct.__name__.lower(): struct for struct in get_args(Reply | Signal)}
 """The Struct of each `type`."""
 
 
-def error(error: ChatError, id: str | None = None) -> Error:
+def error(error: ChatError, id: str | None = None, room: str | None = None) -> Error:
     """`error` as a client gets it."""
-    return Error(id=id, code=error.code, message=error.message, retry_after=error.retry_after)
+    return Error(id=id, room=room, code=error.code, message=error.message, retry_after=error.retry_after)

@@ -1,0 +1,46 @@
+"""What a client asks about a room: its history, and who is in it. Over a line or by a request, it is the same."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.live.context import Context
+from tornado_chat.live.room_presence import RoomPresence
+from tornado_chat.wire import replies
+from tornado_chat.wire.commands import History, Presence
+
+UNREAD_BYTES = 256 * 1024 * 1024
+"""With more than this waiting for all clients together, no further `history` is answered."""
+
+HISTORY_BYTES = 1024 * 1024
+"""About what the answer to one `history` has at most."""
+
+PRESENT_USERS = 200
+"""Users named in the answer to one `presence`."""
+
+
+def check_unread(context: Context, more: int) -> None:
+    """Raise `overloaded` if too much waits for clients, with so many bytes more."""
+    if context.lines.outbox_bytes + context.limits.http_bytes + more > UNREAD_BYTES:
+        raise ChatError(ErrorCode.OVERLOADED, "too much waits for clients that read slowly: try again", retry_after=5.0)
+
+
+async def history(context: Context, command: History, max_bytes: int = HISTORY_BYTES) -> replies.History:
+    """The answer; LogUnavailable if the log does not give it."""
+    messages, more = await context.hub.log.history(
+        command.room, before=command.before, limit=command.limit, max_bytes=max_bytes
+    )
+    return replies.History(id=command.id, room=command.room, messages=messages, more=more)
+
+
+def present(command: Presence, presence: RoomPresence) -> replies.Presence:
+    """The answer that tells `presence`."""
+    users = [replies.User(user, name) for user, name in islice(presence.users(), PRESENT_USERS)]
+    return replies.Presence(id=command.id, room=command.room, count=presence.count(), users=users)
+
+
+async def presence(context: Context, command: Presence) -> replies.Presence:
+    """The answer, also for a room that is not open here."""
+    room = context.hub.rooms.get(command.room)
+    return present(command, room.presence if room is not None else await context.hub.presence.look_up(command.room))

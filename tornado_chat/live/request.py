@@ -1,0 +1,333 @@
+"""The commands of one request, which needs no stream: carried out in their order, and answered all at once.
+
+What is to be published is submitted in order and pipelined: it joins the next commit as far as that has room. What asks
+something about a room waits until all before it is answered, and is waited for by all that comes after it. Whoever asks
+again with the same ids, of any process, gets the same events: so nothing is kept for a request but while it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from time import monotonic
+from typing import Any
+
+from msgspec import Raw
+
+from tornado_chat.auth import Identity
+from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
+from tornado_chat.live import questions
+from tornado_chat.live.author import Author
+from tornado_chat.live.context import Context
+from tornado_chat.live.limits import AddressAccount, rate_limited
+from tornado_chat.log import Appended, Entry
+from tornado_chat.wire import replies
+from tornado_chat.wire.codec import Codec
+from tornado_chat.wire.commands import (
+    Command,
+    Delete,
+    Edit,
+    History,
+    Join,
+    Leave,
+    Ping,
+    Presence,
+    React,
+    Read,
+    Send,
+    Typing,
+    Unparsed,
+)
+
+logger = logging.getLogger(__name__)
+
+REQUEST_BYTES = 1024
+"""Each request counts as so many bytes more than its body has. What a frame counts by its cost would be 16 times that;
+but who sends as many events as they may, each by a request, is not to owe anything."""
+
+OWED_SECONDS = 10.0
+"""A request waits for so long at most until its user, and its address, have paid for their bytes."""
+
+LONG_BYTES = 64 * 1024
+"""A longer body is not kept while what came before it is paid."""
+
+CARRY_OUT_SECONDS = 20.0
+"""A request is answered within this time, whatever its commands wait for."""
+
+TURN_SECONDS = 0.001
+"""Of a loop turn that one request takes."""
+
+Answer = replies.Reply | replies.Presence | Raw | None
+Done = Callable[[list[Answer] | ChatError], None]
+
+
+class Request(Author):
+    """The commands of one request, and the Sender of what they publish."""
+
+    __slots__ = (
+        "_answers",
+        "_asking",
+        "_begun",
+        "_codec",
+        "_commands",
+        "_done",
+        "_ended",
+        "_going_on",
+        "_held",
+        "_history_bytes",
+        "_submitted",
+        "_timer",
+    )
+
+    def __init__(
+        self,
+        context: Context,
+        identity: Identity,
+        address: AddressAccount,
+        commands: Iterator[Command | Unparsed],
+        codec: Codec,
+        done: Done,
+    ) -> None:
+        """`address` is the account that the request was entered into; a command is decoded when its turn has come.
+
+        `done` is called once: with an answer for each command, None where it has none, or with what keeps all of them
+        from being carried out. `codec` is that of the answers.
+        """
+        super().__init__(context, identity, address)
+        self._commands = commands
+        self._codec = codec
+        self._done = done
+        self._held: Command | Unparsed | None = None  # taken, and its turn has not come
+        self._begun = False  # all of them
+        self._ended = False
+        self._going_on: asyncio.Handle | None = None
+        self._answers: list[Answer] = []  # of those that were begun
+        self._submitted: deque[tuple[int, str | None]] = deque()  # places and ids of those the log has not answered
+        self._asking: asyncio.Task[None] | None = None
+        self._history_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, size: int) -> None:
+        """Carry out the commands, which came in `size` bytes."""
+        self.context.requests += 1
+        owed = self.owe_bytes(0) if size > LONG_BYTES else 0.0
+        wait = self.owe_bytes(size + REQUEST_BYTES)
+        if owed or wait > OWED_SECONDS:
+            self._end(rate_limited("you have sent more bytes than you may", wait))
+            return
+        loop = self.context.hub.shared.loop
+        if wait:
+            self.context.hub.metrics.throttles += 1
+            self._going_on = loop.call_later(wait, self._go_on)
+        else:
+            self._go_on()
+        if not self._ended:
+            self._timer = loop.call_later(CARRY_OUT_SECONDS, self._give_up)
+
+    def abandon(self) -> None:
+        """Nobody waits for the answer any more: what was not begun is not carried out."""
+        if not self._ended:
+            self._commands = iter(())
+            self._held = None
+            if self._going_on is not None:
+                self._going_on.cancel()
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin the commands whose turn has come, and end with the last one."""
+        self._going_on = None
+        started = monotonic()
+        while not self._ended and self._asking is None:
+            command = self._held or next(self._commands, None)
+            if command is None:
+                self._begun = True
+                break
+            self._held = None
+            if not self._begin(command):
+                self._held = command
+                break
+            if monotonic() - started > TURN_SECONDS:
+                self._going_on = self.context.hub.shared.loop.call_soon(self._go_on)
+                return
+        if self._begun and not self._submitted and self._asking is None:
+            self._end(self._answers)
+
+    def _end(self, outcome: list[Answer] | ChatError) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self.end()
+        self.context.requests -= 1
+        for handle in (self._timer, self._going_on, self._asking):
+            if handle is not None:
+                handle.cancel()
+        self._done(outcome)
+
+    def _begin(self, command: Command | Unparsed) -> bool:
+        """Begin to carry out `command`; False if its turn has not come."""
+        try:
+            if isinstance(command, Unparsed):
+                raise command
+            return _HANDLERS[type(command)](self, command)
+        except ChatError as error:
+            self._answers.append(self._refusal(error, command.id))
+            return True
+
+    def _refusal(self, error: ChatError, id: str | None) -> replies.Error:
+        self.context.hub.metrics.errors[error.code] += 1
+        return replies.error(error, id)
+
+    def _check_known(self) -> bool:
+        """Whether the user can be recognised, or else nothing of the request is carried out."""
+        if self.identity.new:
+            self._end(
+                ChatError(
+                    ErrorCode.UNAUTHORIZED,
+                    "to say something a token is needed, by which a resend is recognised: POST /v1/session gives one",
+                )
+            )
+        return not self._ended
+
+    def _give_up(self) -> None:
+        """What was submitted may still be kept; what was not begun is not."""
+        unavailable = ChatError(
+            ErrorCode.UNAVAILABLE, "this was not done in time: send it again with the same id", retry_after=1.0
+        )
+        for place, id in self._submitted:
+            self._answers[place] = self._refusal(unavailable, id)
+        overloaded = ChatError(ErrorCode.OVERLOADED, "its turn did not come in time: try again", retry_after=1.0)
+        while (command := self._held or next(self._commands, None)) is not None:
+            self._held = None
+            self._answers.append(self._refusal(overloaded, command.id))
+        self._end(self._answers)
+
+    # Publishing
+
+    def _publish(self, command: Send | Edit | Delete | React | Read) -> bool:
+        if not self._check_known():
+            return True
+        if command.id is None and not isinstance(command, Read):
+            raise ChatError(
+                ErrorCode.BAD_REQUEST,
+                f"id: is missing; {type(command).__name__.lower()} needs one here, by which a resend is recognised",
+            )
+        if not self.publish(command, self):
+            return False
+        self._submitted.append((len(self._answers), command.id))
+        self._answers.append(None)
+        return True
+
+    def published(self, entry: Entry, outcome: Appended | ChatError) -> None:
+        """As `Sender.published` says."""
+        place, _ = self._submitted.popleft()
+        if isinstance(outcome, ChatError):
+            self._answers[place] = self._refusal(outcome, entry.id)
+        elif entry.id is not None:
+            seq = None if entry.type == "read" else outcome.seq
+            self._answers[place] = replies.Ack(
+                id=entry.id, room=entry.room, seq=seq, ts=outcome.ts, duplicate=outcome.duplicate
+            )
+
+    def flush_replies(self) -> None:
+        """Go on with what waited for the log's answers, or end."""
+        self.resume()
+
+    def resume(self) -> None:
+        """As `Sender.resume` says."""
+        if not self._ended and self._going_on is None:
+            self._go_on()
+
+    def fail(self) -> None:
+        """As `Sender.fail` says."""
+        self._end(ChatError(ErrorCode.UNAVAILABLE, "the server failed on this request: send it again", 1.0))
+
+    # Questions
+
+    def _history(self, command: History) -> bool:
+        if self._submitted:
+            return False
+        self.check_room(command.room)
+        self.charge()
+        questions.check_unread(self.context, 0)
+        self._ask(self._look_back(command), command)
+        return True
+
+    async def _look_back(self, command: History) -> Answer:
+        room = max(1, questions.HISTORY_BYTES - self._history_bytes)
+        encoded = self._codec.encode(await questions.history(self.context, command, room))
+        self._history_bytes += len(encoded)
+        questions.check_unread(self.context, len(encoded))
+        return Raw(encoded)
+
+    def _presence(self, command: Presence) -> bool:
+        if self._submitted:
+            return False
+        self.check_room(command.room)
+        self.charge()
+        room = self.context.hub.rooms.get(command.room)
+        if room is not None:
+            self._answers.append(questions.present(command, room.presence))
+        else:
+            self._ask(questions.presence(self.context, command), command)
+        return True
+
+    def _ask(self, question: Coroutine[Any, Any, Answer], command: Command) -> None:
+        self._answers.append(None)
+        self._asking = self.context.hub.tasks.spawn(self._wait(question, command))
+
+    async def _wait(self, question: Coroutine[Any, Any, Answer], command: Command) -> None:
+        try:
+            self._answers[-1] = await question
+        except (LogUnavailable, TimeoutError) as error:
+            self.context.log_warning.warning("log unavailable reason=%s", error)
+            unavailable = ChatError(ErrorCode.UNAVAILABLE, "the log did not answer: try again", retry_after=1.0)
+            self._answers[-1] = self._refusal(unavailable, command.id)
+        except ChatError as error:
+            self._answers[-1] = self._refusal(error, command.id)
+        except Exception:
+            logger.exception("command failed user=%s", self.user)
+            self._asking = None
+            self.fail()
+            return
+        self._asking = None
+        self._go_on()
+
+    # Signals and the rest
+
+    def _typing(self, command: Typing) -> bool:
+        if not self._check_known():
+            return True
+        self.check_room(command.room)
+        self.charge()
+        self.context.hub.set_typing(command.room, self.user, self.identity.name, None, on=command.on)
+        self._answers.append(None)
+        return True
+
+    def _ping(self, command: Ping) -> bool:
+        self._answers.append(replies.Pong(id=command.id))
+        return True
+
+    def _refuse_line(self, command: Join | Leave) -> bool:
+        raise ChatError(
+            ErrorCode.BAD_REQUEST,
+            f"type: {type(command).__name__.lower()} is for a WebSocket; over HTTP a room is read by "
+            "GET /v1/rooms/{room}/events",
+        )
+
+
+_HANDLERS: dict[type[Command], Callable[[Request, Any], bool]] = {
+    Join: Request._refuse_line,
+    Leave: Request._refuse_line,
+    Send: Request._publish,
+    Edit: Request._publish,
+    Delete: Request._publish,
+    React: Request._publish,
+    History: Request._history,
+    Read: Request._publish,
+    Typing: Request._typing,
+    Presence: Request._presence,
+    Ping: Request._ping,
+}
+"""Each begins one command and keeps a place for its answer, or returns False if its turn has not come."""

@@ -1,0 +1,240 @@
+"""`POST /v1/commands`, and the addresses by which one command can be given in HTTP's own words."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.live.request import Answer, Done, Request
+from tornado_chat.log.kinds import Publishing
+from tornado_chat.web.endpoint import JSON_TYPE, MSGPACK_TYPE, Endpoint
+from tornado_chat.web.exchange import Exchange
+from tornado_chat.wire import replies
+from tornado_chat.wire.codec import JSON, MSGPACK, Codec
+from tornado_chat.wire.commands import (
+    Command,
+    Delete,
+    Edit,
+    History,
+    Presence,
+    React,
+    Read,
+    RoomName,
+    Send,
+    Seq,
+    Unparsed,
+    commands_of,
+    decode,
+)
+
+CODECS = {JSON_TYPE: JSON, MSGPACK_TYPE: MSGPACK}
+
+
+class Written(Struct):
+    """The event is on the disk; `ts` is in ms since 1970."""
+
+    room: str
+    seq: int
+    ts: int
+    id: str
+
+
+class Marked(Struct, omit_defaults=True):
+    """The read mark stands there, or further on."""
+
+    room: str
+    id: str | None = None
+
+
+class OneMessage(Struct):
+    """Which message."""
+
+    room: RoomName
+    seq: Seq
+
+
+# Many
+
+
+def commands(exchange: Exchange, _: None) -> None:
+    """Carry out one command, or an array of them, and answer each in its place."""
+    media = exchange.media_type or JSON_TYPE
+    codec = CODECS[media]
+    settings = exchange.gate.settings
+    body = exchange.body
+    found = _decoded(codec, commands_of(codec, body), settings.max_frame_bytes, settings.text_chars)
+
+    def done(outcome: list[Answer] | ChatError) -> None:
+        if isinstance(outcome, ChatError):
+            exchange.refuse(outcome)
+        else:
+            exchange.answer(HTTPStatus.OK, codec.encode(outcome), content_type=media)
+
+    _begin(exchange, found, codec, done)
+
+
+def _decoded(codec: Codec, payloads: list[bytes], most: int, text_chars: int) -> Iterator[Command | Unparsed]:
+    for payload in payloads:
+        if len(payload) > most:
+            error = ChatError(ErrorCode.TOO_LARGE, f"message: has {len(payload):,} bytes; at most {most:,} are taken")
+            yield Unparsed(error, None)
+            continue
+        try:
+            command = decode(codec, payload, text_chars)
+        except Unparsed as unparsed:
+            yield unparsed
+        else:
+            yield command
+
+
+def _begin(exchange: Exchange, found: Iterator[Command | Unparsed], codec: Codec, done: Done) -> None:
+    context, identity = exchange.gate.context, exchange.who()
+    request = Request(context, identity, context.limits.addresses.enter(exchange.address), found, codec, done)
+    exchange.on_gone = request.abandon
+    request.begin(len(exchange.body))
+
+
+# One
+
+
+def _publish(exchange: Exchange, command: Publishing | Read, status: HTTPStatus = HTTPStatus.OK) -> None:
+    if command.id is None and not isinstance(command, Read):
+        command = msgspec.structs.replace(command, id=new_id())
+
+    def done(outcome: list[Answer] | ChatError) -> None:
+        reply = outcome if isinstance(outcome, ChatError) else outcome[0]
+        if isinstance(reply, replies.Ack) and reply.seq is not None and reply.ts is not None:
+            written = Written(reply.room, reply.seq, reply.ts, reply.id)
+            exchange.answer_object(HTTPStatus.OK if reply.duplicate else status, written)
+        elif reply is None or isinstance(reply, replies.Ack):
+            exchange.answer_object(HTTPStatus.OK, Marked(command.room, command.id))
+        else:
+            _refuse(exchange, reply)
+
+    _begin(exchange, iter((command,)), JSON, done)
+
+
+def new_id() -> str:
+    """An id that nobody else chooses; ids in the order of time are cheap to keep."""
+    return f"{time.time_ns() // 1000:x}-{secrets.token_hex(8)}"
+
+
+def _refuse(exchange: Exchange, reply: Any) -> None:
+    if isinstance(reply, replies.Error):
+        reply = ChatError(ErrorCode(reply.code), reply.message, reply.retry_after)
+    exchange.refuse(reply)
+
+
+def send(exchange: Exchange, command: Send) -> None:
+    _publish(exchange, command, HTTPStatus.CREATED)
+
+
+def _ask(exchange: Exchange, command: History | Presence) -> None:
+    def done(outcome: list[Answer] | ChatError) -> None:
+        reply = outcome if isinstance(outcome, ChatError) else outcome[0]
+        if isinstance(reply, Raw):
+            exchange.answer(HTTPStatus.OK, bytes(reply))
+        elif isinstance(reply, replies.Presence):
+            exchange.answer_object(HTTPStatus.OK, reply)
+        else:
+            _refuse(exchange, reply)
+
+    _begin(exchange, iter((command,)), JSON, done)
+
+
+class _Page(Struct):
+    messages: list[Raw]
+
+
+class _Numbered(Struct):
+    seq: int
+
+
+_page = msgspec.json.Decoder(_Page).decode
+_numbered = msgspec.json.Decoder(_Numbered).decode
+
+
+def message(exchange: Exchange, asked: OneMessage) -> None:
+    """The last message up to this seq is it, or there is none."""
+
+    def done(outcome: list[Answer] | ChatError) -> None:
+        reply = outcome if isinstance(outcome, ChatError) else outcome[0]
+        if not isinstance(reply, Raw):
+            _refuse(exchange, reply)
+            return
+        found = _page(reply).messages
+        if found and _numbered(found[0]).seq == asked.seq:
+            exchange.answer(HTTPStatus.OK, bytes(found[0]))
+        else:
+            exchange.refuse(
+                ChatError(ErrorCode.NOT_FOUND, f"seq {asked.seq} of room {asked.room} is no message; ask for one's seq")
+            )
+
+    _begin(exchange, iter((History(room=asked.room, before=asked.seq + 1, limit=1),)), JSON, done)
+
+
+ROOM = "/v1/rooms/{room}"
+MESSAGE = ROOM + "/messages/{seq}"
+REACTION = MESSAGE + "/reactions/{emoji}"
+
+ENDPOINTS = (
+    Endpoint(
+        "POST",
+        "/v1/commands",
+        commands,
+        summary="Carry out one command or up to 64, in their order; the answers stand in the same order",
+        body=Command | list[Command],
+        takes=(JSON_TYPE, MSGPACK_TYPE),
+        answers={200: list[replies.Ack | replies.Error | replies.History | replies.Presence | replies.Pong | None]},
+    ),
+    Endpoint(
+        "POST",
+        ROOM + "/messages",
+        send,
+        summary="Say something; 200: it was there already",
+        asks=Send,
+        answers={201: Written, 200: Written},
+    ),
+    Endpoint(
+        "GET",
+        ROOM + "/messages",
+        _ask,
+        summary="The messages before one, or the last ones, as they are now",
+        asks=History,
+        answers={200: replies.History},
+    ),
+    Endpoint(
+        "GET", MESSAGE, message, summary="One message as it is now", asks=OneMessage, answers={200: dict[str, Any]}
+    ),
+    Endpoint("PATCH", MESSAGE, _publish, summary="Change one's own message", asks=Edit, answers={200: Written}),
+    Endpoint("DELETE", MESSAGE, _publish, summary="Delete one's own message", asks=Delete, answers={200: Written}),
+    Endpoint(
+        "PUT",
+        REACTION,
+        _publish,
+        summary="Give a reaction",
+        asks=React,
+        fixed={"on": True},
+        answers={200: Written},
+    ),
+    Endpoint(
+        "DELETE",
+        REACTION,
+        _publish,
+        summary="Take a reaction back",
+        asks=React,
+        fixed={"on": False},
+        answers={200: Written},
+    ),
+    Endpoint("PUT", ROOM + "/read", _publish, summary="Move one's read mark", asks=Read, answers={200: Marked}),
+    Endpoint(
+        "GET", ROOM + "/presence", _ask, summary="Who is in the room", asks=Presence, answers={200: replies.Presence}
+    ),
+)

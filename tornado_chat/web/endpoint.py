@@ -1,0 +1,160 @@
+"""One method of one address under `/v1`, declared once: what finds it, checks its requests, and describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+from urllib.parse import unquote
+
+from msgspec import Struct
+from msgspec.structs import fields
+
+from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.web.gate import Arguments
+from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.commands import read
+
+JSON_TYPE = "application/json"
+MSGPACK_TYPE = "application/msgpack"
+EVENTS_TYPE = "text/event-stream"
+
+MAX_DIGITS = 20
+"""Of a number in an address; a longer one is not made a number."""
+
+
+class Endpoint:
+    """`path` has names in braces, each for one segment, as in `/v1/rooms/{room}/events`.
+
+    `asks` is the Struct of what a client says: fields that `path` names come from there, all others from the query of a
+    GET or from the JSON object that is the body of any other method. A field whose type is a list comes once for each
+    `name=` of the query. Each field's type has a description. `fixed`: fields that every request here has alike.
+    `call` gets the Exchange and that Struct (None without one), when all of the request is here. It carries the request
+    out at once, or in the Task that is made of what it returns; it answers the exchange once, or raises ChatError or
+    RequestError.
+    `answers`: of each status of success the type of its body (None: it has none); refusals are the same everywhere.
+    `gives`: the media type of the answer. Of two endpoints with one address and method, that of EVENTS_TYPE is for
+    those whose Accept names it.
+    `body`: of one that reads its body by itself, what it may be; `takes`: its media types.
+    """
+
+    __slots__ = (
+        "answers",
+        "asks",
+        "body",
+        "call",
+        "fixed",
+        "gives",
+        "in_path",
+        "in_query",
+        "kinds",
+        "method",
+        "path",
+        "segments",
+        "summary",
+        "takes",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        call: Callable[[Any, Any], Coroutine[Any, Any, None] | None],
+        *,
+        summary: str,
+        answers: Mapping[int, Any],
+        asks: type[Struct] | None = None,
+        fixed: Mapping[str, object] | None = None,
+        body: Any = None,
+        takes: tuple[str, ...] = (JSON_TYPE,),
+        gives: str = JSON_TYPE,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.segments = path.split("/")
+        self.call = call
+        self.summary = summary
+        self.answers = answers
+        self.asks = asks
+        self.fixed = fixed or {}
+        self.body = body
+        self.takes = takes
+        self.gives = gives
+        self.in_path = [segment[1:-1] for segment in self.segments if segment[:1] == "{"]
+        self.kinds = {field.encode_name: _kind(field.type) for field in fields(asks)} if asks else {}
+        self.in_query = [name for name in self.kinds if name not in self.in_path] if method == "GET" else []
+
+    def match(self, segments: list[str]) -> dict[str, str] | None:
+        """What stands in a path of these segments for the names in braces; None if it is another address."""
+        found = {}
+        for name, segment in zip(self.segments, segments, strict=True):
+            if name[:1] == "{":
+                found[name[1:-1]] = segment
+            elif name != segment:
+                return None
+        return found
+
+    def read(
+        self, path: Mapping[str, str], arguments: Arguments, headers: Mapping[str, str], body: bytes, text_chars: int
+    ) -> Struct | None:
+        """What the client asks for; ChatError (bad_request) names the field that is wrong."""
+        if self.asks is None:
+            return None
+        asked: dict[str, Any] = {}
+        if self.method == "GET":
+            for name in self.in_query:
+                values = arguments.all(name)
+                if values:
+                    kind = self.kinds[name]
+                    asked[name] = list(values) if kind is list else _value(kind, values[-1])
+        else:
+            asked = _object(body)
+            if "id" in self.kinds and asked.get("id") is None:
+                key = headers.get("idempotency-key")
+                if key is not None:
+                    asked["id"] = _key(key)
+        for name, segment in path.items():
+            try:
+                asked[name] = _value(self.kinds[name], unquote(segment, errors="strict"))
+            except UnicodeDecodeError:
+                raise ChatError(ErrorCode.BAD_REQUEST, f"{name}: must be UTF-8 behind its percent signs") from None
+        asked.update(self.fixed)
+        asked.pop("type", None)
+        return read(asked, self.asks, text_chars)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    found = JSON.decode(body) if body else {}
+    if type(found) is not dict:
+        raise ChatError(ErrorCode.BAD_REQUEST, "body: must be a JSON object")
+    return found
+
+
+def _key(value: str) -> str:
+    """The Idempotency-Key, which may stand in quotes (it is a structured field: RFC 9651 section 3.3.3)."""
+    if not value.isascii() or not value.isprintable():
+        raise ChatError(ErrorCode.BAD_REQUEST, "Idempotency-Key: must be printable characters of ASCII")
+    return value[1:-1] if len(value) > 2 and value[0] == value[-1] == '"' else value
+
+
+def _value(kind: type, text: str) -> object:
+    """`text` as a value of `kind`; what is none stays text, and is refused as such."""
+    if kind is int:
+        return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else text
+    if kind is float:
+        plain = text.isascii() and len(text) < MAX_DIGITS and text.replace(".", "", 1).isdigit()
+        return float(text) if plain else text
+    if kind is bool:
+        return {"1": True, "true": True, "0": False, "false": False}.get(text, text)
+    return text
+
+
+def _kind(type_: Any) -> type:
+    """int, float, bool, list, dict or str: what a field of `type_`, or a missing one, is made of."""
+    origin = get_origin(type_)
+    if origin is Annotated:
+        return _kind(get_args(type_)[0])
+    if origin is Union or origin is UnionType:
+        return _kind(next(part for part in get_args(type_) if part is not type(None)))
+    kind: type = origin or type_
+    return kind

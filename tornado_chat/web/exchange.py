@@ -1,0 +1,310 @@
+"""One request under `/v1` and its answer: read from Tornado's connection, carried out by an `Endpoint`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
+from tornado.iostream import IOStream
+
+from tornado_chat.auth import Identity
+from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
+from tornado_chat.live.questions import check_unread
+from tornado_chat.web.endpoint import JSON_TYPE, Endpoint
+from tornado_chat.web.gate import Arguments, Gate, bearer, client_address, cookie, has_credential
+from tornado_chat.web.http_connections import HttpConnection
+from tornado_chat.web.refusals import answer, terms
+from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.refusals import RequestError
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 1024 * 1024
+"""Of one request."""
+
+LONG_BYTES = 64 * 1024
+"""Longer bodies, and answers, count with what waits for clients. A longer body is not read where the request is refused
+by its head: the connection ends instead."""
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing (RFC 9110 section 9.2.1)."""
+
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
+    "Access-Control-Max-Age": "7200",
+}
+
+Find = Callable[[str, str, str], tuple[Endpoint, dict[str, str]]]
+"""Of a method, a path and a header Accept: the endpoint, and what stands in the path for its names."""
+
+
+class Exchange(HTTPMessageDelegate):
+    """One request. When `endpoint` is called, all of it is here: `path` by name, `arguments`, `headers`, `body`.
+
+    A delegate and not a RequestHandler: those cost some 60 us more for each request.
+    """
+
+    def __init__(self, gate: Gate, find: Find, request: HTTP1Connection) -> None:
+        self.gate = gate
+        self.request = request
+        self.method = ""
+        self.path: dict[str, str] = {}
+        self.arguments = Arguments("")
+        self.headers: Mapping[str, str] = {}
+        self.version = "HTTP/1.1"
+        assert isinstance(request.context, HttpConnection)
+        self.connection = request.context
+        self.peer = self.connection.remote_ip
+        self.address = self.peer
+        self.gone = False
+        """The client has hung up: nobody reads an answer."""
+        self.on_gone: Callable[[], None] | None = None
+        """Called once, if the client hangs up before it was answered."""
+        self._find = find
+        self._endpoint: Endpoint | None = None
+        self._refusal: RequestError | ChatError | None = None
+        self._answered = False
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._cors: dict[str, str] = {}
+
+    # HTTPMessageDelegate
+
+    def headers_received(  # type: ignore[override]  # Tornado's is also for clients, which get a ResponseStartLine
+        self, start_line: RequestStartLine, headers: HTTPHeaders
+    ) -> None:
+        self.method, self.headers, self.version = start_line.method, headers, start_line.version
+        path, _, query = start_line.path.partition("?")
+        self.request.set_close_callback(self.on_connection_close)
+        if "expect" in headers:
+            _expect(headers, start_line.version)
+        try:
+            self._let_in(query, headers)
+            if self.method != "OPTIONS":
+                self._endpoint, self.path = self._find(self.method, path, headers.get("accept", ""))
+            length = headers.get("content-length", "")
+            self._make_room(int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0)
+        except (RequestError, ChatError) as error:
+            self._refusal = error  # told when the body was read: an answer before that ends the connection
+            if "expect" in headers or _is_long(headers):
+                self.refuse(error)
+
+    def _let_in(self, query: str, headers: HTTPHeaders) -> None:
+        """Raise ChatError or RequestError if nothing of the kind may be asked from there."""
+        gate = self.gate
+        self.address = client_address(self.peer, headers.get("x-forwarded-for"), gate.settings.trusted_proxies)
+        self.arguments = Arguments(query)
+        # A page that was loaded by another name can pretend that a proxy forwards it; it has no token of ours.
+        gate.check_host(headers, self.peer, proxied=has_credential(headers, self.arguments))
+        gate.check_origin(headers, self.peer)
+        if "origin" in headers:
+            self._cors = gate.cross_origin(headers)
+        elif "cookie" in headers and self.method not in SAFE and self.is_by_cookie:
+            # A browser says from where what it sends comes; what does not could be any page's.
+            raise ChatError(
+                ErrorCode.FORBIDDEN,
+                "with the cookie, what changes something has to say its Origin: a page of this server's own, or of "
+                "--allowed-origins (other programs give their token as Authorization: Bearer ...)",
+            )
+        if gate.context.draining:
+            raise ChatError(ErrorCode.OVERLOADED, "this server is stopping: come back in a moment", retry_after=1)
+
+    @property
+    def is_by_cookie(self) -> bool:
+        """The cookie is what tells who asks."""
+        return bearer(self.headers) is None and cookie(self.headers) is not None
+
+    def data_received(self, chunk: bytes) -> None:
+        if self._answered or self._refusal is not None:
+            return
+        self._chunks.append(chunk)
+        try:
+            self._make_room(sum(map(len, self._chunks)))
+        except ChatError as error:
+            self._chunks.clear()
+            self.refuse(error)
+
+    def _make_room(self, size: int) -> None:
+        """Raise ChatError if no body of `size` bytes, or no more of them, is taken."""
+        if size > MAX_BODY_BYTES:
+            raise ChatError(ErrorCode.TOO_LARGE, f"a body has {MAX_BODY_BYTES:,} bytes at most: send less at once")
+        if size > max(LONG_BYTES, self._size):
+            check_unread(self.gate.context, size - self._size)
+            self.connection.hold(size - self._size)
+            self._size = size
+
+    def finish(self) -> None:
+        if self._answered:
+            return
+        if self._refusal is not None:
+            self.refuse(self._refusal)
+            return
+        if self.method == "OPTIONS":
+            self.answer(HTTPStatus.NO_CONTENT, headers=_PREFLIGHT)
+            return
+        endpoint = self._endpoint
+        assert endpoint is not None
+        try:
+            self._check_media(endpoint)
+            asked = endpoint.read(self.path, self.arguments, self.headers, self.body, self.gate.settings.text_chars)
+            work = endpoint.call(self, asked)
+        except Exception as error:
+            self.fail(error)
+            return
+        if work is not None:
+            self.gate.context.hub.tasks.spawn(self._carry_out(work))
+
+    def _check_media(self, endpoint: Endpoint) -> None:
+        """Raise RequestError (415) if the body is of a kind that is not taken."""
+        if not self._chunks:
+            return
+        takes = endpoint.takes
+        if self.is_by_cookie:
+            takes = (JSON_TYPE,)  # no form of another page can send that, if a browser should forget to say its Origin
+        elif not self.media_type:
+            return
+        if self.media_type not in takes or self.headers.get("content-encoding", "identity") != "identity":
+            raise RequestError(
+                f"the body should come as Content-Type: {' or '.join(takes)}, not compressed",
+                status=415,
+                headers={"Accept": ", ".join(takes)},
+            )
+
+    def on_connection_close(self) -> None:
+        self.gone = True
+        self._chunks.clear()
+        on_gone, self.on_gone = self.on_gone, None
+        if on_gone is not None and not self._answered:
+            on_gone()
+
+    async def _carry_out(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            self.fail(error)
+
+    # For endpoints
+
+    @property
+    def body(self) -> bytes:
+        chunks = self._chunks
+        if len(chunks) > 1:
+            self._chunks = chunks = [b"".join(chunks)]
+        return chunks[0] if chunks else b""
+
+    @property
+    def media_type(self) -> str:
+        """Of the body, in lower case; "" if it does not say."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    def expect_answer_within(self, seconds: float) -> None:
+        """The answer may take so long; without this, it and its way to the client have ANSWER_SECONDS in all.
+
+        The connection is not taken for a quiet one meanwhile.
+        """
+        self.connection.wait(seconds)
+
+    @property
+    def is_proxied(self) -> bool:
+        """The connection is a proxy's: it does not count for its client's address."""
+        return self.connection.account is None
+
+    def identify(self) -> tuple[Identity, str | None]:
+        """Who asks, and a guest's fresh token; ChatError (unauthorized, forbidden), as for a WebSocket."""
+        return self.gate.identify(self.headers, (), self.arguments)
+
+    def who(self) -> Identity:
+        """Who asks; ChatError as `identify`."""
+        return self.gate.who(self.headers, (), self.arguments)
+
+    def answer(
+        self,
+        status: int,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        content_type: str = JSON_TYPE,
+        close: bool = False,
+    ) -> None:
+        """Answer; `close` the connection after it. Nothing happens if the client has gone."""
+        if self._answered:
+            raise RuntimeError("this request was answered already")
+        self._answered = True
+        self.on_gone = None
+        if self.gone:
+            return
+        self.connection.go_on()
+        sent = HTTPHeaders({"Cache-Control": "no-store", **self._cors, **(headers or {})})
+        if status != HTTPStatus.NO_CONTENT:
+            if "Content-Type" not in sent:
+                sent["Content-Type"] = content_type
+            sent["Content-Length"] = str(len(body))
+        if close or self.gate.context.draining:
+            sent["Connection"] = "close"
+            self.request.no_keep_alive = True
+        start = ResponseStartLine("HTTP/1.1", int(status), HTTPStatus(status).phrase)
+        self.connection.release()
+        written = self.request.write_headers(start, sent, None if self.method == "HEAD" else body)
+        if len(body) > LONG_BYTES and not written.done():
+            self.connection.hold(len(body))
+            written.add_done_callback(self._taken)
+        self.request.finish()
+
+    def _taken(self, written: asyncio.Future[None]) -> None:
+        """The client has taken the answer, or has gone."""
+        self.connection.release()
+
+    def answer_object(self, status: int, obj: Any, headers: Mapping[str, str] | None = None) -> None:
+        """Answer with `obj`, a dict or a Struct, as JSON."""
+        self.answer(status, JSON.encode(obj), headers)
+
+    def refuse(self, error: RequestError | ChatError, headers: Mapping[str, str] | None = None) -> None:
+        """Answer with the error, and `headers` besides; whatever of the body has not come is not read."""
+        status, found, retry_after = terms(self.gate.context.hub.metrics, error)
+        status, media, body = answer(self.headers.get("accept", ""), status, error.code, error.message, retry_after)
+        self.answer(status, body, {**found, **media, **(headers or {})})
+
+    def detach(self) -> IOStream:
+        """The stream, to which the answer is somebody else's to write."""
+        self._answered = True
+        return self.request.detach()
+
+    def cross_origin_headers(self) -> Mapping[str, str]:
+        """What an answer has to say to a page of another origin that is allowed."""
+        return self._cors
+
+    def fail(self, error: Exception) -> None:
+        """`endpoint` has raised `error`."""
+        if self._answered:
+            logger.error("request failed after its answer method=%s", self.method, exc_info=error)
+            return
+        if isinstance(error, LogUnavailable | TimeoutError):
+            self.gate.context.log_warning.warning("log unavailable reason=%s", error)
+            error = ChatError(ErrorCode.UNAVAILABLE, "the log did not answer: try again", retry_after=1.0)
+        if isinstance(error, RequestError | ChatError):
+            self.refuse(error)
+            return
+        path = self._endpoint and self._endpoint.path
+        logger.error("request failed method=%s path=%s", self.method, path, exc_info=error)
+        message = "the server failed on this request: try again"
+        status, headers, body = answer(self.headers.get("accept", ""), 500, ErrorCode.UNAVAILABLE, message)
+        self.answer(status, body, headers)
+
+
+def _is_long(headers: Mapping[str, str]) -> bool:
+    length = headers.get("content-length", "0")
+    return "transfer-encoding" in headers or not length.isdigit() or int(length[:20]) > LONG_BYTES
+
+
+def _expect(headers: HTTPHeaders, version: str) -> None:
+    """Let Tornado answer 100-continue however it is written, and to nobody who does not know it (RFC 9110 10.1.1)."""
+    if version != "HTTP/1.1":
+        del headers["Expect"]
+    elif headers["Expect"].lower() == "100-continue":
+        headers["Expect"] = "100-continue"

@@ -1,0 +1,181 @@
+"""`GET /v1/rooms/{room}/events` as JSON, a page of a room, and `POST /v1/poll`, the news of several; both may wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import orjson
+from msgspec import Meta, Struct
+
+from tornado_chat.auth import Identity
+from tornado_chat.errors import ChatError
+from tornado_chat.live.polls import MOST_EVENTS, ROOMS, Found
+from tornado_chat.live.stays import Poller
+from tornado_chat.web.endpoint import Endpoint
+from tornado_chat.web.exchange import Exchange
+from tornado_chat.wire.commands import Cursor, RoomName
+
+WAIT_SECONDS = 55
+"""The longest that a poll may wait: proxies cut off after 60 s."""
+
+PAGE_EVENTS = 100
+"""Of a page for which no `limit` is given."""
+
+PageLimit = Annotated[int, Meta(ge=1, le=MOST_EVENTS, description=f"an integer from 1 to {MOST_EVENTS}")]
+Wait = Annotated[float, Meta(ge=0, le=WAIT_SECONDS, description=f"seconds, a number from 0 to {WAIT_SECONDS}")]
+Cursors = Annotated[
+    dict[RoomName, Cursor],
+    Meta(
+        min_length=1,
+        max_length=ROOMS,
+        description=f"an object of 1 to {ROOMS} names of rooms, each with its cursor, an integer from 0",
+    ),
+]
+
+
+class AskedPage(Struct, kw_only=True, frozen=True, gc=False):
+    """A page of a room."""
+
+    room: RoomName
+    after: Cursor = 0
+    limit: PageLimit = PAGE_EVENTS
+    wait: Wait = 0
+
+
+class AskedPoll(Struct, kw_only=True, frozen=True):
+    """What is new in these rooms."""
+
+    rooms: Cursors
+    wait: Wait = 0
+
+
+class Page(Struct, kw_only=True):
+    """`events` are those after `after`; `cursor` is the last one's seq. `head` is the room's last seq."""
+
+    room: str
+    epoch: str
+    events: list[dict[str, Any]]
+    cursor: int
+    head: int
+
+
+class RoomError(Struct, kw_only=True):
+    """Why nothing of a room is told."""
+
+    code: str
+    message: str
+
+
+class News(Struct, kw_only=True, omit_defaults=True):
+    """`cursors` are those to ask with next; `more`: others are there already. `errors`: of rooms that are left out."""
+
+    epoch: str
+    events: list[dict[str, Any]]
+    cursors: dict[str, int]
+    more: bool
+    errors: dict[str, RoomError] | None = None
+
+
+_Body = Callable[[bytes, Found], bytes]
+"""What makes the body of an answer out of the epoch, as JSON, and what was found."""
+
+
+def endpoints() -> list[Endpoint]:
+    return [
+        Endpoint(
+            "GET",
+            "/v1/rooms/{room}/events",
+            _page,
+            summary="The events of a room after a cursor; with `wait`, as soon as there is one",
+            asks=AskedPage,
+            answers={HTTPStatus.OK: Page},
+        ),
+        Endpoint(
+            "POST",
+            "/v1/poll",
+            _poll,
+            summary="The events of several rooms after their cursors; with `wait`, as soon as there is one",
+            asks=AskedPoll,
+            answers={HTTPStatus.OK: News},
+        ),
+    ]
+
+
+def _page(exchange: Exchange, asked: AskedPage) -> None:
+    identity, _ = exchange.identify()
+    identity.check_room(asked.room)
+    wait = asked.wait if exchange.method != "HEAD" else 0
+    _begin(exchange, identity, {asked.room: asked.after}, asked.limit, wait, partial(_page_of, asked.room))
+
+
+def _poll(exchange: Exchange, asked: AskedPoll) -> None:
+    identity, _ = exchange.identify()
+    cursors, refused = {}, {}
+    for room, cursor in asked.rooms.items():
+        try:
+            identity.check_room(room)
+        except ChatError as error:
+            refused[room] = error
+        else:
+            cursors[room] = cursor
+    if not cursors:
+        raise next(iter(refused.values()))
+    _begin(exchange, identity, cursors, MOST_EVENTS, asked.wait, partial(_news_of, refused))
+
+
+def _begin(
+    exchange: Exchange, identity: Identity, cursors: Mapping[str, int], limit: int, wait: float, body_of: _Body
+) -> None:
+    """Answer `exchange` with what `body_of` makes of what is found."""
+    gate, address = exchange.gate, exchange.address
+    if wait:
+        gate.check_room_for_one_more(address)
+    account = gate.context.limits.addresses.find(address)
+    nobody = identity.new  # to be there, one has to come again as the same
+    poller = Poller(
+        account,
+        "\0" + address if nobody else identity.user,
+        None if nobody else identity.user,
+        identity.name,
+        exchange.is_proxied,
+    )
+    poll = gate.context.polls.begin(identity, poller, cursors, limit, wait, partial(_tell, exchange, body_of))
+    exchange.on_gone = poll.cancel
+    if wait:
+        exchange.expect_answer_within(wait)
+
+
+def _tell(exchange: Exchange, body_of: _Body, found: Found | Exception) -> None:
+    try:
+        if isinstance(found, Exception):
+            raise found
+        exchange.answer(HTTPStatus.OK, body_of(orjson.dumps(exchange.gate.context.hub.log.epoch), found))
+    except Exception as error:
+        exchange.fail(error)
+
+
+def _page_of(room: str, epoch: bytes, found: Found) -> bytes:
+    return b'{"room":"%b","epoch":%b,"events":[%b],"cursor":%d,"head":%d}' % (
+        room.encode(),
+        epoch,
+        found.events,
+        found.cursors[room],
+        found.heads[room],
+    )
+
+
+def _news_of(refused: Mapping[str, ChatError], epoch: bytes, found: Found) -> bytes:
+    errors = b""
+    if refused:
+        told = {room: {"code": error.code, "message": error.message} for room, error in refused.items()}
+        errors = b',"errors":' + orjson.dumps(told)
+    return b'{"epoch":%b,"events":[%b],"cursors":%b,"more":%b%b}' % (
+        epoch,
+        found.events,
+        orjson.dumps(found.cursors),
+        b"true" if found.more else b"false",
+        errors,
+    )

@@ -1,0 +1,240 @@
+"""`GET /v1/rooms/{room}/events`, `GET` and `POST /v1/events`: who reads what; then the socket is the stream's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from socket import SHUT_WR, SocketType
+from typing import Annotated, Any, NamedTuple
+
+from msgspec import Meta, Struct
+
+from tornado_chat.auth import Identity
+from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.live.event_stream import CursorStream, EventStream, random_retry
+from tornado_chat.live.stream_session import StreamSession
+from tornado_chat.web.api import Api
+from tornado_chat.web.endpoint import EVENTS_TYPE, Endpoint
+from tornado_chat.web.exchange import Exchange
+from tornado_chat.web.gate import Arguments, Gate, client_address, has_credential
+from tornado_chat.web.handover import begin_session, take_over
+from tornado_chat.web.refusals import refused
+from tornado_chat.wire import event_stream
+from tornado_chat.wire.commands import Cursor, Flag, Join, Last, RoomName, read
+from tornado_chat.wire.event_stream import StreamEncoding
+from tornado_chat.wire.handshake import is_host
+from tornado_chat.wire.refusals import RequestError
+from tornado_chat.wire.replies import Reply
+from tornado_chat.wire.request import Request
+
+ROOMS = 100
+"""Of one stream."""
+
+Id = Annotated[str, Meta(description="an id as a stream gives it, like the header Last-Event-ID")]
+RoomAndCursor = Annotated[str, Meta(description="a room, and perhaps a colon and a seq")]
+Rooms = Annotated[
+    list[RoomAndCursor],
+    Meta(min_length=1, max_length=ROOMS, description=f"a room, and perhaps a colon and a seq; 1 to {ROOMS} times"),
+]
+
+
+class _Resuming(Struct, kw_only=True, frozen=True):
+    last_event_id: Id | None = None
+    lastEventId: Id | None = None  # as polyfills of EventSource call it
+
+
+class OneRoom(_Resuming, frozen=True):
+    """Of `GET /v1/rooms/{room}/events`."""
+
+    room: RoomName
+    after: Cursor | None = None
+    last: Last | None = None
+
+
+class ManyRooms(_Resuming, frozen=True):
+    """Of `GET /v1/events`."""
+
+    join: Rooms
+    ids: Flag = False
+
+
+class Wanted(Struct, kw_only=True, frozen=True):
+    """One room of `POST /v1/events`."""
+
+    room: str
+    after: int | None = None
+    last: int | None = None
+
+
+class PostedRooms(Struct, kw_only=True, frozen=True):
+    """Of `POST /v1/events`."""
+
+    join: Annotated[
+        list[Wanted],
+        Meta(
+            min_length=1,
+            max_length=ROOMS,
+            description=f"an array of 1 to {ROOMS} objects with `room`, and perhaps `after` or `last`",
+        ),
+    ]
+
+
+Asked = OneRoom | ManyRooms | PostedRooms
+
+
+class Admitted(NamedTuple):
+    """A client that may come in."""
+
+    head: bytes  # of the answer
+    address: str
+    identity: Identity
+    token: str | None
+    encoding: StreamEncoding
+    joins: Sequence[Join]
+    tells_cursors: bool
+
+
+def endpoints() -> Sequence[Endpoint]:
+    return (
+        _endpoint("GET", "/v1/rooms/{room}/events", OneRoom, "One room, as it goes on"),
+        _endpoint("GET", "/v1/events", ManyRooms, "Several rooms, as they go on"),
+        _endpoint("POST", "/v1/events", PostedRooms, "The same, for who reads the stream with fetch()"),
+    )
+
+
+def _endpoint(method: str, path: str, asks: type[Struct], summary: str) -> Endpoint:
+    return Endpoint(method, path, _stream, summary=summary, answers={200: Reply}, asks=asks, gives=EVENTS_TYPE)
+
+
+def let_in(gate: Gate, api: Api, peer: str, request: Request) -> Callable[[SocketType, bytes], None] | None:
+    """What makes a socket a stream, if `request` asks for one in a plain way; Refused if it may not.
+
+    None: Tornado has to read it. Ten thousand who come back at once are not to cost what its requests do.
+    """
+    headers = request.headers
+    path, _, query = request.target.partition("?")
+    accept = headers.get("accept", "")
+    try:
+        endpoint, names = api.find("GET", path, accept)
+    except (RequestError, ChatError):
+        return None
+    if endpoint.gives != EVENTS_TYPE or not _is_plain(headers):
+        return None
+    cross_origin = gate.cross_origin(headers)
+    try:
+        address = client_address(peer, headers.get("x-forwarded-for"), gate.settings.trusted_proxies)
+        arguments = Arguments(query)
+        gate.check_host(headers, peer, proxied=has_credential(headers, arguments))  # as Exchange does
+        gate.check_origin(headers, peer)
+        asked = endpoint.read(names, arguments, headers, b"", gate.settings.text_chars)
+        admitted = _admit(gate, address, "HTTP/1.1", headers, arguments, cross_origin, asked)
+    except (RequestError, ChatError) as error:
+        raise refused(gate.context.hub.metrics, error, accept, cross_origin) from None
+    return partial(_open, gate, admitted)
+
+
+def _is_plain(headers: Mapping[str, str]) -> bool:
+    """Whether the request has no body, and names one host: else Tornado says what is wrong with it."""
+    has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+    return not has_body and "expect" not in headers and is_host(headers.get("host", ","))
+
+
+def _stream(exchange: Exchange, asked: Any) -> None:
+    """Answer what `let_in` left to Tornado."""
+    gate = exchange.gate
+    cross_origin = exchange.cross_origin_headers()
+    admitted = _admit(
+        gate, exchange.address, exchange.version, exchange.headers, exchange.arguments, cross_origin, asked
+    )
+    if exchange.gone:
+        return
+    try:
+        sock, early = take_over(exchange.detach())
+    except OSError:  # it has gone meanwhile, or no file is left for the duplicate
+        return
+    if exchange.method == "HEAD":
+        try:
+            sock.send(admitted.head)
+            sock.shutdown(SHUT_WR)
+        except OSError:
+            pass  # it has gone
+        sock.close()
+        return
+    _open(gate, admitted, sock, early)
+
+
+def _admit(
+    gate: Gate,
+    address: str,
+    version: str,
+    headers: Mapping[str, str],
+    arguments: Arguments,
+    cross_origin: Mapping[str, str],
+    asked: Any,
+) -> Admitted:
+    """Who asks for a stream so; RequestError or ChatError: they may not have it. Nothing is taken up yet."""
+    gate.check_room_for_one_more(address)
+    identity, token = gate.identify(headers, (), arguments)
+    joins = _joins(asked, _ids(headers, arguments), gate.settings.text_chars)
+    only = joins[0] if len(joins) == 1 else None
+    if only is not None and not identity.may_enter(only.room):
+        raise ChatError(ErrorCode.FORBIDDEN, f"your token does not let you into {only.room}: ask for one that does")
+    chunked = version != "HTTP/1.0"
+    encoding = gate.context.streams.get(numbered=only is not None, chunked=chunked)
+    head = event_stream.head(cross_origin, chunked=chunked)
+    tells_cursors = only is None and arguments.get("ids") in ("1", "true")
+    return Admitted(head, address, identity, token, encoding, joins, tells_cursors)
+
+
+def _open(gate: Gate, admitted: Admitted, sock: SocketType, early: bytes) -> None:
+    """Answer on `sock` (not blocking), which is the stream's from here on; `early` came behind the request."""
+    context, encoding, joins = gate.context, admitted.encoding, admitted.joins
+    account = context.limits.addresses.enter(admitted.address)
+    session = StreamSession(context, admitted.identity, account, encoding)
+    if admitted.tells_cursors:
+        line: EventStream = CursorStream(context.lines, sock, session, encoding, partial(session.cursors, joins))
+    else:
+        line = EventStream(context.lines, sock, session, encoding)
+    answer = admitted.head + encoding.frame_part(event_stream.retry(random_retry()))
+    begin_session(session, line, answer, admitted.token, joins, early)
+
+
+def _joins(asked: Asked, ids: Sequence[int | dict[str, int]], text_chars: int) -> list[Join]:
+    """What the client joins; an id that it brings wins over `after` and `last`, and of several the highest."""
+    wanted: list[dict[str, Any]]
+    if isinstance(asked, OneRoom):
+        wanted = [{"room": asked.room, "after": asked.after, "last": asked.last}]
+    elif isinstance(asked, ManyRooms):
+        wanted = [_named(text) for text in asked.join]
+    else:
+        wanted = [{"room": each.room, "after": each.after, "last": each.last} for each in asked.join]
+    names = [each["room"] for each in wanted]
+    if len(set(names)) < len(names):
+        raise ChatError(ErrorCode.BAD_REQUEST, "join: must name each room only once")
+    for each in wanted:
+        found = [_cursor(told, each["room"], len(wanted)) for told in ids]
+        cursors = [cursor for cursor in found if cursor is not None]
+        if cursors:
+            each["after"], each["last"] = max(cursors), None
+    return [read(each, Join, text_chars) for each in wanted]
+
+
+def _named(text: str) -> dict[str, Any]:
+    room, colon, seq = text.partition(":")
+    after = int(seq) if seq.isascii() and seq.isdigit() and len(seq) < 20 else seq
+    return {"room": room, "after": after if colon else None, "last": None}
+
+
+def _cursor(told: int | dict[str, int], room: str, rooms: int) -> int | None:
+    """The cursor for `room`, one of so many, in an id."""
+    if isinstance(told, dict):
+        return told.get(room)
+    if rooms > 1:
+        raise ChatError(ErrorCode.BAD_REQUEST, "Last-Event-ID: must name the rooms, as a stream of several tells them")
+    return told
+
+
+def _ids(headers: Mapping[str, str], arguments: Arguments) -> list[int | dict[str, int]]:
+    """Every id that the client brings; an empty one is none."""
+    values = headers.get("last-event-id"), arguments.get("last_event_id"), arguments.get("lastEventId")
+    return [event_stream.parse_last_event_id(value) for value in values if value]

@@ -1,0 +1,130 @@
+"""Server-sent events (HTML standard section 9.2), the server's side: blocks, their framing, cursors. No I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.wire import replies
+from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.commands import SEQ_MAX
+from tornado_chat.wire.encodings import Encoding
+
+CONTENT_TYPE = "text/event-stream"
+
+HEADERS = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
+"""Of every answer that is a stream. `no-transform`: who compresses on the way holds events back."""
+
+_PING = b"event: ping\ndata: {}\n\n"
+_SEQ = re.compile("[0-9]{1,19}")
+_EPOCH = re.compile("[A-Za-z0-9_-]{1,64}")
+
+Frame = Callable[[bytes], bytes]
+"""Makes of a part of the body what goes to the socket; parts need not be whole blocks."""
+
+
+def is_wanted(accept: str) -> bool:
+    """Whether the header Accept asks for a stream, as an EventSource does."""
+    return CONTENT_TYPE in accept.lower()
+
+
+def plain(data: bytes) -> bytes:
+    """A body that ends with the connection, as HTTP/1.0 has it."""
+    return data
+
+
+def chunk(data: bytes) -> bytes:
+    """A chunk of HTTP/1.1's chunked body (RFC 9112 section 7.1); without data: the last one."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def block(payload: bytes) -> bytes:
+    """The block of one object in JSON, which has no line break."""
+    return b"data: %b\n\n" % payload
+
+
+def retry(milliseconds: int) -> bytes:
+    """A line at the beginning of a block: when an EventSource comes back once the stream has ended."""
+    return b"retry: %d\n" % milliseconds
+
+
+def head(headers: Mapping[str, str], *, chunked: bool) -> bytes:
+    """The head of the answer, with `headers` besides the usual. The connection ends with the stream."""
+    lines = [f"{name}: {value}" for name, value in (HEADERS | dict(headers)).items()]
+    if chunked:
+        lines.append("Transfer-Encoding: chunked")
+    return "\r\n".join(("HTTP/1.1 200 OK", *lines, "Connection: close", "", "")).encode("latin-1")
+
+
+def refused(code: str, message: str, retry_after: float | None, milliseconds: int) -> bytes:
+    """The whole body of a stream that is refused for now; an EventSource comes back after `milliseconds`."""
+    error = replies.Error(code=code, message=message, retry_after=retry_after)
+    return retry(milliseconds) + block(JSON.encode(error))
+
+
+class StreamEncoding(Encoding):
+    """JSON in blocks, in the framing of the body.
+
+    With an `epoch`, what moves a client's cursor has it as `id: EPOCH.SEQ`: for streams of one room.
+    """
+
+    __slots__ = ("_epoch", "end", "frame_part", "ping")
+
+    def __init__(self, frame: Frame, epoch: str | None) -> None:
+        super().__init__(JSON, lambda payload: frame(block(payload)))
+        self._epoch = epoch.encode() if epoch is not None else b""
+        self.frame_part = frame
+        self.ping = frame(_PING)
+        self.end = frame(b"")
+
+    def wrap_at(self, payload: bytes, seq: int) -> bytes:
+        if not self._epoch:
+            return self.wrap(payload)
+        return self.frame_part(b"id: %b.%d\ndata: %b\n\n" % (self._epoch, seq, payload))
+
+
+class StreamEncodings:
+    """Those of one server, by whether they tell cursors and how the body is framed: one object for each."""
+
+    __slots__ = ("_epoch", "_made")
+
+    def __init__(self, epoch: str) -> None:
+        """`epoch` is that of the log."""
+        self._epoch = epoch
+        self._made = {
+            (numbered, chunked): StreamEncoding(chunk if chunked else plain, epoch if numbered else None)
+            for numbered in (False, True)
+            for chunked in (False, True)
+        }
+
+    def get(self, *, numbered: bool, chunked: bool) -> StreamEncoding:
+        return self._made[numbered, chunked]
+
+    def cursors(self, cursors: Mapping[str, int]) -> bytes:
+        """A block that dispatches nothing and moves the client's Last-Event-ID, by room."""
+        told = " ".join((self._epoch, *(f"{room}:{seq}" for room, seq in cursors.items())))
+        return b"id: %b\n\n" % told.encode()
+
+
+def parse_last_event_id(value: str) -> int | dict[str, int]:
+    """The cursor in an id of ours, of a stream of one room, or those by room; ChatError (bad_request) if it is none.
+
+    The epoch is not looked at: who has cursors of another log is told so by `joined`.
+    """
+    epoch, *cursors = value.split(" ")
+    if not cursors:
+        epoch, _, seq = value.rpartition(".")
+        if _EPOCH.fullmatch(epoch) and _is_seq(seq):
+            return int(seq)
+    elif _EPOCH.fullmatch(epoch):
+        pairs = [cursor.rpartition(":") for cursor in cursors]
+        if all(room and _is_seq(seq) for room, _, seq in pairs):
+            return {room: int(seq) for room, _, seq in pairs}
+    raise ChatError(
+        ErrorCode.BAD_REQUEST, "Last-Event-ID: must be an id as a stream gives it, EPOCH.SEQ or EPOCH room:seq ..."
+    )
+
+
+def _is_seq(text: str) -> bool:
+    return _SEQ.fullmatch(text) is not None and int(text) <= SEQ_MAX

@@ -226,7 +226,7 @@ self.write(self.request.body)"""
     with running(bench, tmp_path, post="await asyncio.Event().wait()") as (server, load):
         load.connect(server, 1, kind="post", path="/post")
         for _ in range(2):
-            load.publish(server, window=1)
+            load.publish(server, window=1, message=message)
         assert load.stats().sent == 1
 
 

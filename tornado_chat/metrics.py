@@ -171,13 +171,13 @@ class Metrics:
             ("events", "Events committed to the log.", self.events),
             ("deliveries", "Events written to members, each member counted.", self.deliveries),
             ("writes", "Writes of room traffic to members: deliveries for each are events in one.", self.writes),
-            ("received_bytes", "Bytes read from WebSocket connections.", self.bytes_in()),
-            ("received_messages", "Messages read from WebSocket connections.", self.messages_in()),
-            ("sent_bytes", "Bytes of room traffic handed to WebSocket connections.", self.bytes_out),
+            ("received_bytes", "Bytes read from WebSockets and streams.", self.bytes_in()),
+            ("received_messages", "Messages read from WebSockets.", self.messages_in()),
+            ("sent_bytes", "Bytes of room traffic handed to WebSockets and streams.", self.bytes_out),
             ("frames_deferred", "Batches not written to a member because its outbox was full.", self.frames_deferred),
             ("signals_dropped", "Signals that a room dropped because too many waited.", self.signals_dropped),
             ("catch_ups", "Times that a member fell behind or joined behind the head.", self.catch_ups),
-            ("handshakes", "WebSocket handshakes accepted.", self.handshakes),
+            ("handshakes", "WebSockets and streams begun.", self.handshakes),
             ("log_reads", "Pages of events read from the log.", self.log_reads()),
             ("holes", "Times that a room fetched from the log what it was not told of.", self.holes),
             ("throttles", "Times that a client was not read until the bytes it had sent were paid.", self.throttles),
@@ -187,7 +187,7 @@ class Metrics:
             ("broker_messages", "Messages between processes, by what became of them.", "outcome", self.broker()),
             ("errors", "Errors sent to clients, by code.", "code", self.errors),
             ("closes", "Connections ended, by close code.", "code", self._closes()),
-            ("refusals", "Handshakes refused, by HTTP status.", "status", self.refusals),
+            ("refusals", "Requests refused, by HTTP status.", "status", self.refusals),
         )
         for name, help, label, counts in labelled:
             # str(): a member of a StrEnum is not what JSON gives back.
@@ -245,7 +245,7 @@ class _Exposition:
         yield self._by_worker(
             GaugeMetricFamily,
             "connections",
-            "WebSocket connections open.",
+            "WebSockets and streams open.",
             (w["levels"].get("connections", 0.0) for w in self.workers),
         )
         for name, help in (

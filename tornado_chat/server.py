@@ -22,6 +22,7 @@ from tornado_chat.broker.opening import open_broker
 from tornado_chat.config import Settings
 from tornado_chat.errors import CloseCode, LogReplaced, LogUnavailable, retry_reason
 from tornado_chat.live.context import Context
+from tornado_chat.live.event_stream import EventStream
 from tornado_chat.live.fanout import EXTENSION
 from tornado_chat.live.hub import POLL_SECONDS, Hub
 from tornado_chat.live.keepalive import Keepalive
@@ -135,7 +136,12 @@ class Server:
         metrics.broker = hub.broker.counts
         metrics.closes = self.lines.closes
         metrics.log_reads = lambda: self.log.reads
-        metrics.gauge("connections", "WebSocket connections open.", lambda: len(self.lines.open))
+        metrics.gauge("connections", "WebSockets and streams open.", lambda: len(self.lines.open))
+        metrics.gauge(
+            "streams",
+            "Streams open: connections that are no WebSocket.",
+            lambda: sum(isinstance(line, EventStream) for line in self.lines.open),
+        )
         metrics.gauge(
             "http_connections", "Other connections open: plain HTTP, and before the handshake.", lambda: len(self.http)
         )
@@ -169,7 +175,7 @@ class Server:
         metrics.gauge("publish_queue", "Entries that are not committed yet.", lambda: len(self.publisher.queue))
 
     def _free(self) -> int:
-        """Sockets that there may be besides the WebSockets'."""
+        """Sockets that there may be besides those of WebSockets and streams."""
         allowed = self.limits.max_connections
         return allowed - len(self.lines.open) if allowed else sys.maxsize
 

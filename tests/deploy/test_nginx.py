@@ -24,6 +24,7 @@ from tests.support.chat import eventually
 from tests.support.nginx_site import CONFIGURATION, PATIENCE, Site, ask, hear, metric
 from tests.support.servers import UNLIMITED
 from tornado_chat.config import Settings, duration, load
+from tornado_chat.web.exchange import MAX_BODY_BYTES
 from tornado_chat.wire.codec import MSGPACK
 
 DEPLOY = CONFIGURATION.parent
@@ -165,7 +166,8 @@ def test_the_settings_in_the_documentation_are_those_that_nginx_expects(tmp_path
     settings = load({"config": str(file)}, {})
     assert settings.unix_socket is not None
     sockets = [settings.unix_socket.replace("{worker}", str(number + 1)) for number in range(settings.workers)]
-    assert sockets == re.findall(r"server unix:(\S+) ", CONFIGURATION.read_text())
+    upstreams = re.findall(r"upstream \w+ \{.*?\}", CONFIGURATION.read_text(), re.DOTALL)
+    assert [re.findall(r"server unix:(\S+) ", upstream) for upstream in upstreams] == [sockets] * 2
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="only systemd itself can read its units")
@@ -309,7 +311,7 @@ def test_too_many_requests_of_an_address_are_refused(site: Site) -> None:
 
 
 async def test_too_many_connections_of_an_address_are_refused() -> None:
-    with Site(*UNLIMITED, changes=[("limit_conn connections 2000;", "limit_conn connections 3;")]) as site:
+    with Site(*UNLIMITED, changes=[("limit_conn connections 4000;", "limit_conn connections 3;")]) as site:
         async with AsyncExitStack() as stack:
             for _ in range(3):
                 await stack.enter_async_context(site.connect(source=STRANGER))
@@ -327,6 +329,9 @@ async def test_too_many_connections_of_an_address_are_refused() -> None:
 
 def test_a_body_has_a_limit(site: Site) -> None:
     with site.http() as connection:
-        assert ask(connection, "/", body=b"x" * 65_536).status == 405
+        assert ask(connection, "/", body=b"x" * MAX_BODY_BYTES).status == 405, "the worker has read all of it"
     with site.http() as connection:
-        assert ask(connection, "/", body=b"x" * 65_537).status == 413
+        refused = ask(connection, "/", body=b"x" * (MAX_BODY_BYTES + 1))
+    assert refused.status == 413
+    assert refused.headers["Content-Type"] == "application/json"
+    assert json.loads(refused.body)["error"]["code"] == "too_large"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,18 +14,26 @@ from tornado.routing import PathMatches
 
 from tests.support import ROOT
 from tornado_chat.auth import GUEST_TTL, _Claims
+from tornado_chat.config import Settings
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode
+from tornado_chat.live.polls import MOST_BYTES, MOST_EVENTS
 from tornado_chat.live.questions import HISTORY_BYTES, PRESENT_USERS
+from tornado_chat.live.request import CARRY_OUT_SECONDS, OWED_SECONDS, REQUEST_BYTES
 from tornado_chat.live.session import ROOMS
+from tornado_chat.live.stays import LINGER_SECONDS
+from tornado_chat.live.watch import LONGEST_SECONDS
 from tornado_chat.log import Entry, event_of
 from tornado_chat.log.kinds import KINDS
 from tornado_chat.metrics import Metrics
-from tornado_chat.web import stream
+from tornado_chat.web import commands, poll, sessions, stream
+from tornado_chat.web.acceptor import WAIT_SECONDS
 from tornado_chat.web.app import Front
+from tornado_chat.web.exchange import MAX_BODY_BYTES
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.refusals import STATUS
+from tornado_chat.web.sessions import MAX_COOKIE_BYTES
 from tornado_chat.wire.codec import JSON
-from tornado_chat.wire.commands import COMMANDS, HISTORY_DEFAULT, SEQ_MAX, describe, parse
+from tornado_chat.wire.commands import COMMANDS, COMMANDS_MAX, HISTORY_DEFAULT, SEQ_MAX, describe, parse
 from tornado_chat.wire.encodings import SUBPROTOCOLS
 from tornado_chat.wire.handshake import check
 from tornado_chat.wire.refusals import RequestError
@@ -32,6 +41,7 @@ from tornado_chat.wire.replies import REPLIES
 
 DOC = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 TEXT_CHARS = 8_000
+FRONT = Front(cast(Gate, SimpleNamespace(settings=Settings())), Metrics(), list, list)
 
 EVERYTHING: dict[str, Any] = {"key": "k", "id": "i", "target": 1, "emoji": "e", "on": True}
 MESSAGE_ONLY: dict[str, Any] = {"reply_to": 1, "meta": b'{"a":1}'}
@@ -114,6 +124,32 @@ def test_the_addresses_of_streams() -> None:
     assert asked == [(endpoint.method, endpoint.path) for endpoint in stream.endpoints()]
 
 
+def test_pages_and_polls() -> None:
+    asked = table("## Pages and long polls")
+    endpoints = poll.endpoints()
+    found = [re.findall(r"`(GET|POST) ([^?` ]+)", row[0])[0] for row in asked]
+    assert found == [(endpoint.method, endpoint.path) for endpoint in endpoints]
+    for row, endpoint in zip(asked, endpoints, strict=True):
+        assert names(row[1]) == {field.name: field.required for field in fields(endpoint.answers[200])}
+    wanted = {}
+    for struct in (endpoint.asks for endpoint in endpoints):
+        assert struct is not None
+        for field in fields(struct):
+            if field.name != "room":
+                default = "`bad_request`" if field.required else str(field.default)
+                wanted[f"`{field.name}`"] = [describe(field.type), default]
+    assert {row[0]: row[1:] for row in table("### What a page or a poll asks for")} == wanted
+
+
+def test_the_bounds_of_polls() -> None:
+    for text in (
+        f"has {MOST_EVENTS} events at most, and about {MOST_BYTES // 1024} KiB",
+        f"for {LINGER_SECONDS:g} s after its answer",
+        f"up to {LONGEST_SECONDS:g} s later the more",
+    ):
+        assert text in DOC
+
+
 def test_the_claims_of_a_token() -> None:
     claims = {field.name: field.required for field in fields(_Claims)}
     assert {row[0].strip("`"): row[1] == "required" for row in table("### Who you are")} | {"aud": False} == claims
@@ -131,11 +167,50 @@ def test_the_statuses_of_a_refused_handshake() -> None:
 
 def test_the_requests_over_http() -> None:
     requests = {path for row in table("## HTTP") for path in re.findall(r"`GET (\S+)`", row[0])}
-    matchers = [rule.matcher for rule in Front(cast(Gate, None), Metrics(), list, list).app.wildcard_router.rules]
-    routes = {matcher.regex.pattern.rstrip("$") for matcher in matchers if isinstance(matcher, PathMatches)}
-    pages = {"/()", r"/static/([\w./-]+)"}
+    matchers = [rule.matcher for rule in FRONT.app.wildcard_router.rules]
+    routes = {
+        matcher.regex.pattern.rstrip("$").removesuffix("()") or "/"
+        for matcher in matchers
+        if isinstance(matcher, PathMatches)
+    }
+    pages = {"/", r"/static/([\w./-]+)"}
     assert pages < routes
     assert requests == {"/", PATH, PATH + "/{room}"} | (routes - pages)
+
+
+def test_each_endpoint_is_told_and_what_its_answers_are() -> None:
+    for endpoint in (*commands.ENDPOINTS, *sessions.ENDPOINTS):
+        assert f"`{endpoint.method} {endpoint.path}" in DOC, endpoint.path
+    documented = {row[0].strip("`"): row for row in table("### One command at its address")}
+    declared = {f"{endpoint.method} {endpoint.path}": endpoint for endpoint in commands.ENDPOINTS[1:]}
+    assert documented.keys() == declared.keys()
+    for request, (_, command, answer) in documented.items():
+        endpoint = declared[request]
+        assert re.findall(r"\b(20\d)\b", answer) == [str(status) for status in endpoint.answers]
+        asks = endpoint.asks
+        assert asks is not None
+        if command:
+            assert re.findall(r"`(\w+)`", command)[0] == asks.__name__.lower()
+            for name, value in endpoint.fixed.items():
+                assert f"`{name}: {str(value).lower()}`" in command
+            assert set(re.findall(r"`\?(\w+)=`", command)) == set(endpoint.in_query) - {"id"}
+        for fields_of in re.findall(r"`\{(.*?)\}`", answer):
+            told = {name: not optional for name, optional in re.findall(r'"(\w+)"(\??)', fields_of)}
+            for type_ in endpoint.answers.values():
+                assert told == {field.encode_name: field.required for field in fields(type_)}
+
+
+def test_the_bounds_of_requests() -> None:
+    for text in (
+        f"JSON in UTF-8 of {MAX_BODY_BYTES // 1024**2} MiB at most",
+        f"answered within {CARRY_OUT_SECONDS:.0f} s",
+        f"and {REQUEST_BYTES:,} bytes for each request",
+        f"after {OWED_SECONDS:.0f} s at most",
+        f"begin within {WAIT_SECONDS:.0f} s",
+        f"an array of up to {COMMANDS_MAX}",
+        f"({MAX_COOKIE_BYTES:,} bytes)",
+    ):
+        assert text in DOC, text
 
 
 def test_no_table_is_left_out() -> None:

@@ -19,6 +19,7 @@ from tornado_chat.auth import Identity
 from tornado_chat.config import Settings
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.live import stays as stays_module
+from tornado_chat.live import watch
 from tornado_chat.live.limits import Limits
 from tornado_chat.live.polls import MOST_BYTES, MOST_EVENTS, Found, Poll, Polls
 from tornado_chat.live.room import Room
@@ -77,6 +78,9 @@ class Client:
         return self.answer
 
 
+def _nothing(_: None) -> None: ...
+
+
 def events_of(found: Found) -> list[Any]:
     events: list[Any] = json.loads(b"[%b]" % found.events)
     return events
@@ -105,6 +109,15 @@ class Place:
 
     def erase(self, target: int) -> None:
         self.room.deliver(self.log.add("", target=target))
+
+    async def standing(self, count: int) -> None:
+        """So many polls stand where events wake them."""
+        await eventually(lambda: "r" in self.hub.rooms and len(self.room.watched().waiting) == count)
+
+    def fill_turns(self, count: int) -> None:
+        """Whatever is to have its turn now waits for so many others."""
+        for _ in range(count):
+            self.hub.shared.turns.poll(_nothing, None)
 
     async def waiting(self, client: Client, after: int | None = None) -> None:
         """Begin a poll that finds nothing."""
@@ -313,6 +326,48 @@ async def test_a_text_that_is_erased_while_its_page_is_read_is_not_told() -> Non
     await place.end()
 
 
+async def test_a_text_that_is_erased_while_its_page_waits_for_a_turn_is_not_told() -> None:
+    place = Place(MemoryLog(), ring_bytes=0)
+    place.log.add("secret")
+    keeper = place.client("keeper")
+    await place.waiting(keeper, 1)
+    place.log.delay = 3
+    client = place.client()
+    client.ask(0)
+    while not place.log.reads:
+        await turns(1)
+    place.fill_turns(POLLS * 50)
+    await turns(10)
+    assert client.answer is None
+    place.erase(1)
+    found = await client.answered()
+    assert events_of(found)[0]["deleted"]
+    await keeper.answered()
+    await place.end()
+
+
+async def test_pages_that_wait_for_a_turn_are_few() -> None:
+    place = Place(MemoryLog(), ring_bytes=0)
+    for _ in range(100):
+        place.log.add("x")
+    keeper = place.client("keeper")
+    await place.waiting(keeper, 100)
+    place.log.delay = 3
+    clients = [place.client(f"user {number}") for number in range(100)]
+    for number, client in enumerate(clients):
+        client.ask(number)
+    while not place.log.reads:
+        await turns(1)
+    place.fill_turns(POLLS * 50)
+    await turns(30)
+    assert place.log.reads <= PAGE_READS
+    for client in clients:
+        await client.answered()
+    assert keeper.poll is not None
+    keeper.poll.cancel()
+    await place.end()
+
+
 async def test_a_log_that_does_not_answer_is_told_and_nothing_stays() -> None:
     place = Place(MemoryLog(), ring_bytes=0)
     place.log.add("x")
@@ -344,34 +399,67 @@ async def test_a_room_that_cannot_be_opened_is_told_and_is_opened_for_the_next()
     await place.end()
 
 
-async def test_a_busy_room_answers_many_in_rounds() -> None:
-    """Without rounds each of them would be answered, and ask again, for each event."""
+async def test_a_busy_room_answers_in_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them each would be answered, and ask again, for each event."""
+    monkeypatch.setattr(watch, "ANSWER_SECONDS", 0.03)
     place = Place(MemoryLog())
-    clients = [place.client(f"user {number}") for number in range(400)]
+    clients = [place.client(f"user {number}") for number in range(10)]
     for client in clients:
         client.ask(0)
-    await eventually(lambda: place.hub.rooms["r"].watch and len(place.room.watched().waiting) == 400)
-    said = 0
-    for _ in range(100):
+    await place.standing(10)
+    events = 30
+    for _ in range(events):
         place.say()
-        said += 1
         await turns(3)
         for client in clients:
             if client.answer is not None:
                 client.take()
                 client.ask()
-    async with asyncio.timeout(LONGEST_SECONDS * 3):
-        while any(client.cursor < said for client in clients):
-            await asyncio.sleep(0.001)
-            for client in clients:
-                if client.answer is not None:
-                    client.take()
-                    if client.cursor < said:
-                        client.ask()
-    assert sum(client.answers for client in clients) < 400 * 100 / 10
+    while any(client.cursor < events for client in clients):
+        await asyncio.sleep(0.001)
+        for client in clients:
+            if client.answer is not None:
+                client.take()
+                if client.cursor < events:
+                    client.ask()
+    assert sum(client.answers for client in clients) < len(clients) * events / 4
     for client in clients:
         if client.poll is not None:
             client.poll.cancel()
+    await place.end()
+
+
+async def test_who_comes_after_a_round_waits_for_the_next_and_who_is_behind_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "ANSWER_SECONDS", 0.3)
+    place = Place(MemoryLog())
+    client, other, behind = place.client("one"), place.client("two"), place.client("three")
+    await place.waiting(client)
+    place.say()
+    await client.answered()
+    place.say()
+    await turns(5)
+    other.ask(1)
+    behind.ask(0)
+    await turns(30)
+    assert other.answer is None
+    assert len(events_of(await behind.answered())) == 2
+    assert [event["seq"] for event in events_of(await other.answered())] == [2]
+    await place.end()
+
+
+async def test_a_round_does_not_wait_for_ever() -> None:
+    place = Place(MemoryLog())
+    client = place.client()
+    await place.waiting(client)
+    room_watch = place.room.watched()
+    for _ in range(round(LONGEST_SECONDS / watch.ANSWER_SECONDS) * 2):
+        room_watch.answers_now(place.room.flushed)
+        room_watch._pay(1)
+    assert room_watch._paid <= place.hub.shared.loop.time() + LONGEST_SECONDS
+    assert client.poll is not None
+    client.poll.cancel()
     await place.end()
 
 
@@ -380,7 +468,7 @@ async def test_few_answers_are_given_in_one_loop_turn() -> None:
     clients = [place.client(f"user {number}") for number in range(200)]
     for client in clients:
         client.ask(0)
-    await eventually(lambda: len(place.room.watched().waiting) == 200)
+    await place.standing(200)
     place.say()
     most = before = 0
     while before < 200:
@@ -447,7 +535,7 @@ async def test_guests_without_a_token_are_nobody_and_stay_as_one() -> None:
     place = Place(MemoryLog())
     for _ in range(3):
         place.client(None).ask(0)
-    await eventually(lambda: len(place.room.watched().waiting) == 3)
+    await place.standing(3)
     assert not place.room.presence.names
     assert len(place.polls.stays) == 1
     place.say()
@@ -461,7 +549,7 @@ async def test_many_who_end_their_stay_do_so_a_slice_at_a_time(monkeypatch: pyte
     clients = [place.client(f"user {number}") for number in range(SWEPT * 3)]
     for client in clients:
         client.ask(0)
-    await eventually(lambda: len(place.room.watched().waiting) == len(clients))
+    await place.standing(len(clients))
     room = place.room
     place.say()
     await eventually(lambda: not place.polls.waiting)
@@ -482,7 +570,7 @@ async def test_beyond_their_bound_stays_do_not_linger(monkeypatch: pytest.Monkey
     first, second = place.client("one"), place.client("two")
     first.ask(0)
     second.ask(0)
-    await eventually(lambda: len(place.room.watched().waiting) == 2)
+    await place.standing(2)
     place.say()
     await first.answered()
     await second.answered()
@@ -515,7 +603,7 @@ async def test_a_drain_answers_all_and_everybody_is_away() -> None:
     clients = [place.client(f"user {number}") for number in range(40)]
     for client in clients:
         client.ask(0)
-    await eventually(lambda: len(place.room.watched().waiting) == 40)
+    await place.standing(40)
     place.polls.drain()
     for client in clients:
         assert (await client.answered()).events == b""

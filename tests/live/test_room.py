@@ -61,6 +61,15 @@ def check(written: list[Data], head: int, *, here: bool) -> None:
         assert cursor == head
 
 
+def last_written(written: list[Data]) -> int:
+    """The cursor that its client has."""
+    for data in reversed(written):
+        cursor: int | None = data.get("cursor", data.get("seq"))
+        if cursor is not None:
+            return cursor
+    return 0
+
+
 async def quiet(hub: Hub, peers: list[Peer]) -> None:
     """Let everybody read, and the loop run until nothing moves."""
     for _ in range(2000):
@@ -160,6 +169,9 @@ def test_every_member_gets_every_event_once_and_in_order(
                     log.delay = delay
                 case "turn", count:
                     await turns(count)
+            for peer in peers:
+                if peer.member is not None:
+                    assert room.written(peer.member) == last_written(peer.written)
         await hub.poll()
         await quiet(hub, peers)
         for peer in peers:

@@ -145,7 +145,7 @@ async def running(path: Path, *, siblings: int = 0, secret: bytes = SECRET, **se
             await client.close()
         await eventually(lambda: not server.lines.open and not server.context.polls.waiting)
         server.context.polls.stays.end_idle()
-        assert not server.hub.rooms
+        await eventually(lambda: not server.hub.rooms)
         assert not server.hub.shared.budget.order
         assert server.hub.shared.budget.bytes == 0
     finally:

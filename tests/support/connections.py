@@ -64,6 +64,22 @@ def new_lines(*, high_water_mark: int = 1 << 20, close_timeout: float = 1000.0) 
     )
 
 
+def tcp_pair(buffers: int | None = None) -> tuple[socket.socket, socket.socket]:
+    """The client's end and the server's, not blocking; `buffers` as for Pair."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.socket()
+        if buffers is not None:
+            for each in (listener, client):
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+    client.setblocking(False)
+    server.setblocking(False)
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client, server
+
+
 class Both(WebSocket):
     """One that takes text and binary messages."""
 
@@ -80,19 +96,7 @@ class Pair:
         """`buffers`: what the kernel may hold, about, on each side; None: as it likes."""
         self.lines = lines or new_lines()
         self.listener = Recorder()
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            if buffers is not None:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
-            self.sock = socket.socket()
-            if buffers is not None:
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffers)
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffers)
-            self.sock.connect(listener.getsockname())
-            server, _ = listener.accept()
-        self.sock.setblocking(False)
-        server.setblocking(False)
-        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock, server = tcp_pair(buffers)
         self.connection = Both(self.lines, server, self.listener, JSON, deflate=False)
         self.buffer = b""
 

@@ -38,11 +38,16 @@ class Answer(NamedTuple):
         return document["error"]
 
 
+class HungUp(AssertionError):
+    """There is no whole answer."""
+
+
 class HTTP:
     """A plain connection that can ask several times; a handshake that is accepted is dropped at once."""
 
-    def __init__(self, here: Running) -> None:
-        self.port = int(here.address.rpartition(":")[2])
+    def __init__(self, here: Running | int) -> None:
+        """`here`: the server, or the port on loopback of one in another process."""
+        self.port = here if isinstance(here, int) else int(here.address.rpartition(":")[2])
         self.sock = socket.socket()
         self.sock.setblocking(False)
         self.data = b""
@@ -101,7 +106,8 @@ class HTTP:
     async def _receive(self) -> None:
         async with asyncio.timeout(PATIENCE):
             data = await asyncio.get_running_loop().sock_recv(self.sock, 1 << 18)
-        assert data, f"the server hung up after {self.data!r}"
+        if not data:
+            raise HungUp(f"the server hung up after {self.data!r}")
         self.data += data
 
 

@@ -1,8 +1,12 @@
-"""Proxies of others before a server, as Debian has them, each with a configuration of its own on a port of loopback."""
+"""Proxies of others before a server, as Debian has them, each with a configuration of its own on a port of loopback.
+
+The tests of deploy/nginx.conf have `nginx_site`.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,9 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support import ROOT
 from tornado_chat.verify.ports import free_port
 
 PATIENCE = 15.0
+
+DEPLOYMENT = ROOT / "docs" / "deployment.md"
 
 
 class Proxy:
@@ -135,3 +142,48 @@ def buffering_proxy(port: int) -> Proxy:
 def _nginx(port: int, rest: str) -> Proxy:
     configuration = _NGINX.replace("{upstream}", str(port)).replace("{rest}", rest.strip())
     return Proxy(configuration, lambda proxy: ["nginx", "-c", str(proxy.folder / "conf")])
+
+
+def haproxy(port: int) -> Proxy:
+    """Before the server on `port`, as docs/deployment.md has it; so are the next three."""
+    return Proxy(
+        _documented("haproxy", ("bind :80", "bind 127.0.0.1:{port}"), ("8080", str(port))),
+        lambda proxy: ["haproxy", "-db", "-f", "conf"],
+    )
+
+
+def caddy(port: int) -> Proxy:
+    return Proxy(
+        "{\nadmin off\n}\n"
+        + _documented("caddyfile", ("chat.example.org {", "http://:{port} {\nbind 127.0.0.1"), ("8080", str(port))),
+        lambda proxy: ["caddy", "run", "--config", "conf", "--adapter", "caddyfile"],
+    )
+
+
+def varnish(port: int) -> Proxy:
+    return Proxy(
+        _documented("vcl", ("8080", str(port))),
+        lambda proxy: [
+            *("varnishd", "-F", "-n", f"{proxy.folder}/varnish", "-f", f"{proxy.folder}/conf"),
+            *("-a", f"127.0.0.1:{proxy.port}", "-s", "default,16m"),
+        ],
+    )
+
+
+def squid(port: int) -> Proxy:
+    rest = "\npid_filename none\naccess_log none\ncache_log /dev/stderr\npinger_enable off\ncoredump_dir {folder}\n"
+    return Proxy(
+        _documented("squid", ("http_port 80", "http_port 127.0.0.1:{port}"), ("8080", str(port))) + rest,
+        lambda proxy: ["squid", "-N", "-f", "conf"],
+    )
+
+
+def _documented(language: str, *changes: tuple[str, str]) -> str:
+    """The one block of this language in docs/deployment.md, with the addresses of a test."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", DEPLOYMENT.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 1, f"{len(blocks)} blocks of {language}"
+    text: str = blocks[0]
+    for old, new in changes:
+        assert text.count(old) == 1, f"{text.count(old)} times {old}"
+        text = text.replace(old, new)
+    return text

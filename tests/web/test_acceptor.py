@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.chat import eventually, running
 from tests.support.raw_chat import handshake
+from tests.support.streams import parse_block
 from tornado_chat.processes import turned_away
 from tornado_chat.web import acceptor, http_connections
 
@@ -97,6 +98,49 @@ async def test_those_turned_away_are_let_go(tmp_path: Path, monkeypatch: pytest.
         await eventually(lambda: not len(taking.turned_away))
         for sock in made:
             sock.close()
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_an_event_source_that_is_turned_away_is_told_when_to_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: bool
+) -> None:
+    """By 200, since it gives up on anything else; also where its request comes a moment after the connection."""
+    async with running(tmp_path) as here:
+        taking, port = here.server.acceptor, int(here.address.rpartition(":")[2])
+        monkeypatch.setattr(taking.http, "has_room", lambda: False)
+        loop = asyncio.get_running_loop()
+        if later:
+            (sock,) = await connected(port, 1)
+            await eventually(lambda: here.server.metrics.refusals[503] == 1)
+            assert len(taking.turned_away) == 1
+        else:
+            taking.pause()
+            (sock,) = await connected(port, 1)
+        asked = ["GET /v1/rooms/r/events HTTP/1.1", "Host: localhost", "accept: text/event-stream"]
+        asked += ["Origin: https://a.example", "", ""]
+        await loop.sock_sendall(sock, "\r\n".join(asked).encode())
+        if not later:
+            taking.start(here.server.listeners)
+        head, _, body = (await answer(sock)).decode().partition("\r\n\r\n")
+        lines = head.split("\r\n")
+        assert lines[0] == "HTTP/1.1 200 OK"
+        assert {"Content-Type: text/event-stream", "Access-Control-Allow-Origin: https://a.example"} < set(lines)
+        block = parse_block(body.removesuffix("\n\n"))
+        assert (block.data["type"], block.data["code"]) == ("error", "overloaded")
+        assert block.retry == 1000 * block.data["retry_after"]
+        assert here.server.metrics.refusals[503] == 1
+        sock.close()
+
+
+async def test_who_says_nothing_is_answered_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turned_away, "LINGER_SECONDS", 0.1)
+    async with running(tmp_path) as here:
+        taking, port = here.server.acceptor, int(here.address.rpartition(":")[2])
+        monkeypatch.setattr(taking.http, "has_room", lambda: False)
+        (sock,) = await connected(port, 1)
+        assert (await answer(sock)).startswith(b"HTTP/1.1 503 ")
+        sock.close()
+        await eventually(lambda: not len(taking.turned_away))
 
 
 async def test_a_server_that_stops_answers_those_it_has_accepted(

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from msgspec import Struct
 
 from tests.support.chat import running
 from tests.support.plain_http import HTTP, get
+from tornado_chat.config import Settings
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.web.api import Api
 from tornado_chat.web.endpoint import Endpoint
 from tornado_chat.web.gate import Gate
+from tornado_chat.wire.commands import RoomName
 from tornado_chat.wire.refusals import RequestError
 
 
+class InRoom(Struct):
+    room: RoomName
+
+
+GATE = cast(Gate, SimpleNamespace(settings=Settings()))
+
+
 def _api(*endpoints: tuple[str, str]) -> Api:
-    made = [Endpoint(method, path, cast(Any, None), summary="", answers={}) for method, path in endpoints]
-    return Api(cast(Gate, None), made)
+    made = [
+        Endpoint(method, path, cast(Any, None), summary="x", answers={}, asks=InRoom if "{room}" in path else None)
+        for method, path in endpoints
+    ]
+    return Api(GATE, made)
 
 
 def test_an_endpoint_is_found_by_method_and_path() -> None:
@@ -36,10 +50,10 @@ def test_an_endpoint_is_found_by_method_and_path() -> None:
 
 def test_a_stream_is_for_those_who_ask_for_it() -> None:
     page, stream = (
-        Endpoint("GET", "/v1/events", cast(Any, None), summary="", answers={}, gives=gives)
+        Endpoint("GET", "/v1/events", cast(Any, None), summary="x", answers={}, gives=gives)
         for gives in ("application/json", "text/event-stream")
     )
-    for api in (Api(cast(Gate, None), [page, stream]), Api(cast(Gate, None), [stream, page])):
+    for api in (Api(GATE, [page, stream]), Api(GATE, [stream, page])):
         assert api.find("GET", "/v1/events", "text/event-stream")[0] is stream
         assert api.find("GET", "/v1/events", "application/json")[0] is page
         assert api.find("GET", "/v1/events", "*/*")[0] is page

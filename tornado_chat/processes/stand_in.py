@@ -12,7 +12,7 @@ import socket
 from tornado_chat.errors import ErrorCode
 from tornado_chat.processes.listeners import Listeners
 from tornado_chat.processes.turned_away import TurnedAway
-from tornado_chat.wire.refusals import refusal
+from tornado_chat.wire.refusals import Unread
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ RETRY_SECONDS = 1
 ACCEPTS = 64
 """Connections refused in one loop turn."""
 
-_ANSWER = refusal(
+_REFUSAL = Unread(
     503,
     ErrorCode.UNAVAILABLE,
     f"this process of the server is being started again: try again in {RETRY_SECONDS} s",
@@ -81,4 +81,4 @@ class StandIn:
                 self.stop()
                 self.start(1.0)
                 return
-            self._turned_away.add(sock, _ANSWER)
+            self._turned_away.add(sock, _REFUSAL)

@@ -1,8 +1,8 @@
 """Accepting connections, and letting in no more handshakes than the loop has time for.
 
 Handshakes are begun in the order of arrival, some in each loop turn, so that those who are here already are not made
-to wait. When the one at the front has waited for too long, newcomers are answered 503 at once, without being read:
-they come back later, and whoever stands in the queue still gets in before giving up.
+to wait. When the one at the front has waited for too long, newcomers are refused at once, whatever they ask for: they
+come back later, and whoever stands in the queue still gets in before giving up.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tornado_chat.metrics import Metrics
 from tornado_chat.processes.turned_away import TurnedAway
 from tornado_chat.web.gate import UNIX_PEER
 from tornado_chat.web.http_connections import HttpConnection, HttpConnections
-from tornado_chat.wire.refusals import refusal
+from tornado_chat.wire.refusals import Unread
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Acceptor:
                 peer = address[0] if type(address) is tuple else UNIX_PEER
                 connection = self.http.enter(sock, peer)
             except ChatError as error:
-                self._turn_away(sock, 429, refusal(429, error.code, error.message, error.retry_after))
+                self._turn_away(sock, 429, Unread(429, error.code, error.message, error.retry_after))
                 continue
             self.waiting.append(connection)
             if not self._turn_due:
@@ -119,11 +119,11 @@ class Acceptor:
     def _begin(self) -> None:
         self.http.begin(self.waiting.popleft())
 
-    def _turn_away(self, sock: socket.SocketType, status: int, answer: bytes) -> None:
+    def _turn_away(self, sock: socket.SocketType, status: int, refusal: Unread) -> None:
         self.metrics.refusals[status] += 1
-        self.turned_away.add(sock, answer, self.http.room() - len(self.http))
+        self.turned_away.add(sock, refusal, self.http.room() - len(self.http))
 
 
-def _overloaded(retry_after: int) -> bytes:
+def _overloaded(retry_after: int) -> Unread:
     message = f"too many are connecting at this moment: try again in {retry_after} s"
-    return refusal(503, ErrorCode.OVERLOADED, message, retry_after)
+    return Unread(503, ErrorCode.OVERLOADED, message, retry_after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tornado.http1connection import HTTP1Connection
 
@@ -10,6 +11,8 @@ from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.web.endpoint import EVENTS_TYPE, Endpoint
 from tornado_chat.web.exchange import Exchange
 from tornado_chat.web.gate import Gate
+from tornado_chat.web.openapi import document
+from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.refusals import RequestError
 
 PREFIX = "/v1"
@@ -18,14 +21,24 @@ PREFIX = "/v1"
 class Api:
     """Those of one server."""
 
-    __slots__ = ("_by_length", "_gate", "endpoints")
+    __slots__ = ("_by_length", "_by_method", "_description", "_gate", "endpoints")
 
     def __init__(self, gate: Gate, endpoints: Sequence[Endpoint]) -> None:
         self._gate = gate
-        self.endpoints = endpoints
+        described = Endpoint(
+            "GET", PREFIX + "/openapi.json", self._describe, summary="This description", answers={200: dict[str, Any]}
+        )
+        self.endpoints = endpoints = (*endpoints, described)
+        self._description = JSON.encode(document(endpoints, gate.settings.text_chars))
         self._by_length: dict[int, list[Endpoint]] = {}
+        self._by_method: dict[tuple[str, int], list[Endpoint]] = {}
         for endpoint in endpoints:
-            self._by_length.setdefault(len(endpoint.segments), []).append(endpoint)
+            length = len(endpoint.segments)
+            self._by_length.setdefault(length, []).append(endpoint)
+            self._by_method.setdefault((endpoint.method, length), []).append(endpoint)
+
+    def _describe(self, exchange: Exchange, _: None) -> None:
+        exchange.answer(200, self._description, {"Cache-Control": "no-cache"})
 
     def find(self, method: str, path: str, accept: str = "") -> tuple[Endpoint, dict[str, str]]:
         """The endpoint for a request, and what stands in its path for the names in braces, as it came.
@@ -34,19 +47,15 @@ class Api:
         address. RequestError 405: it has other methods.
         """
         segments = path.split("/")
-        allowed: dict[str, None] = {}
         best: tuple[Endpoint, dict[str, str]] | None = None
-        for endpoint in self._by_length.get(len(segments), ()):
+        for endpoint in self._by_method.get(("GET" if method == "HEAD" else method, len(segments)), ()):
             found = endpoint.match(segments)
-            if found is None:
-                continue
-            if method == endpoint.method or (method == "HEAD" and endpoint.method == "GET"):
-                if best is None or (endpoint.gives == EVENTS_TYPE) == (EVENTS_TYPE in accept):
-                    best = endpoint, found
-            else:
-                allowed[endpoint.method] = None
+            if found is not None and (best is None or (endpoint.gives == EVENTS_TYPE) == (EVENTS_TYPE in accept)):
+                best = endpoint, found
         if best is not None:
             return best
+        others = self._by_length.get(len(segments), ())
+        allowed = dict.fromkeys(endpoint.method for endpoint in others if endpoint.match(segments) is not None)
         if not allowed:
             raise ChatError(ErrorCode.NOT_FOUND, "there is nothing at this address")
         if "GET" in allowed:

@@ -25,11 +25,12 @@ from tornado_chat.web.api import PREFIX, Api
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.http_connections import HttpConnection
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
-from tornado_chat.web.pages import STATIC, PageHandler
+from tornado_chat.web.pages import STATIC, PageHandler, RequestsHandler
 from tornado_chat.web.refusals import STATUS, NothingHandler, refuse
 from tornado_chat.wire.request import parse
 
 HEALTH, METRICS = "/healthz", "/metrics"
+DOCS = PREFIX + "/docs"
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Front(HTTPServerConnectionDelegate):
         self.app = Application(
             [
                 (r"/()", PageHandler, {"path": str(STATIC), "default_filename": "index.html"}),
+                (DOCS + "()", RequestsHandler, {"path": str(STATIC)}),
                 (r"/static/([\w./-]+)", PageHandler, {"path": str(STATIC)}),
                 (HEALTH, HealthHandler),
                 (r"/readyz", ReadyHandler, {"failing": failing, "degraded": degraded}),
@@ -95,7 +97,7 @@ class _Fork(HTTPMessageDelegate):
         path = start_line.path.partition("?")[0]
         if _is_socket(path):
             self.delegate = socket.Handshake(self.front.gate, self.request_conn)
-        elif path.startswith(PREFIX + "/"):
+        elif path.startswith(PREFIX + "/") and path != DOCS:
             self.delegate = self.front.api.begin(self.request_conn)
         else:
             try:

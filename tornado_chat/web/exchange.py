@@ -16,7 +16,7 @@ from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.live.questions import check_unread
 from tornado_chat.web.endpoint import JSON_TYPE, Endpoint
-from tornado_chat.web.gate import Arguments, Gate, bearer, client_address, cookie, has_credential
+from tornado_chat.web.gate import Arguments, Gate, bearer, client_address, cookie
 from tornado_chat.web.http_connections import HttpConnection
 from tornado_chat.web.refusals import answer, terms
 from tornado_chat.wire.codec import JSON
@@ -100,12 +100,8 @@ class Exchange(HTTPMessageDelegate):
         gate = self.gate
         self.address = client_address(self.peer, headers.get("x-forwarded-for"), gate.settings.trusted_proxies)
         self.arguments = Arguments(query)
-        # A page that was loaded by another name can pretend that a proxy forwards it; it has no token of ours.
-        gate.check_host(headers, self.peer, proxied=has_credential(headers, self.arguments))
-        gate.check_origin(headers, self.peer)
-        if "origin" in headers:
-            self._cors = gate.cross_origin(headers)
-        elif "cookie" in headers and self.method not in SAFE and self.is_by_cookie:
+        self._cors = gate.check_request(headers, self.peer, self.arguments)
+        if "origin" not in headers and "cookie" in headers and self.method not in SAFE and self.is_by_cookie:
             # A browser says from where what it sends comes; what does not could be any page's.
             raise ChatError(
                 ErrorCode.FORBIDDEN,

@@ -140,6 +140,13 @@ class Gate:
             "Vary": "Origin",
         }
 
+    def check_request(self, headers: Mapping[str, str], peer: str, arguments: Arguments) -> dict[str, str]:
+        """Refuse what a page may not ask for; else the headers of its answer, as `cross_origin` gives them."""
+        # A page that was loaded by another name can pretend that a proxy forwards it; it has no token of ours.
+        self.check_host(headers, peer, proxied=has_credential(headers, arguments))
+        self.check_origin(headers, peer)
+        return self.cross_origin(headers)
+
     def check_room_for_one_more(self, address: str) -> None:
         if self.context.draining:
             raise ChatError(ErrorCode.OVERLOADED, "this server is stopping: come back in a moment", retry_after=1)

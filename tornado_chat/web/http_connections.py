@@ -354,6 +354,9 @@ class _Stream(IOStream):
         self._wait_for_turn = wait_for_turn
         self._first = True
 
+    def set_nodelay(self, value: bool) -> None:
+        """It is on, as the listener has it: Tornado would switch it for each answer, which is one write anyway."""
+
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         if not self._said:
             try:

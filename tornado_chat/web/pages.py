@@ -41,3 +41,10 @@ class PageHandler(Handler, StaticFileHandler):
         self.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "no-referrer")
+
+
+class RequestsHandler(PageHandler):
+    """The page of all requests under `/v1`."""
+
+    def parse_url_path(self, url_path: str) -> str:
+        return "api.html"

@@ -13,9 +13,10 @@ from msgspec import Meta, Struct
 from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError
 from tornado_chat.live.polls import MOST_EVENTS, ROOMS, Found
+from tornado_chat.live.questions import check_unread
 from tornado_chat.live.stays import Poller
 from tornado_chat.web.endpoint import Endpoint
-from tornado_chat.web.exchange import Exchange
+from tornado_chat.web.exchange import LONG_BYTES, Exchange
 from tornado_chat.wire.commands import Cursor, RoomName
 
 WAIT_SECONDS = 55
@@ -105,14 +106,14 @@ def endpoints() -> list[Endpoint]:
 
 
 def _page(exchange: Exchange, asked: AskedPage) -> None:
-    identity, _ = exchange.identify()
+    identity = exchange.who()
     identity.check_room(asked.room)
     wait = asked.wait if exchange.method != "HEAD" else 0
     _begin(exchange, identity, {asked.room: asked.after}, asked.limit, wait, partial(_page_of, asked.room))
 
 
 def _poll(exchange: Exchange, asked: AskedPoll) -> None:
-    identity, _ = exchange.identify()
+    identity = exchange.who()
     cursors, refused = {}, {}
     for room, cursor in asked.rooms.items():
         try:
@@ -152,7 +153,11 @@ def _tell(exchange: Exchange, body_of: _Body, found: Found | Exception) -> None:
     try:
         if isinstance(found, Exception):
             raise found
-        exchange.answer(HTTPStatus.OK, body_of(orjson.dumps(exchange.gate.context.hub.log.epoch), found))
+        context = exchange.gate.context
+        body = body_of(orjson.dumps(context.hub.log.epoch), found)
+        if len(body) > LONG_BYTES:
+            check_unread(context, len(body))  # many may have asked for as much
+        exchange.answer(HTTPStatus.OK, body)
     except Exception as error:
         exchange.fail(error)
 

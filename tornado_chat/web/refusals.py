@@ -34,10 +34,6 @@ STATUS = {
 """Of a refused request."""
 
 
-RETRY_SECONDS = 5.0
-"""Of a stream that was refused without a time to wait."""
-
-
 def terms(metrics: Metrics, error: RequestError | ChatError) -> tuple[int, dict[str, str], float | None]:
     """How a refusal is told, and counted here: the status, headers besides the usual, seconds to wait."""
     if isinstance(error, RequestError):
@@ -93,7 +89,7 @@ def answer(
 
 def _spread_retry(retry_after: float | None) -> int:
     """Milliseconds that an EventSource waits: those who are refused at once do not come back at once."""
-    return round(1000 * ((retry_after or RETRY_SECONDS) + random.random()))
+    return round(1000 * ((retry_after or event_stream.RETRY_SECONDS) + random.random()))
 
 
 def refused(

@@ -16,7 +16,7 @@ from tornado_chat.live.stream_session import StreamSession
 from tornado_chat.web.api import Api
 from tornado_chat.web.endpoint import EVENTS_TYPE, Endpoint
 from tornado_chat.web.exchange import Exchange
-from tornado_chat.web.gate import Arguments, Gate, client_address, has_credential
+from tornado_chat.web.gate import Arguments, Gate, client_address
 from tornado_chat.web.handover import begin_session, take_over
 from tornado_chat.web.refusals import refused
 from tornado_chat.wire import event_stream
@@ -120,12 +120,11 @@ def let_in(gate: Gate, api: Api, peer: str, request: Request) -> Callable[[Socke
         return None
     if endpoint.gives != EVENTS_TYPE or not _is_plain(headers):
         return None
-    cross_origin = gate.cross_origin(headers)
+    cross_origin: dict[str, str] = {}
     try:
         address = client_address(peer, headers.get("x-forwarded-for"), gate.settings.trusted_proxies)
         arguments = Arguments(query)
-        gate.check_host(headers, peer, proxied=has_credential(headers, arguments))  # as Exchange does
-        gate.check_origin(headers, peer)
+        cross_origin = gate.check_request(headers, peer, arguments)
         asked = endpoint.read(names, arguments, headers, b"", gate.settings.text_chars)
         admitted = _admit(gate, address, "HTTP/1.1", headers, arguments, cross_origin, asked)
     except (RequestError, ChatError) as error:

@@ -30,14 +30,25 @@ ROOM_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}\Z"
 
 # The descriptions are what the client reads in the error.
 RoomName = Annotated[
-    str, Meta(pattern=ROOM_PATTERN, description="1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit")
+    str,
+    Meta(
+        pattern=ROOM_PATTERN,
+        description="1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit",
+        examples=["lobby"],
+    ),
 ]
 Id = Annotated[str, Meta(min_length=1, max_length=ID_CHARS, description=f"a string of 1 to {ID_CHARS} characters")]
-Text = Annotated[str, Meta(min_length=1, description="a string of 1 to {text_chars:,} characters")]
+Text = Annotated[str, Meta(min_length=1, description="a string of 1 to {text_chars:,} characters", examples=["hello"])]
 Emoji = Annotated[
-    str, Meta(min_length=1, max_length=EMOJI_CHARS, description=f"a string of 1 to {EMOJI_CHARS} characters")
+    str,
+    Meta(
+        min_length=1,
+        max_length=EMOJI_CHARS,
+        description=f"a string of 1 to {EMOJI_CHARS} characters",
+        examples=["\N{THUMBS UP SIGN}"],
+    ),
 ]
-Seq = Annotated[int, Meta(ge=1, le=SEQ_MAX, description="a seq, an integer from 1")]
+Seq = Annotated[int, Meta(ge=1, le=SEQ_MAX, description="a seq, an integer from 1", examples=[1])]
 Cursor = Annotated[int, Meta(ge=0, le=SEQ_MAX, description="a seq, an integer from 0")]
 Last = Annotated[int, Meta(ge=0, le=LAST_MAX, description=f"an integer from 0 to {LAST_MAX}")]
 Limit = Annotated[int, Meta(ge=1, le=HISTORY_MAX, description=f"an integer from 1 to {HISTORY_MAX}")]

@@ -16,6 +16,9 @@ CONTENT_TYPE = "text/event-stream"
 HEADERS = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store, no-transform", "X-Accel-Buffering": "no"}
 """Of every answer that is a stream. `no-transform`: who compresses on the way holds events back."""
 
+RETRY_SECONDS = 5.0
+"""Of a stream that is refused without a time to wait."""
+
 _PING = b"event: ping\ndata: {}\n\n"
 _SEQ = re.compile("[0-9]{1,19}")
 _EPOCH = re.compile("[A-Za-z0-9_-]{1,64}")

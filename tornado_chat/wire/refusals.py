@@ -1,14 +1,16 @@
-"""An HTTP answer that refuses: its body, and the whole of it for a socket that no HTTP server has."""
+"""An HTTP answer that refuses: its body, and the whole of it for a socket that no HTTP server has. No I/O."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
 import orjson
 
 from tornado_chat.errors import ErrorCode
+from tornado_chat.wire import event_stream
 
 CONTENT_TYPE = "application/json"
 
@@ -38,6 +40,37 @@ def refusal(status: int, code: str, message: str, retry_after: float | None = No
     if retry_after is not None:
         headers["Retry-After"] = str(math.ceil(retry_after))
     return last_answer(status, headers, refusal_body(code, message, retry_after))
+
+
+class Unread:
+    """What is answered to a request that nobody carries out, made beforehand: it is to be tried again.
+
+    An EventSource, which would give up on a status like 503, gets a stream that ends at once. All get the same, so that
+    any page may read it.
+    """
+
+    __slots__ = ("_block", "_plain")
+
+    def __init__(self, status: int, code: str, message: str, retry_after: float | None) -> None:
+        """`retry_after` is in seconds."""
+        self._plain = refusal(status, code, message, retry_after)
+        seconds = retry_after if retry_after is not None else event_stream.RETRY_SECONDS
+        self._block = event_stream.refused(code, message, retry_after, round(seconds * 1000))
+
+    def answer(self, said: bytes) -> bytes:
+        """The whole answer to who said so, as far as it has come."""
+        if not _WANTS_STREAM.search(said):
+            return self._plain
+        headers = dict(event_stream.HEADERS)
+        origin = _ORIGIN.search(said)
+        if origin:
+            headers["Access-Control-Allow-Origin"] = origin[1].decode("ascii")
+            headers["Access-Control-Allow-Credentials"] = "true"
+        return last_answer(200, headers, self._block)
+
+
+_WANTS_STREAM = re.compile(rb"\r\nAccept:[^\r\n]*\btext/event-stream\b", re.IGNORECASE)
+_ORIGIN = re.compile(rb"\r\nOrigin:[ \t]*([!-~]{1,300})[ \t]*\r\n", re.IGNORECASE)
 
 
 def last_answer(status: int, headers: Mapping[str, str], body: bytes) -> bytes:

@@ -1,0 +1,155 @@
+"""How requests come and answers go: sizes, Expect, old HTTP, pipelining, and clients that leave in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.chat import SECRET, Running, eventually, running
+from tests.support.plain_http import HTTP
+from tornado_chat.auth import mint
+from tornado_chat.live import questions
+from tornado_chat.web.exchange import LONG_BYTES, MAX_BODY_BYTES
+
+TOKEN = mint(SECRET, "alice", ttl=1000)
+PATH = "/v1/rooms/r/messages"
+
+
+def head(method: str = "POST", path: str = PATH, version: str = "HTTP/1.1", **headers: object) -> bytes:
+    lines = [f"{method} {path} {version}", "Host: localhost", f"Authorization: Bearer {TOKEN}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+async def exchange(here: Running, *parts: bytes) -> bytes:
+    """All that the server says until it hangs up, or until it has said nothing for a moment."""
+    said = b""
+    async with HTTP(here) as http:
+        loop = asyncio.get_running_loop()
+        for part in parts:
+            try:
+                await loop.sock_sendall(http.sock, part)
+            except ConnectionError:
+                break
+            await asyncio.sleep(0.02)
+        try:
+            async with asyncio.timeout(0.5):
+                while data := await loop.sock_recv(http.sock, 1 << 20):
+                    said += data
+        except (TimeoutError, ConnectionError):
+            pass
+    return said
+
+
+async def test_a_body_beyond_the_limit_is_413_however_its_length_is_told(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        said = await exchange(here, head(Content_Length=MAX_BODY_BYTES + 1))
+        assert said.startswith(b"HTTP/1.1 413 "), "by its head alone"
+        chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+        said = await exchange(here, head(Transfer_Encoding="chunked"), *[chunk] * 17, b"0\r\n\r\n")
+        assert said.startswith(b"HTTP/1.1 413 ")
+        assert b'"too_large"' in said
+        body = json.dumps({"text": "x", "junk": "x" * (MAX_BODY_BYTES - 100)}).encode()
+        said = await exchange(here, head(Content_Length=len(body)), body)
+        assert said.startswith(b"HTTP/1.1 201 ")
+        await eventually(lambda: not here.server.limits.http_bytes)
+
+
+async def test_long_bodies_count_with_what_waits_for_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "UNREAD_BYTES", 3 * LONG_BYTES)
+    async with running(tmp_path) as here, HTTP(here) as slow:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(slow.sock, head(Content_Length=2 * LONG_BYTES) + b"{")
+        await eventually(lambda: here.server.limits.http_bytes == 2 * LONG_BYTES)
+        said = await exchange(here, head(Content_Length=2 * LONG_BYTES))
+        assert said.startswith(b"HTTP/1.1 503 ")
+        assert b'"overloaded"' in said
+        assert b"\r\nRetry-After: 5\r\n" in said
+        assert (await exchange(here, head(Content_Length=12), b'{"text":"x"}')).startswith(b"HTTP/1.1 201 ")
+        slow.sock.close()
+        await eventually(lambda: not here.server.limits.http_bytes)
+
+
+async def test_a_long_answer_counts_until_it_is_taken(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, HTTP(here) as http:
+        for number in range(2):
+            commands = [{"type": "send", "id": f"{number}-{at}", "room": "r", "text": "x" * 8000} for at in range(64)]
+            await http.tell("POST", "/v1/commands", commands, bearer=TOKEN)
+        async with HTTP(here) as slow:
+            await asyncio.get_running_loop().sock_sendall(slow.sock, head("GET", PATH + "?limit=200") * 8)
+            await eventually(lambda: here.server.limits.http_bytes > 500_000)
+        await eventually(lambda: not here.server.limits.http_bytes)
+        page = await http.tell("GET", PATH + "?limit=200", bearer=TOKEN)
+        assert len(json.loads(page.body)["messages"]) == 128
+        await eventually(lambda: not here.server.limits.http_bytes)
+
+
+async def test_expect_100_continue_is_answered(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        for value in ("100-continue", "100-Continue"):
+            said = await exchange(here, head(Content_Length=12, Expect=value), b'{"text":"x"}')
+            assert said.startswith(b"HTTP/1.1 100 ")
+            assert b"HTTP/1.1 201 Created\r\n" in said
+        said = await exchange(here, head(Content_Length=MAX_BODY_BYTES + 1, Expect="100-continue"))
+        assert said.startswith(b"HTTP/1.1 413 ")
+        said = await exchange(here, head(Content_Length=12, Expect="100-continue", version="HTTP/1.0"), b'{"text":"x"}')
+        assert said.startswith(b"HTTP/1.1 201 "), "HTTP/1.0 knows no 100"
+
+
+async def test_old_http_ends_the_connection_unless_it_asks(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        body = b'{"text":"x"}'
+        said = await exchange(here, head(Content_Length=12, version="HTTP/1.0") + body)
+        assert said.count(b"HTTP/1.1 201 ") == 1
+        kept = head(Content_Length=12, Connection="keep-alive", version="HTTP/1.0") + body
+        said = await exchange(here, kept, kept)
+        assert said.count(b"HTTP/1.1 201 ") == 2
+
+
+async def test_requests_in_a_row_are_answered_in_their_order(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        body = b'{"text":"x"}'
+        one = head(Content_Length=12) + body
+        said = await exchange(here, one * 3 + head("GET", PATH) + head("HEAD", PATH) + one)
+        statuses = [part[:3] for part in said.split(b"HTTP/1.1 ")[1:]]
+        assert statuses == [b"201", b"201", b"201", b"200", b"200", b"201"]
+        page, without_body = said.split(b"HTTP/1.1 ")[4:6]
+        assert page.count(b'"seq"') == 3
+        assert without_body.endswith(b"\r\n\r\n"), "HEAD"
+        assert b"Content-Length: " in without_body
+
+
+async def test_a_method_that_there_is_not_is_told_which_there_are(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, HTTP(here) as http:
+        for method, allow in (("PUT", "POST, GET, HEAD"), ("TRACE", "POST, GET, HEAD")):
+            answer = await http.tell(method, PATH, bearer=TOKEN)
+            assert (answer.status, answer.headers["allow"]) == (405, allow)
+            assert answer.error["code"] == "bad_request"
+
+
+async def test_a_client_that_goes_in_the_middle_of_its_body_leaves_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        for part in (b"", b'{"te', b"x" * 100_000):
+            async with HTTP(here) as http:
+                await asyncio.get_running_loop().sock_sendall(http.sock, head(Content_Length=500_000) + part)
+                await eventually(lambda: here.server.limits.http_bytes)
+            await eventually(lambda: not len(here.server.http))
+            assert not here.server.limits.http_bytes
+        assert not here.server.log.delays()["writer"]
+
+
+@pytest.mark.logs("request failed method=GET path=/v1/rooms/{room}/presence")
+async def test_a_fault_is_logged_and_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(tmp_path) as here, HTTP(here) as http:
+
+        def broken(*_: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr("tornado_chat.web.exchange.Exchange.who", broken)
+        answer = await http.tell("GET", "/v1/rooms/r/presence", bearer=TOKEN)
+        assert (answer.status, answer.error["code"]) == (500, "unavailable")
+        monkeypatch.undo()
+        assert (await http.tell("GET", "/v1/rooms/r/presence", bearer=TOKEN)).status == 200

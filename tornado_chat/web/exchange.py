@@ -206,8 +206,10 @@ class Exchange(HTTPMessageDelegate):
     def expect_answer_within(self, seconds: float) -> None:
         """The answer may take so long; without this, it and its way to the client have ANSWER_SECONDS in all.
 
-        The connection is not taken for a quiet one meanwhile.
+        The body, which has been read, is forgotten. The connection is not taken for a quiet one meanwhile.
         """
+        self._body = b""
+        self.connection.release()
         self.connection.wait(seconds)
 
     @property

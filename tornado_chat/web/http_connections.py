@@ -3,8 +3,9 @@
 What a socket says first is read here. A plain handshake needs no more, whether it is let in or not; anything else goes
 on to Tornado, with the bytes that were read.
 A socket leaves when it closes, or when it becomes a WebSocket's. Until then it counts for its address and for the
-process. It is closed if no request comes for REQUEST_SECONDS, or if an answer is not made and taken in ANSWER_SECONDS.
-Where the process has no room for a newcomer, the one that has been quiet for longest gives way.
+process. It is closed if no request comes for REQUEST_SECONDS, or if an answer is not made and taken in ANSWER_SECONDS,
+besides the time that a poll may wait. Where the process has no room for a newcomer, the one that has been quiet for
+longest gives way; one that waits is not quiet.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def test_a_closed_pipe_ends_it_quietly(command: str, tmp_path: Path) -> None:
 
 def test_token(tmp_path: Path) -> None:
     command = ["token", "--user", "alice", "--name", "Alice", "--device", "phone", "--ttl", "2h"]
-    command += ["--rooms", "team-*,lobby", "--rooms", "x"]
+    command += ["--rooms", "team-*,lobby", "--rooms", "x", "--acts-as", "app-*, ada"]
     with Server(tmp_path):
         pass  # makes the log; its key is elsewhere
     first = run(tmp_path, *command, "--database", "sqlite:///chat.db")
@@ -187,7 +187,7 @@ def test_token(tmp_path: Path) -> None:
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     identity = authenticate(key.read_bytes().strip(), first.stdout.strip(), guests=False)
     assert (identity.user, identity.name, identity.device) == ("alice", "Alice", "phone")
-    assert identity.rooms == ("team-*", "lobby", "x")
+    assert (identity.rooms, identity.acts_as) == (("team-*", "lobby", "x"), ("app-*", "ada"))
     second = run(tmp_path, "token", "--user", "bob", "--secret-file", str(key))
     assert second.stderr == ""
     assert authenticate(key.read_bytes().strip(), second.stdout.strip(), guests=False).user == "bob"

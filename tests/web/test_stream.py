@@ -359,6 +359,33 @@ async def test_http_1_0_has_no_chunks_and_ends_with_the_connection(tmp_path: Pat
             assert [block.data for block in blocks] == [{"type": "closing", "code": 1012, "retry_after_ms": 7}]
 
 
+async def test_who_takes_gzip_gets_it_and_each_event_at_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, AsyncExitStack() as stack:
+        await say(here, "x" * 1000)
+        client = await here.connect()
+        many = "/v1/events?join=r:0&join=s&ids=1"
+        streams = [
+            await stack.enter_async_context(await Stream.open(port(here), path, "Accept-Encoding: gzip, br"))
+            for path in (ROOM + "?after=0", many)
+        ]
+        for stream in streams:
+            assert stream.headers["content-encoding"] == "gzip"
+            assert await texts(stream, 1) == ["x" * 1000]
+        for number in range(3):
+            await client.ask(type="send", room="r", text=f"{number} " * 300, id=str(number))
+            for stream in streams:
+                assert await texts(stream, 1) == [f"{number} " * 300]
+                epoch = stream.welcome["epoch"]
+        while streams[1].last_id != f"{epoch} r:4 s:0":
+            await streams[1].hear_block()
+        assert streams[0].last_id == f"{epoch}.4"
+        for line in here.server.lines.open:
+            line.close(1012, "retry_after_ms=1")
+        for stream in streams:
+            blocks, whole = await stream.read_to_end()
+            assert (blocks[-1].data["code"], whole) == (1012, True)
+
+
 async def test_a_stream_through_a_unix_socket(tmp_path: Path) -> None:
     async with running(tmp_path, unix_socket=str(tmp_path / "s")) as here:
         async with await Stream.open(str(tmp_path / "s"), ROOM, "X-Forwarded-For: 1.2.3.4") as stream:

@@ -12,7 +12,7 @@ from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.events import Data
 
 LONGEST_WAIT = 3600.0  # whatever a server asks for
-SPREAD = 0.2  # s, on top of the whole seconds of Retry-After
+SPREAD = 0.2  # s
 
 MISUNDERSTOOD = frozenset({400, 404, 405, 415, 426})
 """Statuses of a request that this server would have understood, had it come as it was sent."""
@@ -59,9 +59,14 @@ def refused(where: str, status: int, headers: Mapping[str, str], body: bytes, te
 
 
 def asked_wait(headers: Mapping[str, str]) -> float | None:
-    """The seconds that `Retry-After` asks to wait, and a little more, so that not all come at once; None: nothing."""
+    """The seconds that `Retry-After` asks to wait, or rather more; None: it asks nothing."""
     after = headers.get("Retry-After", "")
-    return int(after) + random.uniform(0, SPREAD) if re.fullmatch("[0-9]{1,9}", after) else None
+    return spread(int(after)) if re.fullmatch("[0-9]{1,9}", after) else None
+
+
+def spread(seconds: float | None) -> float | None:
+    """A little more than the server asks to wait, if it does: so not all come at once."""
+    return None if seconds is None else seconds + random.uniform(0, SPREAD)
 
 
 def error_in(body: bytes) -> Data | None:

@@ -200,6 +200,7 @@ class Connection:
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await writer.wait_closed()
+        await asyncio.sleep(0)  # one that was cut off before closes its socket in the next turn
 
 
 def reason(error: OSError | EOFError) -> str:

@@ -163,7 +163,7 @@ class Link:
                     attempts[asyncio.create_task(transport.open(self._owner.joins()))] = transport
                     head_start = HEAD_START.get(kind)
                 if not attempts:
-                    raise next((end for end in ends if isinstance(end, Lost)), ends[0])
+                    raise min(ends, key=lambda end: (isinstance(end, Refused), end.suspect))  # what leaves most hope
                 await asyncio.wait(attempts, timeout=head_start if waiting else None, return_when=FIRST_COMPLETED)
                 done = [task for task in attempts if task.done()]
                 start = not done

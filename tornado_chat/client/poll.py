@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-from tornado_chat.client.ends import Lost, Refused, error_in, refused
+from tornado_chat.client.ends import Lost, Refused, error_in, refused, spread
 from tornado_chat.client.http import Answer, Connection
 from tornado_chat.client.over_http import OverHttp
 from tornado_chat.client.portion import Asked, Portion
@@ -115,7 +115,7 @@ class Polls:
             return polling.result() if polling.done() else None
         except _Declined as declined:
             raise Lost(
-                f"polls are refused: {declined.error.get('message')}", declined.error.get("retry_after")
+                f"polls are refused: {declined.error.get('message')}", spread(declined.error.get("retry_after"))
             ) from None
         finally:
             polling.cancel()

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from tornado_chat.client.ends import LONGEST_WAIT, Lost, Refused, closed, refused
+from tornado_chat.client.ends import LONGEST_WAIT, Lost, Refused, closed, refused, spread
 from tornado_chat.client.http import Connection, Response, reason
 from tornado_chat.client.over_http import OverHttp
 from tornado_chat.client.portion import Asked, Portion
@@ -167,8 +167,8 @@ class Body:
         except ValueError as error:
             raise self._odd(error) from error
         if welcome["type"] == "error":
-            after = welcome.get("retry_after")
-            raise Lost(f"cannot connect to {target.where}: {welcome.get('message')}", after)
+            wait = spread(welcome.get("retry_after"))
+            raise Lost(f"cannot connect to {target.where}: {welcome.get('message')}", wait)
         if welcome["type"] != "welcome":
             raise Refused(0, f"{target.where} began with {welcome['type']} instead of welcome")
         self._silence = HEARTBEATS * float(welcome["ping_interval"]) + LATE

@@ -1,4 +1,4 @@
-"""The page's modules by themselves: rooms, outbox, waits, links."""
+"""The page's modules by themselves: rooms, outbox, waits, links, streams, who holds requests open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytest_plugins = ["tests.support.chromium_fixtures"]
 
 def run(page: Page, url: str, script: str) -> Any:
     """Run a script with the page's own modules at hand, as `m`."""
-    names = ["room", "outbox", "retry", "format", "composer", "chat"]
+    names = ["room", "outbox", "retry", "format", "composer", "chat", "sse", "holders"]
     return page.evaluate(
         f"""async () => {{
           const m = {{}};
@@ -209,3 +209,52 @@ def test_waits_links_and_limits(page: Page, server: Server) -> None:
         "clean": "ab\ufffd",
         "long": [True, True, False],
     }
+
+
+def test_server_sent_events_in_every_cut(page: Page, server: Server) -> None:
+    got = run(
+        page,
+        server.url,
+        """
+        const text = [
+          "retry: 9\\ndata: one\\n\\n", ": a comment\\n", "event: ping\\ndata: {}\\n\\n", "id: e.1\\ndata:two\\n\\n",
+          "data: a\\r\\ndata:  b\\r\\n\\r\\n", "data\\rdata: c\\r\\r", "event: none\\n\\n", "id: e.2\\n\\n",
+          "data: ö😀\\n\\n", "data: cut off\\n",
+        ].join("");
+        const read = (size) => {
+          const events = new m.EventStream();
+          const found = [];
+          for (let at = 0; at < text.length; at += size) found.push(...events.feed(text.slice(at, at + size)));
+          return JSON.stringify(found.map(({ type, data }) => [type, data]));
+        };
+        const all = new Set(Array.from({ length: text.length }, (_, size) => read(size + 1)));
+        return [all.size, JSON.parse([...all][0])];
+        """,
+    )
+    words = ["one", "two", "a\n b", "\nc", "ö😀"]
+    events = [["message", word] for word in words]
+    assert got == [1, [events[0], ["ping", "{}"], *events[1:]]]
+
+
+def test_four_tabs_hold_requests_open(page: Page, server: Server) -> None:
+    got = run(
+        page,
+        server.url,
+        """
+        const kept = {};
+        const get = (key, other) => structuredClone(kept[key] ?? other);
+        const store = { get, set: (key, value) => { kept[key] = value; return true; } };
+        const tabs = Array.from({ length: 6 }, () => new m.Holders(store));
+        const first = tabs.map((tab) => tab.take());
+        const again = tabs[0].take();
+        tabs[1].release();
+        const free = [tabs[5].take(), tabs[4].take()];
+        for (const id of Object.keys(kept.holders)) kept.holders[id] = Date.now() - 1; // tabs that crashed
+        const lapsed = tabs[4].take();
+        kept.holders = { far: Date.now() + 1e12 }; // written while the clock was wrong
+        const clock = tabs[0].take();
+        for (const tab of tabs) tab.release();
+        return [first, again, free, lapsed, clock, Object.keys(kept.holders)];
+        """,
+    )
+    assert got == [[True] * 4 + [False] * 2, True, [True, False], True, True, []]

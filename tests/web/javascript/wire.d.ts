@@ -5,6 +5,8 @@ declare namespace Wire {
   type Command = Join | Leave | Send | Edit | Delete | React | GetHistory | MarkRead | SayTyping | Ping;
 
   interface Join { type: "join"; id?: string; room: string; after?: number; last?: number }
+  /** What a stream begins with: the fields of a `join`. */
+  type Joining = Pick<Join, "room" | "after" | "last">;
   interface Leave { type: "leave"; id?: string; room: string }
   interface Send { type: "send"; id?: string; room: string; text: string; reply_to?: number }
   interface Edit { type: "edit"; id?: string; room: string; seq: number; text: string }
@@ -22,9 +24,9 @@ declare namespace Wire {
   interface Deleted { type: "deleted"; room: string; seq: number; target: number; user: string; ts: number }
   interface Reacted { type: "reacted"; room: string; seq: number; target: number; user: string; emoji: string; on: boolean; ts: number }
 
-  type Frame = Event | Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Failure | Typing | Read | Presence;
+  type Frame = Event | Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Failure | Typing | Read | Presence | Closing;
 
-  interface Welcome { type: "welcome"; user: string; name: string; token?: string; limits: Limits; ping_interval: number }
+  interface Welcome { type: "welcome"; user: string; name: string; token?: string; limits: Partial<Limits>; ping_interval: number }
   interface Joined { type: "joined"; id?: string; room: string; head: number; cursor: number; read: number; epoch: string }
   interface Synced { type: "synced"; room: string; seq: number }
   interface Behind { type: "behind"; room: string; seq: number; head: number }
@@ -32,7 +34,9 @@ declare namespace Wire {
   interface Ack { type: "ack"; id: string; room: string; seq?: number; ts?: number; duplicate?: boolean }
   interface History { type: "history"; id?: string; room: string; messages: Past[]; more: boolean }
   interface Pong { type: "pong"; id?: string }
-  interface Failure { type: "error"; id?: string; code: string; message: string; retry_after?: number }
+  interface Failure { type: "error"; id?: string; room?: string; code: string; message: string; retry_after?: number }
+
+  interface Closing { type: "closing"; code: number; reason?: string; retry_after_ms?: number }
 
   interface Typing { type: "typing"; room: string; user: string; name: string; on: boolean }
   interface Read { type: "read"; room: string; user: string; name: string; seq: number }
@@ -44,5 +48,9 @@ declare namespace Wire {
   type Past = Message & { edited?: number; reactions?: { [emoji: string]: string[] } };
 
   /** The body of a refused handshake. */
-  interface Refusal { error?: { code: string; message: string } }
+  interface Refusal { error?: { code: string; message: string; retry_after?: number } }
+
+  /** The answers to POST /v1/session and POST /v1/poll. */
+  interface Session { user: string; name: string; token: string }
+  interface Polled { epoch: string; events: Event[]; cursors: { [room: string]: number }; more: boolean; errors?: { [room: string]: NonNullable<Refusal["error"]> } }
 }

@@ -4,6 +4,7 @@ import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
 import { byId } from "./dom.js";
+import { Holders } from "./holders.js";
 import { MessageList } from "./list.js";
 import { roomName } from "./room.js";
 import { Credentials, shared, tab } from "./store.js";
@@ -21,7 +22,7 @@ const PAGES_BACK = 20; // of history, looked through for a message that a reply 
 const credentials = new Credentials();
 const chat = new Chat({
   store: tab,
-  connect: (on) => new Connection({ base: new URL(".", location.href), credentials, on: { ...on, state: stateChanged } }),
+  connect: (on) => new Connection({ base: new URL(".", location.href), credentials, memory: tab, holders: new Holders(shared), on: { ...on, state: stateChanged } }),
   on: { changed, notice: (text) => view.notice(text) },
 });
 const { connection } = chat;
@@ -232,7 +233,7 @@ async function start() {
 }
 
 addEventListener("hashchange", arrive);
-addEventListener("online", () => connection.hasten());
+addEventListener("online", () => connection.hasten(true));
 addEventListener("storage", () => {
   joinVisited();
   changed(null);

@@ -26,7 +26,7 @@ export class Chat {
   me = /** @type {Me | null} */ (null);
   limits = /** @type {Wire.Limits} */ ({ text_chars: 8000, frame_bytes: 65536 });
   // By id: the joins and histories of this connection.
-  #requests = /** @type {Map<string, { room: Room, answer: (frame: Answer) => void, timer: number }>} */ (new Map());
+  #requests = /** @type {Map<string, { type: string, room: Room, answer: (frame: Answer) => void, timer: number }>} */ (new Map());
   // The outbox item on its way: one at a time, or a refused one would be overtaken by the next.
   #sending = /** @type {Item | null} */ (null);
   #resend = 0;
@@ -45,7 +45,9 @@ export class Chat {
     this.connection = connect({
       welcome: (frame) => this.#welcome(frame),
       frame: (frame) => this.#frame(frame),
+      moved: () => this.#moved(),
       closed: (code) => this.#closed(code),
+      joins: () => [...this.rooms.values()].map((room) => ({ room: room.name, ...room.joinFrom })),
     });
   }
 
@@ -191,17 +193,17 @@ export class Chat {
     /** @type {Wire.Failure} */
     const silence = { id, type: "error", code: "unavailable", message: "The server did not answer." };
     const timer = setTimeout(() => this.#answered(silence), REPLY_LIMIT);
-    this.#requests.set(id, { room, answer, timer });
+    this.#requests.set(id, { type: frame.type, room, answer, timer });
     this.connection.send({ ...frame, id });
   }
 
-  /** @param {Room} room */
-  #join(room) {
+  /** `going`: on another transport, beside which nothing of the one before comes any more. @param {Room} room */
+  #join(room, going = false) {
     if (!this.connection.live) return;
     clearTimeout(room.again);
     const from = room.joinFrom;
     room.joining = true;
-    room.member = room.synced = false; // what comes before `joined` belongs to an earlier join
+    if (!going) room.member = room.synced = false; // what comes before `joined` belongs to an earlier join
     this.#request(room, { type: "join", room: room.name, ...from }, (frame) => {
       room.joining = false;
       if (frame?.type === "error") this.#unjoined(room, frame);
@@ -219,6 +221,7 @@ export class Chat {
 
   /** @param {Room} room @param {Wire.Failure} error */
   #unjoined(room, error) {
+    room.member = room.synced = false;
     room.problem = error.message;
     if (ONCE_MORE.has(error.code)) room.again = setTimeout(() => this.#join(room), this.#pause(error));
   }
@@ -242,6 +245,17 @@ export class Chat {
     this.on.changed(null);
   }
 
+  /** The rooms go on where they are, on another transport: a person sees nothing of it. What is asked is still answered. */
+  #moved() {
+    for (const [id, { type, timer }] of this.#requests) {
+      if (type !== "join") continue;
+      clearTimeout(timer);
+      this.#requests.delete(id);
+    }
+    for (const room of this.rooms.values()) this.#join(room, true);
+    this.#next(); // the item on its way may have got lost; its id makes a resend harmless
+  }
+
   /** @param {number} code */
   #closed(code) {
     clearTimeout(this.#resend);
@@ -262,7 +276,7 @@ export class Chat {
 
   /** @param {Wire.Frame} frame */
   #frame(frame) {
-    const room = "room" in frame ? this.rooms.get(frame.room) : undefined;
+    const room = "room" in frame ? this.rooms.get(frame.room ?? "") : undefined;
     if (isEvent(frame)) {
       if (room?.member) this.#event(room, frame);
       return;

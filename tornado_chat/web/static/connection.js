@@ -1,82 +1,131 @@
-// The socket: connects, notices that it died, comes back. Knows nothing of rooms or of the page.
+// The connection: by which transport, notices that it died, comes back. Knows nothing of rooms or of the page.
+//
+// The WebSocket is tried first. Where it lets us wait, a stream is begun beside it, and beside that long polls: the first
+// that is welcomed is ours. On a lower one, the higher ones are tried again now and then, beside the one that runs. Whoever
+// listens drops by `seq` what two of them bring, so that a change loses and doubles nothing.
 
-import { backoff, closeAsks, headerAsks } from "./retry.js";
+import { Commands } from "./commands.js";
+import { PollTransport } from "./poll.js";
+import { Requests } from "./requests.js";
+import { backoff } from "./retry.js";
+import { StreamTransport } from "./stream.js";
+import { WebSocketTransport } from "./websocket.js";
 
-const SUBPROTOCOL = "chat.v1.json";
-const WELCOME_LIMIT = 15_000; // ms from the attempt to the first frame
-const PONG_LIMIT = 10_000;
-const PROBE_LIMIT = 5_000;
-const STABLE = 10_000; // a connection that lasted this long starts the back-off anew
-const FLOODED = 10_000; // at least this long away after 1008
+const KINDS = /** @type {const} */ (["websocket", "stream", "poll"]); // from the best one down
+const TRANSPORTS = { websocket: WebSocketTransport, stream: StreamTransport, poll: PollTransport };
+const PATIENCE = { websocket: 2_500, stream: 5_000, poll: 15_000 }; // ms until the next lower one is begun beside
+const RISE = 600_000; // ms on a lower one, until the higher ones are tried again
+const SOON = 1_000;
+const RENEWAL = 50; // ms: several rooms that are entered or left at once need one new stream
+const STABLE = 10_000; // ms: a connection that lasted this long starts the back-off anew
+const OLD = 300_000; // ms: one that ends after this time is no fault of its transport; the machine may have slept
+const FAULTS = 3; // one that is cut off young is one, one that falls silent counts half as much again: a step down
+const FLOODED = 10_000; // ms: at least this long away after 1008
 const REFUSED = 10_000; // ... and after 403
 
-/** @import { Credentials } from "./store.js" */
+/** @import { Holders } from "./holders.js" */
+/** @import { Credentials, Slot } from "./store.js" */
+
+/** @typedef {typeof KINDS[number]} Kind */
 
 /**
  * `until` is in ms since 1970, `why` a sentence; `refused`: perhaps for who we are.
- * @typedef {{ name: "idle" | "connecting" | "open" }
+ * @typedef {{ name: "idle" | "connecting" }
+ *   | { name: "open", kind: Kind }
  *   | { name: "waiting", until: number, why?: string, refused?: boolean }
  *   | { name: "signed-out", why?: string }} State
  */
 
 /**
- * What comes of a connection; `closed` with a close code, and only after a `welcome`.
+ * What comes of a connection. `moved`: another transport goes on where one is welcomed already; rooms are to be joined on
+ * it. `closed` with a close code (0: unknown), and only after a `welcome`. `joins` is asked for what a stream begins with.
  * @typedef {{
- *   welcome: (frame: Wire.Welcome) => void, frame: (frame: Wire.Frame) => void, closed: (code: number) => void,
- *   state: (state: State) => void,
+ *   welcome: (frame: Wire.Welcome) => void, moved: () => void, frame: (frame: Wire.Frame) => void,
+ *   closed: (code: number) => void, state: (state: State) => void, joins: () => Wire.Joining[],
  * }} Callbacks
  */
 
+/**
+ * How a transport ended: with a close code, the status of an answer, or 0 where nobody answered. `wait`: ms that the
+ * server asks us to stay away; `silent`: it was not cut off, nothing came any more.
+ * @typedef {{ code: number, wait?: number | null, why?: string, silent?: boolean }} End
+ */
+
+/**
+ * What comes of a transport. `proven`: what we say arrives, too. `renew`: it needs to be replaced by one of its kind.
+ * @typedef {{
+ *   welcome: (frame: Wire.Welcome) => void, proven: () => void, frame: (frame: Wire.Frame) => void,
+ *   ended: (end: End) => void, renew: () => void,
+ * }} Events
+ */
+
+/**
+ * `send` hands a command on, `check` looks whether anyone is there, after `close` nothing comes.
+ * @typedef {{ kind: Kind, send: (command: Wire.Command) => void, check: () => void, close: () => void }} Transport
+ */
+
+/** A transport that is tried, or is ours. @typedef {{ transport: Transport, welcome: Wire.Welcome | null, proven: boolean, since: number }} Candidate */
+
 export class Connection {
   state = /** @type {State} */ ({ name: "idle" });
-  #socket = /** @type {WebSocket | null} */ (null);
-  #welcomed = false;
+  #current = /** @type {Candidate | null} */ (null);
+  #user = "";
+  #tried = /** @type {Candidate[]} */ ([]); // beside the current one, or until there is one
+  #left = /** @type {Kind[]} */ ([]); // those to be tried after these
+  #ends = /** @type {End[]} */ ([]); // of those that were tried
   #attempts = 0;
-  #refusals = 0; // handshakes in a row that failed although the server answers
+  #refusals = 0; // in a row
+  #faults = 0;
   #asked = false; // the server named the time of the next attempt: only a person may hasten it
-  #timer = 0; // the next attempt, or the limit of this one
-  #watch = 0;
-  #pong = 0;
-  #heard = 0;
-  #opened = 0;
+  #timer = 0; // the next attempt
+  #step = 0; // the next of #left
+  #rise = 0;
+  #renewal = 0;
 
   /**
-   * `base` is the page's address: the server may be mounted below a path.
-   * @param {{ base: URL, credentials: Credentials, on: Callbacks }} parts
+   * `base` is the page's address; `memory` keeps the transport that worked.
+   * @param {{ base: URL, credentials: Credentials, memory: Slot, holders: Holders, on: Callbacks }} parts
    */
-  constructor({ base, credentials, on }) {
-    this.base = base;
+  constructor({ base, credentials, memory, holders, on }) {
     this.credentials = credentials;
+    this.memory = memory;
+    this.holders = holders;
     this.on = on;
+    this.requests = new Requests({ base, credentials });
+    this.commands = new Commands({
+      requests: this.requests,
+      on: { frame: (frame) => on.frame(frame), ended: (end) => this.#unheard(end) },
+    });
   }
 
   get live() {
-    return this.#welcomed;
+    return this.#current !== null;
   }
 
   /**
-   * Hand a command to the socket, if there is one; else whoever cares sends it again after `welcome`.
+   * Hand a command to the transport, if there is one; else whoever cares sends it again after `welcome`.
    * @param {Wire.Command} command
    */
   send(command) {
-    if (this.live && this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(command));
+    this.#current?.transport.send(command);
   }
 
   /** Connect now, whatever stands: the first time, after a change of name or token, or when a person asks for it. */
   connect() {
-    this.#drop();
-    this.#open();
+    this.#drop(1006);
+    this.#become({ name: "connecting" });
+    this.#try(KINDS.slice(KINDS.indexOf(this.#remembered().kind)));
   }
 
-  /** Something says that it may work now (network back, page in front): try at once, or see if the socket lives. */
-  hasten() {
+  /**
+   * Something says that it may work now (network back, page in front): try at once, or see if anyone is there. On another
+   * `network` a better transport may work, too.
+   */
+  hasten(network = false) {
+    if (network) this.memory.set("transport", null);
     if (this.state.name === "waiting" && !this.#asked) this.connect();
-    else if (this.live) this.#check();
-  }
-
-  stop() {
-    this.#drop();
-    this.#become({ name: "idle" });
+    this.#current?.transport.check();
+    if (network && this.#current) this.#upward();
   }
 
   /** @param {State} state */
@@ -85,158 +134,213 @@ export class Connection {
     this.on.state(state);
   }
 
-  #url() {
-    const url = new URL("ws", this.base);
-    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    if (this.credentials.name) url.searchParams.set("name", this.credentials.name);
-    return url.href;
+  // Which transport.
+
+  /** Where to begin; `at`, in ms since 1970, the higher ones were tried last. @returns {{ kind: Kind, at: number }} */
+  #remembered() {
+    const { kind, at } = this.memory.get("transport", null) ?? { kind: KINDS[0], at: 0 };
+    return KINDS.includes(kind) && Math.abs(Date.now() - at) < RISE ? { kind, at } : { kind: KINDS[0], at: 0 };
   }
 
-  #open() {
-    const protocols = [SUBPROTOCOL];
-    // As a sub-protocol, for a URL ends up in logs. A browser cannot set Authorization.
-    if (this.credentials.token) protocols.push(`bearer.${this.credentials.token}`);
-    const socket = new WebSocket(this.#url(), protocols);
-    this.#socket = socket;
-    this.#opened = Date.now();
-    this.#timer = setTimeout(() => this.#lost(), WELCOME_LIMIT);
-    socket.onmessage = (event) => this.#message(JSON.parse(event.data));
-    socket.onclose = (event) => this.#closed(event.code, event.reason);
-    this.#become({ name: "connecting" });
+  /** @param {Kind} kind */
+  #remember(kind) {
+    this.memory.set("transport", kind === KINDS[0] ? null : { kind, at: Date.now() });
   }
 
-  /** Let go of the socket without waiting for its close event, which a dead network delays by minutes. */
-  #drop() {
-    const socket = this.#socket;
-    this.#socket = null;
-    clearTimeout(this.#timer);
-    clearTimeout(this.#pong);
-    clearInterval(this.#watch);
-    this.#pong = 0;
-    if (socket === null) return;
-    socket.onmessage = socket.onclose = null;
-    socket.close();
-    if (this.live) {
-      this.#welcomed = false;
-      this.on.closed(1006);
-    }
+  /** Begin the first of `kinds`; each next one when the one before failed, or let us wait. @param {Kind[]} kinds */
+  #try(kinds) {
+    this.#halt();
+    clearTimeout(this.#renewal);
+    this.#renewal = 0;
+    this.#ends = [];
+    this.#left = kinds;
+    this.#next();
   }
 
-  /** @param {Wire.Frame} frame */
-  #message(frame) {
-    this.#heard = Date.now();
-    clearTimeout(this.#pong);
-    this.#pong = 0;
-    if (frame.type !== "welcome") {
-      this.on.frame(frame);
+  /** @returns {void} */
+  #next() {
+    clearTimeout(this.#step);
+    const kind = this.#left.shift();
+    if (!kind) return this.#failed();
+    if (kind === "stream" && !this.holders.take()) return this.#next();
+    this.#step = setTimeout(() => this.#next(), PATIENCE[kind]);
+    const candidate = /** @type {Candidate} */ ({ welcome: null, proven: false, since: Date.now() });
+    candidate.transport = new TRANSPORTS[kind]({
+      requests: this.requests,
+      commands: this.commands,
+      joins: this.on.joins,
+      holders: this.holders,
+      on: {
+        welcome: (frame) => this.#welcomed(candidate, frame),
+        proven: () => this.#proven(candidate),
+        frame: (frame) => candidate === this.#current && this.on.frame(frame),
+        ended: (end) => this.#ended(candidate, end),
+        renew: () => candidate === this.#current && this.#renew(),
+      },
+    });
+    this.#tried.push(candidate);
+  }
+
+  /** Let go of those that are tried. */
+  #halt() {
+    clearTimeout(this.#step);
+    clearTimeout(this.#rise);
+    for (const { transport } of this.#tried) transport.close();
+    this.#tried = [];
+    this.#left = [];
+  }
+
+  /** @param {Candidate} candidate @param {Wire.Welcome} frame */
+  #welcomed(candidate, frame) {
+    candidate.welcome = frame;
+    if (!this.#current) this.#take(candidate, frame);
+  }
+
+  /** @param {Candidate} candidate */
+  #proven(candidate) {
+    candidate.proven = true;
+    // As another user it cannot go on for us: a cookie and a token, or two new guests.
+    if (candidate !== this.#current && candidate.welcome?.user === this.#user) this.#take(candidate, candidate.welcome);
+    this.#halt();
+    this.#plan(this.#remembered().at + RISE - Date.now());
+  }
+
+  /** @param {Candidate} candidate @param {Wire.Welcome} frame */
+  #take(candidate, frame) {
+    const before = this.#current;
+    this.#tried = this.#tried.filter((other) => other !== candidate);
+    this.#current = candidate;
+    this.#user = frame.user;
+    this.#refusals = 0;
+    before?.transport.close();
+    const { kind } = candidate.transport;
+    if (kind === "websocket") this.holders.release();
+    if (before?.transport.kind !== kind && this.#remembered().kind !== kind) this.#remember(kind);
+    this.credentials.welcomed(frame.token ?? null);
+    this.#become({ name: "open", kind });
+    if (before) this.on.moved();
+    else this.on.welcome(frame);
+  }
+
+  /** Another of the same kind, beside the one that runs. */
+  #renew() {
+    this.#renewal ||= setTimeout(() => this.#current && this.#try([this.#current.transport.kind]), RENEWAL);
+  }
+
+  /** Try the higher ones in so many ms. @param {number} delay */
+  #plan(delay) {
+    clearTimeout(this.#rise);
+    this.#rise = setTimeout(() => this.#upward(), Math.max(delay, SOON));
+  }
+
+  #upward() {
+    const kind = this.#current?.transport.kind;
+    if (!kind || kind === KINDS[0]) return;
+    if (this.#renewal || this.#tried.length) this.#plan(SOON); // a room waits for it
+    else this.#try(KINDS.slice(0, KINDS.indexOf(kind)));
+  }
+
+  /** @param {Candidate} candidate @param {End} end */
+  #ended(candidate, end) {
+    if (candidate === this.#current) {
+      this.#lost(end);
       return;
     }
+    const newest = candidate === this.#tried.at(-1);
+    this.#tried = this.#tried.filter((other) => other !== candidate);
+    this.#ends.push(end);
+    // The server has spoken: by another transport it would say the same.
+    if (!this.#current && (end.code === 401 || typeof end.wait === "number")) this.#lost(end);
+    else if (newest || !this.#tried.length) this.#next();
+  }
+
+  /** Commands do not get through. Those of before a WebSocket was ours are no matter. @param {End} end */
+  #unheard(end) {
+    if (this.#current && this.#current.transport.kind !== "websocket") this.#lost(end);
+  }
+
+  /** None of those that were tried is ours. */
+  #failed() {
+    this.#halt();
+    if (this.#current) {
+      this.#remember(this.#current.transport.kind);
+      this.#plan(RISE);
+    } else this.#lost(this.#ends.findLast(({ code }) => code > 0) ?? { code: 0 });
+  }
+
+  // How it ends, and comes back.
+
+  /** @param {number} code */
+  #drop(code) {
     clearTimeout(this.#timer);
-    this.#welcomed = true;
-    this.#refusals = 0;
-    this.credentials.welcomed(frame.token ?? null);
-    const idle = frame.ping_interval * 2_000;
-    this.#watch = setInterval(() => Date.now() - this.#heard > idle && this.#check(), Math.min(5_000, idle));
-    this.#become({ name: "open" });
-    this.on.welcome(frame);
+    clearTimeout(this.#renewal);
+    this.#renewal = 0;
+    this.#halt();
+    this.commands.clear();
+    this.holders.release();
+    const before = this.#current;
+    this.#current = null;
+    before?.transport.close();
+    if (before) this.on.closed(code);
   }
 
-  /** Browsers hide ping frames, so the page asks by itself whether anyone is there. */
-  #check() {
-    if (this.#pong) return;
-    this.#pong = setTimeout(() => this.#lost(), PONG_LIMIT);
-    this.send({ type: "ping" });
-  }
-
-  /** No close event came, but there is nobody there. */
-  #lost() {
-    if (this.#socket) {
-      this.#socket.onclose = null;
-      this.#socket.close();
-    }
-    this.#closed(1006, "");
-  }
-
-  /** @param {number} code @param {string} reason */
-  #closed(code, reason) {
-    const welcomed = this.live;
-    this.#welcomed = false;
-    this.#socket = null; // it is closed: #drop has only timers to clear
-    this.#drop();
-    if (welcomed) this.on.closed(code);
-    if (welcomed && Date.now() - this.#opened > STABLE) this.#attempts = 0;
+  /** @param {End} end */
+  #lost(end) {
+    const { code, why } = end;
+    const before = this.#current;
+    this.#drop(code);
+    if (before) this.#judge(before, end);
     if (code === 4001 || code === 4002) {
       this.#unauthorized(code === 4001 ? "Your sign-in has expired." : "Your session was ended.");
+    } else if (code === 401) {
+      this.#unauthorized(why);
+    } else if (code >= 400 && code < 500 && typeof end.wait !== "number") {
+      this.#refused(code, why);
     } else {
-      const asked = code === 1012 || code === 1013 ? closeAsks(reason) : null;
-      const wait = asked ?? backoff(this.#attempts++);
-      this.#wait(code === 1008 ? Math.max(wait, FLOODED) : wait, asked !== null || code === 1008);
-      if (!welcomed) this.#probe();
+      const asked = typeof end.wait === "number";
+      let wait = end.wait ?? backoff(this.#attempts++);
+      if (code === 1008) wait = Math.max(wait, FLOODED);
+      else if (asked && code < 1000) wait += backoff(this.#attempts); // others are told the same
+      this.#wait(wait, asked || code === 1008, why);
     }
+  }
+
+  /** A transport that the network does not bear is left for a lower one. @param {Candidate} candidate @param {End} end */
+  #judge({ transport: { kind }, proven, since }, { code, silent }) {
+    const lasted = Date.now() - since;
+    if (lasted > STABLE) this.#attempts = 0;
+    if (lasted > (silent ? OLD : STABLE)) this.#faults = 0;
+    else if (silent) this.#faults += FAULTS / 2;
+    else if (code === 1006) this.#faults += 1;
+    const lower = KINDS[KINDS.indexOf(kind) + 1];
+    if (!lower || (this.#faults < FAULTS && (proven || !silent))) return;
+    this.#faults = 0;
+    this.#remember(lower);
   }
 
   /** @param {number} delay @param {boolean} asked @param {string} [why] */
-  #wait(delay, asked, why) {
-    clearTimeout(this.#timer);
+  #wait(delay, asked, why, refused = false) {
     this.#asked = asked;
     this.#timer = setTimeout(() => this.connect(), delay);
-    this.#become({ name: "waiting", until: Date.now() + delay, why });
-  }
-
-  /** A refused handshake tells a page nothing, so plain HTTP is asked for the reason. */
-  async #probe() {
-    const waiting = this.state;
-    const { token } = this.credentials;
-    const response = await this.#ask("ws", token ? { Authorization: `Bearer ${token}` } : {});
-    /** @type {Wire.Refusal | null} */
-    const body = await response?.json().catch(() => null); // it may be a proxy that answers
-    const status = response?.status ?? 0;
-    const delay = new Map([[403, REFUSED], [429, 1_000], [503, 1_000]]).get(status);
-    const ready = status === 0 || status === 401 || delay ? null : await this.#ask("readyz");
-    if (this.state !== waiting && this.state.name !== "connecting") return; // overtaken
-    const why = body?.error?.message;
-    if (status === 401) {
-      this.#drop();
-      this.#unauthorized(why);
-    } else if (response && delay) {
-      const asked = headerAsks(response.headers) ?? delay;
-      this.#drop();
-      this.#wait(asked + backoff(this.#attempts), true, why);
-    } else if (status === 0 || status >= 500 || !ready || ready.status >= 500) {
-      this.#refusals = 0; // the server is away, or on its way out: no verdict on who we are
-      this.credentials.leftOut = null;
-    } else {
-      this.#suspect();
-    }
-  }
-
-  /** @param {string} path @param {Record<string, string>} headers */
-  async #ask(path, headers = {}) {
-    try {
-      return await fetch(new URL(path, this.base), { cache: "no-store", headers, signal: AbortSignal.timeout(PROBE_LIMIT) });
-    } catch {
-      return null; // nobody there
-    }
+    this.#become({ name: "waiting", until: Date.now() + delay, why, refused });
   }
 
   /**
-   * The server answers, refuses, and does not say why. Now and then one attempt leaves out what may be the matter:
-   * a name with characters that the server does not know; a guest's token that it did not sign.
+   * Somebody answers, and does not let us in. One attempt leaves out what may be the matter: a name with characters that
+   * the server does not know; a guest's token that it did not sign.
+   * @param {number} code @param {string} [why] The server's own words.
    */
-  #suspect() {
-    this.#refusals += 1;
-    if (this.state.name !== "waiting") return; // the next attempt is on its way: its outcome first
+  #refused(code, why) {
     const { credentials } = this;
     credentials.leftOut = null;
-    /** @type {("token" | "name")[]} */
-    const doubtful = [];
-    if (credentials.token && !credentials.signedIn) doubtful.push("token");
-    if (credentials.name) doubtful.push("name");
-    const trial = (this.#refusals - 3) / 2; // the third attempt from now, the fifth ...
-    if (trial >= 0 && doubtful.length) credentials.leftOut = doubtful[trial % doubtful.length] ?? null;
-    if (this.#refusals < 3) return;
-    const why = "The server answers, but refuses the connection. If it lets in only whom it knows, sign in.";
-    this.#become({ ...this.state, why, refused: true });
+    /** @type {("token" | "name" | null)[]} */
+    const trials = [null];
+    if (credentials.token && !credentials.signedIn) trials.unshift("token");
+    if (credentials.name) trials.unshift("name");
+    if (code === 400) credentials.leftOut = trials[this.#refusals++ % trials.length];
+    this.memory.set("transport", null);
+    const between = `Something between here and the server refuses the connection (status ${code}).`;
+    this.#wait(backoff(this.#attempts++) + (code === 403 ? REFUSED : 0), code === 403, why ?? between, why !== undefined);
   }
 
   /** @param {string} [why] */

@@ -1,12 +1,13 @@
 // What the browser keeps for us. A blocked or full storage costs the memory of a reload, never the chat.
 
+/** @import { Kind } from "./connection.js" */
 /** @import { Item } from "./outbox.js" */
 
 /**
  * What is kept, by its key.
  * @typedef {{
  *   rooms: string[], name: string, token: string | null, pasted: boolean, outbox: Item[],
- *   drafts: Record<string, string>,
+ *   drafts: Record<string, string>, transport: { kind: Kind, at: number } | null, holders: Record<string, number>,
  * }} Kept
  */
 
@@ -54,10 +55,10 @@ function slot(name, prefix) {
   };
 }
 
-/** For all tabs: the name, the rooms visited, the newest guest token. */
+/** For all tabs: the name, the rooms visited, the newest guest token, which of them hold a request open. */
 export const shared = slot("localStorage", "tornado-chat.");
 
-/** For this tab alone, reloads included: what is not yet acknowledged, drafts, the token in use. */
+/** For this tab alone, reloads included: what is not yet acknowledged, drafts, the token in use, the transport. */
 export const tab = slot("sessionStorage", "tornado-chat.");
 
 /** Who we say we are: a token that was pasted, else the guest token of this tab, else that of the last tab; a name. */
@@ -94,11 +95,13 @@ export class Credentials {
 
   /**
    * A guest's welcome brings a new token. A tab keeps its own: another guest in another tab must not become this one.
+   * One that brings none to who did not sign in here tells of a cookie: a request must not be the guest's of before.
    * @param {string | null} token
    */
   welcomed(token) {
     if (this.leftOut === "name") this.name = "";
     this.leftOut = null;
+    if (!token && !this.signedIn) this.forget();
     if (!token) return;
     tab.set("token", token);
     shared.set("token", token);

@@ -23,6 +23,12 @@ const NOTICE = 8_000; // ms
 const SHORT = 1_500; // a wait below this is not worth a banner
 export const LEAVE = Symbol("leave");
 export const TOKEN = Symbol("token");
+/** Which transport it is, for who wants to know: few are to be troubled with it, so the words are for a pointer. */
+const TRANSPORTS = {
+  websocket: ["WebSocket", "Connected by a WebSocket."],
+  stream: ["stream", "Connected by an event stream, since no WebSocket gets through here."],
+  poll: ["poll", "Connected by polling, since neither a WebSocket nor an event stream gets through here. Who types is not seen."],
+};
 const narrow = matchMedia("(max-width: 760px)");
 
 export class View {
@@ -117,9 +123,12 @@ export class View {
   /** `waiting` counts what is not sent yet. @param {State} state @param {Room} room @param {number} waiting */
   status(state, room, waiting) {
     const [kind, words] = standing(state, room);
-    if (this.#once("status", [kind, words])) {
+    const transport = state.name === "open" ? state.kind : null;
+    if (this.#once("status", [kind, words, transport])) {
       byId.status.dataset.kind = kind;
+      byId.status.title = transport ? TRANSPORTS[transport][1] : "";
       byId.status.replaceChildren(el("span", { class: "dot" }), words);
+      if (transport) byId.status.append(el("small", { class: "transport", "aria-hidden": "true" }, TRANSPORTS[transport][0]));
     }
     if (!this.#once("banner", [state, waiting])) return;
     clearInterval(this.#countdown);

@@ -1,0 +1,50 @@
+// Which tabs hold a request open, a stream or a long poll. Over HTTP/1.1 a browser opens six connections to a server, for
+// all of its tabs: were each to hold one, the seventh would hear nothing, and none could say anything.
+
+import { newId } from "./outbox.js";
+
+const MOST = 4; // the other two are for what passes: commands, short polls, files
+const LEASE = 90_000; // ms: a tab in the background may run once a minute
+const RENEWAL = 30_000;
+
+/** @import { Slot } from "./store.js" */
+
+export class Holders {
+  #id = newId();
+  #timer = 0;
+  #shared = /^h[23]/.test(protocol()); // HTTP/2 and 3 have one connection for all requests
+
+  /** `store` is that of all tabs. @param {Slot} store */
+  constructor(store) {
+    this.store = store;
+    addEventListener("pagehide", () => this.release());
+  }
+
+  /** Whether this tab may hold requests open; if so, others see it until `release`. */
+  take() {
+    if (this.#shared) return true;
+    const others = this.#others();
+    if (Object.keys(others).length >= MOST) return false;
+    this.store.set("holders", { ...others, [this.#id]: Date.now() + LEASE });
+    this.#timer ||= setInterval(() => this.take(), RENEWAL);
+    return true;
+  }
+
+  release() {
+    if (!this.#timer) return;
+    clearInterval(this.#timer);
+    this.#timer = 0;
+    this.store.set("holders", this.#others());
+  }
+
+  #others() {
+    const now = Date.now();
+    const all = Object.entries(this.store.get("holders", {}));
+    return Object.fromEntries(all.filter(([id, until]) => id !== this.#id && until > now && until <= now + LEASE));
+  }
+}
+
+function protocol() {
+  const [entry] = performance.getEntriesByType("navigation");
+  return entry instanceof PerformanceNavigationTiming ? entry.nextHopProtocol : "";
+}

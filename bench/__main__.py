@@ -34,8 +34,12 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         f"(default: {', '.join(against.USUAL)})",
     )
     parser.add_argument("--ours", action="store_true", help="measure this server only, with its extension and without")
-    parser.add_argument("--members", type=int, help="of the room of `fan-out`, `fan-out-N` and `paced`, for 1,000")
-    parser.add_argument("--window", type=int, help="messages in flight in `fan-out`, `fan-out-N` and `fan-out-large`")
+    parser.add_argument(
+        "--members", type=int, help="of the room of `fan-out`, `fan-out-N`, `paced` and `streams`, for 1,000"
+    )
+    parser.add_argument(
+        "--window", type=int, help="messages in flight in `fan-out`, `fan-out-N`, `fan-out-large` and `streams`"
+    )
     parser.add_argument("--rounds", type=int, help=f"turns of each server (default 3, {against.ROUNDS} with --against)")
     parser.add_argument("--quick", action="store_true", help="one round of one second: to see that it works")
     parser.add_argument(

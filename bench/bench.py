@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from bench.driver import Load, check, percentile
 from bench.errors import BenchError
@@ -34,6 +35,7 @@ class Size:
     large: int = 10_000
     window: int = 0  # messages in flight of a fan-out; 0: as many as the scenario says
     senders: int = 100
+    pollers: int = 5_000
     rooms: int = 1_000
     rate: float = 2_000.0  # messages a second of the open loop over all rooms
     slow_events: int = 10_000  # of 1,000 characters, to each of the slow readers
@@ -72,10 +74,13 @@ class Bench:
     def _folder(self, stack: ExitStack) -> Path:
         return Path(stack.enter_context(TemporaryDirectory(dir=self.directory)))
 
-    def warm_up(self, server: ServerProcess, count: int = 100) -> None:
-        """Let the server do its first connections, imports and caches before something is measured."""
+    def warm_up(self, server: ServerProcess, count: int = 100, **fields: Any) -> None:
+        """Let the server do its first connections, imports and caches before something is measured.
+
+        `fields` are those of `Load.connect`.
+        """
         with self.load() as load:
-            load.connect(server, count)
+            load.connect(server, count, **fields)
             load.ask("cut")
         time.sleep(0.5)  # the server notices; nothing can be asked that tells when
 
@@ -94,7 +99,8 @@ class Bench:
         """Figures of a stretch of time in which `loads` are busy, after a warm-up; latencies in ms.
 
         Per second: `delivered` and `sent`; `cpu_us` for each delivery, and `redis_cpu_us` or `postgres_cpu_us`, which
-        it leaves out; `load_share`: of their cores, used by the loads and those services.
+        it leaves out; `answered_cpu_us` for each answer, if requests were answered; `load_share`: of their cores, used
+        by the loads and those services.
         """
         time.sleep(self.size.warm)
         cores = [self.server_core, *self.load_cores]
@@ -110,6 +116,7 @@ class Bench:
         delivered = sum(stats.delivered for stats in after) - sum(stats.delivered for stats in before)
         if not delivered:
             raise BenchError("nothing was delivered")
+        answers = sum(stats.answers for stats in after) - sum(stats.answers for stats in before)
         latency = [pair for stats in after for pair in stats.latency]
         beside = sum(services.values())
         share = (load_cpu + beside) / elapsed / min(len(loads) + len(services), len(self.load_cores))
@@ -126,6 +133,7 @@ class Bench:
             "delivered": delivered / elapsed,
             "sent": (sum(stats.sent for stats in after) - sum(stats.sent for stats in before)) / elapsed,
             "cpu_us": server_cpu / delivered * 1e6,
+            **({"answered_cpu_us": server_cpu / answers * 1e6} if answers else {}),
             **{f"{name}_cpu_us": cpu / delivered * 1e6 for name, cpu in services.items()},
             "load_share": share,
             "p50_ms": percentile(latency, 0.50),

@@ -27,14 +27,15 @@ class Stats:
     """Counts since the process began, and the latencies since the answer before this one.
 
     `outstanding` is the sum, over the connections, of messages that were sent to its room by this process and have not
-    come to it; `least` the smallest number of messages that any connection has. `cuts` are the times that the server
-    ended a connection which came back, `most_cuts` those of the connection that has most, `refused` the handshakes
-    that were to come later. Latencies: (microseconds, count).
+    come to it; `answers` are those to posts and polls; `least` is the smallest number of messages that any connection
+    has. `cuts` are the times that the server ended a connection which came back, `most_cuts` those of the connection
+    that has most, `refused` the handshakes that were to come later. Latencies: (microseconds, count).
     """
 
     time: float
     sent: int
     delivered: int
+    answers: int
     bytes: int
     lost: int
     doubled: int
@@ -101,6 +102,9 @@ class Load:
         timeout: float = 60,
         to: Sequence[str] = (),
         tokens: Path | None = None,
+        kind: str = "websocket",
+        publisher: str = "",
+        body: str = "",
         **fields: int,
     ) -> float:
         """Open `count` connections, in `rooms` by turns, and wait until all are ready; the seconds it took.
@@ -108,7 +112,9 @@ class Load:
         A second call brings back those that were cut. More fields: `inflight` (handshakes at a time), `deflate`,
         `rcvbuf` (bytes), `first` (number of the first client), `returns` (1: those that the server ends come back).
         `path` and `ready` stand for the dialect's, `to` for all of the server's addresses.
-        `tokens` is a file with a token in each line, that of the first client first, for `{token}` in `path`.
+        `tokens` is a file with a token in each line, that of the first client first, for `{token}` in `path`, and for
+        the requests of other kinds than `websocket`: `stream`, `post` and `poll`, which has a `body`, too. With
+        `publisher` the last of each room is a WebSocket at that path.
         """
         answer = self.ask(
             "connect",
@@ -120,6 +126,9 @@ class Load:
             ready=server.dialect.ready if ready is None else ready,
             timeout=timeout,
             tokens=tokens or "",
+            kind=kind,
+            publisher=publisher,
+            body=body,
             **fields,
         )
         return float(str(answer["seconds"]))

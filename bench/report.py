@@ -21,6 +21,7 @@ SERVERS = {
     "picows": "picows",
     "fastapi": "FastAPI + uvicorn",
     "tornado": "stock Tornado",
+    "nchan": "Nchan",
     "bare": "bare C",
 }
 
@@ -148,6 +149,35 @@ ROWS = (
     Row("storm", "log_reads", "log queries for that", 0, (most(1),)),
     Row("storm", "cpu_seconds", "the server's CPU for that, s", 2, (most(1.5),)),
     Row("storm", "strangers_cpu_seconds", "the server's CPU where each comes back as a new guest, s", 2),
+    Row(
+        "streams",
+        "delivered",
+        "fan-out to streams, 1,000 members, window 4: deliveries a second",
+        0,
+        (least(8, "fastapi"), least(1, "nchan")),
+    ),
+    Row("streams", "cpu_us", "the server's CPU for one, µs", 2),
+    Row("streams", "p99_ms", "p99 from sending to delivery, ms", 1),
+    Row("streams", "websocket_cpu_us", "CPU for one of the same to WebSockets, in turns, µs", 2),
+    Row("streams", "ratio", "the CPU for a delivery to a stream, in that to a WebSocket", 2, (most(1.1),)),
+    Row("streams-memory", "kib", "memory for each of 10,000 streams, KiB", 1, (most(4),)),
+    Row("posts", "delivered", "post, commit, answer, 16 clients: a second", 0, (least(0.6, "tornado"),)),
+    Row("posts", "cpu_us", "the server's CPU for one, µs", 1),
+    Row("posts", "p99_ms", "p99 from the request to its answer, ms", 1),
+    Row("batches", "a_second", "commands posted 64 at a time, 16 clients: acks a second", 0),
+    Row("batches", "cpu_us", "the server's CPU for one, µs", 1),
+    Row("batches", "p99_ms", "p99 from the request to its answer, ms", 1),
+    Row("batches", "websocket_a_second", "acks a second of 100 WebSockets, in turns", 0),
+    Row("batches", "websocket_cpu_us", "the server's CPU for one of those, µs", 1),
+    Row("batches", "batched_gain", "acks of batches in what WebSockets get a second", 2, (least(0.5),)),
+    Row("polls", "cpu_us", "a poll, its wait and its answer: the server's CPU, µs", 1, (most(1.3, "tornado"),)),
+    Row("polls", "p50_ms", "p50 from sending a message until a poll brings it, 100 pollers, ms", 1),
+    Row("polls", "p99_ms", "p99, ms", 1),
+    Row("pollers", "seconds", "5,000 pollers in one room: until all have a message, s", 2, (most(3),)),
+    Row("pollers", "worst_seconds", "of the slowest message, s", 2, (most(3),)),
+    Row("pollers", "p50_ms", "p50 of all deliveries, ms", 0),
+    Row("pollers", "cpu_us", "the server's CPU for one poll, µs", 1),
+    Row("pollers", "load_ms", "the load's own CPU for a message to all, which is a part of those times, ms", 0),
     *(
         Row(scenario, f"{way}_{figure}", f"{where}, {load}: {what}", digits, targets)
         for scenario, where in (("workers", "1,000 members of a room"), ("workers-unix", "through Unix sockets"))

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from bench import installations
+from bench import installations, over_http
 from bench.bench import KIB, LOAD_SHARE, MIB, Bench, Figures
 from bench.driver import Load, connect_all
 from bench.errors import BenchError
-from bench.servers import OURS_ECHO, SECRET, Dialect, ServerProcess, apart, on_one_port, ours, peers, pure
+from bench.servers import OURS_ECHO, SECRET, Dialect, ServerProcess, apart, on_one_port, ours, peers, pure, stream_peers
 from bench.tools import Tools
 from tornado_chat.auth import mint
 
@@ -270,6 +270,10 @@ def echoes(tools: Tools) -> Mapping[str, Dialect]:
     return {**with_and_without(OURS_ECHO, tools), **peers("/echo", tools)}
 
 
+def streaming(tools: Tools) -> Mapping[str, Dialect]:
+    return {**with_and_without(ours(), tools), **stream_peers(tools)}
+
+
 def with_and_without(dialect: Dialect, tools: Tools) -> dict[str, Dialect]:
     """Ours, and the same without its C extension, if it has that."""
     return {"ours": dialect} | ({"pure": pure(dialect)} if tools.extension else {})
@@ -299,6 +303,12 @@ SCENARIOS = {
     "slow-readers": alone(slow_readers, SLOW_READERS),
     "connects": Scenario(connects, beside(*FAST, *SLOW)),
     "storm": Scenario(storm, beside("pure")),
+    "streams": Scenario(lambda b, d: over_http.streams(b, d, 4), streaming),
+    "streams-memory": Scenario(over_http.streams_memory, lambda t: {"ours": ours(), **stream_peers(t)}),
+    "posts": Scenario(over_http.posts, over_http.posting),
+    "batches": alone(over_http.batches, ours()),
+    "polls": Scenario(over_http.polls, over_http.polling),
+    "pollers": alone(over_http.pollers, ours()),
     "workers": alone(lambda b, d: installations.one_and_two(b, ours(), d), on_one_port(2)),
     "workers-unix": alone(lambda b, d: installations.one_and_two(b, apart(1), d), apart(2)),
     "ack-workers": alone(lambda b, d: ack_workers(b, d.tree), apart(2)),

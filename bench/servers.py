@@ -17,7 +17,7 @@ from pathlib import Path
 from bench import processes
 from bench.errors import BenchError
 from bench.services import Service
-from bench.tools import PYTHON, Tools
+from bench.tools import NCHAN, PYTHON, Tools
 from tornado_chat.verify.processes import children, is_alive
 
 ROOT = Path(__file__).parent.parent
@@ -32,8 +32,9 @@ class Dialect:
 
     `command` is its argument vector, `{port}`, `{directory}` (its own; `secret` in it holds SECRET) and the URLs of the
     services that it `needs`, as `{redis}`, filled in. `path` and `message` are templates of the load generator
-    (`{room}`, `{index}`, `{number}`, `{token}`, `{marker}`, `{text}`). A client is ready when a frame contains
-    `ready`; if that is empty, with the 101. `addresses`, filled in likewise, are where it listens: HOST:PORT or the
+    (`{room}`, `{index}`, `{number}`, `{token}`, `{marker}`, `{text}`), `stream` is the address of the same room's
+    server-sent events, if it has them. A client is ready when a frame, or an event of its stream, contains `ready`; if
+    that is empty, with the head of the answer. `addresses`, filled in likewise, are where it listens: HOST:PORT or the
     path of a Unix socket. One that `announces` prints `listening on` when it is ready: a parent has its port before its
     workers are.
     `environment` is what its environment has besides the benchmark's own.
@@ -50,6 +51,7 @@ class Dialect:
     announces: bool = False
     environment: tuple[tuple[str, str], ...] = ()
     tree: Path = ROOT
+    stream: str = ""
 
 
 def ours(*flags: str, needs: tuple[str, ...] = (), addresses: tuple[str, ...] = ("127.0.0.1:{port}",)) -> Dialect:
@@ -69,7 +71,8 @@ def ours(*flags: str, needs: tuple[str, ...] = (), addresses: tuple[str, ...] = 
     # fmt: on
     path = "/ws/room-{room}?name=client-{index}"
     message = '{"type":"send","room":"room-{room}","text":"{text}","id":"{number}"}'
-    return Dialect("ours", command, path, '"synced"', message, needs, addresses, announces=True)
+    stream = "/v1/rooms/room-{room}/events?name=client-{index}"
+    return Dialect("ours", command, path, '"synced"', message, needs, addresses, announces=True, stream=stream)
 
 
 def apart(workers: int, *needs: str) -> Dialect:
@@ -110,6 +113,16 @@ def peers(path: str, tools: Tools) -> dict[str, Dialect]:
     }
     message = EVENT if path == "/ws" else "{text}"
     return {name: Dialect(name, (*command, "{port}"), path, message=message) for name, command in commands.items()}
+
+
+def stream_peers(tools: Tools) -> dict[str, Dialect]:
+    """The peers that can run here and have streams, all in the room that /ws broadcasts to, by name."""
+    fastapi = {name: dialect for name, dialect in peers("/ws", tools).items() if name == "fastapi"}
+    found = {name: replace(dialect, stream="/events") for name, dialect in fastapi.items()}
+    if tools.nginx:
+        command = (sys.executable, str(PEERS / "nchan_server.py"), tools.nginx, str(NCHAN), "{directory}", "{port}")
+        found["nchan"] = Dialect("nchan", command, "/ws", message=EVENT, stream="/events")
+    return found
 
 
 def free_port() -> int:

@@ -20,7 +20,8 @@ BUILD = HERE / ".build"
 VENV = HERE / ".venv"
 PYTHON = str(VENV / "bin/python")
 REQUIREMENTS = HERE / "requirements.txt"
-MODULES = {"fastapi": "fastapi, uvicorn, uvloop", "socketify": "socketify", "picows": "picows, uvloop"}
+NCHAN = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")  # where Debian's package has it
+MODULES = {"fastapi": "fastapi, sse_starlette, uvicorn, uvloop", "socketify": "socketify", "picows": "picows, uvloop"}
 """The peers that run in that environment, and what each imports there."""
 FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror")
 
@@ -32,12 +33,14 @@ EXTENSION = "tornado_chat.live._fanout"
 class Tools:
     """What is at hand on this machine; `notes` tells the user what is not.
 
-    Paths: `load` of the load generator, `bare` of the bare C peer. `peers`: those of MODULES that can run. `extension`:
-    whether the server's own is built. `missing`: of the services that cannot run, why.
+    Paths: `load` of the load generator, `bare` of the bare C peer, `nginx` if its module Nchan is there too. `peers`:
+    those of MODULES that can run. `extension`: whether the server's own is built. `missing`: of the services that
+    cannot run, why.
     """
 
     load: str
     bare: str
+    nginx: str = ""
     peers: list[str] = field(default_factory=list)
     extension: bool = field(default_factory=lambda: find_spec(EXTENSION) is not None)
     notes: list[str] = field(default_factory=list)
@@ -54,6 +57,12 @@ def find_tools(*, make_venv: bool = True) -> Tools:
         tools.notes += environment(VENV, REQUIREMENTS)
     if not tools.extension:
         tools.notes.append(f"The server's C extension, {EXTENSION}, is not built: it ran without.")
+    if NCHAN.exists():  # Debian has nginx where not every user's path leads
+        tools.nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or ""
+    if make_venv and not tools.nginx:
+        tools.notes.append(
+            "The peer nchan is left out: nginx has no module Nchan (on Debian: apt-get install libnginx-mod-nchan)"
+        )
     for peer, modules in MODULES.items():
         why = why_not(VENV, modules)
         if why is None:

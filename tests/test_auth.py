@@ -52,6 +52,20 @@ def test_what_is_minted_comes_back() -> None:
     assert 59 < identity.expires_at - time.time() <= 61
 
 
+def test_for_whom_a_backends_token_may_act() -> None:
+    backend = authenticate(SECRET, mint(SECRET, "shop", ttl=60, acts_as=["app-*", "ada"]), guests=True)
+    assert [user for user in ("app-", "app-1", "ada", "adam", "shop", "x-app-1") if backend.may_act_as(user)] == [
+        "app-",
+        "app-1",
+        "ada",
+    ]
+    for token in (mint(SECRET, "alice", ttl=60), mint(SECRET, "alice", ttl=60, acts_as=[])):
+        assert not authenticate(SECRET, token, guests=True).may_act_as("alice")
+    anybody = authenticate(SECRET, mint(SECRET, "shop", ttl=60, acts_as=["*"]), guests=True)
+    assert anybody.may_act_as("bob")
+    assert not anybody.may_act_as("guest-1"), "never a guest"
+
+
 def test_name_is_the_user_id_when_absent_or_null() -> None:
     assert authenticate(SECRET, mint(SECRET, "alice", ttl=60), guests=False).name == "alice"
     identity = authenticate(
@@ -96,6 +110,8 @@ def test_a_token_of_another_library_is_good() -> None:
         {"rooms": [7]},
         {"rooms": [None]},
         {"rooms": {"lobby": True}},
+        {"acts_as": "app-*"},
+        {"acts_as": [7]},
         {"aud": "another"},
     ],
 )

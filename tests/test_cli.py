@@ -18,6 +18,8 @@ import pytest
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat import config
 from tornado_chat.auth import authenticate
+from tornado_chat.cli import TRANSPORTS
+from tornado_chat.client import CHOICES
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT = 30.0
@@ -93,6 +95,7 @@ def refused(result: subprocess.CompletedProcess[str]) -> str:
         ("tail lobby --url ftp://localhost", "--url"),
         ("send lobby hello --url http://[::1", "--url"),
         ("send", "ROOM"),
+        ("send lobby --transport pigeon", "--transport: invalid choice: 'pigeon' (choose from 'auto', "),
         ("send lobby ", "TEXT: is empty"),
         ("token --user a", "--database: there is no log at 'data/chat.db'"),
         ("token --user a --jti= --secret-file x", "jti: must be a string of 1 to 256 printable characters"),
@@ -174,7 +177,7 @@ def test_a_closed_pipe_ends_it_quietly(command: str, tmp_path: Path) -> None:
 
 def test_token(tmp_path: Path) -> None:
     command = ["token", "--user", "alice", "--name", "Alice", "--device", "phone", "--ttl", "2h"]
-    command += ["--rooms", "team-*,lobby", "--rooms", "x"]
+    command += ["--rooms", "team-*,lobby", "--rooms", "x", "--acts-as", "app-*, ada"]
     with Server(tmp_path):
         pass  # makes the log; its key is elsewhere
     first = run(tmp_path, *command, "--database", "sqlite:///chat.db")
@@ -184,7 +187,7 @@ def test_token(tmp_path: Path) -> None:
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     identity = authenticate(key.read_bytes().strip(), first.stdout.strip(), guests=False)
     assert (identity.user, identity.name, identity.device) == ("alice", "Alice", "phone")
-    assert identity.rooms == ("team-*", "lobby", "x")
+    assert (identity.rooms, identity.acts_as) == (("team-*", "lobby", "x"), ("app-*", "ada"))
     second = run(tmp_path, "token", "--user", "bob", "--secret-file", str(key))
     assert second.stderr == ""
     assert authenticate(key.read_bytes().strip(), second.stdout.strip(), guests=False).user == "bob"
@@ -209,17 +212,23 @@ def test_a_token_for_nobody(tmp_path: Path) -> None:
         assert "must be a string of 1 to 64 printable characters" in line
 
 
-def test_tail_and_send(tmp_path: Path) -> None:
+def test_the_transports_are_the_clients() -> None:
+    assert CHOICES == TRANSPORTS
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_tail_and_send(tmp_path: Path, transport: str) -> None:
+    by = ["--transport", transport]
     with Server(tmp_path, *UNLIMITED) as server:
         token = server.token("alice", name="Alice")
-        assert run(tmp_path, "send", "lobby", "one", "--url", server.url, "--token", token).returncode == 0
+        assert run(tmp_path, "send", "lobby", "one", *by, "--url", server.url, "--token", token).returncode == 0
         known = {"TORNADO_CHAT_URL": server.url, "TORNADO_CHAT_TOKEN": token}
-        result = run(tmp_path, "send", "lobby", stdin="two\n\nthree\r\nfour", **known)
+        result = run(tmp_path, "send", "lobby", *by, stdin="two\n\nthree\r\nfour", **known)
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
         (tmp_path / "lines").write_text("five\n")
         with (tmp_path / "lines").open() as lines:
             assert run(tmp_path, "send", "lobby", stdin=lines.fileno(), **known).returncode == 0
-        command = ["tail", "lobby", "--last", "5", "--json", "--url", server.url.replace("http", "ws") + "/ws"]
+        command = ["tail", "lobby", *by, "--last", "5", "--json", "--url", server.url.replace("http", "ws") + "/ws"]
         with started(tmp_path, *command) as tail:
             assert tail.stdout is not None
             events = [json.loads(tail.stdout.readline()) for _ in range(5)]

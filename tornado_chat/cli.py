@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tornado_chat.processes.control import Place
 
 DEFAULT_URL = "http://127.0.0.1:8080"
+TRANSPORTS = ("auto", "websocket", "stream", "poll")
 MAX_LINE_BYTES = 1 << 20
 
 
@@ -191,6 +192,13 @@ def _add_client_flags(parser: argparse.ArgumentParser) -> None:
         help="who you are; better given as TORNADO_CHAT_TOKEN, since others see a process's flags (default: a guest)",
     )
     parser.add_argument("--name", help="name of a guest (default: one made up by the server)")
+    parser.add_argument(
+        "--transport",
+        choices=TRANSPORTS,
+        default="auto",
+        help="how to connect: websocket, stream (server-sent events), poll (long polls), or auto: the first of these "
+        "that passes (default: auto)",
+    )
 
 
 def _last(raw: str) -> int:
@@ -292,7 +300,16 @@ def _tail(args: argparse.Namespace) -> int:
 
     url, room = _url(args.url), _room(args.room)
     return asyncio.run(
-        console.tail(url, room, token=args.token, name=args.name, last=args.last, json=args.json, out=sys.stdout)
+        console.tail(
+            url,
+            room,
+            transport=args.transport,
+            token=args.token,
+            name=args.name,
+            last=args.last,
+            json=args.json,
+            out=sys.stdout,
+        )
     )
 
 
@@ -304,7 +321,7 @@ def _send(args: argparse.Namespace) -> int:
         raise ConfigError("standard input is closed; give TEXT, or a line for each message on standard input")
     texts = _lines(sys.stdin.fileno()) if args.text is None else _one(args.text)
     try:
-        return asyncio.run(console.send(url, room, texts, token=args.token, name=args.name))
+        return asyncio.run(console.send(url, room, texts, transport=args.transport, token=args.token, name=args.name))
     except BrokenPipeError as error:  # the network's, not that of whoever reads our output
         return _failed(error, 1)
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from json import dumps  # not orjson: what leaves here for a terminal is ASCII
 from typing import TextIO
 
-from tornado_chat.client import Client, Closed
+from tornado_chat.client import Choice, Client, Closed
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.log.kinds import KINDS
 from tornado_chat.wire.events import Data
@@ -25,7 +25,17 @@ OWN_FAULT = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.TOO_LARGE})
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-async def tail(url: str, room: str, *, token: str | None, name: str | None, last: int, json: bool, out: TextIO) -> int:
+async def tail(
+    url: str,
+    room: str,
+    *,
+    transport: Choice = "auto",
+    token: str | None,
+    name: str | None,
+    last: int,
+    json: bool,
+    out: TextIO,
+) -> int:
     """Print the room to `out`, from `last` events ago on, until cancelled; 1 when the server will not have us.
 
     A lost connection is told on stderr, and costs nothing. With `json`, each event is one object a line, as
@@ -33,7 +43,7 @@ async def tail(url: str, room: str, *, token: str | None, name: str | None, last
     """
     printer = Printer()
     try:
-        async with Client(url, token=token, name=name, notify=_notify) as chat:
+        async with Client(url, transport=transport, token=token, name=name, notify=_notify) as chat:
             while True:
                 try:
                     await chat.join(room, last=last)
@@ -51,13 +61,20 @@ async def tail(url: str, room: str, *, token: str | None, name: str | None, last
 
 
 async def send(
-    url: str, room: str, texts: AsyncIterator[str], *, token: str | None, name: str | None, patience: float = 10.0
+    url: str,
+    room: str,
+    texts: AsyncIterator[str],
+    *,
+    transport: Choice = "auto",
+    token: str | None,
+    name: str | None,
+    patience: float = 10.0,
 ) -> int:
     """Send each of `texts` (empty ones are left out) and wait for the acks; 0 if there is one for each.
 
     Up to WINDOW are on their way at once, in order. Gives up when none was acknowledged for `patience` seconds.
     """
-    async with Client(url, token=token, name=name, timeout=None, notify=_notify) as chat:
+    async with Client(url, transport=transport, token=token, name=name, timeout=None, notify=_notify) as chat:
         return await _Sending(chat, room, patience).send(texts)
 
 

@@ -169,11 +169,11 @@ class Metrics:
     def families(self) -> Iterator[Family]:
         for name, help, value in (
             ("events", "Events committed to the log.", self.events),
-            ("deliveries", "Events written to members, each member counted.", self.deliveries),
-            ("writes", "Writes of room traffic to members: deliveries for each are events in one.", self.writes),
+            ("deliveries", "Events written to members and in answers to polls, each counted.", self.deliveries),
+            ("writes", "Writes to members and polls: deliveries for each are events in one.", self.writes),
             ("received_bytes", "Bytes read from WebSockets and streams.", self.bytes_in()),
             ("received_messages", "Messages read from WebSockets.", self.messages_in()),
-            ("sent_bytes", "Bytes of room traffic handed to WebSockets and streams.", self.bytes_out),
+            ("sent_bytes", "Bytes of room traffic handed to WebSockets, streams and polls.", self.bytes_out),
             ("frames_deferred", "Batches not written to a member because its outbox was full.", self.frames_deferred),
             ("signals_dropped", "Signals that a room dropped because too many waited.", self.signals_dropped),
             ("catch_ups", "Times that a member fell behind or joined behind the head.", self.catch_ups),
@@ -250,7 +250,7 @@ class _Exposition:
         )
         for name, help in (
             ("events", "Events committed to the log."),
-            ("deliveries", "Events written to members, each member counted."),
+            ("deliveries", "Events written to members and in answers to polls, each counted."),
         ):
             yield self._by_worker(
                 CounterMetricFamily, name, help, (w["counts"].get(name, {}).get("", 0.0) for w in self.workers)

@@ -40,10 +40,11 @@ from tornado_chat.processes import listeners
 from tornado_chat.processes.control import RECONNECTS_A_SECOND, Parent, Pipe, Place, spread
 from tornado_chat.processes.listeners import Listeners
 from tornado_chat.processes.systemd import Systemd
-from tornado_chat.web.acceptor import WAIT_SECONDS, Acceptor
+from tornado_chat.web.acceptor import Acceptor
 from tornado_chat.web.app import Front
 from tornado_chat.web.gate import Gate, accountable
 from tornado_chat.web.http_connections import HttpConnections
+from tornado_chat.web.shedding import WAIT_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ class Server:
             front,
             front.let_in,
             self.limits,
+            self.metrics,
             partial(accountable, trusted=settings.trusted_proxies),
             self._free,
         )

@@ -77,12 +77,20 @@ void read_tokens(const char *path) {
     fclose(file);
 }
 
+int index_of(const struct conn *c) { return options.first + (int)(c - conns); }
+
+enum kind kind_of(const struct conn *c) {
+    return options.publisher[0] && is_publisher(c) ? WEBSOCKET : options.kind;
+}
+
 const char *token_of(int index) { return index < token_count ? tokens[index] : ""; }
 
 static struct address *address_of(struct conn *c) {
     int64_t i = c - conns;
     return &addresses[(i / options.rooms + i % options.rooms) % address_count];
 }
+
+const char *host_of(struct conn *c) { return address_of(c)->host; }
 
 static void watch(struct conn *c, int operation) {
     struct epoll_event event = {.data.u64 = c - conns};
@@ -100,7 +108,7 @@ void read_or_not(bool now_reading) {
 /* Opening */
 
 static void begin(struct conn *c) {
-    int index = options.first + (int)(c - conns), one = 1;
+    int index = index_of(c), one = 1;
     struct address *to = address_of(c);
     int family = to->name.any.sa_family;
     c->fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK, 0);
@@ -131,22 +139,31 @@ void open_all(void) {
     begin_more();
 }
 
-void request(struct conn *c) {
+static void shake_hands(struct conn *c) {
     char path[2048], text[4096];
+    expand(path, sizeof path, options.publisher[0] ? options.publisher : options.path, c, c->next, "");
+    int n = snprintf(text, sizeof text,
+                     "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
+                     path, host_of(c),
+                     options.deflate ? "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" : "");
+    transmit(c, text, n);
+}
+
+void request(struct conn *c) {
     int error = 0;
     socklen_t size = sizeof error;
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
     if (error && options.returns) { ended(c, -1); return; }
     if (error) { fail("connect: %s", strerror(error)); return; }
-    expand(path, sizeof path, options.path, options.first + (int)(c - conns), c->next, "");
-    int n = snprintf(text, sizeof text,
-                     "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s\r\n",
-                     path, address_of(c)->host,
-                     options.deflate ? "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n" : "");
-    c->state = UPGRADING;
+    c->state = ASKING;
     watch(c, EPOLL_CTL_MOD);
-    transmit(c, text, n);
+    switch (kind_of(c)) {
+    case WEBSOCKET: shake_hands(c); break;
+    case STREAM: ask_for_stream(c); break;
+    case POLL: ask_for_events(c); break;
+    case POST: became_ready(c);             /* it asks for nothing until there is something to send */
+    }
 }
 
 void became_ready(struct conn *c) {
@@ -174,6 +191,7 @@ void shut(struct conn *c) {
     free(c->out);
     c->tail = c->out = NULL;
     c->tail_len = c->out_len = 0;
+    c->part = HEAD;
     left(c);
     c->state = CLOSED;
 }

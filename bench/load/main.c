@@ -56,14 +56,26 @@ static double number(const char *line, const char *key, double otherwise) {
     return value ? atof(value) : otherwise;
 }
 
+static enum kind kind_named(const char *name) {
+    static const char *const names[] = {"websocket", "stream", "post", "poll"};  /* in the order of `enum kind` */
+    for (enum kind kind = WEBSOCKET; kind <= POLL; kind++)
+        if (!strcmp(name, names[kind])) return kind;
+    fail("no kind of client: %.100s", name);
+    return WEBSOCKET;
+}
+
 static void start_connect(const char *line) {
     text(options.path, sizeof options.path, line, "path");
+    text(options.publisher, sizeof options.publisher, line, "publisher");
+    text(options.body, sizeof options.body, line, "body");
     text(options.ready, sizeof options.ready, line, "ready");
+    options.kind = kind_named(field(line, "kind", "websocket"));
     if (!read_addresses(field(line, "to", ""))) fail("not addresses to connect to: %.200s", field(line, "to", ""));
     if (*field(line, "tokens", "")) read_tokens(field(line, "tokens", ""));
     options.first = number(line, "first", 0), options.source = number(line, "source", 2);
     options.inflight = number(line, "inflight", 100), options.returns = number(line, "returns", 0);
     options.deflate = number(line, "deflate", 0), options.rcvbuf = number(line, "rcvbuf", 0);
+    if (options.returns && options.kind != WEBSOCKET) fail("only WebSockets come back");
     if (!conns) {                           /* a later `connect` brings back those that were cut, with their numbers */
         options.count = number(line, "count", 1), options.rooms = number(line, "rooms", 1);
         conns = calloc(options.count, sizeof *conns);
@@ -89,6 +101,8 @@ static void start_publish(const char *line) {
     publication.window = number(line, "window", 0), publication.rate = number(line, "rate", 0);
     publication.limit = number(line, "count", 0);
     if (publication.text < MARKER) fail("text is at least its marker, %d bytes", MARKER);
+    if (!options.publisher[0] && (options.kind == STREAM || options.kind == POLL)) fail("nobody here can publish");
+    if (options.kind == POST && !publication.window) fail("posts are a closed loop");
     if (!failure[0]) publish();
 }
 
@@ -102,11 +116,12 @@ static void print_stats(void) {
         if (conns[i].next < least) least = conns[i].next;
         if (conns[i].cuts > most_cuts) most_cuts = conns[i].cuts;
     }
-    printf("{\"time\":%.6f,\"sent\":%lld,\"delivered\":%lld,\"bytes\":%lld,\"lost\":%lld,\"doubled\":%lld,\"pings\":%lld,"
-           "\"outstanding\":%lld,\"least\":%lld,\"cuts\":%lld,\"most_cuts\":%d,\"refused\":%lld,\"latency\":",
-           now(), (long long)counts.sent, (long long)counts.delivered, (long long)counts.bytes, (long long)counts.lost,
-           (long long)counts.doubled, (long long)counts.pings, (long long)outstanding, (long long)least,
-           (long long)counts.cuts, most_cuts, (long long)counts.refused);
+    printf("{\"time\":%.6f,\"sent\":%lld,\"delivered\":%lld,\"answers\":%lld,\"bytes\":%lld,\"lost\":%lld,"
+           "\"doubled\":%lld,\"pings\":%lld,\"outstanding\":%lld,\"least\":%lld,\"cuts\":%lld,\"most_cuts\":%d,"
+           "\"refused\":%lld,\"latency\":",
+           now(), (long long)counts.sent, (long long)counts.delivered, (long long)counts.answers,
+           (long long)counts.bytes, (long long)counts.lost, (long long)counts.doubled, (long long)counts.pings,
+           (long long)outstanding, (long long)least, (long long)counts.cuts, most_cuts, (long long)counts.refused);
     print_latencies();
     printf("}\n");
 }

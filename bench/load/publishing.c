@@ -24,9 +24,11 @@ int64_t sent_to_its_room(const struct conn *c) { return *room_of(c); }
 
 bool is_publisher(const struct conn *c) { return c - conns >= options.count - options.rooms; }
 
-/* Fill in {room}, {index}, {number}, {marker} and {text} (the marker, padded). Returns the length, below `size`. */
-size_t expand(char *to, size_t size, const char *from, int index, int64_t number, const char *marker) {
+/* Fill in {room}, {index}, {number}, {token}, {marker} and {text} (the marker, padded); for a poll {cursor} and {wait},
+ * which is 0 until its first answer is there. Returns the length, below `size`. */
+size_t expand(char *to, size_t size, const char *from, const struct conn *c, int64_t number, const char *marker) {
     char *start = to;
+    int index = index_of(c);
     while (*from) {
         bool is_text = !strncmp(from, "{text}", 6);
         const char *token = strncmp(from, "{token}", 7) ? NULL : token_of(index);
@@ -43,6 +45,8 @@ size_t expand(char *to, size_t size, const char *from, int index, int64_t number
         else if (!strncmp(from, "{room}", 6)) to += sprintf(to, "%d", index % options.rooms), from += 6;
         else if (!strncmp(from, "{index}", 7)) to += sprintf(to, "%d", index), from += 7;
         else if (!strncmp(from, "{number}", 8)) to += sprintf(to, "%lld", (long long)number), from += 8;
+        else if (!strncmp(from, "{cursor}", 8)) to += sprintf(to, "%lld", (long long)c->cursor), from += 8;
+        else if (!strncmp(from, "{wait}", 6)) to += sprintf(to, "%d", c->state == READY ? POLL_SECONDS : 0), from += 6;
         else if (!strncmp(from, "{marker}", 8)) memcpy(to, marker, MARKER), to += MARKER, from += 8;
         else *to++ = *from++;
     }
@@ -50,12 +54,17 @@ size_t expand(char *to, size_t size, const char *from, int index, int64_t number
     return to - start;
 }
 
-/* Message `number` of the publisher `c` to its room, as a frame at `to`; `when` is what latency is measured from. */
-static size_t compose(char *to, struct conn *c, int64_t number, double when) {
-    char payload[LINE], marker[MARKER + 16];
+/* Message `number` of the publisher `c` to its room, at most LINE bytes; `when` is what latency is measured from. */
+static size_t write_message(char *to, const struct conn *c, int64_t number, double when) {
+    char marker[MARKER + 16];
     snprintf(marker, sizeof marker, "~%012lld.%016lld", (long long)number, (long long)(when * 1e6));
-    int index = options.first + (int)(c - conns);
-    return masked(to, 1, payload, expand(payload, sizeof payload, publication.message, index, number, marker));
+    return expand(to, LINE, publication.message, c, number, marker);
+}
+
+/* The same as a frame. */
+static size_t compose(char *to, const struct conn *c, int64_t number, double when) {
+    char payload[LINE];
+    return masked(to, 1, payload, write_message(payload, c, number, when));
 }
 
 /* The smallest `next` of the witnesses: the publisher and those of its room that connected just before it. */
@@ -66,8 +75,29 @@ static int64_t seen_by_all(struct conn *c) {
     return least;
 }
 
+/* Closed loop of requests: when the last is answered, `window` messages in the next; an array, if that is not 1. */
+static void post_messages(struct conn *c) {
+    static char body[LINE * 2];
+    int64_t *count = room_of(c), limit = publication.limit;
+    size_t n = 0;
+    double when = now();
+    if (*count > c->next || (limit && *count >= limit)) return;
+    if (publication.window > 1) body[n++] = '[';
+    for (int64_t i = 0; i < publication.window && n < LINE && (!limit || *count < limit); i++) {
+        if (i) body[n++] = ',';
+        n += write_message(body + n, c, (*count)++, when);
+        counts.sent++;
+    }
+    if (publication.window > 1) body[n++] = ']';
+    post(c, body, n);
+}
+
 /* Closed loop: keep `window` messages of this publisher in flight. */
 static void refill(struct conn *c) {
+    if (kind_of(c) == POST) {
+        if (c->state == READY) post_messages(c);
+        return;
+    }
     static char out[LINE * 3];              /* a frame is appended while there is no more than LINE */
     int64_t *count = room_of(c), seen = seen_by_all(c), limit = publication.limit;
     size_t n = 0;

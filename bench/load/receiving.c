@@ -1,4 +1,4 @@
-/* What came: handshakes, frames, the order of the messages, and latencies. */
+/* What came: handshakes, frames, the order of the messages, and latencies. http.c has what comes in answers. */
 #define _GNU_SOURCE
 #include "load.h"
 #include <errno.h>
@@ -52,21 +52,7 @@ static void on_close_frame(struct conn *c, const char *payload, size_t n) {
     fail("the server closed connection %d with %d %.*s", (int)(c - conns), code, n < 2 ? 0 : (int)n - 2, payload + 2);
 }
 
-static void on_frame(struct conn *c, int opcode, bool deflated, const char *payload, size_t n, int64_t us) {
-    if (opcode == 9) {
-        char pong[140];
-        counts.pings++;
-        transmit(c, pong, masked(pong, 10, payload, n < 125 ? n : 125));
-        return;
-    }
-    if (opcode == 8) { on_close_frame(c, payload, n); return; }
-    if (c->state == JOINING && !deflated && memmem(payload, n, options.ready, strlen(options.ready))) became_ready(c);
-    if (deflated) return;                   /* cannot be looked into; only `memory` offers it, and it sends nothing */
-    const char *at = memchr(payload, '~', n);
-    if (!at || payload + n - at < MARKER) {
-        if (n > 15 && memmem(payload, n, "\"type\":\"error\"", 14)) fail("error: %.*s", n < 300 ? (int)n : 300, payload);
-        return;
-    }
+static void on_marker(struct conn *c, const char *at, int64_t us) {
     int64_t number = digits(at + 1, 12);
     record(us - digits(at + 14, 16));
     counts.delivered++;
@@ -75,13 +61,43 @@ static void on_frame(struct conn *c, int opcode, bool deflated, const char *payl
     c->next = number + 1;
 }
 
+/* The text of a frame, or the data of an event of a stream: it has one marker, or none. */
+void on_message(struct conn *c, const char *payload, size_t n, int64_t us) {
+    if (c->state == JOINING && memmem(payload, n, options.ready, strlen(options.ready))) became_ready(c);
+    const char *at = memchr(payload, '~', n);
+    if (at && payload + n - at >= MARKER) on_marker(c, at, us);
+    else if (memmem(payload, n, "\"type\":\"error\"", 14)) fail("error: %.*s", n < 300 ? (int)n : 300, payload);
+    else if (memmem(payload, n, "\"type\":\"closing\"", 16))
+        fail("the server ended stream %d: %.*s", (int)(c - conns), n < 300 ? (int)n : 300, payload);
+}
+
+/* The body of an answer: as many markers as there are; how many. */
+int on_markers(struct conn *c, const char *payload, size_t n, int64_t us) {
+    int found = 0;
+    const char *end = payload + n;
+    for (const char *at = payload; (at = memchr(at, '~', end - at)) && end - at >= MARKER; at += MARKER, found++)
+        on_marker(c, at, us);
+    return found;
+}
+
+static void on_frame(struct conn *c, int opcode, bool deflated, const char *payload, size_t n, int64_t us) {
+    if (opcode == 9) {
+        char pong[140];
+        counts.pings++;
+        transmit(c, pong, masked(pong, 10, payload, n < 125 ? n : 125));
+        return;
+    }
+    if (opcode == 8) { on_close_frame(c, payload, n); return; }
+    if (!deflated) on_message(c, payload, n, us);  /* else it cannot be looked into; only `memory` offers it */
+}
+
 /* The end of the answer to the request; NULL while it is incomplete, and when the connection was refused. */
-static const char *on_answer(struct conn *c, const char *at, const char *end) {
-    const char *blank = memmem(at, end - at, "\r\n\r\n", 4);
+static char *on_handshake(struct conn *c, char *at, char *end) {
+    char *blank = memmem(at, end - at, "\r\n\r\n", 4);
     if (!blank) return NULL;
     if (options.returns && !strncmp(at, "HTTP/1.1 503", 12)) {
-        const char *wait = memmem(at, blank - at, "\r\nRetry-After:", 14);
-        ended(c, wait ? atof(wait + 14) : -1);
+        const char *wait = header(at, blank, "Retry-After");
+        ended(c, wait ? atof(wait) : -1);
         return NULL;
     }
     if (strncmp(at, "HTTP/1.1 101", 12)) {
@@ -96,7 +112,7 @@ static const char *on_answer(struct conn *c, const char *at, const char *end) {
 }
 
 /* Take the whole frames from `at` on; where the first incomplete one begins. */
-static const char *take_frames(struct conn *c, const char *at, const char *end, int64_t us) {
+static char *take_frames(struct conn *c, char *at, char *end, int64_t us) {
     while ((c->state == JOINING || c->state == READY) && end - at >= 2) {
         const unsigned char *head = (const unsigned char *)at;
         size_t n = head[1] & 127, start = 2;
@@ -129,16 +145,17 @@ void on_readable(struct conn *c) {
     }
     counts.bytes += got;
     int64_t us = (int64_t)(now() * 1e6), before = c->next;
-    const char *at = buffer, *end = buffer + had + got;
+    char *at = buffer, *end = buffer + had + got;
     c->tail_len = 0;
-    if (c->state == UPGRADING) {
-        const char *answered = on_answer(c, at, end);
-        if (c->state == CLOSED) return;
+    if (kind_of(c) != WEBSOCKET) at = take_answers(c, at, had, &end, us);
+    else {
+        char *answered = c->state == ASKING ? on_handshake(c, at, end) : NULL;
         if (answered) at = answered;
+        at = take_frames(c, at, end, us);
     }
-    at = take_frames(c, at, end, us);
+    if (c->state == CLOSED) return;
     if (at < end && c->state != CLOSING) {
-        if (end - at > LINE) fail("connection %d: more than %d bytes in one frame", (int)(c - conns), LINE);
+        if (end - at > LINE) fail("connection %d: more than %d bytes in one frame or answer", (int)(c - conns), LINE);
         else keep(&c->tail, &c->tail_len, at, end - at);
     } else if (c->tail) { free(c->tail); c->tail = NULL; }
     if (publishing && publication.window && c->next > before) refill_room_of(c);

@@ -1,6 +1,6 @@
 """The peer "stock Tornado": the chat that its documentation leads to, on uvloop.
 
-python tornado_server.py PORT      # /ws broadcasts any text to all of one room, /echo answers
+python tornado_server.py PORT      # /ws broadcasts any text to all of one room, /echo answers, /post answers a POST
 """
 
 from __future__ import annotations
@@ -39,8 +39,17 @@ class EchoSocket(tornado.websocket.WebSocketHandler):
         self.write_message(message)
 
 
+class Post(tornado.web.RequestHandler):
+    """Only answers: with what it got."""
+
+    def post(self) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.write(self.request.body)
+
+
 async def main(port: int) -> None:
-    tornado.web.Application([("/ws", Chat, {"members": {}}), ("/echo", EchoSocket)]).listen(port, address="127.0.0.1")
+    handlers = [("/ws", Chat, {"members": {}}), ("/echo", EchoSocket), ("/post", Post)]
+    tornado.web.Application(handlers).listen(port, address="127.0.0.1")
     await asyncio.Event().wait()
 
 

@@ -12,40 +12,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from shutil import which
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from websockets.sync.client import connect
 
-from bench import processes
+from bench import over_http, processes, tools
 from bench.__main__ import QUICK, all_servers, arguments, filesystem, only_ours, run, sized
 from bench.bench import Bench, Size
 from bench.driver import connect_all, percentile
 from bench.errors import BenchError
 from bench.report import ROWS, Target, table
 from bench.scenarios import SCENARIOS, closed_loop, fan_out
-from bench.servers import OURS_ECHO, SECRET, Dialect, ServerProcess, fill, on_one_port, ours, peers, pure
+from bench.servers import OURS_ECHO, SECRET, Dialect, ServerProcess, fill, on_one_port, ours, peers, pure, stream_peers
 from bench.tools import HERE, MODULES, VENV, compiled, environment, find_tools, why_not
 from tests.support import ROOT
 from tornado_chat.auth import mint
 from tornado_chat.verify.processes import is_alive
-
-TINY = Size(
-    seconds=0.2, warm=0.1, settle=0.1, small=20, large=20, senders=5, rooms=4, rate=100, slow_events=300, missed=10,
-    huge=30, four=40,
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    if which("cc") is None:
-        pytest.skip("no C compiler (cc) on this machine: the load generator is in C")
-    cores = sorted(os.sched_getaffinity(0))
-    # Not under pytest's own temporary folder, which nobody but us may enter: PostgreSQL's user must.
-    with TemporaryDirectory(prefix="bench-") as directory:
-        yield Bench(find_tools(make_venv=False), Path(directory), cores[0], cores[1:] or cores, TINY)
 
 
 @contextmanager
@@ -85,6 +68,23 @@ def test_each_scenario_measures_the_peers(bench: Bench, peer: str, name: str) ->
         assert {row.figure for row in ROWS if row.scenario == name} <= set(figures)
 
 
+@pytest.mark.parametrize("name", ["streams", "streams-memory"])
+@pytest.mark.parametrize("peer", ["fastapi", "nchan"])
+def test_streams_of_the_peers_are_measured(bench: Bench, peer: str, name: str) -> None:
+    dialects = SCENARIOS[name].dialects(bench.tools)
+    if peer not in dialects:
+        pytest.skip(f"it is not in {VENV}, which `python -m bench` makes, or nginx has no module Nchan here")
+    figures = SCENARIOS[name].run(bench, dialects[peer])
+    own = {"websocket_cpu_us", "ratio"}
+    assert {row.figure for row in ROWS if row.scenario == name} - own <= set(figures)
+
+
+@pytest.mark.parametrize("name", ["posts", "polls"])
+def test_the_handler_that_only_answers_is_measured(bench: Bench, name: str) -> None:
+    figures = SCENARIOS[name].run(bench, SCENARIOS[name].dialects(bench.tools)["tornado"])
+    assert figures["cpu_us"] > 0
+
+
 def test_the_peers_broadcast_what_our_server_makes_of_a_send(bench: Bench) -> None:
     """The same fields in the same order, and values of the same lengths."""
     dialect = ours()
@@ -113,7 +113,7 @@ def test_a_server_without_the_extension_is_told_so(tmp_path: Path) -> None:
 def test_what_is_the_same_without_the_extension_is_not_measured_twice(bench: Bench) -> None:
     for built in (True, False):
         tools = replace(bench.tools, extension=built)
-        for name in ("fan-out", "echo", "connects", "storm", "fairness", "paced"):
+        for name in ("fan-out", "echo", "connects", "storm", "fairness", "paced", "streams"):
             assert ("pure" in SCENARIOS[name].dialects(tools)) is built
 
 
@@ -124,7 +124,7 @@ def test_other_windows_than_the_scenarios_own(bench: Bench, tmp_path: Path) -> N
         for window, size in ((3, 0), (3, 5)):
             came.write_text("")
             with pytest.raises(BenchError, match="nothing was delivered"):
-                fan_out(replace(bench, size=replace(TINY, window=size)), dialect, 2, window)
+                fan_out(replace(bench, size=replace(bench.size, window=size)), dialect, 2, window)
             assert len(came.read_text()) == (size or window)
 
 
@@ -164,6 +164,19 @@ def test_a_peer_that_cannot_be_installed_leaves_the_others_in(tmp_path: Path) ->
     (venv / "bin/python").unlink()
     assert environment(venv, requirements) == []  # it is there, and nothing is started
     assert why_not(venv, "pip") == f"there is no {venv}"
+
+
+def test_without_its_module_nchan_is_left_out_and_a_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "requirements.txt").touch()
+    for name, path in (("NCHAN", "none.so"), ("VENV", "venv"), ("REQUIREMENTS", "requirements.txt")):
+        monkeypatch.setattr(tools, name, tmp_path / path)
+    found = find_tools()
+    assert "The peer nchan is left out: nginx has no module Nchan (on Debian: apt-get install libnginx-mod-nchan)" in (
+        found.notes
+    )
+    assert stream_peers(found) == {}
 
 
 @pytest.mark.parametrize("name", ["fan-out", "echo", "ack", "connects"])
@@ -279,6 +292,12 @@ def test_clients_come_with_tokens_of_their_own(bench: Bench, tmp_path: Path) -> 
             load.connect(server, 4, first=2, path=path, tokens=written(range(1, 7)))
     with bench.load() as load, pytest.raises(BenchError, match="No such file"):
         load.connect(server, 1, path=path, tokens=tmp_path / "none.txt")
+
+
+def test_each_of_the_tokens_is_for_a_user_of_its_own(bench: Bench) -> None:
+    with over_http.tokens(bench, 20) as file:
+        assert len(set(file.read_text().splitlines())) == 20
+    assert not file.exists()
 
 
 def test_cut_clients_come_back_with_their_numbers(bench: Bench, tmp_path: Path) -> None:

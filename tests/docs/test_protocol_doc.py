@@ -25,13 +25,13 @@ from tornado_chat.live.watch import LONGEST_SECONDS
 from tornado_chat.log import Entry, event_of
 from tornado_chat.log.kinds import KINDS
 from tornado_chat.metrics import Metrics
-from tornado_chat.web import commands, poll, sessions, stream
-from tornado_chat.web.acceptor import WAIT_SECONDS
+from tornado_chat.web import commands, poll, stream
 from tornado_chat.web.app import Front
 from tornado_chat.web.exchange import MAX_BODY_BYTES
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.refusals import STATUS
 from tornado_chat.web.sessions import MAX_COOKIE_BYTES
+from tornado_chat.web.shedding import WAIT_SECONDS
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import COMMANDS, COMMANDS_MAX, HISTORY_DEFAULT, SEQ_MAX, describe, parse
 from tornado_chat.wire.encodings import SUBPROTOCOLS
@@ -179,7 +179,7 @@ def test_the_requests_over_http() -> None:
 
 
 def test_each_endpoint_is_told_and_what_its_answers_are() -> None:
-    for endpoint in (*commands.ENDPOINTS, *sessions.ENDPOINTS):
+    for endpoint in FRONT.api.endpoints:
         assert f"`{endpoint.method} {endpoint.path}" in DOC, endpoint.path
     documented = {row[0].strip("`"): row for row in table("### One command at its address")}
     declared = {f"{endpoint.method} {endpoint.path}": endpoint for endpoint in commands.ENDPOINTS[1:]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -20,18 +20,25 @@ from tornado_chat.live.event_stream import IGNORED_BYTES, CursorStream, EventStr
 from tornado_chat.live.fanout import NO_KEY
 from tornado_chat.live.keepalive import Keepalive
 from tornado_chat.live.socket_line import Lines
-from tornado_chat.wire.event_stream import StreamEncodings
+from tornado_chat.live.turns import TELLS, Turns
+from tornado_chat.wire.event_stream import CHUNKED, StreamEncodings
 
 SMALL = 16384
 NEVER = 1000.0
-ENCODING = StreamEncodings("e").get(numbered=True, chunked=True)
+ENCODING = StreamEncodings("e").get(CHUNKED, numbered=True)
 
 
 class Pair:
     """`line` with its `listener`, and who reads the stream. Nothing of it is left after the block."""
 
     def __init__(
-        self, lines: Lines | None = None, *, buffers: int | None = None, unix: bool = False, cursors: Any = None
+        self,
+        lines: Lines | None = None,
+        *,
+        buffers: int | None = None,
+        unix: bool = False,
+        cursors: Callable[[], bytes] | None = None,
+        shares: Turns | None = None,
     ) -> None:
         self.lines = lines or new_lines()
         self.listener = Recorder()
@@ -43,7 +50,8 @@ class Pair:
         if cursors is None:
             self.line = EventStream(self.lines, server, self.listener, ENCODING)
         else:
-            self.line = CursorStream(self.lines, server, self.listener, ENCODING, cursors)
+            soon = (shares or Turns(self.lines.loop)).tell_cursors
+            self.line = CursorStream(self.lines, server, self.listener, ENCODING, cursors, soon)
 
     async def __aenter__(self) -> Self:
         self.line.start()
@@ -322,6 +330,30 @@ async def test_cursors_are_told_behind_what_was_written_and_once() -> None:
         assert [block.id for block in blocks] == [None, "e r:3", None]
         assert closing(blocks)["code"] == 1012
         assert not any(pair.lines.direct.keys)
+
+
+async def test_cursors_of_many_streams_are_told_some_in_each_turn() -> None:
+    """To make them takes its time: a room of many such streams makes nobody wait for all of them."""
+    made: list[int] = []
+    lines = new_lines()
+    shares = Turns(lines.loop)
+
+    def cursors() -> bytes:
+        made.append(1)
+        return b"id: e r:1\n\n"
+
+    pairs = [Pair(lines, cursors=cursors, shares=shares) for _ in range(50)]
+    for pair in pairs:
+        pair.line.write(ENCODING.frame({"type": "event"}))
+    told = 0
+    while len(made) < 50:
+        await turns(1)
+        assert len(made) - told <= TELLS
+        told = len(made)
+    for pair in pairs:
+        async with pair:
+            assert (await pair.peer.hear_block()).data == {"type": "event"}
+            assert (await pair.peer.hear_block()).id == "e r:1"
 
 
 async def test_after_a_fault_no_cursor_is_told() -> None:

@@ -10,7 +10,7 @@ from tests.support.chat import eventually
 from tests.support.hubs import MemoryLog, Peer, made_hub, turns
 from tornado_chat.errors import LogUnavailable
 from tornado_chat.live.hub import Hub
-from tornado_chat.live.member import Member
+from tornado_chat.wire.encodings import Encoding
 
 
 async def nothing_left(hub: Hub, *peers: Peer) -> None:
@@ -72,11 +72,11 @@ async def test_a_fault_in_a_join_leaves_nothing(
     if joined_before:
         await peer.join(None)
 
-    def fail(self: Member, reply: object) -> None:
+    def fail(self: Encoding, payload: bytes, seq: int) -> bytes:
         raise ValueError("a fault of the test")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Member, "write", fail)
+        patched.setattr(Encoding, "wrap_at", fail)  # of `joined`
         patched.setattr(Peer, "uncork", lambda self: uncorked.append(True))
         with pytest.raises(ValueError, match="of the test"):
             await peer.join(None, at_once=at_once)

@@ -78,7 +78,7 @@ class Client:
         return self.answer
 
 
-def _nothing(_: None) -> None: ...
+def _nothing() -> None: ...
 
 
 def events_of(found: Found) -> list[Any]:
@@ -114,10 +114,9 @@ class Place:
         """So many polls stand where events wake them."""
         await eventually(lambda: "r" in self.hub.rooms and len(self.room.watched().waiting) == count)
 
-    def fill_turns(self, count: int) -> None:
-        """Whatever is to have its turn now waits for so many others."""
-        for _ in range(count):
-            self.hub.shared.turns.poll(_nothing, None)
+    def fill_turns(self, count: int, room: str = "r") -> None:
+        """Whatever is to have its turn now in this room waits for so many others."""
+        self.hub.shared.turns.polls.add(room, *[_nothing] * count)
 
     async def waiting(self, client: Client, after: int | None = None) -> None:
         """Begin a poll that finds nothing."""
@@ -336,7 +335,7 @@ async def test_a_text_that_is_erased_while_its_page_waits_for_a_turn_is_not_told
     client.ask(0)
     while not place.log.reads:
         await turns(1)
-    place.fill_turns(POLLS * 50)
+    place.fill_turns(POLLS * 50, "page of r")
     await turns(10)
     assert client.answer is None
     place.erase(1)
@@ -358,7 +357,7 @@ async def test_pages_that_wait_for_a_turn_are_few() -> None:
         client.ask(number)
     while not place.log.reads:
         await turns(1)
-    place.fill_turns(POLLS * 50)
+    place.fill_turns(POLLS * 50, "page of r")
     await turns(30)
     assert place.log.reads <= PAGE_READS
     for client in clients:
@@ -477,6 +476,18 @@ async def test_few_answers_are_given_in_one_loop_turn() -> None:
         most = max(most, now - before)
         before = now
     assert most <= POLLS
+    await place.end()
+
+
+async def test_a_room_with_many_who_poll_makes_no_other_wait() -> None:
+    place = Place(MemoryLog())
+    client = place.client()
+    await place.waiting(client)
+    place.fill_turns(10_000, "another")
+    place.say()
+    await turns(10)
+    await client.answered()
+    assert len(place.hub.shared.turns.polls._queues["another"]) > 9_000
     await place.end()
 
 

@@ -79,7 +79,7 @@ async def test_who_owes_bytes_is_answered_later_and_told_of_a_long_wait(tmp_path
         assert loop.time() - began > 0.1, "80 KiB were free, and 20 KiB are paid at 80 KiB a second"
         junk = [{"type": "ping", "junk": "x" * 8000}] * 20
         long = asyncio.create_task(post(here, junk))
-        await eventually(lambda: here.server.context.requests)
+        await eventually(lambda: here.server.limits.users.connections("alice"))
         again = await post(here, junk)
         assert again.status == 429, "what is long is not kept while there are debts"
         assert again.error["retry_after"] > 0
@@ -113,7 +113,34 @@ async def test_what_the_log_does_not_answer_in_time_is_unavailable(
         assert json.loads((await post(here, sends(1))).body)[0]["type"] == "ack"
 
 
-@pytest.mark.logs("log unavailable entries=2 reason=the disk is full")
+async def test_a_question_that_is_not_answered_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_module, "CARRY_OUT_SECONDS", 0.2)
+    async with running(tmp_path) as here:
+
+        async def stalls(*_: object, **__: object) -> Any:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(here.server.log, "history", stalls)
+        answer = await post(here, [{"type": "ping", "id": "p"}, {"type": "history", "id": "h", "room": "r"}, *sends(1)])
+        told = [(found["type"], found["id"], found.get("code")) for found in json.loads(answer.body)]
+        assert told == [("pong", "p", None), ("error", "h", "unavailable"), ("error", "0", "overloaded")]
+        assert nothing_is_left(here)
+
+
+async def test_what_waits_to_be_paid_does_not_keep_the_server_from_stopping(tmp_path: Path) -> None:
+    async with running(tmp_path, send_rate=1, send_burst=10, max_frame_bytes=8192) as here, HTTP(here) as http:
+        junk = json.dumps([{"type": "ping", "junk": "x" * 8000}] * 7).encode()
+        await post(here, junk)
+        head = f"POST /v1/commands HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n"
+        head += f"Content-Length: {len(junk)}\r\n\r\n"
+        await asyncio.get_running_loop().sock_sendall(http.sock, head.encode() + junk)
+        await eventually(lambda: here.server.limits.users.connections("alice"))
+        async with asyncio.timeout(4):
+            await here.server.stop()
+        await eventually(lambda: not here.server.limits.users.connections("alice"))
+
+
+@pytest.mark.logs("log unavailable entries=. reason=the disk is full")
 @pytest.mark.logs("log unavailable reason=the disk is full")
 async def test_a_log_that_fails_is_told_in_each_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def full(*_: object, **__: object) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.support.connections import until
 from tornado_chat.live import turns as module
 from tornado_chat.live.fanout import NO_KEY
 from tornado_chat.live.member import Member
-from tornado_chat.live.turns import FEEDS, Turns
+from tornado_chat.live.turns import FEEDS, FairShare, Turns
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.encodings import websocket
 
@@ -201,3 +202,32 @@ async def test_a_feed_that_fails_leaves_the_others_their_turn() -> None:
     turns.feed(member(), fed.append)
     await until(lambda: fed)
     assert not first.due, "it may be fed again"
+
+
+async def test_in_a_fair_share_the_keys_take_turns_whatever_each_has_waiting() -> None:
+    share, done = FairShare(asyncio.get_running_loop(), 4, 10.0), list[str]()
+
+    def do(key: str, count: int) -> list[Callable[[], None]]:
+        return [partial(done.append, f"{key}{number}") for number in range(count)]
+
+    share.add("none")
+    share.add("a", *do("a", 6))
+    share.add("b", *do("b", 2))
+    share.add("a", lambda: done.append("last"))
+    await asyncio.sleep(0)
+    assert done == ["a0", "b0", "a1", "b1"]
+    share.add("c", *do("c", 1))
+    await until(lambda: len(done) == 10)
+    assert done[4:] == ["a2", "c0", "a3", "a4", "a5", "last"]
+    assert not share._queues
+    assert not share._order
+
+
+async def test_a_fault_in_a_fair_share_is_one_calls_only() -> None:
+    loop, faults, done = asyncio.get_running_loop(), list[object](), list[int]()
+    loop.set_exception_handler(lambda loop, context: faults.append(context["exception"]))
+    share = FairShare(loop, 4, 10.0)
+    share.add("a", lambda: done.append(1 // 0), lambda: done.append(2))
+    await until(lambda: done)
+    assert done == [2]
+    assert len(faults) == 1

@@ -19,6 +19,7 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient
 
 from tests.support.chat import SECRET, Client, Running, eventually, present, running
+from tests.support.plain_http import HTTP
 from tests.support.redis_servers import redis_of_the_session, redis_server
 from tornado_chat.auth import mint
 from tornado_chat.broker import Change
@@ -386,3 +387,35 @@ async def test_presence_survives_a_restart_of_redis(
             await present(alice, 2)
             await bob.close()
             await present(outside, 1)
+
+
+async def test_typing_by_request_reaches_rooms_that_are_open_elsewhere(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tornado_chat.live.room_signals.TYPING_SECONDS", 0.5)
+    async with servers(tmp_path, 2, f"sqlite:///{tmp_path}/chat.db", redis_server.url) as (one, two), HTTP(one) as http:
+        member = await two.join("r")
+        token = mint(SECRET, "alice", ttl=60)
+        for on in (True, False):
+            await http.tell("POST", "/v1/commands", {"type": "typing", "room": "r", "on": on}, bearer=token)
+            assert (await member.until("typing"))["on"] == on
+            assert ("r" in one.server.hub.typing) == on
+        await http.tell("POST", "/v1/commands", {"type": "typing", "room": "r", "on": True}, bearer=token)
+        assert (await member.until("typing"))["on"]
+        assert not (await member.until("typing"))["on"], "it lapses by itself"
+        assert not one.server.hub.typing
+
+
+async def test_a_request_may_go_to_any_process_and_again_to_another(tmp_path: Path, redis_server: RedisServer) -> None:
+    async with servers(tmp_path, 2, f"sqlite:///{tmp_path}/chat.db", redis_server.url) as (one, two):
+        member = await two.join("r")
+        token = mint(SECRET, "alice", ttl=60)
+        commands = [{"type": "send", "id": f"{number}", "room": "r", "text": "x"} for number in range(8)]
+        answers = []
+        for here in (one, two):
+            async with HTTP(here) as http:
+                answers.append(json.loads((await http.tell("POST", "/v1/commands", commands, bearer=token)).body))
+        assert [ack["seq"] for ack in answers[0]] == [ack["seq"] for ack in answers[1]] == list(range(1, 9))
+        assert not any("duplicate" in ack for ack in answers[0])
+        assert all(ack["duplicate"] for ack in answers[1])
+        assert len(await member.collect(8)) == 8

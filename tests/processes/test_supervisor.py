@@ -229,6 +229,12 @@ def test_nobody_waits_for_a_worker_that_is_in_back_off(tmp_path: Path) -> None:
                 said += more
         return said
 
+    def listen() -> bytes:
+        """What an EventSource gets first."""
+        with closing(socket.create_connection(("127.0.0.1", server.port), timeout=1.0)) as sock:
+            sock.sendall(b"GET /v1/rooms/r/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+            return sock.recv(65536)
+
     with Server(tmp_path, *TWO, expected=[DIED], program=program) as server:
         for count in (1, 2):
             victim = started_pids(server)[-1] if count > 1 else server.workers()[0]
@@ -243,6 +249,15 @@ def test_nobody_waits_for_a_worker_that_is_in_back_off(tmp_path: Path) -> None:
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert b"\r\nRetry-After: 1\r\n" in answer
             assert b'"code":"unavailable"' in answer
+        sources = [listen() for _ in range(40)]
+        assert all(source.startswith(b"HTTP/1.1 200 ") for source in sources), "on anything else it would give up"
+        told = [
+            int(found[1])
+            for source in sources
+            if (found := re.search(rb"\r\n\r\nretry: (\d+)\ndata: .*unavail", source))
+        ]
+        assert min(told) >= 1000
+        assert len(set(told)) > 1, "they do not come back all at once"
         wait_for(lambda: all(ask().startswith(b"HTTP/1.1 200 ") for _ in range(60)), "the worker")
         assert len(server.workers()) == 2
 

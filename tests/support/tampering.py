@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -53,21 +54,32 @@ class Tampering:
         self._links.add(task)
         back, target = await asyncio.open_connection("127.0.0.1", self._target)
         try:
-            request = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
-            target.write(b"\r\n".join(line for line in request if not line.startswith(b"Sec-WebSocket-Ext")))
-            up = asyncio.create_task(self._up(reader, target))
-            try:
-                await self._down(back, writer)
-            finally:
-                up.cancel()
-                await asyncio.gather(up, return_exceptions=True)
+            await self._relay(reader, writer, back, target)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # either side has gone
         finally:
             writer.transport.abort()
             target.transport.abort()
-            await asyncio.sleep(0)
+            with contextlib.suppress(asyncio.CancelledError):  # the test ends as well
+                await asyncio.sleep(0)
             self._links.discard(task)
+
+    async def _relay(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        back: asyncio.StreamReader,
+        target: asyncio.StreamWriter,
+    ) -> None:
+        """What a client says on one connection, and what the server does; until either ends."""
+        request = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+        target.write(b"\r\n".join(line for line in request if not line.startswith(b"Sec-WebSocket-Ext")))
+        up = asyncio.create_task(self._up(reader, target))
+        try:
+            await self._down(back, writer)
+        finally:
+            up.cancel()
+            await asyncio.gather(up, return_exceptions=True)
 
     async def _up(self, reader: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
@@ -85,10 +97,11 @@ class Tampering:
                     writer.write(server_frame(opcode, payload))
                     continue
                 message = json.loads(payload)
-                for one in self._changed(message):
+                for one in self.changed(message):
                     writer.write(one if isinstance(one, bytes) else server_frame(TEXT, json.dumps(one).encode()))
 
-    def _changed(self, message: Message) -> list[Message | bytes]:
+    def changed(self, message: Message) -> list[Message | bytes]:
+        """What a client gets in place of `message`."""
         self._left -= 1
         if self._left > 0 or self._victim not in (None, asyncio.current_task()):
             return [message]

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from tests.support.chat import eventually
+from tornado_chat.verify.address import ServerAddress
 from tornado_chat.verify.codecs import JSON, Data
 from tornado_chat.verify.device import Device
-from tornado_chat.verify.frames import Broken
-from tornado_chat.verify.handshake import Offer, ServerAddress
+from tornado_chat.verify.endings import Broken, Ended
+from tornado_chat.verify.handshake import Offer
 from tornado_chat.verify.ledger import Ledger
-from tornado_chat.verify.websocket import Ended, WebSocket
+from tornado_chat.verify.socket_transport import SocketTransport
 
 NOWHERE = ServerAddress("127.0.0.1", 1, "/ws", False)
 LIMITS = {"frame_bytes": 65536, "text_chars": 8000, "send_rate": 0, "send_burst": 0}
@@ -29,10 +30,11 @@ WELCOME: Data = {
 }
 
 
-class Socket(WebSocket):
+class Socket(SocketTransport):
     """Remembers what was sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device) -> None:
+        super().__init__(device)
         self.sent: list[Data] = []
 
     def send(self, command: Data) -> None:
@@ -40,16 +42,17 @@ class Socket(WebSocket):
 
 
 def new(ledger: Ledger) -> Device:
-    return Device("c1", ["r"], ledger, NOWHERE, token=None, offer=Offer(JSON), dice=random.Random(1))
+    return Device("c1", ["r"], ledger, NOWHERE, kind="websocket", token=None, offer=Offer(JSON), dice=random.Random(1))
 
 
-def device(ledger: Ledger, socket: Socket) -> Device:
+def device(ledger: Ledger) -> tuple[Device, Socket]:
     """In the room r."""
     made = new(ledger)
+    socket = Socket(made)
     made.take(socket, WELCOME)
     made.take(socket, {"type": "joined", "room": "r", "head": 0, "cursor": 0, "read": 0, "epoch": "e"})
     made.take(socket, {"type": "synced", "room": "r", "seq": 0})
-    return made
+    return made, socket
 
 
 def error(code: str, **more: Any) -> Data:
@@ -57,8 +60,8 @@ def error(code: str, **more: Any) -> Data:
 
 
 async def test_what_was_not_kept_is_sent_again_although_another_device_was_told() -> None:
-    ledger, socket = Ledger(["r"]), Socket()
-    one = device(ledger, socket)
+    ledger = Ledger(["r"])
+    one, socket = device(ledger)
     one.commands.speak({"type": "send", "room": "r", "text": "x"})
     (sent,) = one.commands.unanswered.values()
     sent.seq = 1  # another device of the user has sent it too
@@ -70,8 +73,8 @@ async def test_what_was_not_kept_is_sent_again_although_another_device_was_told(
 
 async def test_errors_that_a_device_may_be_given() -> None:
     """What is transient; and not_found, if in the end the message was deleted."""
-    ledger, socket = Ledger(["r"]), Socket()
-    one = device(ledger, socket)
+    ledger = Ledger(["r"])
+    one, socket = device(ledger)
     one.take(socket, error("rate_limited"))
     for code, command in (
         ("not_found", {"type": "react", "room": "r", "seq": 1, "emoji": "x", "on": True}),
@@ -97,15 +100,14 @@ async def test_errors_that_a_device_may_be_given() -> None:
     "message", [{"type": "synced", "room": "other", "seq": 0}, {"type": "news"}, {"type": "synced", "room": "r"}]
 )
 async def test_what_is_not_for_this_device(message: Data) -> None:
-    socket = Socket()
-    one = device(Ledger(["r"]), socket)
+    one, socket = device(Ledger(["r"]))
     with pytest.raises(Broken):
         one.take(socket, message)
 
 
 async def test_nothing_comes_before_welcome() -> None:
     with pytest.raises(Broken, match="welcome"):
-        new(Ledger(["r"])).take(Socket(), {"type": "synced", "room": "r", "seq": 0})
+        (one := new(Ledger(["r"]))).take(Socket(one), {"type": "synced", "room": "r", "seq": 0})
 
 
 def message(seq: int, **more: Any) -> Data:
@@ -126,8 +128,8 @@ def kinds(ledger: Ledger) -> list[tuple[str, int]]:
 
 async def test_a_page_is_judged_when_all_that_it_may_show_is_known() -> None:
     """Not before: an event that it shows may be on its way. An ack of a command that was sent later tells."""
-    ledger, socket = Ledger(["r"]), Socket()
-    one = device(ledger, socket)
+    ledger = Ledger(["r"])
+    one, socket = device(ledger)
     one.take(socket, message(1, id="x"))
     ledger.records["r"].acknowledge(1, {"type": "message", "room": "r", "user": "u", "id": "x", "text": "t1"}, 1.0)
     one.questions.ask_history("r", None, 10)
@@ -147,8 +149,8 @@ async def test_a_page_is_judged_when_all_that_it_may_show_is_known() -> None:
 
 @pytest.mark.parametrize("answered_first", [True, False])
 async def test_a_page_shows_what_was_sent_before_it_was_asked_for(answered_first: bool) -> None:
-    ledger, socket = Ledger(["r"]), Socket()
-    one = device(ledger, socket)
+    ledger = Ledger(["r"])
+    one, socket = device(ledger)
     for number in (1, 2):
         one.commands.speak({"type": "send", "room": "r", "text": f"t{number}"})
     one.questions.ask_history("r", None, 10)
@@ -165,8 +167,8 @@ async def test_a_page_shows_what_was_sent_before_it_was_asked_for(answered_first
 
 
 async def test_questions_are_asked_again_or_reported() -> None:
-    ledger, socket = Ledger(["r"]), Socket()
-    one = device(ledger, socket)
+    ledger = Ledger(["r"])
+    one, socket = device(ledger)
     one.questions.ask_history("r", 7, 10)
     one.questions.ask_presence("r")
     asked = socket.sent[-2:]
@@ -193,9 +195,9 @@ ME = {"user": "u", "name": "U"}
     [([ME], False), ([], True), ([{"user": "v", "name": "V"}], True), ([ME, {"user": "w", "name": "W"}], True)],
 )
 async def test_whoever_asks_is_there_with_people_of_ours(users: list[Data], wrong: bool) -> None:
-    ledger, socket = Ledger(["r"]), Socket()
+    ledger = Ledger(["r"])
     ledger.users["r"].add("v")
-    one = device(ledger, socket)
+    one, socket = device(ledger)
     one.questions.ask_presence("r")
     answer = {"type": "presence", "id": "presence r", "room": "r", "count": len(users), "users": users}
     one.take(socket, answer)
@@ -208,8 +210,8 @@ async def test_whoever_asks_is_there_with_people_of_ours(users: list[Data], wron
 
 
 async def test_who_leaves_comes_back_where_it_was() -> None:
-    ledger, socket = Ledger(["r"]), Socket()
-    one = device(ledger, socket)
+    ledger = Ledger(["r"])
+    one, socket = device(ledger)
     one.take(socket, message(1))
     one.leave("r", 0.0)
     one.leave("r", 0.0)

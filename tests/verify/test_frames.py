@@ -12,19 +12,20 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
 from tests.support.raw_websocket import client_frame as raw_frame
+from tornado_chat.verify.address import ServerAddress
 from tornado_chat.verify.codecs import JSON, MSGPACK
+from tornado_chat.verify.endings import Broken
 from tornado_chat.verify.frames import (
     BINARY,
     CLOSE,
     DEFLATE_FROM,
     PING,
     TEXT,
-    Broken,
     ServerFrames,
     client_frame,
     read_close,
 )
-from tornado_chat.verify.handshake import Offer, ServerAddress, agreed
+from tornado_chat.verify.handshake import Offer, agreed
 
 SIZES = [0, 1, 125, 126, 300, 65_535, 65_536, 70_000]
 
@@ -251,3 +252,6 @@ def test_addresses() -> None:
     assert ServerAddress.of("http://h:81") == ServerAddress("h", 81, "/ws", False)
     assert ServerAddress.of("wss://h/chat/ws?a=b") == ServerAddress("h", 443, "/chat/ws?a=b", True)
     assert ServerAddress.of("http://[::1]/").authority == "[::1]:80"
+    assert ServerAddress.of("http://h").under_v1("/events?ids=1") == "/v1/events?ids=1"
+    assert ServerAddress.of("wss://h/chat/ws?a=b").under_v1("/poll") == "/chat/v1/poll?a=b"
+    assert ServerAddress.of("wss://h/chat?a=b").under_v1("/events?ids=1") == "/chat/v1/events?ids=1&a=b"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import tampering
+from tests.support import http_tampering, tampering
 from tests.support.raw_websocket import client_frame
 from tests.support.servers import UNLIMITED, Server
 from tests.support.tampering import server_frame
@@ -29,6 +29,7 @@ HARMLESS = Options(
     clients=6,
     rooms=2,
     rate=100.0,
+    transports=("websocket",),
     faults=(),
     patience=3.0,
     max_late=None,
@@ -143,4 +144,71 @@ async def test_the_proxy_itself_breaks_nothing(tmp_path: Path, capsys: pytest.Ca
     with Server(tmp_path, *UNLIMITED) as server:
         async with tampering.Tampering(server.port, lambda proxy, message: None) as proxy:
             assert await verify(options(f"http://127.0.0.1:{proxy.port}")) == 0
-    assert json.loads(capsys.readouterr().out)["violations"] == []
+        assert json.loads(capsys.readouterr().out)["violations"] == []
+        async with http_tampering.HTTPTampering(server.port, lambda proxy, message: None) as proxy:
+            over_http = options(f"http://127.0.0.1:{proxy.port}", transports=OVER_HTTP, faults=("changes", "cuts"))
+            assert await verify(over_http) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["violations"] == []
+    assert report["counts"]["changes"] > 0
+
+
+# What comes over HTTP.
+
+OVER_HTTP = ("stream", "poll", "http")
+
+
+@pytest.mark.parametrize(
+    ("transport", "tamper", "kinds"),
+    [
+        ("stream", tampering.drop, {"hole"}),
+        ("poll", tampering.drop, {"hole", "cursor"}),
+        ("http", tampering.drop, {"hole", "cursor"}),
+        ("stream", tampering.double, {"double"}),
+        ("poll", tampering.double, {"double"}),
+        ("http", tampering.double, {"double"}),
+        ("stream", tampering.alter, {"content"}),
+        ("poll", tampering.stop_delivery, {"hole", "cursor"}),
+        ("stream", tampering.stop_delivery, {"stuck"}),
+        ("http", tampering.renumber_ack, {"ack", "content"}),
+        ("http", tampering.lose_event, {"lost"}),
+        ("http", tampering.refuse, {"foreign"}),
+        ("http", tampering.withhold("history"), {"protocol"}),
+    ],
+)
+async def test_a_broken_promise_over_http_is_found(
+    transport: str, tamper: tampering.Tamper, kinds: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with http_tampering.HTTPTampering(server.port, tamper) as proxy:
+            code = await verify(options(f"http://127.0.0.1:{proxy.port}", transports=(transport,)))
+    report = json.loads(capsys.readouterr().out)
+    assert (code, report["ok"]) == (1, False)
+    assert proxy.at is not None, "nothing was tampered with"
+    if kinds == {"protocol"}:  # of the whole answer
+        assert report["violations"][0]["kind"] == "protocol"
+        return
+    found = [violation for violation in report["violations"] if violation["room"] == proxy.at["room"]]
+    assert {one["kind"] for one in found if one["seq"] == proxy.at["seq"]} & kinds, report["violations"]
+
+
+async def test_a_wrong_id_in_a_stream_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A browser would come back with it, and see an event twice or never."""
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with http_tampering.HTTPTampering(server.port, http_tampering.misnumber) as proxy:
+            one_room = options(f"http://127.0.0.1:{proxy.port}", transports=("stream",), rooms=1)
+            assert await verify(one_room) == 1
+    assert proxy.at is not None, "nothing was tampered with"
+    found = json.loads(capsys.readouterr().out)["violations"]
+    assert ("id", proxy.at["seq"]) in {(one["kind"], one["seq"]) for one in found}
+
+
+async def test_a_hole_after_a_change_of_kind_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with http_tampering.HTTPTampering(server.port, http_tampering.Resumed()) as proxy:
+            url = f"http://127.0.0.1:{proxy.port}"
+            changing = options(url, transports=OVER_HTTP, faults=("changes",), clients=40, seconds=5.0)
+            assert await verify(changing) == 1
+    assert proxy.at is not None, "nothing was tampered with"
+    found = json.loads(capsys.readouterr().out)["violations"]
+    assert ("hole", proxy.at["room"], proxy.at["seq"]) in {(one["kind"], one["room"], one["seq"]) for one in found}

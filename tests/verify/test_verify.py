@@ -22,7 +22,7 @@ import pytest
 from tests.support import ROOT
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.cli import main
-from tornado_chat.verify.faults import DEVICE, FAULTS, POSTGRESQL, REDIS, WORKERS
+from tornado_chat.verify.faults import DEVICE, FAULTS, NETWORK, POSTGRESQL, REDIS, WORKERS
 from tornado_chat.verify.processes import children, is_alive
 
 TIMEOUT = 180.0
@@ -71,9 +71,9 @@ SHORT = ("--json", "--clients", "20", "--rooms", "4")
 @pytest.mark.parametrize(
     ("needs", "argv"),
     [
-        ({DEVICE, WORKERS}, ()),
-        ({DEVICE, WORKERS}, ("--workers", "2")),
-        ({DEVICE, WORKERS, REDIS, POSTGRESQL}, ("--workers", "3", "--database", "postgresql", "--redis")),
+        ({DEVICE, NETWORK, WORKERS}, ()),
+        ({DEVICE, NETWORK, WORKERS}, ("--workers", "2")),
+        ({DEVICE, NETWORK, WORKERS, REDIS, POSTGRESQL}, ("--workers", "3", "--database", "postgresql", "--redis")),
     ],
 )
 def test_every_promise_holds_while_harm_is_done(needs: set[str], argv: tuple[str, ...], tmp_path: Path) -> None:
@@ -91,6 +91,8 @@ def test_every_promise_holds_while_harm_is_done(needs: set[str], argv: tuple[str
     assert done == needs
     assert {name for name, fault in FAULTS.items() if fault.needs == DEVICE} <= found["faults"].keys()
     assert found["counts"]["duplicates"] > 0
+    assert found["transports"] == {"websocket": 5, "stream": 5, "poll": 5, "http": 5}
+    assert {"streams", "resumed by id", "polls", "pages", "posts", "changes"} <= found["counts"].keys()
 
 
 def test_a_running_server_with_its_key_a_token_or_guests(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_a_running_server_with_its_key_a_token_or_guests(tmp_path: Path) -> None
         for more in (["--secret-file", str(key)], ["--token", server.token("ann")], ["--seed", "7"]):
             found = report(run(tmp_path, *short, *more))
             assert found["ok"], found["violations"]
-            assert {FAULTS[name].needs for name in found["faults"]} == {DEVICE}
+            assert {FAULTS[name].needs for name in found["faults"]} == {DEVICE, NETWORK}
             assert found["events"] > 0
         assert found["seed"] == 7
 
@@ -240,6 +242,9 @@ def test_the_installations_files_can_be_kept(tmp_path: Path, mode: int | None) -
         ("--patience 0", "--patience"),
         ("--max-late 0", "--max-late"),
         ("--faults fire", "--faults: there is no 'fire'; there are slow-readers, cuts"),
+        ("--transports pigeon", "--transports: there is no 'pigeon'; there are websocket, stream, poll, http"),
+        ("--transports ,", "--transports: name one at least of websocket, stream, poll, http"),
+        ("--transports poll --faults changes", "--faults: changes needs several --transports"),
         ("--faults redis-cut", "--faults: redis-cut can only be done to its own Redis"),
         ("--faults cuts --no-faults", "--no-faults"),
         ("--token x", "--token: goes with --url"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import ipaddress
+import json
 import os
 import resource
 import socket
@@ -12,17 +13,18 @@ import struct
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
-from tests.support.chat import Running, eventually, running
+from tests.support.chat import SECRET, Running, eventually, running
 from tests.support.plain_http import HTTP, UPGRADE, get
 from tests.support.raw_chat import RawChat, Refused, commands, handshake
 from tests.support.servers import UNLIMITED, Server
+from tornado_chat.auth import mint
 from tornado_chat.live.websocket import WebSocket
-from tornado_chat.web import http_connections
+from tornado_chat.web import http_connections, shedding
 from tornado_chat.web import socket as web_socket
 
 PATIENCE = 15.0
@@ -359,3 +361,30 @@ async def test_all_that_one_connection_asks_for_at_once_is_answered_in_order(tmp
         )
         statuses = [part[:3] for part in (await said_by(sock)).split(b"HTTP/1.1 ")[1:]]
         assert statuses == [b"200", b"404"] * 50 + [b"200"]
+
+
+async def test_requests_on_open_connections_are_shed_while_the_first_waits_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as here, AsyncExitStack() as stack:
+        token = mint(SECRET, "alice", ttl=1000)
+        asking, late, source = [await stack.enter_async_context(HTTP(here)) for _ in range(3)]
+        for http in (asking, late, source):
+            assert (await http.tell("GET", "/v1/rooms/r/messages")).status == 200
+        serving, turn = here.server.http, here.server.http._turn
+        monkeypatch.setattr(serving, "_turn", lambda: None)  # the loop has no time for requests
+        first = asyncio.create_task(asking.tell("POST", "/v1/rooms/r/messages", {"text": "first"}, bearer=token))
+        await eventually(lambda: serving._more)
+        monkeypatch.setattr(shedding, "WAIT_SECONDS", 0.0)
+        refused = await late.tell("POST", "/v1/rooms/r/messages", {"text": "late"}, bearer=token)
+        assert (refused.status, refused.error["code"]) == (503, "overloaded")
+        assert shedding.RETRY_SECONDS[0] <= int(refused.headers["retry-after"]) <= shedding.RETRY_SECONDS[1]
+        assert refused.headers["connection"] == "close"
+        told = await source.tell("GET", "/v1/rooms/r/events", Accept="text/event-stream")
+        assert (told.status, told.body[:7]) == (200, b"retry: ")
+        assert here.server.metrics.refusals[503] == 2
+        turn()
+        assert (await first).status == 201
+        monkeypatch.undo()
+        page = json.loads((await asking.tell("GET", "/v1/rooms/r/messages")).body)
+        assert [message["text"] for message in page["messages"]] == ["first"]

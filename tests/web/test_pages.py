@@ -81,6 +81,8 @@ async def test_not_ready_and_no_more_handshakes_while_draining(tmp_path: Path) -
 
 FAMILIES = {
     "connections": "gauge",
+    "polls": "gauge",
+    "streams": "gauge",
     "http_connections": "gauge",
     "rooms": "gauge",
     "members": "gauge",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import os
 import random
+import signal
 import socket
 import time
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests.support.plain_http import HTTP, Answer, HungUp
 from tests.support.polling import Follower, PollingHTTP
 from tests.support.raw_chat import AsyncChat
 from tests.support.servers import UNLIMITED, Server
+from tests.support.supervised import DIED
 from tornado_chat.auth import mint
 from tornado_chat.live import questions, stays
 from tornado_chat.web import http_connections
@@ -255,6 +258,17 @@ async def test_a_proxys_clients_have_a_limit_of_polls_each(tmp_path: Path) -> No
         assert not here.server.limits.addresses.connections("192.0.2.1")
 
 
+async def test_a_poll_that_waits_keeps_no_body(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, PollingHTTP(here) as http:
+        body = b'{"rooms": {"r": 0}, "wait": 30}' + b" " * 900_000
+        poll = asyncio.ensure_future(http.tell("POST", "/v1/poll", body))
+        await waiting(here)
+        assert here.server.limits.http_bytes == 0
+        alice = await here.connect()
+        await say(alice, "a")
+        assert texts(await poll) == ["a"]
+
+
 async def test_a_client_that_hangs_up_frees_its_poll(tmp_path: Path) -> None:
     async with running(tmp_path) as here:
         for _ in range(3):
@@ -408,6 +422,36 @@ async def _through_kills(server: Server) -> None:
         assert [event["text"] for event in follower.seen["r"]] == [
             f"{turn} {number}" for turn in range(turns) for number in range(count)
         ]
+
+
+def test_any_worker_answers_a_poll_and_one_that_dies_loses_nothing(tmp_path: Path) -> None:
+    with Server(tmp_path, *UNLIMITED, "--workers", "2", expected=[DIED]) as server:
+        asyncio.run(_from_worker_to_worker(server))
+
+
+async def _from_worker_to_worker(server: Server) -> None:
+    count = 12
+    followers = [Follower(server.port, "r", token=server.token(f"user {number}")) for number in range(4)]
+
+    async def follow(follower: Follower) -> None:
+        while follower.cursors["r"] < count:
+            try:
+                await follower.cycle()
+            except (OSError, HungUp):
+                await asyncio.sleep(0.01)
+            follower.hang_up()  # the next one goes to whichever worker takes it
+
+    following = [asyncio.ensure_future(follow(follower)) for follower in followers]
+    for number in range(count):
+        async with await AsyncChat.connect(server.port, "/ws") as chat:
+            await chat.say({"type": "send", "room": "r", "text": f"{number}", "id": f"{number}"})
+            await chat.until("ack")
+        await asyncio.sleep(0.1)
+        if number == count // 2:
+            os.kill(server.workers()[0], signal.SIGKILL)
+    await asyncio.gather(*following)
+    for follower in followers:
+        assert [event["text"] for event in follower.seen["r"]] == [f"{number}" for number in range(count)]
 
 
 # Presence

@@ -91,6 +91,21 @@ async def test_the_end_of_a_session_revokes_it_everywhere(tmp_path: Path) -> Non
         assert (await ask(here, "DELETE", "/v1/session")).status == 401
 
 
+async def test_guests_do_not_fill_what_is_kept_for_ever(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, HTTP(here) as http:
+        here.server.limits.guest_ends.tokens = 2.0
+        statuses = []
+        for _ in range(4):
+            token = json.loads((await http.tell("POST", "/v1/session")).body)["token"]
+            answer = await http.tell("DELETE", "/v1/session", bearer=token)
+            statuses.append(answer.status)
+        assert statuses[:2] == [200, 200]
+        assert statuses[3] == 429
+        assert answer.error["retry_after"] > 0
+        alice = mint(SECRET, "alice", ttl=500, jti="one")
+        assert (await http.tell("DELETE", "/v1/session", bearer=alice)).status == 200
+
+
 @pytest.mark.parametrize(
     ("origin", "media", "status"),
     [
@@ -114,6 +129,9 @@ async def test_what_another_page_may_do_with_the_cookie_of_its_visitor(
             headers["Origin"] = origin
         answer = await ask(here, "POST", "/v1/rooms/r/messages", {"text": "hi"}, **headers)
         assert answer.status == status
+        if status == 415:
+            answer = await ask(here, "POST", "/v1/commands", b"{}", **headers)
+            assert answer.status == 415, "MessagePack is for those who give their token"
         bearer = {"Authorization": f"Bearer {mint(SECRET, 'alice', ttl=500)}"}
         page = await ask(here, "GET", "/v1/rooms/r/messages", **bearer)
         assert len(json.loads(page.body)["messages"]) == (status == 201)

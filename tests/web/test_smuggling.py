@@ -7,6 +7,7 @@ the literature on request smuggling, and of RFC 9112 sections 2.2, 5.1, 5.2, 6.3
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from contextlib import closing
 from pathlib import Path
@@ -162,6 +163,7 @@ async def answer_to(here: Running, *pieces: bytes) -> bytes:
     if said.startswith(b"HTTP/1.1 101 "):
         return said.partition(b"\r\n\r\n")[0]
     head, _, body = said.partition(b"\r\n\r\n")
+    head = re.sub(rb"\r\nDate: [^\r]*", b"", head)  # the second may have passed
     return b"\r\n".join([head[:8] + head[8:].lower(), b"", body])  # Tornado has spellings of its own
 
 

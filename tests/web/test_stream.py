@@ -85,6 +85,18 @@ async def test_a_stream_of_one_room_has_an_id_on_all_that_moves_its_cursor(tmp_p
         await eventually(lambda: len(here.server.lines.open) == 1)
 
 
+async def test_a_posted_stream_may_begin_without_a_room(tmp_path: Path) -> None:
+    async with running(tmp_path, ping_interval=1) as here:
+        async with await Stream.open(
+            port(here), "/v1/events", "Content-Type: application/json", method="POST", body=b'{"join": []}'
+        ) as stream:
+            assert stream.welcome["ping_interval"] == 1
+            beating = asyncio.ensure_future(stream.hear_block())  # nothing else is to come
+            await eventually(lambda: stream.pings >= 2)
+            beating.cancel()
+        await eventually(lambda: not here.server.lines.open)
+
+
 async def test_members_of_all_kinds_share_a_flush_and_streams_are_sent_to_directly(tmp_path: Path) -> None:
     """A stream has a key like a WebSocket: no write of its own, no Task."""
     async with running(tmp_path) as here, AsyncExitStack() as stack:
@@ -218,7 +230,6 @@ async def test_what_is_wrong_is_told_by_its_status(tmp_path: Path, path: str, he
         b"[]",
         b"{",
         b"{}",
-        b'{"join": []}',
         b'{"join": "r"}',
         b'{"join": ["r"]}',
         b'{"join": [{"room": "R"}]}',
@@ -346,6 +357,33 @@ async def test_http_1_0_has_no_chunks_and_ends_with_the_connection(tmp_path: Pat
                 line.close(1012, "retry_after_ms=7")
             blocks, _ = await stream.read_to_end()
             assert [block.data for block in blocks] == [{"type": "closing", "code": 1012, "retry_after_ms": 7}]
+
+
+async def test_who_takes_gzip_gets_it_and_each_event_at_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, AsyncExitStack() as stack:
+        await say(here, "x" * 1000)
+        client = await here.connect()
+        many = "/v1/events?join=r:0&join=s&ids=1"
+        streams = [
+            await stack.enter_async_context(await Stream.open(port(here), path, "Accept-Encoding: gzip, br"))
+            for path in (ROOM + "?after=0", many)
+        ]
+        for stream in streams:
+            assert stream.headers["content-encoding"] == "gzip"
+            assert await texts(stream, 1) == ["x" * 1000]
+        for number in range(3):
+            await client.ask(type="send", room="r", text=f"{number} " * 300, id=str(number))
+            for stream in streams:
+                assert await texts(stream, 1) == [f"{number} " * 300]
+                epoch = stream.welcome["epoch"]
+        while streams[1].last_id != f"{epoch} r:4 s:0":
+            await streams[1].hear_block()
+        assert streams[0].last_id == f"{epoch}.4"
+        for line in here.server.lines.open:
+            line.close(1012, "retry_after_ms=1")
+        for stream in streams:
+            blocks, whole = await stream.read_to_end()
+            assert (blocks[-1].data["code"], whole) == (1012, True)
 
 
 async def test_a_stream_through_a_unix_socket(tmp_path: Path) -> None:

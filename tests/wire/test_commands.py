@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from typing import Any
 
 import msgpack
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,8 @@ from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.wire.codec import JSON, MSGPACK, Codec
 from tornado_chat.wire.commands import (
     COMMANDS,
+    COMMANDS_MAX,
+    Actor,
     Command,
     Delete,
     Edit,
@@ -45,6 +49,7 @@ from tornado_chat.wire.commands import (
     Unparsed,
     check_name,
     check_user_id,
+    commands_of,
     decode,
     parse,
     room_name,
@@ -398,3 +403,49 @@ def test_what_is_no_user_id_and_no_name(value: object) -> None:
 @pytest.mark.parametrize("name", ["Ada", "👩‍💻", "\U0001fae9", "می‌خواهم"])
 def test_names_may_hold_joined_and_new_emoji(name: str) -> None:
     assert check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("actor", "reason"),
+    [
+        ({}, "as: must be an object with `user`"),
+        ("ada", "as: must be an object with `user`"),
+        ({"user": 7}, "as: must be an object with `user`"),
+        ({"user": ""}, "as.user: must be a string of 1 to 64 printable characters; got "),
+        ({"user": "a\n"}, "as.user: must be a string of 1 to 64 printable characters; got "),
+        ({"user": "ada", "name": " "}, "as.name: must have a character that can be seen"),
+    ],
+)
+def test_who_is_no_actor(actor: object, reason: str) -> None:
+    for type in ("send", "edit", "delete", "react", "read"):
+        obj = {**message(type), "as": actor}
+        with pytest.raises(ChatError, match=re.escape(reason)):
+            parse(obj, TEXT_CHARS)
+        with pytest.raises(ChatError, match=re.escape(reason)):
+            decode(JSON, orjson.dumps(obj), TEXT_CHARS)
+
+
+def test_an_actor_comes_with_what_is_published() -> None:
+    for type in ("send", "edit", "delete", "react", "read"):
+        extras: list[tuple[dict[str, object], str | None]] = [({}, None), ({"name": "Ada", "more": 1}, "Ada")]
+        for extra, name in extras:
+            command = parse({**message(type), "as": {"user": "ada", **extra}}, TEXT_CHARS)
+            assert isinstance(command, Send | Edit | Delete | React | Read)
+            assert command.as_ == Actor(user="ada", name=name)
+
+
+@pytest.mark.parametrize("codec", [JSON, MSGPACK], ids=lambda codec: codec.name)
+def test_commands_of_a_body_are_taken_apart_unread(codec: Codec) -> None:
+    commands = [{"type": "ping"}, {"type": "send", "meta": {"a": [1, "]"]}}, 7, [[]], None]
+    parts = [codec.encode(command) for command in commands]
+    assert commands_of(codec, codec.encode(commands)) == parts
+    assert commands_of(codec, parts[1]) == [parts[1]]
+    assert commands_of(codec, codec.encode([])) == []
+    assert len(commands_of(codec, codec.encode([7] * COMMANDS_MAX))) == COMMANDS_MAX
+    for wrong in (
+        codec.encode([7] * (COMMANDS_MAX + 1)),
+        codec.encode(commands)[:-1],
+        b"[" if codec is JSON else b"\x91",
+    ):
+        with pytest.raises(ChatError, match=r"^body: must be "):
+            commands_of(codec, wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from contextlib import suppress
 
 import pytest
@@ -13,13 +14,18 @@ from tests.support.streams import Body, parse_block
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.wire.commands import SEQ_MAX
 from tornado_chat.wire.event_stream import (
+    CHUNKED,
+    FRAMINGS,
+    GZIPPED,
+    PLAIN,
+    Framing,
     StreamEncodings,
+    accepts_gzip,
     block,
     chunk,
     head,
     is_wanted,
     parse_last_event_id,
-    plain,
     refused,
     retry,
 )
@@ -32,40 +38,44 @@ ENCODINGS = StreamEncodings("5f0c9e")
 
 
 def test_an_encoding_is_the_same_object_each_time() -> None:
-    made = {ENCODINGS.get(numbered=numbered, chunked=chunked) for numbered in BOTH for chunked in BOTH}
-    assert len(made) == 4
-    assert ENCODINGS.get(numbered=True, chunked=True) is ENCODINGS.get(numbered=True, chunked=True)
+    made = {ENCODINGS.get(framing, numbered=numbered) for framing in FRAMINGS for numbered in BOTH}
+    assert len(made) == 6
+    assert made == {ENCODINGS.get(framing, numbered=numbered) for framing in FRAMINGS for numbered in BOTH}
 
 
 @pytest.mark.parametrize("numbered", BOTH)
-@pytest.mark.parametrize("chunked", BOTH)
-def test_an_event_is_one_block_in_one_chunk(numbered: bool, chunked: bool) -> None:
-    encoding = ENCODINGS.get(numbered=numbered, chunked=chunked)
-    event = Event(7, dict(MESSAGE))
+@pytest.mark.parametrize("size", [10, 3000, 200_000])
+@pytest.mark.parametrize("framing", FRAMINGS, ids=["plain", "chunked", "gzipped"])
+def test_an_event_is_one_block_in_one_chunk(framing: Framing, numbered: bool, size: int) -> None:
+    encoding = ENCODINGS.get(framing, numbered=numbered)
+    message = {**MESSAGE, "meta": random.Random(1).randbytes(size).hex()}
+    event = Event(7, dict(message))
     added = event.encode([encoding])
     frame = event.frames[encoding]
     assert added == len(frame)
-    body = Body({"transfer-encoding": "chunked"} if chunked else {})
+    body = Body({name.lower(): value for name, value in framing.headers.items()})
+    assert body.feed(framing.begin) == b""
+    before = body.chunks
     text = body.feed(frame).decode()
-    assert body.chunks == chunked
+    assert body.chunks - before == (framing is not PLAIN)
     assert not body.ended
     assert text.endswith("\n\n")
     assert text.count("\n\n") == 1, "no line break of the text ends a line of the block"
     assert "\r" not in text
     found = parse_block(text[:-2])
-    assert (found.data, found.id, found.event, found.retry) == (MESSAGE, "5f0c9e.7" if numbered else None, None, None)
+    assert (found.data, found.id, found.event, found.retry) == (message, "5f0c9e.7" if numbered else None, None, None)
 
 
 def test_what_moves_no_cursor_has_no_id() -> None:
-    encoding = ENCODINGS.get(numbered=True, chunked=False)
+    encoding = ENCODINGS.get(PLAIN, numbered=True)
     assert encoding.frame({"type": "pong"}) == b'data: {"type":"pong"}\n\n'
     assert encoding.ping == b"event: ping\ndata: {}\n\n"
-    assert encoding.end == b""
-    assert ENCODINGS.get(numbered=True, chunked=True).end == b"0\r\n\r\n"
+    assert PLAIN.end == b""
+    assert CHUNKED.end == GZIPPED.end == b"0\r\n\r\n"
 
 
 def test_the_head_ends_the_connection_and_lets_nobody_hold_it_back() -> None:
-    made = head({"Vary": "Origin"}, chunked=True).decode()
+    made = head(CHUNKED, {"Vary": "Origin"}).decode()
     assert made.endswith("\r\n\r\n")
     assert made.split("\r\n")[:-2] == [
         "HTTP/1.1 200 OK",
@@ -76,7 +86,8 @@ def test_the_head_ends_the_connection_and_lets_nobody_hold_it_back() -> None:
         "Transfer-Encoding: chunked",
         "Connection: close",
     ]
-    assert b"Transfer-Encoding" not in head({}, chunked=False)
+    assert b"Transfer-Encoding" not in head(PLAIN, {})
+    assert b"\r\nContent-Encoding: gzip\r\n" in head(GZIPPED, {})
 
 
 @pytest.mark.parametrize(
@@ -92,6 +103,41 @@ def test_the_head_ends_the_connection_and_lets_nobody_hold_it_back() -> None:
 )
 def test_who_wants_a_stream(accept: str, wanted: bool) -> None:
     assert is_wanted(accept) is wanted
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        ("gzip, deflate, br, zstd", True),
+        ("deflate, GZIP;q=0.5", True),
+        ("br;q=1.0, gzip ; q=0.001", True),
+        ("gzip;q=0, br", False),
+        ("gzip; q=0.000", False),
+        ("x-gzip", False),
+        ("identity", False),
+        ("*", False),
+        ("", False),
+    ],
+)
+def test_who_takes_gzip(accept: str, wanted: bool) -> None:
+    assert accepts_gzip(accept) is wanted
+
+
+def test_a_long_event_is_compressed_for_all_who_take_it_and_a_short_one_is_not() -> None:
+    """From wherever a client comes in, what follows is its gzip body: nothing refers to what was before."""
+    encoding = ENCODINGS.get(GZIPPED, numbered=True)
+    frames = [
+        encoding.wrap_at(b"%d " % n + b"the same again and again " * repeats, n)
+        for n in range(5)
+        for repeats in (1, 40)
+    ]
+    assert len(frames[0]) > 25 + 10
+    assert len(frames[1]) < 200
+    for first in range(len(frames)):
+        body = Body({"transfer-encoding": "chunked", "content-encoding": "gzip"})
+        body.feed(GZIPPED.begin)
+        for number, frame in enumerate(frames[first:], first):
+            assert b"data: %d the same" % (number // 2) in body.feed(frame), "each comes out at once"
 
 
 def test_ids_are_read_as_they_are_told() -> None:
@@ -143,7 +189,7 @@ def test_whatever_the_id_it_is_read_or_refused(value: str) -> None:
 
 def test_parts_of_a_body_need_not_be_blocks() -> None:
     parts = [retry(1500), block(b'{"type":"welcome"}')]
-    assert b"".join(map(plain, parts)) == b'retry: 1500\ndata: {"type":"welcome"}\n\n'
+    assert b"".join(map(PLAIN.part, parts)) == b'retry: 1500\ndata: {"type":"welcome"}\n\n'
     body = Body({"transfer-encoding": "chunked"})
     assert body.feed(b"".join(map(chunk, parts))) == b"".join(parts)
 
@@ -178,6 +224,7 @@ def test_who_is_refused_unread_is_answered_in_the_way_that_it_understands(said: 
         assert json.loads(body)["error"]["retry_after"] == 3
     else:
         assert parse_block(body[:-2]).retry == 3000
+        assert b"\r\n\r\nretry: 3456\n" in Unread(503, "overloaded", "too many", 3).answer(said, 456)
         assert "Access-Control" not in lines
 
 

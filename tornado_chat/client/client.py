@@ -13,7 +13,8 @@
    Where the server limits the rate of sends, a room has one command on its way at a time, since a refused one would be
    overtaken by the next. Elsewhere commands that are on their way may overtake one that was answered `unavailable`:
    a caller who needs the order awaits each send.
-3. Nothing grows without a bound. A full queue of events stops the reading from the socket, and answers stand behind
+3. Whichever transport it is, and however often that changes, all of this holds.
+4. Nothing grows without a bound. A full queue of events stops the reading from the socket, and answers stand behind
    events: who joins a room has to iterate. With `max_commands` commands unanswered, the next call waits.
 """
 
@@ -28,8 +29,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-from tornado_chat.client.link import LONGEST_WAIT, Closed, Link, Refused, Token
+from tornado_chat.client.ends import LONGEST_WAIT, Closed, Refused
+from tornado_chat.client.link import Link, Token
 from tornado_chat.client.outbound import Outbound
+from tornado_chat.client.transport import Choice, TransportKind
 from tornado_chat.errors import TRANSIENT_ERRORS, ChatError, ErrorCode
 from tornado_chat.log.kinds import KINDS
 from tornado_chat.wire.codec import JSON, Codec
@@ -43,7 +46,7 @@ log = logging.getLogger(__name__)
 NOTES = frozenset({"synced", "behind", "typing", "read", "presence"})
 EVENT_FIELDS = frozenset({"seq", "user", "ts"})
 """Every event has them, and nothing else has all three (docs/protocol.md, Events)."""
-TEXT_CHARS = 1_000_000  # until `welcome` tells: no server takes more
+TEXT_CHARS = 1_000_000  # where `welcome` does not tell: no server takes more
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,11 @@ class _JoinedRoom:
         self.timer: asyncio.TimerHandle | None = None  # to ask again
         self.failures = 0
 
+    def join(self) -> Data:
+        """What asks for its events."""
+        where = {"after": self.cursor, "last": self.last}
+        return {"room": self.name, **{key: value for key, value in where.items() if value is not None}}
+
     def stop_timer(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
@@ -97,12 +105,18 @@ class Client:
     away for so long (30 days) that it does not know the guest any more. When the client comes back as another user,
     calls that the server may have heard raise ChatError (unauthorized).
 
+    `transport`: `websocket`, `stream` (server-sent events, and requests for the commands), `poll` (long polls, and such
+    requests), or `auto`: the first of them that passes. A WebSocket has 2.5 s, and a stream 5 s, to bring a `welcome`
+    before the next is tried beside it; where something on the way refuses it, that is tried at once. One that is cut
+    off, or brings no heartbeat, twice within 30 s of its beginning is left for the next. After 10 minutes a better one
+    is tried beside the one in use. Polls bring no signals, and `joined` is then without `read`.
+
     A call that is not answered within `timeout` seconds (None: no limit), reconnecting included, raises TimeoutError:
     whether a `send` was kept is then not known, and sending again with the same `id` is safe. So is cancelling a call.
     A connection must be made within `connect_timeout` s; one that is silent for `ping_interval` s is pinged and, after
     as much silence again, given up. `backoff` gives the bounds in seconds of the pauses between attempts, which grow
     exponentially with full jitter; a pause that the server asks for (`retry_after_ms`, `Retry-After`) comes first.
-    `notify` gets a line for people when the connection is lost and when it is back.
+    `notify` gets a line for people when the connection is lost, when it is back, and when the transport is another.
 
     When the server will not have the client (401, 403, 4001 ...) every call and the iteration raise Refused.
     """
@@ -111,6 +125,7 @@ class Client:
         self,
         url: str,
         *,
+        transport: Choice = "auto",
         token: Token = None,
         name: str | None = None,
         codec: Codec = JSON,
@@ -127,6 +142,7 @@ class Client:
         self._link = Link(
             self,
             url,
+            transport=transport,
             token=token,
             name=name,
             codec=codec,
@@ -156,6 +172,11 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def transport(self) -> TransportKind | None:
+        """By which transport the client is connected; None while it is not."""
+        return None if self._link.transport is None else self._link.transport.kind
 
     async def close(self) -> None:
         """Close the connection and wait until it is; calls that wait for an answer raise Closed.
@@ -210,7 +231,8 @@ class Client:
         """Leave `room`: nothing of it comes out of the iteration any more."""
         if room in self._rooms:
             self._drop(room, Closed(f"{room} was left"))
-            self._link.write(self._codec.encode({"type": "leave", "room": room}))
+            if self._link.transport is not None:
+                self._link.transport.leave(room)
             self._inbox = deque(event for event in self._inbox if event["room"] != room)
             self._taken.set()
 
@@ -240,8 +262,9 @@ class Client:
 
     async def typing(self, room: str, on: bool = True) -> None:
         """A signal: dropped where it cannot be sent at once."""
-        if self._link.unwritten < self._max_commands:
-            self._link.write(self._codec.encode({"type": "typing", "room": room, "on": on}))
+        transport = self._link.transport
+        if transport is not None and transport.unwritten < self._max_commands:
+            transport.write(self._codec.encode({"type": "typing", "room": room, "on": on}))
 
     # What comes out.
 
@@ -266,13 +289,18 @@ class Client:
         self._taken.set()
         return self._inbox.popleft()
 
-    async def _deliver(self, room: _JoinedRoom, item: Data) -> None:
+    async def _space(self) -> None:
+        """Wait until one more item fits into the queue; it is there until the caller waits for something else.
+
+        So what is told by the link is either taken, wholly, or not at all: the link may stop listening at any time.
+        """
         while len(self._inbox) >= self._max_events:
             self._taken.clear()
             await self._taken.wait()
-        if self._rooms.get(room.name) is room:  # not left in the meantime
-            self._inbox.append(item)
-            self._arrived.set()
+
+    def _put(self, item: Data) -> None:
+        self._inbox.append(item)
+        self._arrived.set()
 
     # How it is asked.
 
@@ -287,7 +315,7 @@ class Client:
     def _check(self, command: Data) -> None:
         """ChatError for what the server would not take either, before anything waits for its answer."""
         self._check_open()
-        parse(command, self.welcome["limits"]["text_chars"] if self.welcome else TEXT_CHARS)
+        parse(command, self.welcome.get("limits", {}).get("text_chars", TEXT_CHARS))
 
     async def _in_time(self, answer: Awaitable[Data], what: str) -> Data:
         try:
@@ -312,11 +340,13 @@ class Client:
     def _send_join(self, room: _JoinedRoom) -> None:
         room.live = False
         room.join_id = _new_id()
-        where = {"after": room.cursor, "last": room.last}
-        given = {key: value for key, value in where.items() if value is not None}
-        self._link.write(self._codec.encode({"type": "join", "room": room.name, **given, "id": room.join_id}))
+        if self._link.transport is not None:
+            self._link.transport.join({**room.join(), "id": room.join_id})
 
     # What the link tells.
+
+    def joins(self) -> list[Data]:
+        return [room.join() for room in self._rooms.values()]
 
     def on_welcome(self, welcome: Data) -> None:
         self.welcome = welcome
@@ -333,14 +363,16 @@ class Client:
     async def on_message(self, message: Data) -> None:
         kind = message["type"]
         if kind in NOTES or message.keys() >= EVENT_FIELDS:
+            await self._space()
             room = self._rooms.get(message["room"])
             if room is None or not room.live:  # not live: it belongs to a join whose place another took
                 return
             # An event of a kind that came after this client counts, and is not shown.
             if kind in NOTES or (self._is_next(room, message["seq"]) and kind in KINDS):
-                await self._deliver(room, message)
+                self._put(message)
         elif kind == "joined":
-            await self._on_joined(message)
+            await self._space()
+            self._on_joined(message)
         elif kind == "error":
             await self._on_error(message)
         else:
@@ -360,7 +392,7 @@ class Client:
             self._send_join(room)
         return False
 
-    async def _on_joined(self, message: Data) -> None:
+    def _on_joined(self, message: Data) -> None:
         room = self._rooms.get(message["room"])
         if room is None or message.get("id") != room.join_id:
             return
@@ -371,7 +403,7 @@ class Client:
         elif room.cursor > message["cursor"] or epoch not in (None, room.epoch):
             room.cursor = 0
             self._send_join(room)
-            await self._deliver(room, {"type": "reset", "room": room.name, "epoch": room.epoch})
+            self._put({"type": "reset", "room": room.name, "epoch": room.epoch})
             return
         room.live = True
         if not room.joining.done():
@@ -380,7 +412,7 @@ class Client:
     async def _on_error(self, message: Data) -> None:
         id = message.get("id", "")
         code = next((code for code in ErrorCode if code == message["code"]), ErrorCode.BAD_REQUEST)
-        error = ChatError(code, message["message"], message.get("retry_after"))
+        error = ChatError(code, message.get("message", code.value), message.get("retry_after"))
         room = next((room for room in self._rooms.values() if room.join_id == id), None)
         if not id:
             log.warning("refused code=%s reason=%s", code, error)
@@ -391,12 +423,13 @@ class Client:
             room.failures += 1
             room.stop_timer()
             room.timer = asyncio.get_running_loop().call_later(min(delay, LONGEST_WAIT), self._send_join, room)
+        elif room.refuse(error):
+            self._drop(room.name)
         else:
-            if not room.refuse(error):
-                left = {"type": "left", "room": room.name, "code": code.value, "message": error.message}
-                await self._deliver(room, left)
-            if self._rooms.get(room.name) is room:
+            await self._space()
+            if self._rooms.get(room.name) is room:  # not left in the meantime
                 self._drop(room.name)
+                self._put({"type": "left", "room": room.name, "code": code.value, "message": error.message})
 
 
 def _new_id() -> str:

@@ -1,68 +1,53 @@
-"""The client's way to the server: one connection at a time, and another whenever that one is lost."""
+"""The client's way to the server: one transport at a time, and another when that is lost or a better one passes."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
-import re
 import ssl
-from collections.abc import Awaitable, Callable
-from typing import Protocol
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from asyncio import FIRST_COMPLETED
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
-from tornado.httpclient import HTTPClientError, HTTPRequest
-from tornado.iostream import IOStream
-from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, websocket_connect
-
-from tornado_chat.errors import FINAL_CLOSES, TRANSIENT_STATUSES, ChatError, CloseCode, retry_after
-from tornado_chat.wire.codec import JSON, Codec
-from tornado_chat.wire.encodings import opcode_of, subprotocol_of
+from tornado_chat.client.ends import LONGEST_WAIT, Lost, Refused
+from tornado_chat.client.ladder import Ladder
+from tornado_chat.client.poll import PollTransport
+from tornado_chat.client.stream import StreamTransport
+from tornado_chat.client.transport import CHOICES, KINDS, Choice, Target, Transport, TransportKind, split
+from tornado_chat.client.websocket import WebSocketTransport
+from tornado_chat.errors import CloseCode
+from tornado_chat.wire.codec import Codec
 from tornado_chat.wire.events import Data
-from tornado_chat.wire.frames import BINARY
 
 log = logging.getLogger(__name__)
 
 Token = str | Callable[[], Awaitable[str]] | None
 
-NO_ANSWER = 599  # Tornado's status of a request that was not answered
 UNAUTHORIZED = frozenset({401, CloseCode.TOKEN_EXPIRED, CloseCode.SESSION_REVOKED})
 
-MAX_MESSAGE_BYTES = 16 << 20  # the largest, a page of history, is about 1 MiB
-CLOSE_TIMEOUT = 1.0
-LONGEST_WAIT = 3600.0  # whatever a server asks for
+MAKERS: dict[TransportKind, Callable[[Target], Transport]] = {
+    "websocket": WebSocketTransport,
+    "stream": StreamTransport,
+    "poll": PollTransport,
+}
 
+HEAD_START: dict[TransportKind, float] = {"websocket": 2.5, "stream": 5.0}
+"""s, that a transport has for its `welcome` before the next one is tried beside it."""
 
-class Closed(Exception):
-    """The client is closed, by `close()` or because it gave up; its text says why."""
-
-
-class Refused(Closed):
-    """The server will not have this client, and asking again would not change that.
-
-    `code` is the HTTP status of the refused handshake or the close code; 0 where there was neither.
-    """
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Lost(Exception):
-    """This connection is over, and another is to be tried; `wait` is in seconds, None: the link's own back-off."""
-
-    def __init__(self, why: str, wait: float | None = None) -> None:
-        super().__init__(why)
-        self.wait = wait
+IN_WORDS: dict[TransportKind, str] = {"websocket": "a WebSocket", "stream": "a stream", "poll": "long polls"}
 
 
 class LinkOwner(Protocol):
+    def joins(self) -> list[Data]:
+        """The joins that will come after the next `welcome`, as yet without an `id`."""
+
     def on_welcome(self, welcome: Data) -> None:
         """A connection is open and may be written to."""
 
     async def on_message(self, message: Data) -> None:
-        """What comes after `welcome`; the next is not read from the socket before this has returned."""
+        """What comes after `welcome`; see Listener."""
 
     def on_lost(self) -> None:
         """The connection that was welcomed is over; what was written last may not have arrived."""
@@ -76,6 +61,7 @@ class Link:
         owner: LinkOwner,
         url: str,
         *,
+        transport: Choice,
         token: Token,
         name: str | None,
         codec: Codec,
@@ -84,65 +70,58 @@ class Link:
         backoff: tuple[float, float],
         notify: Callable[[str], None],
     ) -> None:
-        self.reading = False  # waiting for the server, not for the owner
+        if transport not in CHOICES:
+            raise ValueError(f"transport: must be one of {', '.join(CHOICES)}; got {transport!r}")
         self._owner = owner
-        self._url = _websocket_url(url, name)
-        self._where = urlsplit(self._url).netloc.rpartition("@")[2]
+        self._url = split(url)
+        self._tls = ssl.create_default_context() if self._url.scheme == "https" else None
+        self._ladder = Ladder(KINDS if transport == "auto" else [transport])
         self._fetch = token if callable(token) else None
         self._token = token if isinstance(token, str) else None
         self._accepted = False  # the token was good for a connection
+        self._welcomed = False  # ever
         self._guest = False
+        self._name = name
         self._codec = codec
         self._connect_timeout = connect_timeout
         self._ping_interval = ping_interval
         self._backoff = backoff
         self._notify = notify
+        self._told: TransportKind = self._ladder.kinds[0]  # what the user takes it to be
         self._away = False  # the user was told that the connection is lost
-        self._connection: WebSocketClientConnection | None = None  # open and welcomed
-        self._writes: set[asyncio.Future[None]] = set()
-        self._heard = 0  # frames
+        self._transport: Transport | None = None  # open and welcomed
+        self._closing: set[asyncio.Task[None]] = set()  # of transports that are not used any more
 
     @property
-    def is_open(self) -> bool:
-        return self._connection is not None
-
-    @property
-    def unwritten(self) -> int:
-        """Frames that the socket has not taken yet."""
-        return len(self._writes)
-
-    def write(self, payload: bytes) -> None:
-        """Hand a frame to the socket, if there is one; it may be lost with the connection."""
-        if self._connection is not None:
-            with contextlib.suppress(WebSocketClosedError):  # the reader is about to be told
-                write = asyncio.ensure_future(
-                    self._connection.write_message(payload, binary=opcode_of(self._codec) == BINARY)
-                )
-                self._writes.add(write)
-                write.add_done_callback(self._written)
-
-    def _written(self, write: asyncio.Future[None]) -> None:
-        self._writes.discard(write)
-        if not write.cancelled():
-            write.exception()  # WebSocketClosedError: the reader is told too
+    def transport(self) -> Transport | None:
+        """The one that may be written to; what is written to it may be lost with it."""
+        return self._transport
 
     async def run(self) -> None:
         """Stay connected until cancelled, which leaves no socket and no task, or until Refused."""
         failures = 0
         loop = asyncio.get_running_loop()
-        while True:
-            began = loop.time()
-            try:
-                await self._converse(await self._connect())
-            except Lost as error:
-                lost = error
-            if loop.time() - began > self._longest_pause(failures):
-                failures = 0
-            delay = self.pause(failures) if lost.wait is None else min(lost.wait, LONGEST_WAIT)
-            failures += 1
-            self._away = True
-            self._notify(f"{lost}, retrying in {delay:.1f} s")
-            await asyncio.sleep(delay)
+        try:
+            while True:
+                began = loop.time()
+                try:
+                    await self._connect_and_listen()
+                except Lost as error:
+                    lost = error
+                except Refused as refused:
+                    if not self._renew(refused.code):
+                        raise
+                    lost = Lost(f"the token is not taken any more: {refused}")
+                if loop.time() - began > self._longest_pause(failures):
+                    failures = 0
+                delay = self.pause(failures) if lost.wait is None else min(lost.wait, LONGEST_WAIT)
+                failures += 1
+                self._away = True
+                self._notify(f"{lost}, retrying in {delay:.1f} s")
+                await asyncio.sleep(delay)
+        finally:
+            while self._closing:
+                await asyncio.wait(self._closing)
 
     def pause(self, failures: int) -> float:
         """Exponential back-off with full jitter, so that clients cut off together do not come back together."""
@@ -152,183 +131,171 @@ class Link:
         shortest, longest = self._backoff
         return min(longest, shortest * 2.0 ** min(failures, 30))
 
-    async def _connect(self) -> WebSocketClientConnection:
+    # Which transport
+
+    async def _connect_and_listen(self) -> None:
+        """Until the connection is lost, and none has taken its place: Lost or Refused."""
+        await self._find_token()
+        try:
+            transport, welcome = await self._race(self._ladder.kinds)
+        except (Lost, Refused) as error:
+            # Those above were not tried; or what passed before is blocked now, which may not be for long.
+            go_on = error.suspect and (self._ladder.better or self._welcomed)
+            self._ladder.on_nothing(suspect=error.suspect)
+            if go_on and isinstance(error, Refused):
+                raise Lost(str(error)) from error
+            raise
+        while True:
+            transport, welcome = await self._listen(transport, welcome)
+
+    async def _race(self, kinds: Sequence[TransportKind]) -> tuple[Transport, Data]:
+        """The first of `kinds` to be welcomed, and its `welcome`. If one is late or suspect the next is tried, too."""
+        waiting = deque(kinds)
+        attempts: dict[asyncio.Task[Data], Transport] = {}
+        ends: list[Lost | Refused] = []
+        start = True
+        head_start: float | None = None
+        try:
+            while True:
+                if start and waiting:
+                    kind = waiting.popleft()
+                    transport = MAKERS[kind](self._target())
+                    attempts[asyncio.create_task(transport.open(self._owner.joins()))] = transport
+                    head_start = HEAD_START.get(kind)
+                if not attempts:
+                    raise min(ends, key=lambda end: (isinstance(end, Refused), end.suspect))  # what leaves most hope
+                await asyncio.wait(attempts, timeout=head_start if waiting else None, return_when=FIRST_COMPLETED)
+                done = [task for task in attempts if task.done()]
+                start = not done
+                for task in done:
+                    try:
+                        welcome = task.result()
+                    except (Lost, Refused) as end:
+                        if isinstance(end, Refused) and not end.suspect:
+                            raise
+                        ends.append(end)
+                        self._let_go(attempts.pop(task))
+                        if end.suspect:
+                            start = True
+                        else:  # nobody is there: no other way leads there
+                            waiting.clear()
+                    else:
+                        return attempts.pop(task), welcome
+        finally:
+            for task, transport in attempts.items():
+                task.cancel()
+                self._let_go(transport, task)
+
+    async def _listen(self, transport: Transport, welcome: Data) -> tuple[Transport, Data]:
+        """Be connected by `transport` until it ends (Lost, Refused), or a better one is there: that, with `welcome`."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        self._ladder.on_opened(transport.kind, began)
+        self._accept(welcome)
+        self._transport = transport
+        reading = asyncio.create_task(transport.run(self._on_message))
+        upgrade: asyncio.Task[tuple[Transport, Data]] | None = None
+        try:
+            self._owner.on_welcome(welcome)
+            self._tell(transport.kind)
+            while True:
+                at = self._ladder.upgrade_at
+                timeout = None if at is None or upgrade is not None else max(0.0, at - loop.time())
+                tasks = [reading] if upgrade is None else [reading, upgrade]
+                await asyncio.wait(tasks, timeout=timeout, return_when=FIRST_COMPLETED)
+                if reading.done():
+                    reading.result()
+                if upgrade is None:
+                    upgrade = asyncio.create_task(self._race(self._ladder.better))
+                elif upgrade.done():
+                    done, upgrade = upgrade, None
+                    try:
+                        return done.result()
+                    except (Lost, Refused) as end:
+                        log.info("no better transport reason=%s", end)
+                        self._ladder.on_no_upgrade(loop.time())
+        except (Lost, Refused) as end:
+            self._ladder.on_died(transport.heard - began, loop.time(), suspect=end.suspect)
+            if isinstance(end, Refused) and end.suspect:  # it was good before
+                raise Lost(str(end), suspect=True) from end
+            raise
+        finally:
+            self._transport = None
+            self._owner.on_lost()
+            self._let_go(transport, reading)
+            if upgrade is not None:
+                upgrade.cancel()
+                self._spawn(self._waste(upgrade))
+
+    def _let_go(self, transport: Transport, task: asyncio.Task[Any] | None = None) -> None:
+        """Close `transport`, whose `task` nobody waits for any more."""
+        if task is not None:
+            task.cancel()
+        self._spawn(_close(transport, task))
+
+    async def _waste(self, upgrade: asyncio.Task[tuple[Transport, Data]]) -> None:
+        await asyncio.wait({upgrade})
+        if not upgrade.cancelled() and upgrade.exception() is None:
+            await upgrade.result()[0].close()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _tell(self, kind: TransportKind) -> None:
+        if self._away:
+            self._away = False
+            self._notify("back")
+        if self._told != kind:
+            self._told = kind
+            self._notify(f"connected by {IN_WORDS[kind]} now")
+
+    async def _on_message(self, message: Data) -> None:
+        if message["type"] == "welcome":
+            self._accept(message)
+        else:
+            await self._owner.on_message(message)
+
+    # Who comes
+
+    def _target(self) -> Target:
+        return Target(
+            url=self._url,
+            tls=self._tls,
+            token=self._token,
+            name=self._name,
+            codec=self._codec,
+            connect_timeout=self._connect_timeout,
+            ping_interval=self._ping_interval,
+            longest_pause=self._backoff[1],
+        )
+
+    async def _find_token(self) -> None:
         if self._token is None and self._fetch is not None:
             try:
                 async with asyncio.timeout(self._connect_timeout):
                     self._token = await self._fetch()
             except OSError as error:  # TimeoutError is one
                 raise Lost(f"no token: {str(error) or 'timed out'}") from error
-        request = HTTPRequest(
-            self._url,
-            headers={"Authorization": f"Bearer {self._token}"} if self._token else {},
-            connect_timeout=self._connect_timeout,
-            request_timeout=self._connect_timeout,
-        )
-        # Compression is not offered: Tornado would deflate every frame of ours, and most are too short to gain by it.
-        attempt = asyncio.ensure_future(
-            websocket_connect(request, subprotocols=[subprotocol_of(self._codec)], max_message_size=MAX_MESSAGE_BYTES)
-        )
-        try:
-            return await asyncio.shield(attempt)
-        except asyncio.CancelledError:
-            await asyncio.wait({attempt}, timeout=CLOSE_TIMEOUT)
-            attempt.add_done_callback(_cut)
-            raise
-        except HTTPClientError as error:
-            raise self._refusal(error) from error
-        except ssl.SSLCertVerificationError as error:
-            raise Refused(0, f"{self._where}: {error.verify_message}") from error
-        except OSError as error:
-            raise Lost(f"cannot connect to {self._where}: {error.strerror or error}") from error
-        except Exception as error:  # Tornado has no one exception for an answer that is not a handshake
-            text = str(error) or type(error).__name__
-            raise Refused(0, f"{self._where} does not speak WebSocket: {text}") from error
 
-    async def _converse(self, connection: WebSocketClientConnection) -> None:
-        """Pass on what the server says until the connection ends; then raises what that means."""
-        stream = _stream(connection)
-        watch = None
-        frame: str | bytes | None = ""
-        try:
-            try:
-                async with asyncio.timeout(self._connect_timeout):
-                    frame = await connection.read_message()
-            except TimeoutError:
-                raise Lost(f"{self._where} took the connection, but said nothing") from None
-            if frame is not None:
-                welcome = self._decode(frame)
-                self._on_welcome(welcome)
-                self._connection = connection
-                self._owner.on_welcome(welcome)
-                watch = asyncio.create_task(self._watch(stream))
-            while frame is not None:
-                self.reading = True
-                frame = await connection.read_message()
-                self.reading = False
-                self._heard += 1
-                if frame is not None:
-                    await self._owner.on_message(self._decode(frame))
-        finally:
-            if watch is not None:
-                watch.cancel()
-            if self._connection is not None:
-                self._connection = None
-                self._owner.on_lost()
-            await self._hang_up(connection, stream, ended=frame is None)
-        raise self._verdict(connection.close_code, connection.close_reason or "")
-
-    async def _hang_up(self, connection: WebSocketClientConnection, stream: IOStream, *, ended: bool) -> None:
-        """The close handshake, or after CLOSE_TIMEOUT without it; nothing of `connection` is left then."""
-        connection.close(CloseCode.NORMAL)
-        while not ended:
-            try:
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    while await connection.read_message() is not None:
-                        pass
-                ended = True
-            except TimeoutError:
-                ended = stream.closed()
-                stream.close()
-        if self._writes:
-            await asyncio.wait(self._writes)
-
-    async def _watch(self, stream: IOStream) -> None:
-        """Ping a server that was silent for `ping_interval`, cut it off if it stays silent for as long again.
-
-        Not Tornado's pings: those would cut off a server whose pong stands behind events that our user does not take.
-        """
-        pinged = False
-        while True:
-            heard = self._heard
-            await asyncio.sleep(self._ping_interval)
-            if self._heard != heard or not self.reading:
-                pinged = False
-            elif not pinged:
-                self.write(self._codec.encode({"type": "ping"}))
-                pinged = True
-            else:
-                log.info("no answer to a ping server=%s seconds=%g", self._where, self._ping_interval)
-                stream.close()
-                return
-
-    def _decode(self, frame: str | bytes) -> Data:
-        try:
-            message = self._codec.decode(frame.encode() if isinstance(frame, str) else frame)
-            if isinstance(message, dict) and isinstance(message.get("type"), str):
-                return message
-            reason = "not an object with a type"
-        except ChatError as error:
-            reason = error.message
-        raise Refused(CloseCode.INVALID_DATA, f"{self._where} does not speak {subprotocol_of(self._codec)}: {reason}")
-
-    def _on_welcome(self, welcome: Data) -> None:
-        if welcome["type"] != "welcome":
-            raise Refused(CloseCode.PROTOCOL_ERROR, f"{self._where} began with {welcome['type']} instead of welcome")
-        self._accepted = True
+    def _accept(self, welcome: Data) -> None:
+        self._accepted = self._welcomed = True
         self._guest = "token" in welcome
         self._token = welcome.get("token", self._token)
-        if self._away:
-            self._away = False
-            self._notify("back")
-
-    # What an end means.
-
-    def _refusal(self, error: HTTPClientError) -> Lost | Refused:
-        """Of a handshake that was answered with the HTTP status `error.code`, or (599) not at all."""
-        response, text = error.response, error.message
-        if response is not None:
-            with contextlib.suppress(ChatError, KeyError, TypeError):  # a proxy's page, or nothing
-                text = JSON.decode(response.body)["error"]["message"]  # type: ignore[index]  # TypeError is expected
-        if error.code == 401 and self._renew(401):
-            return Lost(f"{self._where} does not take the token any more: {text}")
-        if error.code not in TRANSIENT_STATUSES and error.code != NO_ANSWER:
-            return Refused(error.code, f"{self._where} refused the connection: {text} (HTTP {error.code})")
-        after = response.headers.get("Retry-After", "") if response is not None else ""
-        wait = int(after) + self.pause(0) if re.fullmatch("[0-9]{1,9}", after) else None
-        return Lost(f"cannot connect to {self._where}: {text}", wait)
-
-    def _verdict(self, code: int | None, reason: str) -> Lost | Refused:
-        """Of a connection that was closed with `code`; None: without a close frame."""
-        if code is None:
-            return Lost("connection lost")
-        if code in FINAL_CLOSES or (code in UNAUTHORIZED and not self._renew(code)):
-            return Refused(code, f"{self._where} closed the connection: {code} {reason}".rstrip())
-        wait = None
-        if code in (CloseCode.SERVICE_RESTART, CloseCode.TRY_AGAIN_LATER):
-            wait = retry_after(reason)
-        elif code == CloseCode.POLICY_VIOLATION:
-            wait = self._backoff[1]
-        return Lost(f"connection closed with {code} {reason}".rstrip(), wait)
 
     def _renew(self, code: int) -> bool:
         """Whether another token may do where the present one, good before, is refused; a revoked guest stays out."""
         can_renew = self._fetch is not None or (self._guest and code != CloseCode.SESSION_REVOKED)
-        if not can_renew or not self._accepted:
+        if code not in UNAUTHORIZED or not can_renew or not self._accepted:
             return False
         self._token, self._accepted = None, False
         return True
 
 
-def _stream(connection: WebSocketClientConnection) -> IOStream:
-    protocol = connection.protocol
-    assert protocol is not None
-    assert protocol.stream is not None
-    return protocol.stream
-
-
-def _cut(attempt: asyncio.Future[WebSocketClientConnection]) -> None:
-    """Close what came of an attempt to connect that nobody waits for any more."""
-    if not attempt.cancelled() and attempt.exception() is None:
-        _stream(attempt.result()).close()
-        attempt.result().close()
-
-
-def _websocket_url(url: str, name: str | None) -> str:
-    parts = urlsplit(url)
-    scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
-    if scheme is None or not parts.hostname:
-        raise ValueError(f"{url!r} is not the address of a server, such as http://127.0.0.1:8080")
-    path = parts.path.rstrip("/")
-    query = parse_qsl(parts.query) + ([("name", name)] if name is not None else [])
-    return urlunsplit((scheme, parts.netloc, path if path.endswith("/ws") else path + "/ws", urlencode(query), ""))
+async def _close(transport: Transport, task: asyncio.Task[Any] | None) -> None:
+    if task is not None:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+    await transport.close()

@@ -7,9 +7,12 @@ import itertools
 import math
 from collections import deque
 
-from tornado_chat.client.link import LONGEST_WAIT, Link
+from tornado_chat.client.ends import LONGEST_WAIT
+from tornado_chat.client.link import Link
 from tornado_chat.errors import TRANSIENT_ERRORS, ChatError, ErrorCode
 from tornado_chat.wire.events import Data
+
+UNKNOWN_FRAME_BYTES = 65536  # the limit of a server that nobody has told otherwise
 
 
 class Call:
@@ -81,9 +84,9 @@ class Outbound:
                 self._forget(command)
 
     def on_welcome(self, welcome: Data) -> None:
-        limits = welcome["limits"]
-        self._frame_bytes = limits["frame_bytes"]
-        self._window = 1 if limits["send_rate"] else math.inf
+        limits = welcome.get("limits", {})  # a poll is not told any
+        self._frame_bytes = limits.get("frame_bytes", UNKNOWN_FRAME_BYTES)
+        self._window = 1 if limits.get("send_rate", 1) else math.inf
         before, self._user = self._user, welcome["user"]
         if before not in (None, self._user):
             text = f"now signed in as {self._user}; whether the log has what {before} sent is not known"
@@ -142,7 +145,8 @@ class Outbound:
 
     def _pump(self, queue: Queue) -> None:
         """Send what may be sent now."""
-        if not self._link.is_open or queue.timer is not None:
+        transport = self._link.transport
+        if transport is None or queue.timer is not None:
             return
         while queue.waiting and len(queue.flying) < self._window:
             command = queue.waiting.popleft()
@@ -154,7 +158,7 @@ class Outbound:
                 continue
             queue.flying[command.id] = command
             command.flown = True
-            self._link.write(command.payload)
+            transport.write(command.payload)
 
     def _rest(self, queue: Queue, delay: float | None) -> None:
         """Send nothing of this room for a while, since the server could not take it."""

@@ -129,8 +129,6 @@ class EventStream(SocketLine):
         self.write(self._goodbye(code, reason))
         if self.closing:  # the write failed
             return
-        self._pauses = 0
-        self._read_on()
         self._end(code, reason)
         self._finish()
 
@@ -145,7 +143,7 @@ class EventStream(SocketLine):
         said = block(encoding.codec.encode(closing))
         if milliseconds is not None:
             said = retry(milliseconds) + said
-        return encoding.frame_part(said) + encoding.end
+        return encoding.framing.part(said) + encoding.framing.end
 
 
 class CursorStream(EventStream):
@@ -154,7 +152,7 @@ class CursorStream(EventStream):
     It is never direct: what moves a cursor goes through `write`.
     """
 
-    __slots__ = ("_cursors", "_due", "_told")
+    __slots__ = ("_cursors", "_due", "_soon", "_told")
 
     def __init__(
         self,
@@ -163,11 +161,13 @@ class CursorStream(EventStream):
         listener: Listener,
         encoding: StreamEncoding,
         cursors: Callable[[], bytes],
+        soon: Callable[[Callable[[CursorStream], None], CursorStream], None],
     ) -> None:
-        """`cursors` makes the block of what has been written so far."""
+        """`cursors` makes the block of what has been written so far, `soon` calls in a loop turn to come."""
         super().__init__(lines, sock, listener, encoding)
         lines.direct.keys[self._fd] = self.key = NO_KEY
         self._cursors = cursors
+        self._soon = soon
         self._due = False
         self._told = b""
 
@@ -175,16 +175,16 @@ class CursorStream(EventStream):
         super().write(data)
         if not self._due and not self.closing:
             self._due = True
-            self._lines.loop.call_soon(self._tell)
+            self._soon(CursorStream._tell, self)
 
     def _tell(self) -> None:
-        self._due = False
-        if self.closing:
+        if self.closing or not self._due:
             return
+        self._due = False
         told = self._cursors()
         if told != self._told:
             self._told = told
-            super().write(self._encoding.frame_part(told))
+            super().write(self._encoding.framing.part(told))
 
     def close(self, code: int, reason: str = "") -> None:
         if self._due and code != CloseCode.INTERNAL_ERROR:  # what a fault left unwritten is not known

@@ -20,6 +20,10 @@ USER_FRAME_BYTES, ADDRESS_FRAME_BYTES = 8192, 2048
 what a busy user's events have."""
 
 
+GUEST_ENDS, GUEST_ENDS_BURST = 5.0, 100.0
+"""Guests whose sessions may be revoked, a second and at once: revocations are kept for ever, and anybody may become as
+many guests as they like."""
+
 LONGEST_WAIT = 30.0
 """Seconds that anybody is told to wait at most."""
 
@@ -241,7 +245,17 @@ class Limits:
     them, but 2 KiB for each. Bytes are charged after they came: who owes some is not read until they are paid.
     """
 
-    __slots__ = ("addresses", "http_bytes", "joins", "max_connections", "per_address", "rooms", "time", "users")
+    __slots__ = (
+        "addresses",
+        "guest_ends",
+        "http_bytes",
+        "joins",
+        "max_connections",
+        "per_address",
+        "rooms",
+        "time",
+        "users",
+    )
 
     def __init__(self, settings: Settings, max_connections: int, time: Callable[[], float]) -> None:
         self.time = time
@@ -265,6 +279,7 @@ class Limits:
             time,
         )
         self.joins = TokenBucket(joins * PROCESS_SHARE, joins * PROCESS_SHARE * 2, time())
+        self.guest_ends = TokenBucket(GUEST_ENDS, GUEST_ENDS_BURST, time())
         self.http_bytes = 0  # of long bodies and answers that HTTP connections hold
         self.per_address = settings.connections_per_address
         self.max_connections = max_connections

@@ -118,11 +118,10 @@ class Polls:
                     outcome = await self._fetch(name, room, after, limit)
             except Exception as error:
                 outcome = error
-            finally:
-                for poll in self._reading.pop(key):
-                    shared.turns.poll(poll.take, (name, outcome))
+            takes = [partial(poll.take, name, outcome) for poll in self._reading.pop(key)]
             taken: asyncio.Future[None] = shared.loop.create_future()
-            shared.turns.poll(_settle, taken)
+            # A queue of its own: while the page waits for its turn it keeps the permit, which others want.
+            shared.turns.polls.add("page of " + name, *takes, partial(_settle, taken))
             await taken
 
     async def _fetch(self, name: str, room: Room | None, after: int, limit: int) -> Page:
@@ -219,8 +218,9 @@ class Poll:
         except BaseException:
             self._end()  # those that it has entered linger: the next try has to join the others only
             raise
-        seconds = min(seconds, max(0.0, self.identity.expires_at - time.time()))
-        self._timer = self._hub.shared.loop.call_later(seconds, self._time_up)
+        left = max(0.0, self.identity.expires_at - time.time())
+        loop = self._hub.shared.loop
+        self._timer = loop.call_later(left, self._expire) if left <= seconds else loop.call_later(seconds, self.hurry)
         if all(stay.room.head >= 0 for stay in self._stays):
             self._begin_to_wait()
         else:
@@ -289,12 +289,8 @@ class Poll:
         if told is not None:
             told(error)
 
-    def _time_up(self) -> None:
-        self._timer = None
-        if self.identity.expires_at <= time.time():
-            self.refuse("it has expired; sign in again")
-        else:
-            self.hurry()
+    def _expire(self) -> None:
+        self.refuse("it has expired; sign in again")
 
     def _end(self, *, linger: bool = True) -> Told | None:
         """Leave nothing of it behind. Whom to tell; None if it is over already."""
@@ -321,9 +317,9 @@ class Poll:
 
     def _soon(self) -> None:
         if not self.over:
-            self._hub.shared.turns.poll(self._ready, None)
+            self._hub.shared.turns.polls.add(next(iter(self.cursors)), self._ready)
 
-    def _ready(self, _: None) -> None:
+    def _ready(self) -> None:
         """Its turn has come."""
         if self.over or self._reading:
             return
@@ -341,9 +337,8 @@ class Poll:
         if told is not None:
             told(found)
 
-    def take(self, read: tuple[str, Page | Exception]) -> None:
+    def take(self, name: str, page: Page | Exception) -> None:
         """The page that it asked for."""
-        name, page = read
         self._reading = False
         if self.over:
             return
@@ -351,7 +346,7 @@ class Poll:
             self.fail(page)
         else:
             self._pages[name] = page
-            self._ready(None)
+            self._ready()
 
     def _gather(self) -> Found | None:
         """What there is; None if a page of the log has to be read first."""

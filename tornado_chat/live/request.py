@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -59,6 +60,10 @@ CARRY_OUT_SECONDS = 20.0
 TURN_SECONDS = 0.001
 """Of a loop turn that one request takes."""
 
+_NOT_IN_TIME = ChatError(
+    ErrorCode.UNAVAILABLE, "this was not done in time: send it again with the same id", retry_after=1.0
+)
+
 Answer = replies.Reply | replies.Presence | Raw | None
 Done = Callable[[list[Answer] | ChatError], None]
 
@@ -72,6 +77,7 @@ class Request(Author):
         "_begun",
         "_codec",
         "_commands",
+        "_counted",
         "_done",
         "_ended",
         "_going_on",
@@ -102,6 +108,7 @@ class Request(Author):
         self._held: Command | Unparsed | None = None  # taken, and its turn has not come
         self._begun = False  # all of them
         self._ended = False
+        self._counted = False  # among those under way: what waits to be paid need not be waited for
         self._going_on: asyncio.Handle | None = None
         self._answers: list[Answer] = []  # of those that were begun
         self._submitted: deque[tuple[int, str | None]] = deque()  # places and ids of those the log has not answered
@@ -111,7 +118,6 @@ class Request(Author):
 
     def begin(self, size: int) -> None:
         """Carry out the commands, which came in `size` bytes."""
-        self.context.requests += 1
         owed = self.owe_bytes(0) if size > LONG_BYTES else 0.0
         wait = self.owe_bytes(size + REQUEST_BYTES)
         if owed or wait > OWED_SECONDS:
@@ -138,6 +144,9 @@ class Request(Author):
     def _go_on(self) -> None:
         """Begin the commands whose turn has come, and end with the last one."""
         self._going_on = None
+        if not self._counted:
+            self._counted = True
+            self.context.requests += 1
         started = monotonic()
         while not self._ended and self._asking is None:
             command = self._held or next(self._commands, None)
@@ -159,7 +168,8 @@ class Request(Author):
             return
         self._ended = True
         self.end()
-        self.context.requests -= 1
+        if self._counted:
+            self.context.requests -= 1
         for handle in (self._timer, self._going_on, self._asking):
             if handle is not None:
                 handle.cancel()
@@ -192,11 +202,8 @@ class Request(Author):
 
     def _give_up(self) -> None:
         """What was submitted may still be kept; what was not begun is not."""
-        unavailable = ChatError(
-            ErrorCode.UNAVAILABLE, "this was not done in time: send it again with the same id", retry_after=1.0
-        )
         for place, id in self._submitted:
-            self._answers[place] = self._refusal(unavailable, id)
+            self._answers[place] = self._refusal(_NOT_IN_TIME, id)
         overloaded = ChatError(ErrorCode.OVERLOADED, "its turn did not come in time: try again", retry_after=1.0)
         while (command := self._held or next(self._commands, None)) is not None:
             self._held = None
@@ -221,6 +228,8 @@ class Request(Author):
 
     def published(self, entry: Entry, outcome: Appended | ChatError) -> None:
         """As `Sender.published` says."""
+        if self._ended:  # it was given up, or failed: places may be wrong
+            return
         place, _ = self._submitted.popleft()
         if isinstance(outcome, ChatError):
             self._answers[place] = self._refusal(outcome, entry.id)
@@ -251,7 +260,7 @@ class Request(Author):
         self.check_room(command.room)
         self.charge()
         questions.check_unread(self.context, 0)
-        self._ask(self._look_back(command), command)
+        self._ask(partial(self._look_back, command), command)
         return True
 
     async def _look_back(self, command: History) -> Answer:
@@ -270,16 +279,16 @@ class Request(Author):
         if room is not None:
             self._answers.append(questions.present(command, room.presence))
         else:
-            self._ask(questions.presence(self.context, command), command)
+            self._ask(partial(questions.presence, self.context, command), command)
         return True
 
-    def _ask(self, question: Coroutine[Any, Any, Answer], command: Command) -> None:
-        self._answers.append(None)
+    def _ask(self, question: Callable[[], Coroutine[Any, Any, Answer]], command: Command) -> None:
+        self._answers.append(replies.error(_NOT_IN_TIME, command.id))  # if it should be given up
         self._asking = self.context.hub.tasks.spawn(self._wait(question, command))
 
-    async def _wait(self, question: Coroutine[Any, Any, Answer], command: Command) -> None:
+    async def _wait(self, question: Callable[[], Coroutine[Any, Any, Answer]], command: Command) -> None:
         try:
-            self._answers[-1] = await question
+            self._answers[-1] = await question()
         except (LogUnavailable, TimeoutError) as error:
             self.context.log_warning.warning("log unavailable reason=%s", error)
             unavailable = ChatError(ErrorCode.UNAVAILABLE, "the log did not answer: try again", retry_after=1.0)

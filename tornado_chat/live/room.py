@@ -206,7 +206,7 @@ class Room:
     def watched(self) -> Watch:
         """What tells those who poll that there is something."""
         if self.watch is None:
-            self.watch = Watch(self.shared, self.flushed)
+            self.watch = Watch(self.shared, self.name, self.flushed)
         return self.watch
 
     def go_live(self, member: Member) -> None:

@@ -20,7 +20,10 @@ ANSWERS, ANSWER_SECONDS = 16, 0.001
 """Answers of the log that are told in one loop turn, and about how long that may take: most let somebody join."""
 
 POLLS, POLL_SECONDS = 16, 0.001
-"""Answers to long polls in one loop turn, over all rooms, and about how long they may take together."""
+"""Answers to polls in one loop turn, over all rooms in turn, and about how long they may take together."""
+
+TELLS, TELL_SECONDS = 16, 0.001
+"""Streams of many rooms that are told their cursors in one loop turn, and about how long that may take: 50 us each."""
 
 T = TypeVar("T")
 
@@ -57,10 +60,65 @@ class Share:
                 self._loop.call_soon(self._turn)
 
 
+class FairShare:
+    """As a Share, with a queue for each key: the keys take turns, a call of each."""
+
+    __slots__ = ("_due", "_loop", "_most", "_order", "_queues", "_seconds")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int, seconds: float) -> None:
+        self._loop = loop
+        self._most = most
+        self._seconds = seconds
+        self._queues: dict[str, deque[Callable[[], None]]] = {}  # none of them is empty
+        self._order: deque[str] = deque()  # their keys, the next one first
+        self._due = False
+
+    def add(self, key: str, *calls: Callable[[], None]) -> None:
+        queue = self._queues.get(key)
+        if queue is not None:
+            queue.extend(calls)
+        elif calls:
+            self._queues[key] = deque(calls)
+            self._order.append(key)
+            if not self._due:
+                self._due = True
+                self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        until = monotonic() + self._seconds
+        try:
+            for _ in range(self._most):
+                if not self._order or monotonic() > until:
+                    break
+                key = self._order.popleft()
+                queue = self._queues[key]
+                call = queue.popleft()
+                if queue:
+                    self._order.append(key)
+                else:
+                    del self._queues[key]
+                call()
+        finally:
+            self._due = bool(self._order)
+            if self._due:
+                self._loop.call_soon(self._turn)
+
+
 class Turns:
     """The queues of what is to go on in a loop turn to come."""
 
-    __slots__ = ("_committing", "_feeding", "_flush_due", "_flushing", "_held", "_hold", "_loop", "answer", "poll")
+    __slots__ = (
+        "_committing",
+        "_feeding",
+        "_flush_due",
+        "_flushing",
+        "_held",
+        "_hold",
+        "_loop",
+        "answer",
+        "polls",
+        "tell_cursors",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -71,7 +129,8 @@ class Turns:
         self._held = False  # it waits, or has waited: it goes next, whatever begins meanwhile
         self._feeding = Share(loop, FEEDS, FEED_SECONDS)
         self.answer = Share(loop, ANSWERS, ANSWER_SECONDS).add
-        self.poll = Share(loop, POLLS, POLL_SECONDS).add
+        self.polls = FairShare(loop, POLLS, POLL_SECONDS)
+        self.tell_cursors = Share(loop, TELLS, TELL_SECONDS).add
 
     def flush(self, flush_slice: Callable[[], bool]) -> None:
         """A big room's flush: one slice in each loop turn, the big rooms in turn, until it returns False."""

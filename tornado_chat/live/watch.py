@@ -21,15 +21,16 @@ class Watch:
     once. Events that come while the room pays for the last one go together.
     """
 
-    __slots__ = ("_due", "_flushed", "_paid", "_shared", "erased", "erasures", "reads", "told", "waiting")
+    __slots__ = ("_due", "_flushed", "_paid", "_room", "_shared", "erased", "erasures", "reads", "told", "waiting")
 
-    def __init__(self, shared: Shared, flushed: int) -> None:
+    def __init__(self, shared: Shared, room: str, flushed: int) -> None:
         self._shared = shared
+        self._room = room
         self._flushed = flushed
         self._due = False
         self._paid = 0.0  # when the next round may begin, by the loop's time
         self.told = flushed  # what the last round could tell: who lacks some of that is behind, and waits for no round
-        self.waiting: dict[Callable[[None], None], None] = {}
+        self.waiting: dict[Callable[[], None], None] = {}
         self.reads = 0  # pages of the log that are on their way
         self.erased: set[int] = set()  # targets that were erased meanwhile
         self.erasures = 0  # how many there have been: what was made before may hold erased texts
@@ -65,8 +66,7 @@ class Watch:
         self.told = self._flushed
         waiting, self.waiting = self.waiting, {}
         self._pay(len(waiting))
-        for call in waiting:
-            self._shared.turns.poll(call, None)
+        self._shared.turns.polls.add(self._room, *waiting)
 
     def _pay(self, answers: int) -> None:
         now = self._shared.loop.time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from functools import partial
 
@@ -11,6 +12,9 @@ from tornado_chat.wire.refusals import Unread
 LINGERING, LINGER_SECONDS = 64, 1.0
 """So many are left open so long: closing a socket whose request is still on its way would make the kernel take the
 answer back (RST). Among them are those whose request has not come yet: it is waited for so long."""
+
+SPREAD_MS = 1000
+"""Of those who are told by a stream when to come back; others have `Retry-After` in seconds, and wait as they like."""
 
 _HEARD_BYTES = 16384
 
@@ -37,7 +41,7 @@ class TurnedAway:
             self._silent[sock] = self._loop.call_later(LINGER_SECONDS, answer)
             self._loop.add_reader(sock.fileno(), answer)
         else:
-            self._answer(sock, refusal.answer(said or b""), room)
+            self._answer(sock, said, refusal, room)
 
     def close(self) -> None:
         for sock, timer in self._silent.items():
@@ -52,11 +56,11 @@ class TurnedAway:
     def _answer_silent(self, sock: socket.SocketType, refusal: Unread, room: int) -> None:
         self._silent.pop(sock).cancel()
         self._loop.remove_reader(sock.fileno())
-        self._answer(sock, refusal.answer(_hear(sock) or b""), room)
+        self._answer(sock, _hear(sock), refusal, room)
 
-    def _answer(self, sock: socket.SocketType, answer: bytes, room: int) -> None:
+    def _answer(self, sock: socket.SocketType, said: bytes | None, refusal: Unread, room: int) -> None:
         try:
-            sock.send(answer)
+            sock.send(refusal.answer(said or b"", random.randint(0, SPREAD_MS)))
             sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # it has gone already

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgpack
 
-from tornado_chat.verify.frames import BINARY, TEXT, Broken
+from tornado_chat.verify.endings import Broken
+from tornado_chat.verify.frames import BINARY, TEXT
 
 Data = dict[str, Any]
 """An object as a codec has it: a command, or what the server says."""
@@ -17,17 +18,19 @@ Data = dict[str, Any]
 class Codec(NamedTuple):
     name: str
     """Of the WebSocket sub-protocol."""
+    media_type: str
+    """Of a body over HTTP."""
     opcode: int
-    encode: Callable[[Data], bytes]
+    encode: Callable[[Data | list[Data]], bytes]
     decode: Callable[[bytes], object]
     """Raises Broken for what is not the codec, and for an object that names a field twice."""
 
 
-def _encode_json(data: Data) -> bytes:
+def _encode_json(data: Data | list[Data]) -> bytes:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _encode_msgpack(data: Data) -> bytes:
+def _encode_msgpack(data: Data | list[Data]) -> bytes:
     packed: bytes = msgpack.packb(data)
     return packed
 
@@ -60,5 +63,5 @@ def _decode_msgpack(payload: bytes) -> object:
         raise Broken(f"a message that is not MessagePack: {error or 'it is malformed'}") from None
 
 
-JSON = Codec("chat.v1.json", TEXT, _encode_json, _decode_json)
-MSGPACK = Codec("chat.v1.msgpack", BINARY, _encode_msgpack, _decode_msgpack)
+JSON = Codec("chat.v1.json", "application/json", TEXT, _encode_json, _decode_json)
+MSGPACK = Codec("chat.v1.msgpack", "application/msgpack", BINARY, _encode_msgpack, _decode_msgpack)

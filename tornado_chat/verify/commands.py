@@ -21,13 +21,14 @@ MESSAGES_KEPT = 50
 class Sent:
     """A command that must become one event, however often it is sent."""
 
-    __slots__ = ("command", "event", "id", "room", "seq", "since", "writes")
+    __slots__ = ("command", "event", "floor", "id", "room", "seq", "since", "writes")
 
-    def __init__(self, command: Data, user: str) -> None:
+    def __init__(self, command: Data, user: str, floor: int) -> None:
         self.command = command
         self.event = promised(command, user)
         self.id: str = command["id"]
         self.room: str = command["room"]
+        self.floor = floor  # what the log had reached before it was made
         self.seq = 0  # 0: not acknowledged yet
         self.since = 0.0  # when it was written last
         self.writes = 0
@@ -59,7 +60,8 @@ class Commands:
     def make(self, command: Data) -> Sent:
         """`command` with an id; from now on it must be answered."""
         self._count += 1
-        sent = Sent(command | {"id": f"{self._device.name}.{self._count}"}, self._device.user)
+        floor = self._device.ledger.records[command["room"]].head  # whatever anybody has heard of is in the log
+        sent = Sent(command | {"id": f"{self._device.name}.{self._count}"}, self._device.user, floor)
         self.unanswered[sent.id] = sent
         self._device.ledger.counts["sent"] += 1
         return sent
@@ -105,6 +107,9 @@ class Commands:
                 device.violation(Finding("ack", f"{id}: acknowledged with {sent.seq} before"), room, seq)
             return None
         sent.seq = seq
+        if seq <= sent.floor:
+            finding = Finding("ack", f"{id}: acknowledged with {seq}, but the log had reached {sent.floor} before")
+            device.violation(finding, room, seq)
         device.ledger.counts["acked"] += 1
         if sent.since > device.resumed:
             device.ledger.answer.add(now - sent.since)

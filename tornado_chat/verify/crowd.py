@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jwt
 
+from tornado_chat.verify.address import ServerAddress
 from tornado_chat.verify.codecs import JSON, MSGPACK, Data
 from tornado_chat.verify.commands import MAX_UNANSWERED, Sent
 from tornado_chat.verify.device import Device
 from tornado_chat.verify.findings import Finding
-from tornado_chat.verify.handshake import Offer, ServerAddress
+from tornado_chat.verify.handshake import Offer
 from tornado_chat.verify.ledger import Ledger
 from tornado_chat.verify.messages import HISTORY_MAX
 from tornado_chat.verify.record import shape_of
@@ -54,15 +56,19 @@ class NotStarted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many of everything. `rate` is in commands a second, all devices together."""
+    """How many of everything. `rate` is in commands a second, all devices together; `transports` take turns."""
 
     devices: int
     rooms: int
     rate: float
+    transports: Sequence[str]
 
 
 class Crowd:
-    """`secret` signs a token for each user, `token` is everybody's; with neither they are guests."""
+    """`secret` signs a token for each user, `token` is everybody's; with neither they are guests.
+
+    A third of the devices connect `through` a port of 127.0.0.1 that leads to the server, if there is one.
+    """
 
     def __init__(
         self,
@@ -73,6 +79,7 @@ class Crowd:
         *,
         secret: bytes | None,
         token: str | None,
+        through: int | None,
     ) -> None:
         self.ledger = ledger
         self.dice = dice
@@ -80,26 +87,34 @@ class Crowd:
         self._plan = plan
         self._secret = secret
         self._token = token
+        self._through = through
+        self.transports = list(plan.transports)
         self._run = f"{dice.getrandbits(32):08x}"
         self._users = max(1, plan.devices // 2)  # each has two devices
         self.devices = [self._device(number) for number in range(plan.devices)]
+        self.began_as = self.kinds()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def _device(self, number: int) -> Device:
         user = number % self._users
+        nth = number // len(self.transports)  # of those of its kind
         dice = random.Random(self.dice.getrandbits(64))
         rooms = list(self.ledger.records)
-        mine = [rooms[(user + step) % len(rooms)] for step in range(min(ROOMS_EACH, len(rooms)))]
+        kind = self.transports[number % len(self.transports)]
+        # In one room only some have a stream or a page of its own address.
+        count = 1 if kind in ("stream", "poll") and nth % 3 == 0 else min(ROOMS_EACH, len(rooms))
+        mine = [rooms[(user + step) % len(rooms)] for step in range(count)]
         return Device(
             f"c{number + 1}",
             mine,
             self.ledger,
-            self._address,
+            self._address.through(self._through) if self._through is not None and nth % 3 == 2 else self._address,
+            kind=kind,
             token=self._credential(f"verify-{self._run}-{user + 1}"),
             offer=Offer(
-                MSGPACK if number % 3 == 1 else JSON,
-                window_bits={2: 15, 6: 10}.get(number % 8),
-                small=number % 2 == 1,
+                MSGPACK if nth % 3 == 1 else JSON,
+                window_bits={2: 15, 6: 10}.get(nth % 8),
+                small=nth % 2 == 1,
             ),
             dice=dice,
         )
@@ -117,13 +132,17 @@ class Crowd:
         deadline = time.monotonic() + START_SECONDS
         while not first.welcomed.is_set():
             if first.refusal is not None or time.monotonic() > deadline:
-                where = f"{self._address.authority}{self._address.target}"
-                raise NotStarted(f"cannot connect to {where}: {first.refusal or 'no welcome'}")
+                why = first.refusal or "no welcome"
+                raise NotStarted(f"cannot connect to {self._address.authority} ({first.kind}): {why}")
             await asyncio.sleep(0.01)
         for device in self.devices[1:]:
             self._spawn(device)
             await asyncio.sleep(0.002)
         await self._wait(lambda: all(device.welcomed.is_set() for device in self.devices), START_SECONDS)
+
+    def kinds(self) -> Counter[str]:
+        """How many devices are of which kind just now."""
+        return Counter(device.kind for device in self.devices)
 
     def _spawn(self, device: Device) -> None:
         task = asyncio.create_task(device.run())
@@ -243,6 +262,7 @@ class Crowd:
             list(self.ledger.records),
             self.ledger,
             self._address,
+            kind="websocket" if "websocket" in self.transports else "http",
             token=self._credential(f"verify-{self._run}-reader"),
             offer=Offer(JSON),
             dice=self.dice,
@@ -251,14 +271,15 @@ class Crowd:
         self._spawn(reader)
         # Who reads last may find what nobody was told of; then the others must find it too.
         deadline = max(deadline, time.monotonic() + patience / 2)
-        await self._wait(lambda: reader.waits() is None and self._all_hold(), deadline - time.monotonic())
-        if reader.waits() is None and self._all_hold():
+        held = await self._wait(lambda: reader.waits() is None and self._all_hold(), deadline - time.monotonic())
+        if held:
             rooms = list(self.ledger.records)
             for room in self.dice.sample(rooms, min(SCROLLED_ROOMS, len(rooms))):
                 reader.questions.ask_history(room, None, HISTORY_MAX, SCROLLED_PAGES)
                 reader.questions.ask_presence(room)
-            await self._wait(lambda: reader.waits() is None, patience)
-        stuck = [(device, waits) for device in (*self.devices, reader) if (waits := device.waits()) is not None]
+            held = await self._wait(lambda: reader.waits() is None and self._all_hold(), patience)
+        every = () if held else (*self.devices, reader)
+        stuck = [(device, waits) for device in every if (waits := device.waits()) is not None]
         for device, (room, seq, why) in stuck[:STUCK_SHOWN]:
             finding = Finding("stuck", f"{patience:g} s after the last fault: {why}")
             self.ledger.report(finding, room=room, seq=seq, device=device.name)

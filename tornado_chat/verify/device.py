@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NoReturn
 
+from tornado_chat.verify.address import ServerAddress
 from tornado_chat.verify.codecs import Data
 from tornado_chat.verify.commands import Commands
+from tornado_chat.verify.endings import ABNORMAL, NORMAL, Broken, Ended, Refused
 from tornado_chat.verify.findings import Finding
-from tornado_chat.verify.frames import ABNORMAL, NORMAL, Broken
-from tornado_chat.verify.handshake import Offer, Refused, ServerAddress, connect
+from tornado_chat.verify.handshake import Offer
 from tornado_chat.verify.ledger import Ledger
 from tornado_chat.verify.messages import (
     CLOSES,
@@ -23,9 +26,20 @@ from tornado_chat.verify.messages import (
     malformed,
     retry_after,
 )
+from tornado_chat.verify.poll_transport import PollTransport
 from tornado_chat.verify.questions import Questions
-from tornado_chat.verify.websocket import Ended, WebSocket
+from tornado_chat.verify.socket_transport import SocketTransport
+from tornado_chat.verify.stream_transport import StreamTransport
+from tornado_chat.verify.transport import Listener, Transport
 from tornado_chat.verify.witness import Witness
+
+TRANSPORTS: Mapping[str, Callable[[Listener], Transport]] = {
+    "websocket": SocketTransport,
+    "stream": StreamTransport,
+    "poll": partial(PollTransport, waits=True),
+    "http": partial(PollTransport, waits=False),
+}
+"""The ways in, by what they are called."""
 
 LONGEST_PAUSE = 2.0
 LONGEST_ASKED = 30.0
@@ -44,12 +58,16 @@ class Device:
         ledger: Ledger,
         address: ServerAddress,
         *,
+        kind: str,
         token: str | None,
         offer: Offer,
         dice: random.Random,
         last: bool = False,
     ) -> None:
-        """`last`: it reads after everything else has happened, so that no erased text may be left."""
+        """`kind` is one of TRANSPORTS, until `change`.
+
+        `last`: it reads after everything else has happened, so that no erased text may be left.
+        """
         self.name = name
         self.ledger = ledger
         self.dice = dice
@@ -61,28 +79,36 @@ class Device:
         self.questions = Questions(self)
         self.refusal: Exception | None = None  # why the first connection was not made
         self.welcomed = asyncio.Event()
-        self.resumed = 0.0  # when it read again after it had stopped
-        self._address = address
-        self._token = token
-        self._offer = offer
-        self._socket: WebSocket | None = None  # open and welcomed
+        self.resumed = 0.0 if address.via is None else math.inf
+        self.kind = kind
+        self.token = token
+        self.address = address
+        self.offer = offer
+        self.last_event_id = ""
+        self._transport: Transport | None = None  # open and welcomed
+        self._answers = object()  # another one when what was asked will not be answered any more
         self._stopped_until = 0.0
         self._pause = 0.0  # before the next connection, of our own will
         self._away: dict[str, float] = {}  # by room that it leaves: seconds until it joins it again
         self._cut = False
+        self._resting = False  # the server has told it to come back later
         self._failures = 0  # connections since the last that was welcomed
 
     @property
     def connected(self) -> bool:
-        return self._socket is not None
+        return self._transport is not None
+
+    @property
+    def one_worker(self) -> bool:
+        return self._transport is not None and self._transport.one_worker
 
     def waits(self) -> tuple[str, int, str] | None:
         """The room, the seq and in words what this device still waits for; None: it holds everything."""
-        if self._socket is None:
-            return "", 0, "not connected"
+        if self._transport is None and not self._resting:
+            return "", 0, f"not connected ({self.kind})"
         for room, witness in self.rooms.items():
             head = self.ledger.records[room].head
-            if not witness.synced or witness.cursor < head:
+            if (not witness.synced and not self._resting) or witness.cursor < head:
                 state = "live" if witness.synced else "catching up" if witness.joined else "not joined"
                 return room, witness.cursor + 1, f"{state} at {witness.cursor}, while the head is {head}"
         unanswered = self.commands.unanswered
@@ -96,50 +122,48 @@ class Device:
 
     def send(self, command: Data) -> None:
         """Write `command` to the connection, if there is one."""
-        if self._socket is not None:
-            self._socket.send(command)
+        if self._transport is not None:
+            self._transport.send(command)
 
     def stop_reading(self, seconds: float) -> None:
         if self._pause == 0.0:  # nor while it goes away
             self._stopped_until = time.monotonic() + seconds
 
     def cut(self, command: Data | None, part: float) -> None:
-        """Break the connection, where there is a `command` in the middle of its frame."""
-        if self._socket is None:
-            return
-        self._cut = True
-        if command is not None:
-            self._socket.send_half(self.commands.make(command).command, part)
-        self._socket.cut()
+        """Break the connection, where there is a `command` in the middle of what carries it."""
+        if self._transport is not None:
+            made = None if command is None else self.commands.make(command).command
+            self._cut = self._transport.cut(made, part) or self._cut
 
     def go_away(self, seconds: float) -> None:
         """Close in good order, and come back after `seconds`; not while it does not read, or it would see no answer."""
-        if self._socket is not None and self._stopped_until < time.monotonic():
+        if self._transport is not None and self._stopped_until < time.monotonic():
             self._pause = seconds
-            self._socket.close()
+            self._transport.close()
+
+    def change(self, kind: str) -> None:
+        """Go on as another `kind`, from where it is: in good order where it can, else cut off."""
+        if self._transport is not None and kind != self.kind and self._stopped_until < time.monotonic():
+            self.kind = kind
+            self.ledger.counts["changes"] += 1
+            if self.dice.random() < 0.5:
+                self.cut(None, 0.0)
+            self.go_away(0.0)
 
     def join_again(self, room: str, back: int) -> None:
-        """On the same connection, from `back` events before its cursor on."""
+        """From `back` events before its cursor on."""
         witness = self.rooms[room]
-        if witness.settled:
-            self._join(room, max(0, witness.cursor - back))
+        if witness.settled and self._transport is not None:
+            self._transport.join_again(room, max(0, witness.cursor - back))
 
     def leave(self, room: str, seconds: float) -> None:
-        """Leave `room`, and join it again so long after the server has said that it is left."""
-        witness = self.rooms[room]
-        if witness.settled:
-            witness.leave()
+        """Leave `room`, where that can be said, and join it again so long after the server has said that it is left."""
+        if self.rooms[room].settled and self._transport is not None and self._transport.leave(room):
             self._away[room] = seconds
-            self.send({"type": "leave", "room": room, "id": f"leave {room}"})
-
-    def _join(self, room: str, after: int) -> None:
-        if self._socket is not None:
-            self.ledger.users[room].add(self.user)
-            self.rooms[room].ask(after)
-            self.send({"type": "join", "room": room, "after": after, "id": f"join {room}"})
 
     def _join_on(self, room: str) -> None:
-        self._join(room, self.rooms[room].cursor)
+        if self._transport is not None:
+            self._transport.join_again(room, self.rooms[room].cursor)
 
     # Its connections.
 
@@ -166,7 +190,9 @@ class Device:
                 self._give_up(error)
             pause = self.dice.uniform(0, min(LONGEST_PAUSE, 0.1 * 2.0 ** min(self._failures, 10)))
             self._failures += 1
+            self._resting = wait is not None
             await asyncio.sleep(min(wait, LONGEST_ASKED) if wait is not None else self._pause + pause)
+            self._resting = False
             self._pause = 0.0
 
     def _give_up(self, error: Exception) -> None:
@@ -174,27 +200,38 @@ class Device:
             self.refusal = error
 
     async def _converse(self) -> NoReturn:
-        socket = await connect(self._address, self._token, self._offer)
         self._cut = False
         try:
-            while True:
-                for message in await socket.read():
-                    self.take(socket, message)
-                await self._idle()
+            await TRANSPORTS[self.kind](self).run()
         finally:
-            self._socket = None
+            self._transport = None
             self.commands.close()
             self.questions.close()
-            await socket.hang_up()
 
-    async def _idle(self) -> None:
+    async def idle(self) -> None:
         """Not read on while the reader is stopped; then, what comes late is not the server's fault."""
         wait = self._stopped_until - time.monotonic()
         if wait > 0:
             await asyncio.sleep(wait)
-            self.resumed = time.monotonic()
+            self.resumed = max(self.resumed, time.monotonic())
             for room, witness in self.rooms.items():
                 witness.counted_from = self.ledger.records[room].head
+
+    def opening(self) -> dict[str, int]:
+        after: dict[str, int] = {}
+        for room, witness in self.rooms.items():
+            after[room] = witness.wanted
+            witness.open()
+            witness.ask(after[room])
+        return after
+
+    def lose_answers(self) -> None:
+        self.commands.close()
+        self.questions.close()
+        for witness in self.rooms.values():
+            witness.lose_answers()
+        self._answers = object()
+        self.commands.open()
 
     def _count_end(self, end: Ended) -> float | None:
         """What a connection's end counts as; the pause in seconds that it asks for."""
@@ -215,16 +252,17 @@ class Device:
 
     # What it is told.
 
-    def take(self, socket: WebSocket, message: Data) -> None:
-        """A message from `socket`; Broken if it is none of the protocol's."""
+    def take(self, transport: Transport, message: Data) -> None:
         wrong = malformed(message)
         if wrong is not None:
             raise Broken(wrong)
         kind: str = message["type"]
-        if self._socket is None:
+        if self._transport is None:
             if kind != "welcome":
                 raise Broken(f"the first message is {kind}, not welcome")
-            self._on_welcome(socket, message)
+            self.limits = message["limits"]
+            self.ledger.take_epoch(message["epoch"], self.name)
+            self.enter(transport, message["user"], message.get("token"))
             return
         if kind == "error":
             self._on_error(message)
@@ -263,19 +301,19 @@ class Device:
         if finding is not None:
             self.violation(finding, room, message.get("seq", 0))
 
-    def _on_welcome(self, socket: WebSocket, welcome: Data) -> None:
-        self._socket = socket
+    def enter(self, transport: Transport, user: str, token: str | None) -> None:
+        self._transport = transport
+        self._answers = object()
         self._failures = 0
         self.ledger.counts["connects"] += 1
-        self.ledger.take_epoch(welcome["epoch"], self.name)
-        if self.user and self.user != welcome["user"]:
-            self.violation(Finding("error", f"came back as {welcome['user']} in place of {self.user}"))
-        self.user, self.limits = welcome["user"], welcome["limits"]
-        self._token = welcome.get("token") or self._token
+        if self.user and self.user != user:
+            self.violation(Finding("error", f"came back as {user} in place of {self.user}"))
+        self.user = user
+        self.token = token or self.token
         self._away.clear()
-        for room, witness in self.rooms.items():
-            witness.open()
-            self._join_on(room)
+        for room in self.rooms:
+            self.ledger.users[room].add(user)
+        transport.begin()
         self.commands.open()
         self.welcomed.set()
 
@@ -292,8 +330,11 @@ class Device:
             finding = record.survives(event)
         if finding is not None:
             self.violation(finding, room, seq)
-        if witness.synced and seq > witness.counted_from:
-            self.ledger.take_late(late, room, seq, self.name)
+        if witness.synced and seq > witness.counted_from and self.resumed < math.inf:
+            if self._transport is not None and self._transport.prompt:
+                self.ledger.take_late(late, room, seq, self.name)
+            elif self.kind == "poll":
+                self.ledger.polled.add(late)
         self.questions.take_event(room, seq)
 
     def _on_error(self, error: Data) -> None:
@@ -332,11 +373,11 @@ class Device:
         self.questions.audit()
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Unless the connection is another by then: a new one sends everything again by itself."""
-        socket = self._socket
+        """Unless what was sent is not answered any more by then: all of it is then sent again anyway."""
+        answers = self._answers
 
         def fire() -> None:
-            if self._socket is socket:
+            if self._transport is not None and self._answers is answers:
                 call()
 
         asyncio.get_running_loop().call_later(min(seconds, LONGEST_ASKED), fire)

@@ -1,4 +1,4 @@
-"""The harm: what is done to devices and to the installation while everything must hold."""
+"""The harm: what is done to devices, their network and the installation while everything must hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from tornado_chat.verify.ledger import Ledger
     from tornado_chat.verify.proxy import Proxy
 
-DEVICE, WORKERS, REDIS, POSTGRESQL = "any server", "its own server", "its own Redis", "its own PostgreSQL"
+DEVICE, NETWORK = "any server", "the way to any server"
+WORKERS, REDIS, POSTGRESQL = "its own server", "its own Redis", "its own PostgreSQL"
 
 DEVICE_SECONDS = 15.0
 """Each device suffers each of the devices' faults about so often."""
@@ -34,6 +35,7 @@ class Scene:
         self,
         crowd: Crowd,
         installation: Installation | None,
+        network: Proxy | None,
         dice: random.Random,
         longest: float,
         ending: asyncio.Event,
@@ -43,6 +45,7 @@ class Scene:
         self.dice = dice
         self.ending = ending
         self._installation = installation
+        self._network = network
         self.longest = longest
 
     @property
@@ -56,6 +59,12 @@ class Scene:
         proxy = self.installation.proxy
         assert proxy is not None, "this fault needs a Redis of our own"
         return proxy
+
+    @property
+    def network(self) -> Proxy:
+        """Between some of the clients and the server."""
+        assert self._network is not None, "this fault needs a proxy on the way"
+        return self._network
 
     def device(self) -> Device:
         return self.dice.choice(self.crowd.devices)
@@ -113,6 +122,50 @@ async def leave(scene: Scene) -> None:
         command = scene.crowd.command(device)
         device.commands.speak(command)
         device.leave(command["room"], scene.dice.choice((0.0, 0.2, 2.0)))
+
+
+async def change(scene: Scene) -> None:
+    scene.device().change(scene.dice.choice(scene.crowd.transports))
+
+
+# To the network, for those of the devices that are behind the proxy. Each returns when the damage is mended.
+
+
+async def cut_network(scene: Scene) -> None:
+    scene.ledger.note("connections of clients cut")
+    scene.network.cut()
+
+
+async def delay_network(scene: Scene) -> None:
+    network, delay = scene.network, scene.dice.choice((0.05, 0.3, 1.0))
+    network.delay(delay)
+    try:
+        seconds = await scene.a_while()
+    finally:
+        network.delay(0)
+    scene.ledger.note(f"what the server said was late by {delay:g} s, for {seconds:.1f} s")
+
+
+async def stall_network(scene: Scene) -> None:
+    network = scene.network
+    network.stall()
+    try:
+        seconds = await scene.a_while()
+    finally:
+        network.flow()
+    scene.ledger.note(f"connections of clients were open, but deaf, for {seconds:.1f} s")
+
+
+async def buffer_network(scene: Scene) -> None:
+    network, size = scene.network, scene.dice.choice((4, 16, 64))
+    network.hold(0.7, size * 1024, scene.dice.uniform(0.5, 4.0))
+    network.cut()  # what is connected already is not held back
+    try:
+        seconds = await scene.a_while()
+    finally:
+        network.hold(0, 0, 0.0)
+    network.cut()
+    scene.ledger.note(f"what the server said was held back until it was {size} KiB, for {seconds:.1f} s")
 
 
 # To the installation. Each returns when the damage is mended.
@@ -214,6 +267,11 @@ FAULTS = {
     "reconnects": Fault(reconnect, DEVICE, "clients that go away in good order and come back"),
     "joins": Fault(join_again, DEVICE, "rooms joined again from an older seq on"),
     "leaves": Fault(leave, DEVICE, "rooms left, and joined again soon after"),
+    "changes": Fault(change, DEVICE, "clients that go on by another way in, from where they are"),
+    "network-cut": Fault(cut_network, NETWORK, "connections of clients cut between them and the server"),
+    "network-delay": Fault(delay_network, NETWORK, "what the server says delayed"),
+    "network-stall": Fault(stall_network, NETWORK, "connections of clients that stay open and carry nothing"),
+    "network-buffer": Fault(buffer_network, NETWORK, "what the server says held back until it is some KiB"),
     "kill-worker": Fault(kill_worker, WORKERS, "kill -9 of a worker"),
     "roll": Fault(roll, WORKERS, "SIGHUP: all workers replaced (one alone: stopped and started)"),
     "redis-restart": Fault(restart_redis, REDIS, "Redis stopped for some seconds"),
@@ -228,11 +286,11 @@ FAULTS = {
 def harms(scene: Scene, names: Collection[str], pause: float) -> list[Coroutine[None, None, None]]:
     """What is to run side by side until `scene.ending`.
 
-    Devices are harmed all the time; workers, Redis and PostgreSQL at once, each by one thing after another with
-    `pause` seconds between.
+    Devices are harmed all the time; the network, workers, Redis and PostgreSQL at once, each by one thing after another
+    with `pause` seconds between.
     """
     running = [_harm_devices(scene, name) for name in names if FAULTS[name].needs == DEVICE]
-    for needs in (WORKERS, REDIS, POSTGRESQL):
+    for needs in (NETWORK, WORKERS, REDIS, POSTGRESQL):
         some = [name for name in names if FAULTS[name].needs == needs]
         if some:
             running.append(_harm_installation(scene, some, pause))

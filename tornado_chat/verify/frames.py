@@ -8,10 +8,9 @@ import os
 import zlib
 from collections.abc import Iterator
 
-TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+from tornado_chat.verify.endings import Broken
 
-NORMAL, ABNORMAL = 1000, 1006
-"""Close codes: ours, and the one that stands for an end without a close frame."""
+TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 
 MAX_MESSAGE_BYTES = 16 << 20
 DEFLATE_FROM = 128
@@ -24,10 +23,6 @@ _PIECE = 64
 
 # What the sender cut off (RFC 7692 section 7.2.2), then an empty final block: only whole deflate data reaches its end.
 _TAIL = b"\x00\x00\xff\xff" + b"\x01\x00\x00\xff\xff"
-
-
-class Broken(Exception):
-    """The server broke RFC 6455, RFC 7692 or the protocol's form of a message; the text says how."""
 
 
 class ServerFrames:

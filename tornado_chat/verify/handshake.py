@@ -4,65 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
-import json
 import os
-import re
-import socket
-import ssl
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
 
+from tornado_chat.verify.address import CONNECT_SECONDS, ServerAddress, open_connection
 from tornado_chat.verify.codecs import Codec
-from tornado_chat.verify.frames import Broken
+from tornado_chat.verify.endings import Broken
+from tornado_chat.verify.responses import Answer, Head, read_head, refusal
 from tornado_chat.verify.websocket import WebSocket
 
-CONNECT_SECONDS = 10.0
-SMALL_BUFFER, SMALL_SEGMENT = 4096, 536
-"""Of a client that lets the kernels hold little for it, so that the server soon notices when it does not read."""
-
-_HEAD_BYTES = 65536
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 _WINDOW_MIN, _WINDOW_MAX = 8, 15
-
-
-class Refused(Exception):
-    """The handshake was answered with the HTTP `status` instead of 101; `retry_after` is in seconds."""
-
-    def __init__(self, status: int, message: str, retry_after: float | None) -> None:
-        super().__init__(f"HTTP {status}: {message}")
-        self.status = status
-        self.retry_after = retry_after
-
-
-@dataclass(frozen=True, slots=True)
-class ServerAddress:
-    """Where a server's WebSocket is."""
-
-    host: str
-    port: int
-    target: str  # path and query
-    tls: bool
-
-    @staticmethod
-    def of(url: str) -> ServerAddress:
-        """Of a server's URL (http, https, ws or wss), with or without `/ws`."""
-        parts: SplitResult = urlsplit(url)
-        tls = parts.scheme in ("https", "wss")
-        path = parts.path.rstrip("/")
-        target = (path if path.endswith("/ws") else path + "/ws") + (f"?{parts.query}" if parts.query else "")
-        return ServerAddress(parts.hostname or "", parts.port or (443 if tls else 80), target, tls)
-
-    @property
-    def authority(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
     """How a device connects. `window_bits`: the server's deflate is to use so many at most (None: it is not offered);
-    `small`: with SMALL_BUFFER.
+    `small`: with `address.SMALL_BUFFER`. Over HTTP only `codec` and `small` count.
     """
 
     codec: Codec
@@ -78,43 +37,12 @@ class Offer:
 async def connect(address: ServerAddress, token: str | None, offer: Offer) -> WebSocket:
     """Connect and shake hands; Refused, OSError (TimeoutError is one) or Broken."""
     async with asyncio.timeout(CONNECT_SECONDS):
-        sock = await _dial(address, offer.small)
-        try:
-            reader, writer = await asyncio.open_connection(
-                sock=sock,
-                ssl=ssl.create_default_context() if address.tls else None,
-                server_hostname=address.host if address.tls else None,
-                limit=SMALL_BUFFER if offer.small else _HEAD_BYTES,
-            )
-        except BaseException:
-            sock.close()
-            raise
+        reader, writer = await open_connection(address, small=offer.small)
         try:
             return await _shake_hands(reader, writer, address, token, offer)
         except BaseException:
             writer.transport.abort()
             raise
-
-
-async def _dial(address: ServerAddress, small: bool) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    error: OSError = OSError(f"{address.host} has no address")
-    for family, kind, protocol, _, where in await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            if small:  # before it connects: the peer's buffer grows by them
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SMALL_SEGMENT)
-            await loop.sock_connect(sock, where)
-            return sock
-        except OSError as reason:
-            sock.close()
-            error = reason
-        except BaseException:
-            sock.close()
-            raise
-    raise error
 
 
 async def _shake_hands(
@@ -138,29 +66,21 @@ async def _shake_hands(
     ]
     writer.write("".join(f"{line}\r\n" for line in (*lines, "")).encode("latin-1"))
     try:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        head = read_head(await reader.readuntil(b"\r\n\r\n"))
     except asyncio.IncompleteReadError:
         raise ConnectionResetError("hung up during the handshake") from None
     except asyncio.LimitOverrunError:
         raise Broken("an endless answer to the handshake") from None
-    status = re.match(r"HTTP/1\.[01] (\d{3})", head)
-    if status is None:
-        raise Broken(f"an answer to the handshake that is not HTTP: {head[:80]!r}")
-    headers = _headers(head)
-    if status[1] != "101":
-        raise await _refusal(int(status[1]), headers, reader)
-    return WebSocket(reader, writer, offer.codec, agreed(headers, key, offer))
+    if head.status != 101:
+        raise refusal(Answer(head, await _body(head, reader)))
+    return WebSocket(reader, writer, offer.codec, agreed(head.headers, key, offer))
 
 
-def _headers(head: str) -> dict[str, str]:
-    """By name in lower case; one that comes several times is one value with commas."""
-    headers: dict[str, str] = {}
-    for line in head.split("\r\n")[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            name, value = name.strip().lower(), value.strip()
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return headers
+async def _body(head: Head, reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readexactly(head.length or 0)
+    except asyncio.IncompleteReadError:
+        raise ConnectionResetError("hung up in the middle of a refusal") from None
 
 
 def agreed(headers: dict[str, str], key: str, offer: Offer) -> int | None:
@@ -197,15 +117,3 @@ def _agreed_window(extensions: str, offer: Offer) -> int:
     if not bits.isdigit() or not _WINDOW_MIN <= int(bits) <= offer.window_bits:
         raise Broken(f"a handshake whose server_max_window_bits is not as offered ({offer.window_bits}): {extensions}")
     return int(bits)
-
-
-async def _refusal(status: int, headers: dict[str, str], reader: asyncio.StreamReader) -> Refused:
-    body = b""
-    with contextlib.suppress(asyncio.IncompleteReadError, OSError):
-        length = headers.get("content-length", "0")
-        body = await reader.readexactly(min(int(length), _HEAD_BYTES) if length.isdigit() else 0)
-    message = "refused"
-    with contextlib.suppress(ValueError, KeyError, TypeError):  # a proxy's page, or nothing
-        message = str(json.loads(body)["error"]["message"])
-    after = headers.get("retry-after", "")
-    return Refused(status, message, float(after) if re.fullmatch("[0-9]{1,9}", after) else None)

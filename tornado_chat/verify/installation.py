@@ -27,8 +27,14 @@ REPLACE_SECONDS = 30.0
 ROLL_SECONDS = 45.0
 """For each worker that is rolled: starting, and draining the old one."""
 
-HARSH = ("--send-rate", "0", "--join-rate", "0", "--high-water-mark", "8192", "--ring-bytes", "1048576")
-"""Small buffers, so that slow readers fall behind and recoveries come to the log; rates are not what is tested."""
+HARSH = (
+    *("--send-rate", "0", "--join-rate", "0"),
+    *("--high-water-mark", "8192", "--ring-bytes", "1048576"),
+    *("--ping-interval", "5s", "--stream-lifetime", "20s"),
+)
+"""Small buffers, so that slow readers fall behind and recoveries come to the log; streams that beat and end while they
+are watched. Rates are not what is tested.
+"""
 
 _LISTENING = re.compile(r"^listening on (http://\S+)", re.MULTILINE)
 _ROLLED = re.compile(rb"workers (not )?replaced")

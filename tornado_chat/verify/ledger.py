@@ -66,9 +66,11 @@ class Ledger:
         self.history: list[str] = []
         """The harm that was done to the installation, and when."""
         self.late = Times()
-        """From the first device that heard of an event to each member that was not catching up."""
+        """From the first device that heard of an event to each member of a WebSocket or a stream, not catching up."""
         self.latest = ("", 0, "")
         """The room, the seq and the device of the longest of them."""
+        self.polled = Times()
+        """The same to each who waited for it in a poll."""
         self.answer = Times()
         """From a command's (last) way out to its ack."""
         self._harmed_until = 0.0

@@ -51,6 +51,20 @@ RETRY_CLOSES = frozenset({1012, 1013})
 TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses of a refusal, a proxy's too, after which the same request may fare better."""
 
+ERROR_STATUSES = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "bad_request",
+    409: "conflict",
+    413: "too_large",
+    415: "bad_request",
+    429: "rate_limited",
+    503: "unavailable",
+}
+"""The code that the error of an answer over HTTP must have by its status; 503 may be `overloaded` too."""
+
 HISTORY_MAX = 200
 PRESENT_MAX = 200
 META_BYTES, META_LEVELS = 2048, 64
@@ -143,6 +157,17 @@ def _is_page(value: Any) -> bool:
     return type(value) is list and len(value) <= HISTORY_MAX and all(type(one) is dict for one in value)
 
 
+def _is_cursors(value: Any) -> bool:
+    return type(value) is dict and all(_ROOM.holds(room) and _CURSOR.holds(seq) for room, seq in value.items())
+
+
+def _is_errors(value: Any) -> bool:
+    return type(value) is dict and all(
+        _ROOM.holds(room) and type(error) is dict and not _faults(_CHECKS["error"], error)
+        for room, error in value.items()
+    )
+
+
 _ID = _string(1, 64)
 _ROOM = Field(
     "1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit",
@@ -161,6 +186,8 @@ _PRESENT = Field(
     f"a list of at most {PRESENT_MAX} {{user, name}}, each user once",
     lambda value: _is_users(value) and len(value) <= PRESENT_MAX,
 )
+
+_EVENTS = Field("a list of objects", lambda value: type(value) is list and all(type(one) is dict for one in value))
 
 _USER = {"user": _ID, "name": _ID}
 _ROOM_EVENT = {"room": _ROOM, "seq": _SEQ}
@@ -202,9 +229,15 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "pong": {"id?": _ID},
     "error": {
         "id?": _ID,
+        "room?": _ROOM,
         "code": Field(f"one of {', '.join(ERRORS)}", lambda value: type(value) is str and value in ERRORS),
         "message": _string(),
         "retry_after?": Field("a number of seconds", _is_number),
+    },
+    "closing": {
+        "code": Field(f"one of {', '.join(map(str, CLOSES))}", lambda value: type(value) is int and value in CLOSES),
+        "reason?": _string(),
+        "retry_after_ms?": _CURSOR,
     },
     "typing": {"room": _ROOM, **_USER, "on": _FLAG},
     "read": {"room": _ROOM, **_USER, "seq": _CURSOR},
@@ -234,6 +267,17 @@ def _checks(fields: Mapping[str, Field]) -> list[_Check]:
 
 
 _CHECKS = {name: _checks(fields) for name, fields in FIELDS.items()}
+_PAGE_CHECKS = _checks({"room": _ROOM, "epoch": _string(), "events": _EVENTS, "cursor": _CURSOR, "head": _CURSOR})
+_POLL_CHECKS = _checks(
+    {
+        "epoch": _string(),
+        "events": _EVENTS,
+        "cursors": Field("an object from rooms to cursors", _is_cursors),
+        "more": _FLAG,
+        "errors?": Field("an object from rooms to {code, message}", _is_errors),
+    }
+)
+_SESSION_CHECKS = _checks({**_USER, "token": _string()})
 _USER_CHECKS = _checks(_USER)
 _IN_HISTORY = _checks(
     {
@@ -255,6 +299,26 @@ def malformed(message: Data) -> str | None:
     if fault is None and name == "history":
         fault = next(_of_page(message), None)
     return f"{name}: {fault}" if fault else None
+
+
+def malformed_page(page: Any) -> str | None:
+    """What keeps `page` from being a page of a room's events; None if nothing does. The events are not looked at."""
+    fault = _faults(_PAGE_CHECKS, page) if type(page) is dict else f"{str(page)[:80]!r} is no object"
+    if fault is None and page["cursor"] > page["head"]:
+        fault = f"the cursor {page['cursor']} is beyond the head {page['head']}"
+    return f"a page: {fault}" if fault else None
+
+
+def malformed_poll(answer: Any) -> str | None:
+    """What keeps `answer` from being that of a poll; None if nothing does. The events are not looked at."""
+    fault = _faults(_POLL_CHECKS, answer) if type(answer) is dict else f"{str(answer)[:80]!r} is no object"
+    return f"a poll: {fault}" if fault else None
+
+
+def malformed_session(session: Any) -> str | None:
+    """What keeps `session` from being one; None if nothing does."""
+    fault = _faults(_SESSION_CHECKS, session) if type(session) is dict else f"{str(session)[:80]!r} is no object"
+    return f"a session: {fault}" if fault else None
 
 
 def _faults(checks: Iterable[_Check], message: Data) -> str | None:

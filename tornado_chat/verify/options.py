@@ -11,7 +11,8 @@ from typing import Any
 
 from tornado_chat import auth, config
 from tornado_chat.errors import ConfigError
-from tornado_chat.verify.faults import DEVICE, FAULTS, POSTGRESQL, REDIS, WORKERS
+from tornado_chat.verify.device import TRANSPORTS
+from tornado_chat.verify.faults import DEVICE, FAULTS, NETWORK, POSTGRESQL, REDIS, WORKERS
 
 MAX_ROOMS = 1000
 """One connection may be in so many, and whoever reads the logs in the end is in all."""
@@ -19,7 +20,7 @@ MAX_ROOMS = 1000
 EPILOG = (
     "Faults: "
     + "; ".join(f"{name}: {fault.help}" for name, fault in FAULTS.items())
-    + ". With --url only those of clients can be chosen. "
+    + ". With --url only those of clients and of the network can be chosen. "
     "Exit code: 0 if every promise held, 1 if one was broken or nothing could be verified, 2 for wrong usage. "
     "Ctrl-C ends the run early and still judges it."
 )
@@ -40,6 +41,7 @@ class Options:
     clients: int
     rooms: int
     rate: float
+    transports: tuple[str, ...]
     faults: tuple[str, ...]
     patience: float
     max_late: float | None
@@ -69,8 +71,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how hard")
     how.add_argument("--minutes", default="1", metavar="N", help="how long, such as 0.5 (default: 1)")
     how.add_argument("--clients", default="50", metavar="N", help="clients, two for each user (default: 50)")
-    how.add_argument("--rooms", default="10", metavar="N", help="rooms; each client is in 3 of them (default: 10)")
+    how.add_argument(
+        "--rooms", default="10", metavar="N", help="rooms; each client is in 3 of them, some in one (default: 10)"
+    )
     how.add_argument("--rate", default="200", metavar="N", help="commands a second, of all clients (default: 200)")
+    how.add_argument(
+        "--transports",
+        metavar="LIST",
+        help=f"the ways in of the clients, with commas (default: {','.join(TRANSPORTS)})",
+    )
     how.add_argument(
         "--faults", metavar="LIST", help="the harm that is done, with commas (default: all that is possible)"
     )
@@ -96,6 +105,7 @@ def load(args: argparse.Namespace, check_url: Callable[[str], str]) -> Options:
     for flag in ("workers", "database", "redis", "directory"):
         if not own and getattr(args, flag):
             raise ConfigError(f"--{flag}: is for a server of its own; leave it or --url out")
+    transports = _transports(args.transports)
     minutes = _checked("minutes", _number(0.05, 7 * 1440), args.minutes)
     return Options(
         url=None if own else check_url(args.url),
@@ -109,7 +119,8 @@ def load(args: argparse.Namespace, check_url: Callable[[str], str]) -> Options:
         clients=_checked("clients", config.integer(1, 10_000), args.clients),
         rooms=_checked("rooms", config.integer(1, MAX_ROOMS), args.rooms),
         rate=_checked("rate", _number(0.1, 100_000), args.rate),
-        faults=_faults(args, own, database),
+        transports=transports,
+        faults=_faults(args, own, database, len(transports) > 1),
         patience=_checked("patience", config.duration("1s", "1h"), args.patience),
         max_late=_checked("max-late", config.duration("1ms", "1h"), args.max_late, None),
         seed=_checked("seed", config.integer(0, 10**18), args.seed, random.randrange(10**6)),
@@ -145,23 +156,38 @@ def _secret(path: str | None) -> bytes | None:
     return auth.load_secret(config.load({"secret_file": path}, {}, ("secret_file",)))
 
 
-def _faults(args: argparse.Namespace, own: bool, database: str) -> tuple[str, ...]:
+def _transports(listed: str | None) -> tuple[str, ...]:
+    if listed is None:
+        return tuple(TRANSPORTS)
+    names = tuple(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
+    for name in names:
+        if name not in TRANSPORTS:
+            raise ConfigError(f"--transports: there is no {name!r}; there are {', '.join(TRANSPORTS)}")
+    if not names:
+        raise ConfigError(f"--transports: name one at least of {', '.join(TRANSPORTS)}")
+    return names
+
+
+def _faults(args: argparse.Namespace, own: bool, database: str, several: bool) -> tuple[str, ...]:
     if args.no_faults:
         if args.faults is not None:
             raise ConfigError("--no-faults: leave it or --faults out")
         return ()
     ours = {
         DEVICE: True,
+        NETWORK: True,
         WORKERS: own,
         REDIS: own and args.redis,
         POSTGRESQL: own and database == "postgresql",
     }
     if args.faults is None:
-        return tuple(name for name, fault in FAULTS.items() if ours[fault.needs])
+        return tuple(name for name, fault in FAULTS.items() if ours[fault.needs] and (several or name != "changes"))
     names = tuple(name.strip() for name in args.faults.split(",") if name.strip())
     for name in names:
         if name not in FAULTS:
             raise ConfigError(f"--faults: there is no {name!r}; there are {', '.join(FAULTS)}")
         if not ours[FAULTS[name].needs]:
             raise ConfigError(f"--faults: {name} can only be done to {FAULTS[name].needs}")
+        if name == "changes" and not several:
+            raise ConfigError("--faults: changes needs several --transports")
     return names

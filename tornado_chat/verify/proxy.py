@@ -1,8 +1,9 @@
-"""A TCP proxy that does harm: it stands between a process and its Redis or PostgreSQL, and is told what to do."""
+"""A TCP proxy that does harm: it stands before a server, Redis or PostgreSQL, and is told what to do."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 import struct
@@ -34,6 +35,7 @@ class Proxy:
         self.dropped = 0  # pub/sub messages
         self._dropping: Predicate | None = None
         self._delay = 0.0
+        self._held: tuple[float, int, float] = 0.0, 0, 0.0  # as `hold` has them
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._refusing = False
@@ -93,6 +95,12 @@ class Proxy:
         """Hold each chunk from the server for so long; 0 ends it."""
         self._delay = seconds
 
+    def hold(self, part: float, size: int, seconds: float) -> None:
+        """Buffer, as proxies of the web do: on this `part` (0 to 1) of the connections that begin from now on, pass on
+        what the server says only when there are `size` bytes, or `seconds` after the first of them.
+        """
+        self._held = part, size, seconds
+
     def drop(self, which: Predicate | float) -> None:
         """Drop these of Redis's pub/sub messages to clients: a fraction of them, or those that a predicate names.
 
@@ -119,7 +127,9 @@ class Proxy:
                 back, target = await asyncio.open_connection(self.target_host, self.target_port)
             ends.append(target)
             self._writers.add(target)
-            ways = [asyncio.create_task(self._up(reader, target)), asyncio.create_task(self._down(back, writer))]
+            part, size, seconds = self._held
+            down = self._down(back, writer, (size, seconds) if random.random() < part else (0, 0.0))
+            ways = [asyncio.create_task(self._up(reader, target)), asyncio.create_task(down)]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -146,7 +156,9 @@ class Proxy:
             writer.write(data)
             await writer.drain()
 
-    async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _down(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, holding: tuple[int, float]
+    ) -> None:
         """From the server to the client."""
         loop = asyncio.get_running_loop()
         held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
@@ -154,7 +166,7 @@ class Proxy:
         sieve = Sieve()
         whole = True  # the chunk before ended where a reply may have
         try:
-            while data := await reader.read(CHUNK_BYTES):
+            while data := await _gathered(reader, *holding):
                 passed = data
                 if sieve.holds or (self._dropping is not None and whole and data[:1] in REPLIES):
                     passed = sieve.pass_on(data, self._dropping or _nothing)
@@ -179,6 +191,17 @@ class Proxy:
                 return
             writer.write(data)
             await writer.drain()
+
+
+async def _gathered(reader: asyncio.StreamReader, size: int, seconds: float) -> bytes:
+    """What has come once it is `size` bytes, or `seconds` after the first of them; b"" at the end."""
+    data = await reader.read(CHUNK_BYTES)
+    if len(data) < size:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while len(data) < size and (more := await reader.read(CHUNK_BYTES)):
+                    data += more
+    return data
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -123,7 +123,7 @@ class Questions:
             self._write_presence(room)
 
     def _write_presence(self, room: str) -> None:
-        self._presence[room] = self._device.rooms[room].settled
+        self._presence[room] = self._device.one_worker and self._device.rooms[room].settled
         self._device.send({"type": "presence", "id": f"presence {room}", "room": room})
 
     def take_presence(self, room: str, answer: Data) -> None:

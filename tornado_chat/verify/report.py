@@ -37,6 +37,7 @@ def _figures(crowd: Crowd) -> dict[str, str]:
     counts = ledger.counts
     return {
         "clients connected": f"{sum(device.connected for device in crowd.devices)} of {len(crowd.devices)}",
+        "as": _listed(crowd.kinds()),
         "commands sent": f"{counts['sent']:,}",
         "acknowledged": f"{counts['acked']:,}",
         "unanswered": f"{sum(len(device.commands.unanswered) for device in crowd.devices):,}",
@@ -81,6 +82,7 @@ def result(ledger: Ledger, about: Mapping[str, Any], trouble: list[str]) -> dict
         "errors": dict(sorted(ledger.errors.items())),
         "faults": dict(sorted(ledger.faults.items())),
         "late_ms": ledger.late.summary(),
+        "polled_ms": ledger.polled.summary(),
         "ack_ms": ledger.answer.summary(),
         "history": ledger.history,
         "server_errors": trouble,
@@ -89,22 +91,30 @@ def result(ledger: Ledger, about: Mapping[str, Any], trouble: list[str]) -> dict
     }
 
 
+def _listed(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items())
+
+
 def text(ledger: Ledger, report: Mapping[str, Any]) -> str:
     """`report`, a `result`, for people."""
-    counts, late, ack = ledger.counts, report["late_ms"], report["ack_ms"]
+    counts, late, polled, ack = ledger.counts, report["late_ms"], report["polled_ms"], report["ack_ms"]
     lines = [
         f"{report['installation']}; seed {report['seed']}, {report['seconds']:g} s",
-        f"  {report['clients']} clients in {len(ledger.records)} rooms, {counts['connects']:,} connections made",
+        f"  {report['clients']} clients in {len(ledger.records)} rooms: {_listed(report['transports'])}",
+        f"  {counts['connects']:,} connections made, {counts['changes']:,} changes from one way in to another",
+        f"  {counts['streams']:,} streams, {counts['resumed by id']:,} of them resumed by their last id",
+        f"  {counts['polls']:,} polls, {counts['pages']:,} pages, {counts['posts']:,} requests with commands",
         f"  {counts['sent']:,} commands sent, {counts['acked']:,} acknowledged, {report['events']:,} events in the log",
         f"  {counts['resent']:,} sent again on purpose, {counts['duplicates']:,} acknowledged again",
         f"  {counts['histories']:,} pages of history and {counts['presences']:,} answers to presence compared",
         f"  {counts['delivered']:,} deliveries; clients fell behind {counts['behind']:,} times",
         f"  late, after the first client: p50 {late['p50']:g} ms, p99 {late['p99']:g} ms, max {late['max']:g} ms",
+        f"  late in polls: p50 {polled['p50']:g} ms, p99 {polled['p99']:g} ms, max {polled['max']:g} ms",
         f"  acks: p50 {ack['p50']:g} ms, p99 {ack['p99']:g} ms, max {ack['max']:g} ms",
     ]
     for name in ("faults", "closes", "errors"):
         if report[name]:
-            lines.append(f"  {name}: " + ", ".join(f"{key} {number:,}" for key, number in report[name].items()))
+            lines.append(f"  {name}: {_listed(report[name])}")
     trouble = report["server_errors"]
     if trouble:
         lines.append(f"  the server logged {len(trouble)} errors:")

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from tornado_chat.errors import ConfigError
 from tornado_chat.verify import report
+from tornado_chat.verify.address import ServerAddress
 from tornado_chat.verify.crowd import Crowd, NotStarted, Plan
-from tornado_chat.verify.faults import Scene, harms
+from tornado_chat.verify.faults import FAULTS, NETWORK, Scene, harms
 from tornado_chat.verify.findings import Finding
-from tornado_chat.verify.handshake import ServerAddress
 from tornado_chat.verify.installation import Installation
 from tornado_chat.verify.ledger import Ledger
 from tornado_chat.verify.options import Options
+from tornado_chat.verify.proxy import Proxy
 
 LONGEST_HARM = 8.0
 """Seconds that a fault of the installation lasts, and that pass between two; a tenth of a short run."""
@@ -41,8 +42,8 @@ async def verify(options: Options) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     try:
-        async with _installation(options) as installation:
-            running = asyncio.create_task(_run(options, installation, ending))
+        async with _installation(options) as installation, _network(options, installation) as network:
+            running = asyncio.create_task(_run(options, installation, network, ending))
             return await running
     except NotStarted as error:
         print(f"tornado-chat: error: {error}", file=sys.stderr)
@@ -82,19 +83,38 @@ async def _installation(options: Options) -> AsyncIterator[Installation | None]:
             await installation.stop()
 
 
-async def _run(options: Options, installation: Installation | None, ending: asyncio.Event) -> int:
+def _url(options: Options, installation: Installation | None) -> str:
+    url = installation.url if installation is not None else options.url
+    assert url is not None
+    return url
+
+
+@contextlib.asynccontextmanager
+async def _network(options: Options, installation: Installation | None) -> AsyncIterator[Proxy | None]:
+    """What stands between some of the clients and the server; None if no harm is to be done there."""
+    if not any(FAULTS[name].needs == NETWORK for name in options.faults):
+        yield None
+        return
+    address = ServerAddress.of(_url(options, installation))
+    async with Proxy(address.host, address.port) as proxy:
+        yield proxy
+
+
+async def _run(
+    options: Options, installation: Installation | None, network: Proxy | None, ending: asyncio.Event
+) -> int:
     dice = random.Random(options.seed)
     run = f"{random.getrandbits(40):010x}"  # not of the seed: rooms of a run are new
     ledger = Ledger([f"verify-{run}-{number + 1}" for number in range(options.rooms)])
-    url = installation.url if installation is not None else options.url
-    assert url is not None
+    url = _url(options, installation)
     crowd = Crowd(
         ServerAddress.of(url),
-        Plan(options.clients, options.rooms, options.rate),
+        Plan(options.clients, options.rooms, options.rate, options.transports),
         ledger,
         dice,
         secret=installation.secret if installation is not None else options.secret,
         token=options.token,
+        through=network.port if network is not None else None,
     )
     title = str(installation or url)
     out = sys.stderr if options.json else sys.stdout
@@ -103,7 +123,7 @@ async def _run(options: Options, installation: Installation | None, ending: asyn
         await crowd.start()
         show = asyncio.create_task(report.watch(title, crowd, out))
         try:
-            await _load(options, Scene(crowd, installation, dice, _harm_seconds(options), ending))
+            await _load(options, Scene(crowd, installation, network, dice, _harm_seconds(options), ending))
             await crowd.settle(options.patience)
         finally:
             show.cancel()
@@ -116,7 +136,13 @@ async def _run(options: Options, installation: Installation | None, ending: asyn
         room, seq, device = ledger.latest
         finding = Finding("late", f"came {ledger.late.longest:.3f} s after the first device heard of it")
         ledger.report(finding, room=room, seq=seq, device=device)
-    about = {"installation": title, "seed": options.seed, "clients": options.clients, "rooms": options.rooms}
+    about: dict[str, object] = {
+        "installation": title,
+        "seed": options.seed,
+        "clients": options.clients,
+        "rooms": options.rooms,
+    }
+    about["transports"] = crowd.began_as
     result = report.result(ledger, about, installation.trouble() if installation is not None else [])
     print(json.dumps(result) if options.json else report.text(ledger, result))
     return 0 if result["ok"] else 1

@@ -23,7 +23,11 @@ class Speaker(Protocol):
     last: bool
     """It reads after everything else has happened."""
     resumed: float
-    """When it read again after it had stopped, by time.monotonic()."""
+    """When it read again after it had stopped, by time.monotonic(); infinite where what it hears may always be late."""
+
+    @property
+    def one_worker(self) -> bool:
+        """It is answered by the process that it hears from, and so must be among those who are there."""
 
     @property
     def connected(self) -> bool: ...

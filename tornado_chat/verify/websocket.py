@@ -6,31 +6,13 @@ import asyncio
 import contextlib
 
 from tornado_chat.verify.codecs import Codec, Data
-from tornado_chat.verify.frames import (
-    ABNORMAL,
-    CLOSE,
-    NORMAL,
-    PING,
-    PONG,
-    Broken,
-    ServerFrames,
-    client_frame,
-    read_close,
-)
+from tornado_chat.verify.endings import ABNORMAL, NORMAL, Broken, Ended
+from tornado_chat.verify.frames import CLOSE, PING, PONG, ServerFrames, client_frame, read_close
 
 SILENCE_SECONDS = 15.0
 """After so long without a byte the server is pinged, and given up after as long again."""
 
 READ_BYTES = 65536
-
-
-class Ended(Exception):
-    """The connection is over; `code` is that of the close frame, 1006 where there was none."""
-
-    def __init__(self, code: int, reason: str = "") -> None:
-        super().__init__(f"{code} {reason}".rstrip())
-        self.code = code
-        self.reason = reason
 
 
 class WebSocket:

@@ -39,8 +39,12 @@ class Witness:
         self.joined = self.synced = False
         self.left = False  # `left` was said, and no `joined` since
         self.asked: deque[int] = deque()  # the `after` of each join that was not answered
+        self.owed_before_left: set[str] | None = None  # commands that were sent before a leave; None: there was none
+        self.lose_answers()
+
+    def lose_answers(self) -> None:
+        """What was sent will not be answered any more."""
         self.pending: deque[str] = deque()  # ids of commands that were not answered, in the order sent
-        self.owed_before_left: set[str] | None = None  # of those, what was sent before a leave; None: there was none
         self.fresh_ack = 0  # the seq of the last ack that was no duplicate
 
     def ask(self, after: int) -> None:
@@ -50,6 +54,11 @@ class Witness:
     def leave(self) -> None:
         """A leave was sent, once."""
         self.owed_before_left = set(self.pending)
+
+    @property
+    def wanted(self) -> int:
+        """What it is to be joined after: the last that was asked for and not answered, else all that was shown."""
+        return self.asked[-1] if self.asked else self.cursor
 
     @property
     def settled(self) -> bool:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import random
 import socket
 from collections import deque
 from time import monotonic
 
-from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.errors import ChatError
 from tornado_chat.metrics import Metrics
 from tornado_chat.processes.turned_away import TurnedAway
+from tornado_chat.web import shedding
 from tornado_chat.web.gate import UNIX_PEER
 from tornado_chat.web.http_connections import HttpConnection, HttpConnections
 from tornado_chat.wire.refusals import Unread
@@ -30,13 +30,6 @@ ACCEPTS = 256
 HANDSHAKES = 16
 """Handshakes begun in one loop turn: they take some 1.5 ms, for which everybody else waits."""
 
-WAIT_SECONDS = 2.0
-"""While somebody has waited so long for a handshake, newcomers are turned away: clients give up after some 10 s, and
-5,000 of them or more are let in and join in a second."""
-
-RETRY_SECONDS = 2, 10
-"""`Retry-After` is one of these or between them, so that those turned away do not all come back at once."""
-
 
 class Acceptor:
     """Accepts from `listeners` once started, until `pause`."""
@@ -48,7 +41,6 @@ class Acceptor:
         self.listeners: list[socket.socket] = []
         self.waiting: deque[HttpConnection] = deque()
         self.turned_away = TurnedAway(loop)
-        self._overloaded = [_overloaded(seconds) for seconds in range(RETRY_SECONDS[0], RETRY_SECONDS[1] + 1)]
         self._turn_due = False
 
     def start(self, listeners: list[socket.socket]) -> None:
@@ -87,9 +79,9 @@ class Acceptor:
                 self.loop.call_later(1.0, self._accept_again, listener)
                 return
             sock = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
-            late = self.waiting and monotonic() - self.waiting[0].since > WAIT_SECONDS
+            late = self.waiting and monotonic() - self.waiting[0].since > shedding.WAIT_SECONDS
             if late or not self.http.has_room():
-                self._turn_away(sock, 503, random.choice(self._overloaded))
+                self._turn_away(sock, 503, shedding.overloaded())
                 continue
             try:
                 peer = address[0] if type(address) is tuple else UNIX_PEER
@@ -122,8 +114,3 @@ class Acceptor:
     def _turn_away(self, sock: socket.SocketType, status: int, refusal: Unread) -> None:
         self.metrics.refusals[status] += 1
         self.turned_away.add(sock, refusal, self.http.room() - len(self.http))
-
-
-def _overloaded(retry_after: int) -> Unread:
-    message = f"too many are connecting at this moment: try again in {retry_after} s"
-    return Unread(503, ErrorCode.OVERLOADED, message, retry_after)

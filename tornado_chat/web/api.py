@@ -12,6 +12,7 @@ from tornado_chat.web.endpoint import EVENTS_TYPE, Endpoint
 from tornado_chat.web.exchange import Exchange
 from tornado_chat.web.gate import Gate
 from tornado_chat.web.openapi import document
+from tornado_chat.wire import event_stream
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.refusals import RequestError
 
@@ -50,7 +51,9 @@ class Api:
         best: tuple[Endpoint, dict[str, str]] | None = None
         for endpoint in self._by_method.get(("GET" if method == "HEAD" else method, len(segments)), ()):
             found = endpoint.match(segments)
-            if found is not None and (best is None or (endpoint.gives == EVENTS_TYPE) == (EVENTS_TYPE in accept)):
+            if found is not None and (
+                best is None or (endpoint.gives == EVENTS_TYPE) == event_stream.is_wanted(accept)
+            ):
                 best = endpoint, found
         if best is not None:
             return best

@@ -12,12 +12,13 @@ from msgspec.structs import fields
 
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.web.gate import Arguments
+from tornado_chat.wire import event_stream
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import read
 
 JSON_TYPE = "application/json"
 MSGPACK_TYPE = "application/msgpack"
-EVENTS_TYPE = "text/event-stream"
+EVENTS_TYPE = event_stream.CONTENT_TYPE
 
 MAX_DIGITS = 20
 """Of a number in an address; a longer one is not made a number."""

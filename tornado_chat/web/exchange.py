@@ -70,8 +70,8 @@ class Exchange(HTTPMessageDelegate):
         self._endpoint: Endpoint | None = None
         self._refusal: RequestError | ChatError | None = None
         self._answered = False
-        self._chunks: list[bytes] = []
-        self._size = 0
+        self._body: bytes | bytearray = b""  # a bytearray, if it came in pieces
+        self._size = 0  # of it, so far as it is counted
         self._cors: dict[str, str] = {}
 
     # HTTPMessageDelegate
@@ -119,11 +119,16 @@ class Exchange(HTTPMessageDelegate):
     def data_received(self, chunk: bytes) -> None:
         if self._answered or self._refusal is not None:
             return
-        self._chunks.append(chunk)
+        if not self._body:
+            self._body = chunk
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += chunk
         try:
-            self._make_room(sum(map(len, self._chunks)))
+            self._make_room(len(self._body))
         except ChatError as error:
-            self._chunks.clear()
+            self._body = b""
             self.refuse(error)
 
     def _make_room(self, size: int) -> None:
@@ -158,7 +163,7 @@ class Exchange(HTTPMessageDelegate):
 
     def _check_media(self, endpoint: Endpoint) -> None:
         """Raise RequestError (415) if the body is of a kind that is not taken."""
-        if not self._chunks:
+        if not self._body:
             return
         takes = endpoint.takes
         if self.is_by_cookie:
@@ -174,7 +179,7 @@ class Exchange(HTTPMessageDelegate):
 
     def on_connection_close(self) -> None:
         self.gone = True
-        self._chunks.clear()
+        self._body = b""
         on_gone, self.on_gone = self.on_gone, None
         if on_gone is not None and not self._answered:
             on_gone()
@@ -189,10 +194,9 @@ class Exchange(HTTPMessageDelegate):
 
     @property
     def body(self) -> bytes:
-        chunks = self._chunks
-        if len(chunks) > 1:
-            self._chunks = chunks = [b"".join(chunks)]
-        return chunks[0] if chunks else b""
+        if isinstance(self._body, bytearray):
+            self._body = bytes(self._body)
+        return self._body
 
     @property
     def media_type(self) -> str:
@@ -202,8 +206,10 @@ class Exchange(HTTPMessageDelegate):
     def expect_answer_within(self, seconds: float) -> None:
         """The answer may take so long; without this, it and its way to the client have ANSWER_SECONDS in all.
 
-        The connection is not taken for a quiet one meanwhile.
+        The body, which has been read, is forgotten. The connection is not taken for a quiet one meanwhile.
         """
+        self._body = b""
+        self.connection.release()
         self.connection.wait(seconds)
 
     @property

@@ -3,8 +3,9 @@
 What a socket says first is read here. A plain handshake needs no more, whether it is let in or not; anything else goes
 on to Tornado, with the bytes that were read.
 A socket leaves when it closes, or when it becomes a WebSocket's. Until then it counts for its address and for the
-process. It is closed if no request comes for REQUEST_SECONDS, or if an answer is not made and taken in ANSWER_SECONDS.
-Where the process has no room for a newcomer, the one that has been quiet for longest gives way.
+process. It is closed if no request comes for REQUEST_SECONDS, or if an answer is not made and taken in ANSWER_SECONDS,
+besides the time that a poll may wait. Where the process has no room for a newcomer, the one that has been quiet for
+longest gives way; one that waits is not quiet.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
 
 from tornado_chat.errors import ErrorCode
 from tornado_chat.live.limits import Limits
+from tornado_chat.metrics import Metrics
+from tornado_chat.web import shedding
 from tornado_chat.web.refusals import Refused
 from tornado_chat.wire.refusals import refusal
 from tornado_chat.wire.request import MAX_HEAD_BYTES, MAX_HEADERS, has_bare_breaks
@@ -142,6 +145,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
         front: HTTPServerConnectionDelegate,
         let_in: Callable[[HttpConnection, bytes], Callable[[], None] | None],
         limits: Limits,
+        metrics: Metrics,
         account: Callable[[str], str | None],
         room: Callable[[], int],
     ) -> None:
@@ -153,6 +157,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
         self.front = front
         self.let_in = let_in
         self.limits = limits
+        self._metrics = metrics
         self.account = account
         self.room = room
         self._loop = asyncio.get_running_loop()
@@ -162,8 +167,9 @@ class HttpConnections(HTTPServerConnectionDelegate):
         self._serving: dict[HttpConnection, HTTP1ServerConnection | None] = {}
         # Those whose request waits by its own wish are in here instead.
         self._waiting: dict[HttpConnection, HTTP1ServerConnection | None] = {}
-        self._first: deque[Callable[[], None]] = deque()
-        self._more: deque[Callable[[], None]] = deque()
+        # What begins a request, and since when it waits.
+        self._first: deque[tuple[float, Callable[[], None]]] = deque()
+        self._more: deque[tuple[float, Callable[[], None]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         # Tornado's own time limits would cost each handshake a timer.
         self._parameters = HTTP1ConnectionParameters(max_header_size=MAX_HEAD_BYTES, max_body_size=MAX_BODY_BYTES)
@@ -231,7 +237,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
         if self._hear(connection):
             # uvloop closes a poll whose socket was reset after data, once, and is not to be asked for it again then.
             self._loop.remove_reader(connection.sock.fileno())
-            self._wait_for_turn(partial(self._answer_first, connection), True)
+            self.wait_for_turn(partial(self._answer_first, connection), True)
 
     def _answer_first(self, connection: HttpConnection) -> None:
         if connection not in self._serving:  # it was cut off meanwhile
@@ -264,7 +270,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         tornados = socket.socket(sock.family, sock.type, sock.proto, sock.detach())
-        connection.stream = _Stream(tornados, said, self._wait_for_turn)
+        connection.stream = _Stream(tornados, said, self)
         serving = self._serving[connection] = HTTP1ServerConnection(connection.stream, self._parameters, connection)
         serving.start_serving(self)
 
@@ -321,17 +327,25 @@ class HttpConnections(HTTPServerConnectionDelegate):
                 self._cut_off(connection)
         self._timer = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
-    def _wait_for_turn(self, begin: Callable[[], None], first: bool) -> None:
+    def turn_away(self, head: bytes) -> bytes | None:
+        """What is answered to a request that is not the first of its connection, if there is no time for it now."""
+        if not self._more or monotonic() - self._more[0][0] <= shedding.WAIT_SECONDS:
+            return None
+        self._metrics.refusals[503] += 1
+        return shedding.overloaded().answer(head)
+
+    def wait_for_turn(self, begin: Callable[[], None], first: bool) -> None:
         """A request, the `first` of its connection or a later one, is begun when it is its turn."""
         if not self._first and not self._more:
             self._loop.call_soon(self._turn)
-        (self._first if first else self._more).append(begin)
+        (self._first if first else self._more).append((monotonic(), begin))
 
     def _turn(self) -> None:
         try:
             for requests, most in ((self._first, FIRST_REQUESTS), (self._more, MORE_REQUESTS)):
                 for _ in range(min(most, len(requests))):
-                    requests.popleft()()
+                    _, begin = requests.popleft()
+                    begin()
         finally:
             if self._first or self._more:
                 self._loop.call_soon(self._turn)
@@ -346,12 +360,10 @@ def _connection_of(server_conn: object) -> HttpConnection:
 class _Stream(IOStream):
     """Begins with what was read already; looks at the head of a request before Tornado does, and lets it wait."""
 
-    def __init__(
-        self, sock: socket.socket, said: bytes, wait_for_turn: Callable[[Callable[[], None], bool], None]
-    ) -> None:
+    def __init__(self, sock: socket.socket, said: bytes, home: HttpConnections) -> None:
         super().__init__(sock)
         self._said = said
-        self._wait_for_turn = wait_for_turn
+        self._home = home
         self._first = True
 
     def set_nodelay(self, value: bool) -> None:
@@ -383,10 +395,14 @@ class _Stream(IOStream):
                 error = self._refuse(_HEAD_TOO_LARGE)
             elif has_bare_breaks(head):
                 error = self._refuse(_BARE_BREAKS)
+            elif not self._first:
+                answer = self._home.turn_away(head)
+                if answer is not None:
+                    error = self._refuse(answer)
         if error is not None:
             future_set_exception_unless_cancelled(checked, error)
         else:
-            self._wait_for_turn(partial(self._hand_over, checked, head), self._first)
+            self._home.wait_for_turn(partial(self._hand_over, checked, head), self._first)
             self._first = False
 
     def _hand_over(self, checked: Future[bytes], head: bytes) -> None:
@@ -399,6 +415,7 @@ class _Stream(IOStream):
         if not self.closed():
             with suppress(OSError):
                 self.socket.send(answer)
+                self.socket.recv(MAX_HEAD_BYTES * 4)  # what is unread would make the kernel take the answer back
             super().close()
         return StreamClosedError()
 

@@ -9,8 +9,9 @@ from http import HTTPStatus
 import msgspec
 from msgspec import Struct
 
-from tornado_chat.auth import new_device
+from tornado_chat.auth import GUEST_PREFIX, new_device
 from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.live.limits import rate_limited
 from tornado_chat.web.endpoint import Endpoint
 from tornado_chat.web.exchange import Exchange
 from tornado_chat.web.gate import COOKIE, credential
@@ -80,6 +81,11 @@ async def sign_out(exchange: Exchange, _: None) -> None:
     except ChatError as error:
         exchange.refuse(error, end if exchange.is_by_cookie else None)
         return
+    if identity.user.startswith(GUEST_PREFIX):
+        limits = context.limits
+        wait = limits.guest_ends.take(limits.time())
+        if wait:
+            raise rate_limited("too many guests end their sessions", wait)
     if identity.jti is not None:
         await context.hub.log.revoke(identity.jti)
         await context.revocations.poll()

@@ -72,9 +72,8 @@ class PostedRooms(Struct, kw_only=True, frozen=True):
     join: Annotated[
         list[Wanted],
         Meta(
-            min_length=1,
             max_length=ROOMS,
-            description=f"an array of 1 to {ROOMS} objects with `room`, and perhaps `after` or `last`",
+            description=f"an array of up to {ROOMS} objects with `room`, and perhaps `after` or `last`",
         ),
     ]
 
@@ -178,9 +177,14 @@ def _admit(
     only = joins[0] if len(joins) == 1 else None
     if only is not None and not identity.may_enter(only.room):
         raise ChatError(ErrorCode.FORBIDDEN, f"your token does not let you into {only.room}: ask for one that does")
-    chunked = version != "HTTP/1.0"
-    encoding = gate.context.streams.get(numbered=only is not None, chunked=chunked)
-    head = event_stream.head(cross_origin, chunked=chunked)
+    if version == "HTTP/1.0":
+        framing = event_stream.PLAIN
+    elif event_stream.accepts_gzip(headers.get("accept-encoding", "")):
+        framing = event_stream.GZIPPED
+    else:
+        framing = event_stream.CHUNKED
+    encoding = gate.context.streams.get(framing, numbered=only is not None)
+    head = event_stream.head(framing, cross_origin)
     tells_cursors = only is None and arguments.get("ids") in ("1", "true")
     return Admitted(head, address, identity, token, encoding, joins, tells_cursors)
 
@@ -191,10 +195,12 @@ def _open(gate: Gate, admitted: Admitted, sock: SocketType, early: bytes) -> Non
     account = context.limits.addresses.enter(admitted.address)
     session = StreamSession(context, admitted.identity, account, encoding)
     if admitted.tells_cursors:
-        line: EventStream = CursorStream(context.lines, sock, session, encoding, partial(session.cursors, joins))
+        cursors, soon = partial(session.cursors, joins), context.hub.shared.turns.tell_cursors
+        line: EventStream = CursorStream(context.lines, sock, session, encoding, cursors, soon)
     else:
         line = EventStream(context.lines, sock, session, encoding)
-    answer = admitted.head + encoding.frame_part(event_stream.retry(random_retry()))
+    framing = encoding.framing
+    answer = admitted.head + framing.begin + framing.part(event_stream.retry(random_retry()))
     begin_session(session, line, answer, admitted.token, joins, early)
 
 

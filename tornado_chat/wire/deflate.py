@@ -1,4 +1,7 @@
-"""permessage-deflate (RFC 7692), without context takeover on either side: no zlib object outlives its message."""
+"""permessage-deflate (RFC 7692), without context takeover on either side: no zlib object outlives its message.
+
+A gzip body is made of the same pieces: each is a fragment that ends where bytes do, so that all clients share it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,27 @@ _QUOTED = r'"(?:\\.|[^"\\])*"?'  # also one that never ends, or finding that out
 _OFFER = re.compile(rf'(?:^|,)((?:[^",]|{_QUOTED})*)', re.DOTALL)
 _PARAMETER = re.compile(rf'(?:^|;)((?:[^";]|{_QUOTED})*)', re.DOTALL)
 _WINDOW_BITS = {str(bits): bits for bits in range(8, 16)}
+
+
+_FLUSHED = b"\x00\x00\xff\xff"  # the end of a fragment, an empty stored block, which `deflate` leaves out
+_STORED_BYTES = 65535  # of one block (RFC 1951 section 3.2.4)
+
+GZIP_HEADER = b"\x1f\x8b\x08" + bytes(6) + b"\xff"
+"""The beginning of a gzip body (RFC 1952 section 2.3), without a time or a name."""
+
+
+def fragment(data: bytes, least: int) -> bytes:
+    """`data` as a part of a gzip body that refers to nothing before it; compressed if it has `least` bytes or more."""
+    if len(data) >= least:
+        deflated = deflate(data, zlib.MAX_WBITS) + _FLUSHED
+        if len(deflated) < len(data):
+            return deflated
+    return b"".join(_stored(data[at : at + _STORED_BYTES]) for at in range(0, len(data), _STORED_BYTES))
+
+
+def _stored(data: bytes) -> bytes:
+    size = len(data)
+    return b"\x00" + size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little") + data
 
 
 def deflate(payload: bytes, window_bits: int) -> bytes:

@@ -49,16 +49,15 @@ class Unread:
     any page may read it.
     """
 
-    __slots__ = ("_block", "_plain")
+    __slots__ = ("_plain", "_terms")
 
     def __init__(self, status: int, code: str, message: str, retry_after: float | None) -> None:
         """`retry_after` is in seconds."""
         self._plain = refusal(status, code, message, retry_after)
-        seconds = retry_after if retry_after is not None else event_stream.RETRY_SECONDS
-        self._block = event_stream.refused(code, message, retry_after, round(seconds * 1000))
+        self._terms = code, message, retry_after
 
-    def answer(self, said: bytes) -> bytes:
-        """The whole answer to who said so, as far as it has come."""
+    def answer(self, said: bytes, later: int = 0) -> bytes:
+        """The whole answer to who said so, as far as it has come; an EventSource is to come `later` ms later."""
         if not _WANTS_STREAM.search(said):
             return self._plain
         headers = dict(event_stream.HEADERS)
@@ -66,7 +65,11 @@ class Unread:
         if origin:
             headers["Access-Control-Allow-Origin"] = origin[1].decode("ascii")
             headers["Access-Control-Allow-Credentials"] = "true"
-        return last_answer(200, headers, self._block)
+        code, message, retry_after = self._terms
+        seconds = retry_after if retry_after is not None else event_stream.RETRY_SECONDS
+        return last_answer(
+            200, headers, event_stream.refused(code, message, retry_after, round(seconds * 1000) + later)
+        )
 
 
 _WANTS_STREAM = re.compile(rb"\r\nAccept:[^\r\n]*\btext/event-stream\b", re.IGNORECASE)

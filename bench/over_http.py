@@ -57,7 +57,7 @@ def in_turns(bench: Bench, server: ServerProcess, *ways: tuple[Load, Mapping[str
     for _ in range(TURNS):
         for (load, fields), found in zip(ways, turns, strict=True):
             load.publish(server, **fields)
-            found.append(bench.measure(server, load, seconds=max(0.5, bench.size.seconds / TURNS)))
+            found.append(bench.measure(server, load, seconds=max(1.0, bench.size.seconds / TURNS)))
             load.ask("stop")
             load.drain()
     return turns

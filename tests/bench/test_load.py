@@ -250,7 +250,7 @@ def test_a_batch_is_an_array_in_one_request(bench: Bench, tmp_path: Path) -> Non
         ("self.set_status(500); self.finish('broken')", "the request was answered with .*500.*broken"),
         ("self.write('{}')", "nothing is acknowledged by {}"),
         ('self.write(\'[null,{"type":"error","code":"x"}]\')', "error: .*code.*x"),
-        ("self.write(self.request.body.replace(b'~000000000003', b'~000000000004'))", "1 deliveries lost, 1 doubled"),
+        ("self.write(self.request.body.replace(b'~000000000003', b'~000000000004'))", "1 deliveries lost"),
         ("self.write(self.request.body.replace(b'~000000000003', b'~000000000002'))", "0 deliveries lost, 1 doubled"),
         ("self.write(self.request.body * 2)", "0 deliveries lost, [1-9][0-9]* doubled"),
         ("self.request.connection.stream.close()", "the server cut connection 0"),

@@ -20,7 +20,7 @@ HEADERS = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store, no-transfor
 RETRY_SECONDS = 5.0
 """Of a stream that is refused without a time to wait."""
 
-_PING = b"event: ping\ndata: {}\n\n"
+PING = b"event: ping\ndata: {}\n\n"
 _ZERO = re.compile(r"q=0(\.0*)?")
 _SEQ = re.compile("[0-9]{1,19}")
 _EPOCH = re.compile("[A-Za-z0-9_-]{1,64}")
@@ -112,7 +112,7 @@ class StreamEncoding(Encoding):
         super().__init__(JSON, lambda payload: part(block(payload)))
         self._epoch = epoch.encode() if epoch is not None else b""
         self.framing = framing
-        self.ping = part(_PING)
+        self.ping = part(PING)
 
     def wrap_at(self, payload: bytes, seq: int) -> bytes:
         if not self._epoch:
@@ -138,9 +138,9 @@ class StreamEncodings:
         return self._made[framing, numbered]
 
     def cursors(self, cursors: Mapping[str, int]) -> bytes:
-        """A block that dispatches nothing and moves the client's Last-Event-ID, by room."""
+        """A line that moves the client's Last-Event-ID, by room; a block of it alone dispatches nothing."""
         told = " ".join((self._epoch, *(f"{room}:{seq}" for room, seq in cursors.items())))
-        return b"id: %b\n\n" % told.encode()
+        return b"id: %b\n" % told.encode()
 
 
 def parse_last_event_id(value: str) -> int | dict[str, int]:

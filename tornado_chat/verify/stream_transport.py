@@ -176,8 +176,14 @@ class StreamTransport:
             raise Broken("a ping before welcome")
         self._device.ledger.counts["pings"] += 1
         self._pinged = time.monotonic()
+        self._take_cursors(block)
+
+    def _take_cursors(self, block: Block) -> None:
+        """With `?ids=1` a heartbeat and a `closing` bring them back to those browsers that heed no id without data."""
         if block.id is not None:
             self._take_ids(block.id)
+        elif self._with_ids and self._alone is None:
+            raise Broken(f"without the cursors that were asked for: {str(block)[:200]}")
 
     def _check_heartbeat(self) -> None:
         """It comes whatever else does: by it a page knows that nothing holds the stream back."""
@@ -240,10 +246,10 @@ class StreamTransport:
     def _check_id(self, block: Block, message: Data) -> None:
         """Of a stream of one room: what a browser would bring back must be what it was shown."""
         if self._alone is None:
-            if block.id is not None:
-                if message["type"] != "closing":
-                    raise Broken(f"an id in a stream of several rooms, in one block with data: {block.id[:80]}")
-                self._take_ids(block.id)
+            if message["type"] == "closing":
+                self._take_cursors(block)
+            elif block.id is not None:
+                raise Broken(f"an id in a stream of several rooms, in one block with data: {block.id[:80]}")
             return
         if block.id is None:
             if message["type"] in EVENTS:

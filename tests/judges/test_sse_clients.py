@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -246,15 +246,60 @@ async def test_programs_see_each_event_once(server: Server, node: str, tmp_path:
     with server:
         async with Proxy("127.0.0.1", server.port) as proxy, AsyncExitStack() as stack:
             url = f"http://127.0.0.1:{proxy.port}{ROOM}"
-            commands = [
-                (sys.executable, "read_with_httpx_sse.py", url),
-                (sys.executable, "read_with_sseclient.py", url),
-                (node, "read_with_eventsource.js", url),
-                (node, "read_with_fetch_event_source.js", url),
-                ("sh", "read_with_curl.sh", url, str(tmp_path / "id")),
+            readers = [
+                await stack.enter_async_context(program(command[1], *command))
+                for command in programs(node, url, tmp_path / "id")
             ]
-            readers = [await stack.enter_async_context(program(command[1], *command)) for command in commands]
             await judge(server, proxy, readers)
+
+
+def programs(node: str, url: str, id: Path) -> list[tuple[str, ...]]:
+    return [
+        (sys.executable, "read_with_httpx_sse.py", url),
+        (sys.executable, "read_with_sseclient.py", url),
+        (node, "read_with_eventsource.js", url),
+        (node, "read_with_fetch_event_source.js", url),
+        ("sh", "read_with_curl.sh", url, str(id)),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+async def test_an_event_that_is_cut_in_two_comes_whole(number: int, node: str, tmp_path: Path) -> None:
+    """fetch-event-source takes an id as soon as it has read its line, whatever becomes of the rest of the event."""
+    (tmp_path / "id").touch()
+    here = Server(tmp_path, *UNLIMITED)
+    cuts, links = 0, []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal cuts
+        links.append(asyncio.current_task())
+        back, target = await asyncio.open_connection("127.0.0.1", here.port)
+        with closing(writer), closing(target):
+            target.write(await reader.readuntil(b"\r\n\r\n"))
+            passed = b""
+            while data := await back.read(65536):
+                passed += data
+                at = passed.find(b'"seq":3,')
+                if not cuts and at >= 0:
+                    cuts += 1
+                    writer.write(data[: at - len(passed)])
+                    return
+                writer.write(data)
+
+    with here:
+        headers = {"Authorization": f"Bearer {here.token('speaker')}"}
+        async with httpx.AsyncClient(base_url=here.url, headers=headers) as client:
+            for text in range(1, 5):
+                (await client.post("/v1/rooms/r/messages", json={"text": f"{text}"})).raise_for_status()
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as cutting:
+            url = f"http://127.0.0.1:{cutting.sockets[0].getsockname()[1]}{ROOM}"
+            command = programs(node, url, tmp_path / "id")[number]
+            async with program(command[1], *command) as reader:
+                await all_have([reader], 4)
+        await asyncio.to_thread(here.stop)
+        await asyncio.gather(*filter(None, links))
+    assert cuts == 1
+    assert reader.seqs == [1, 2, 3, 4]
 
 
 async def test_browsers_see_each_event_once(server: Server, tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ class StreamEncoding(Encoding):
     def wrap_at(self, payload: bytes, seq: int) -> bytes:
         if not self._epoch:
             return self.wrap(payload)
-        return self.framing.part(b"id: %b.%d\ndata: %b\n\n" % (self._epoch, seq, payload))
+        # The id comes last: some clients take it before they have the data, and would lose what is cut off in between.
+        return self.framing.part(b"data: %b\nid: %b.%d\n\n" % (payload, self._epoch, seq))
 
 
 class StreamEncodings:

@@ -32,7 +32,13 @@ def is_wanted(accept: str) -> bool:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether the header Accept-Encoding (RFC 9110 section 12.5.3) names gzip, and does not refuse it."""
+    """Whether the header Accept-Encoding (RFC 9110 section 12.5.3) names gzip among others, and does not refuse it.
+
+    Libraries and proxies that ask for it by themselves, to unpack it before anybody sees it, name it alone: Caddy holds
+    a stream back while it does.
+    """
+    if "," not in accept_encoding:
+        return False
     for part in accept_encoding.lower().split(","):
         name, _, weight = part.partition(";")
         if name.strip() == "gzip":

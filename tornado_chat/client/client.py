@@ -109,7 +109,8 @@ class Client:
     requests), or `auto`: the first of them that passes. A WebSocket has 2.5 s, and a stream 5 s, to bring a `welcome`
     before the next is tried beside it; where something on the way refuses it, that is tried at once. One that is cut
     off, or brings no heartbeat, twice within 30 s of its beginning is left for the next. After 10 minutes a better one
-    is tried beside the one in use. Polls bring no signals, and `joined` is then without `read`.
+    is tried beside the one in use; after 5 s, and then ever more rarely, where it was good before or nobody answered.
+    Polls bring no signals, and `joined` is then without `read`.
 
     A call that is not answered within `timeout` seconds (None: no limit), reconnecting included, raises TimeoutError:
     whether a `send` was kept is then not known, and sending again with the same `id` is safe. So is cancelling a call.

@@ -206,6 +206,7 @@ class Link:
                 if reading.done():
                     reading.result()
                 if upgrade is None:
+                    self._ladder.on_upgrade()
                     upgrade = asyncio.create_task(self._race(self._ladder.better))
                 elif upgrade.done():
                     done, upgrade = upgrade, None
@@ -215,7 +216,8 @@ class Link:
                         log.info("no better transport reason=%s", end)
                         self._ladder.on_no_upgrade(loop.time())
         except (Lost, Refused) as end:
-            self._ladder.on_died(transport.heard - began, loop.time(), suspect=end.suspect)
+            silent = isinstance(end, Lost) and end.silent
+            self._ladder.on_died(transport.heard - began, loop.time(), suspect=end.suspect, silent=silent)
             if isinstance(end, Refused) and end.suspect:  # it was good before
                 raise Lost(str(end), suspect=True) from end
             raise

@@ -38,7 +38,7 @@ class WebSocketTransport:
         self._writes: set[asyncio.Future[None]] = set()
         self._reading = False  # waiting for the server, not for the listener
         self._ended = False  # the server has closed it
-        self._silent = False
+        self._silent = False  # it has not answered a ping
 
     @property
     def unwritten(self) -> int:
@@ -162,6 +162,7 @@ class WebSocketTransport:
                 pinged = True
             else:
                 log.info("no answer to a ping server=%s seconds=%g", self._target.where, self._target.ping_interval)
+                self._silent = True
                 stream.close()
                 return
 
@@ -175,6 +176,8 @@ class WebSocketTransport:
     def _verdict(self) -> Lost | Refused:
         assert self._connection is not None
         self._ended = True
+        if self._silent:
+            return Lost("connection lost: nothing is heard any more", suspect=True, silent=True)
         reason = self._connection.close_reason or ""
         return closed(self._target.where, self._connection.close_code, reason, self._target.longest_pause)
 

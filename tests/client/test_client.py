@@ -141,6 +141,45 @@ async def test_every_command_is_answered_and_comes_out_as_events(tmp_path: Path,
         assert [event.get("target") for event in events[2:]] == [1, 2, 2, 2]
 
 
+async def test_a_backend_acts_for_the_users_whom_its_token_covers(tmp_path: Path, transport: TransportKind) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        token = server.token("shop", acts_as=["app-*"])
+        async with Client(server.url, transport=transport, token=token) as shop:
+            await shop.join("lobby")
+            ada: Any = {"as_user": "app-ada", "as_name": "Ada"}
+            assert (await shop.send("lobby", "hello", id="x", **ada)).seq == 1
+            assert (await shop.edit("lobby", 1, "hello!", **ada)).seq == 2
+            assert (await shop.react("lobby", 1, "🎉", as_user="app-bob")).seq == 3
+            assert (await fails_with(shop.delete("lobby", 1), ChatError)).code is ErrorCode.FORBIDDEN
+            assert (await shop.delete("lobby", 1, **ada)).seq == 4
+            assert (await shop.send("lobby", "mine", id="x")).seq == 5  # an id is its user's
+            await shop.read("lobby", 4, **ada)
+            events = await take(shop, 5)
+            refused = await fails_with(shop.send("lobby", "x", as_user="else"), ChatError)
+            assert refused.code is ErrorCode.FORBIDDEN
+            nobody = await fails_with(shop.send("lobby", "x", as_name="Ada"), ChatError)
+            assert nobody.code is ErrorCode.BAD_REQUEST
+        assert [event["user"] for event in events] == ["app-ada", "app-ada", "app-bob", "app-ada", "shop"]
+        assert events[0]["name"] == "Ada"
+
+
+async def test_presence_says_who_is_there_and_its_signals_still_come(tmp_path: Path, live: TransportKind) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with (
+            Client(server.url, transport=live, token=server.token("a", name="Ann")) as a,
+            Client(server.url, token=server.token("b")) as b,
+        ):
+            await a.join("lobby")
+            await take(a, 1, frozenset({"synced"}))
+            assert (await a.presence("lobby"))["users"] == [{"user": "a", "name": "Ann"}]
+            await b.join("lobby")
+            assert (await a.presence("lobby"))["count"] == 2
+            came: set[str] = set()  # the two may be told together, or one by one
+            while "b" not in came:
+                (signal,) = await take(a, 1, frozenset({"presence"}))
+                came |= {user["user"] for user in signal["joined"]}
+
+
 async def test_a_resend_is_acknowledged_with_the_first_seq_even_after_kill_9(
     tmp_path: Path, transport: TransportKind
 ) -> None:

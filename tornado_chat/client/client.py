@@ -238,28 +238,65 @@ class Client:
             self._taken.set()
 
     async def send(
-        self, room: str, text: str, *, reply_to: int | None = None, meta: Data | None = None, id: str | None = None
+        self,
+        room: str,
+        text: str,
+        *,
+        reply_to: int | None = None,
+        meta: Data | None = None,
+        id: str | None = None,
+        as_user: str | None = None,
+        as_name: str | None = None,
     ) -> Ack:
-        """Returns when the message is in the log; ChatError if the server refuses it."""
-        return _ack(await self._ask("send", room, id, text=text, reply_to=reply_to, meta=meta))
+        """Returns when the message is in the log; ChatError if the server refuses it.
 
-    async def edit(self, room: str, seq: int, text: str, *, id: str | None = None) -> Ack:
+        `as_user`, and perhaps `as_name`: for whom, if the token's claim `acts_as` covers that user; else `forbidden`.
+        """
+        fields = {"text": text, "reply_to": reply_to, "meta": meta}
+        return _ack(await self._ask("send", room, id, **fields, **_acting(as_user, as_name)))
+
+    async def edit(
+        self,
+        room: str,
+        seq: int,
+        text: str,
+        *,
+        id: str | None = None,
+        as_user: str | None = None,
+        as_name: str | None = None,
+    ) -> Ack:
         """ChatError: `forbidden` (another's message) or `not_found` (no message, or deleted); as for `delete`."""
-        return _ack(await self._ask("edit", room, id, seq=seq, text=text))
+        return _ack(await self._ask("edit", room, id, seq=seq, text=text, **_acting(as_user, as_name)))
 
-    async def delete(self, room: str, seq: int, *, id: str | None = None) -> Ack:
-        return _ack(await self._ask("delete", room, id, seq=seq))
+    async def delete(
+        self, room: str, seq: int, *, id: str | None = None, as_user: str | None = None, as_name: str | None = None
+    ) -> Ack:
+        return _ack(await self._ask("delete", room, id, seq=seq, **_acting(as_user, as_name)))
 
-    async def react(self, room: str, seq: int, emoji: str, on: bool = True, *, id: str | None = None) -> Ack:
-        return _ack(await self._ask("react", room, id, seq=seq, emoji=emoji, on=on))
+    async def react(
+        self,
+        room: str,
+        seq: int,
+        emoji: str,
+        on: bool = True,
+        *,
+        id: str | None = None,
+        as_user: str | None = None,
+        as_name: str | None = None,
+    ) -> Ack:
+        return _ack(await self._ask("react", room, id, seq=seq, emoji=emoji, on=on, **_acting(as_user, as_name)))
 
     async def history(self, room: str, *, before: int | None = None, limit: int | None = None) -> Data:
         """A page of messages as they are now: `messages` in ascending seq, and `more`: older ones exist."""
         return await self._ask("history", room, None, before=before, limit=limit)
 
-    async def read(self, room: str, seq: int) -> None:
+    async def presence(self, room: str) -> Data:
+        """Who has joined `room`: the `count` of the users, and `users`, up to 200 of them, with `user` and `name`."""
+        return await self._ask("presence", room, None)
+
+    async def read(self, room: str, seq: int, *, as_user: str | None = None, as_name: str | None = None) -> None:
         """Move the user's read mark of `room`."""
-        await self._ask("read", room, None, seq=seq)
+        await self._ask("read", room, None, seq=seq, **_acting(as_user, as_name))
 
     async def typing(self, room: str, on: bool = True) -> None:
         """A signal: dropped where it cannot be sent at once."""
@@ -363,13 +400,14 @@ class Client:
 
     async def on_message(self, message: Data) -> None:
         kind = message["type"]
-        if kind in NOTES or message.keys() >= EVENT_FIELDS:
+        note = kind in NOTES and "id" not in message  # with it, `presence` is an answer
+        if note or message.keys() >= EVENT_FIELDS:
             await self._space()
             room = self._rooms.get(message["room"])
             if room is None or not room.live:  # not live: it belongs to a join whose place another took
                 return
             # An event of a kind that came after this client counts, and is not shown.
-            if kind in NOTES or (self._is_next(room, message["seq"]) and kind in KINDS):
+            if note or (self._is_next(room, message["seq"]) and kind in KINDS):
                 self._put(message)
         elif kind == "joined":
             await self._space()
@@ -436,6 +474,12 @@ class Client:
 def _new_id() -> str:
     """An id that nobody else chooses. It begins with the time: such ids cost the log's index a third less."""
     return f"{time.time_ns() // 1000:x}-{secrets.token_hex(8)}"
+
+
+def _acting(user: str | None, name: str | None) -> Data:
+    """The field of a command that is another user's."""
+    given = {key: value for key, value in (("user", user), ("name", name)) if value is not None}
+    return {"as": given} if given else {}
 
 
 def _ack(reply: Data) -> Ack:

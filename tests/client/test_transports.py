@@ -20,6 +20,7 @@ from tests.support.servers import UNLIMITED, Server
 from tornado_chat.client import Client, Refused, ladder, link, posts
 from tornado_chat.client.transport import TransportKind
 from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.verify.ports import free_port
 
 PATIENCE = 30.0
 FAST = (0.01, 0.1)
@@ -201,6 +202,16 @@ async def test_what_is_chosen_is_not_changed(tmp_path: Path, chosen: TransportKi
             await chat.join("lobby")
             assert chat.transport == chosen
             assert all(way in ways[chosen] for way, seen in proxy.seen.items() if seen)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("kind", ["websocket", "stream", "poll"])
+async def test_where_nobody_listens_it_is_said_in_the_same_words_by_all(kind: TransportKind, host: str) -> None:
+    told: list[str] = []
+    url = f"http://{host}:{free_port()}"
+    async with Client(url, transport=kind, notify=told.append):
+        await eventually(lambda: told)
+    assert told[0].startswith(f"cannot connect to {url.removeprefix('http://')}: Connection refused, retrying in ")
 
 
 # Changes in the middle

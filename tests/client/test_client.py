@@ -210,7 +210,7 @@ async def test_signals_come_out_of_joined_rooms_only(tmp_path: Path, live: Trans
             assert (signal_["type"], signal_["name"], signal_["on"]) == ("typing", "b", True)
             assert event["text"] == "hello"
             await b.send("lobby", "unread")
-            await eventually(lambda: a._inbox)
+            await eventually(lambda: a._rooms.inbox)
             await a.leave("lobby")
             await a.join("other")
             await b.send("lobby", "unheard")
@@ -234,7 +234,7 @@ async def test_what_the_server_would_refuse_raises_in_the_caller(tmp_path: Path,
             assert (await fails_with(chat.send("lobby", "x", id=""), ChatError)).code is ErrorCode.BAD_REQUEST
             assert (await fails_with(chat.send("lobby", "x" * 2048), ChatError)).code is ErrorCode.TOO_LARGE
             assert (await chat.send("lobby", "still here")).seq == 1
-            assert not chat._rooms
+            assert not chat._rooms.joined
             assert not chat._outbound.commands
 
 
@@ -384,7 +384,7 @@ async def test_nobody_there_is_a_timeout(tmp_path: Path, transport: TransportKin
             ) as chat:
                 assert "no answer within 0.3 s" in str(await fails_with(chat.send("lobby", "x"), TimeoutError))
                 await fails_with(chat.join("lobby"), TimeoutError)
-                assert not chat._rooms
+                assert not chat._rooms.joined
                 assert not chat._outbound.commands
 
 
@@ -451,7 +451,7 @@ async def test_a_full_queue_stops_the_reading_and_nothing_is_lost(tmp_path: Path
         ):
             await slow.join("lobby")
             await asyncio.gather(*(fast.send("lobby", str(number).ljust(2000)) for number in range(count)))
-            assert len(slow._inbox) == bound
+            assert len(slow._rooms.inbox) == bound
             # It is the server that feeds it from its log now, so the client did stop reading.
             async with asyncio.timeout(PATIENCE):
                 assert b"chat_catching_up 1" in await fetch(server.port, "/metrics")
@@ -500,7 +500,7 @@ async def test_what_is_told_is_taken_wholly_or_not_at_all(tmp_path: Path, held: 
                     "text": f"{seq}",
                     "ts": 0,
                 }
-                return asyncio.create_task(chat.on_message(event))
+                return asyncio.create_task(chat._rooms.on_message(event))
 
             for seq in range(1, held + 2):
                 await told(seq)
@@ -513,7 +513,7 @@ async def test_what_is_told_is_taken_wholly_or_not_at_all(tmp_path: Path, held: 
             got = texts(await take(chat, held + 2))
             assert got == [str(seq) for seq in range(1, held + 3)]
             await asyncio.gather(later, again)
-            assert not chat._inbox
+            assert not chat._rooms.inbox
 
 
 # The end.
@@ -528,7 +528,7 @@ async def test_close_ends_everything_that_waits(tmp_path: Path, transport: Trans
             server.freeze()
             sending = asyncio.create_task(chat.send("lobby", "x"))
             joining = asyncio.create_task(chat.join("other"))
-            await eventually(lambda: len(chat._rooms) == 2)
+            await eventually(lambda: len(chat._rooms.joined) == 2)
             server.thaw()
         results = await asyncio.gather(sending, joining, return_exceptions=True)
         assert all(isinstance(result, Closed | Ack | dict) for result in results)
@@ -546,7 +546,7 @@ async def test_close_while_the_consumer_is_behind(tmp_path: Path, transport: Tra
         ):
             await slow.join("lobby")
             await asyncio.gather(*(fast.send("lobby", "x" * 2000) for _ in range(500)))
-            await eventually(lambda: len(slow._inbox) == 3)
+            await eventually(lambda: len(slow._rooms.inbox) == 3)
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Swit"])

@@ -133,6 +133,7 @@ def test_a_long_event_is_compressed_for_all_who_take_it_and_a_short_one_is_not()
         for repeats in (1, 40)
     ]
     assert len(frames[0]) > 25 + 10
+    assert all(frame.endswith(b"\x00\x00\x00\xff\xff\r\n") for frame in frames), "each is flushed"
     assert len(frames[1]) < 200
     for first in range(len(frames)):
         body = Body({"transfer-encoding": "chunked", "content-encoding": "gzip"})

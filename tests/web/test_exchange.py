@@ -50,9 +50,11 @@ async def test_a_body_beyond_the_limit_is_413_however_its_length_is_told(tmp_pat
     async with running(tmp_path) as here:
         said = await exchange(here, head(Content_Length=MAX_BODY_BYTES + 1))
         assert said.startswith(b"HTTP/1.1 413 "), "by its head alone"
+        assert b"\r\nConnection: close\r\n" in said
         chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
         said = await exchange(here, head(Transfer_Encoding="chunked"), *[chunk] * 17, b"0\r\n\r\n")
         assert said.startswith(b"HTTP/1.1 413 ")
+        assert b"\r\nConnection: close\r\n" in said
         assert b'"too_large"' in said
         body = json.dumps({"text": "x", "junk": "x" * (MAX_BODY_BYTES - 100)}).encode()
         said = await exchange(here, head(Content_Length=len(body)), body)

@@ -62,6 +62,19 @@ async def test_a_body_beyond_the_limit_is_413_however_its_length_is_told(tmp_pat
         await eventually(lambda: not here.server.limits.http_bytes)
 
 
+@pytest.mark.parametrize("hosts", [(), ("localhost", "localhost"), ("local host",)])
+async def test_a_request_names_one_host(tmp_path: Path, hosts: tuple[str, ...]) -> None:
+    """RFC 9112 section 3.2: else a proxy before us and we might each take it for another site's."""
+    lines = "".join(f"Host: {host}\r\n" for host in hosts)
+    async with running(tmp_path) as here:
+        for accept in ("application/json", "text/event-stream"):
+            said = await exchange(here, f"GET /v1/rooms/r/events HTTP/1.1\r\n{lines}Accept: {accept}\r\n\r\n".encode())
+            assert said.startswith(b"HTTP/1.1 400 "), accept
+            assert b"the header Host should be there" in said
+        said = await exchange(here, b"GET /v1/rooms/r/events HTTP/1.0\r\n\r\n")
+        assert said.startswith(b"HTTP/1.1 200 "), "which knew none"
+
+
 async def test_of_a_long_body_only_the_fields_that_count_are_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

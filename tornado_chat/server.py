@@ -155,7 +155,7 @@ class Server:
             "What is away or late although the worker is ready.",
             lambda: len(self.degraded()),
         )
-        metrics.gauge("rooms", "Rooms with members here.", lambda: len(hub.rooms))
+        metrics.gauge("rooms", "Rooms open here: with members, or polled.", lambda: len(hub.rooms))
         metrics.gauge(
             "members",
             "Memberships: a connection in two rooms counts twice.",

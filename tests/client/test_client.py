@@ -216,7 +216,7 @@ async def test_one_id_cannot_wait_twice(tmp_path: Path, transport: TransportKind
 async def test_kill_9_in_the_middle_of_a_stream_loses_doubles_and_reorders_nothing(
     tmp_path: Path, transport: TransportKind
 ) -> None:
-    rounds, count = 6, 1500
+    rounds, count = (6, 1500) if transport == "websocket" else (3, 600)
     with Server(tmp_path, *UNLIMITED) as server, nothing_left():
         async with (
             Client(server.url, transport=transport, token=server.token("writer"), backoff=FAST) as writer,

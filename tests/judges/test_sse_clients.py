@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +31,7 @@ PATIENCE = 60.0
 """A stream says when to come back, and so does its end: within some seconds."""
 
 ROOM = "/v1/rooms/r/events?after=0"
+ROOMS = "/v1/events?join=r:0&join=other:0&ids=1"
 
 
 class Reader(Protocol):
@@ -83,37 +84,58 @@ async def program(name: str, *command: str) -> AsyncIterator[Program]:
         await asyncio.gather(reader.reading, return_exceptions=True)
 
 
-class Page:
-    """A native EventSource in a browser."""
+class Native:
+    """A browser's own EventSource."""
 
     def __init__(self, tab: Tab, name: str) -> None:
         self.tab = tab
         self.name = name
         self.seqs: list[int] = []
 
+    async def listen(self, path: str) -> None:
+        await self.tab.run(LISTEN % (json.dumps(self.name), json.dumps(path)))
+
     async def look(self) -> None:
-        seen = await self.tab.run("return [seen.splice(0), source.readyState]")
-        self.seqs += seen[0]
-        assert seen[1] != 2, f"{self.name} has given up"
+        state = await self.tab.run(f"const one = sources[{self.name!r}]; return [one.seen.splice(0), one.readyState]")
+        self.seqs += state[0]
+        assert state[1] != 2, f"{self.name} has given up"
+
+
+class NativeOfManyRooms(Native):
+    """Its id comes behind what it covers: what came before a cut may come again, and is dropped by its seq."""
+
+    def __init__(self, tab: Tab, name: str) -> None:
+        super().__init__(tab, name)
+        self.again = 0
+
+    async def look(self) -> None:
+        before = len(self.seqs)
+        await super().look()
+        new, self.seqs = self.seqs[before:], self.seqs[:before]
+        for seq in new:
+            if self.seqs and seq <= self.seqs[-1]:
+                self.again += 1
+            else:
+                self.seqs.append(seq)
 
 
 LISTEN = """
-window.seen = [];
-window.source = new EventSource(%s);
+const source = sources[%s] = new EventSource(%s);
+source.seen = [];
 source.onmessage = ({ data }) => {
   const event = JSON.parse(data);
-  if (event.type === "message") seen.push(event.seq);
+  if (event.type === "message") source.seen.push(event.seq);
 };
 """
 
 
 @asynccontextmanager
-async def page(browser: Browser, folder: Path, url: str) -> AsyncIterator[Page]:
+async def tab_of(browser: Browser, folder: Path, url: str) -> AsyncIterator[Tab]:
     async with browser(folder) as tab:
         await tab.open(f"{url}/static/app.js")  # any document of this origin that runs no script of its own
-        await tab.run(LISTEN % json.dumps(ROOM))
-        yield Page(tab, browser.__name__)
-        await tab.run("source.close()")
+        await tab.run("window.sources = {}")
+        yield tab
+        await tab.run("for (const source of Object.values(sources)) source.close()")
 
 
 class Sender:
@@ -200,7 +222,9 @@ async def all_have(readers: Sequence[Reader], seq: int) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Server:
-    return Server(tmp_path, *UNLIMITED, "--workers", "2", expected=[r"worker ended .*signal=SIGKILL"])
+    return Server(
+        tmp_path, *UNLIMITED, "--workers", "2", "--ping-interval", "1s", expected=[r"worker ended .*signal=SIGKILL"]
+    )
 
 
 @pytest.fixture(scope="session")
@@ -222,27 +246,78 @@ async def test_programs_see_each_event_once(server: Server, node: str, tmp_path:
     with server:
         async with Proxy("127.0.0.1", server.port) as proxy, AsyncExitStack() as stack:
             url = f"http://127.0.0.1:{proxy.port}{ROOM}"
-            commands = [
-                (sys.executable, "read_with_httpx_sse.py", url),
-                (sys.executable, "read_with_sseclient.py", url),
-                (node, "read_with_eventsource.js", url),
-                (node, "read_with_fetch_event_source.js", url),
-                ("sh", "read_with_curl.sh", url, str(tmp_path / "id")),
+            readers = [
+                await stack.enter_async_context(program(command[1], *command))
+                for command in programs(node, url, tmp_path / "id")
             ]
-            readers = [await stack.enter_async_context(program(command[1], *command)) for command in commands]
             await judge(server, proxy, readers)
+
+
+def programs(node: str, url: str, id: Path) -> list[tuple[str, ...]]:
+    return [
+        (sys.executable, "read_with_httpx_sse.py", url),
+        (sys.executable, "read_with_sseclient.py", url),
+        (node, "read_with_eventsource.js", url),
+        (node, "read_with_fetch_event_source.js", url),
+        ("sh", "read_with_curl.sh", url, str(id)),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+async def test_an_event_that_is_cut_in_two_comes_whole(number: int, node: str, tmp_path: Path) -> None:
+    """fetch-event-source takes an id as soon as it has read its line, whatever becomes of the rest of the event."""
+    (tmp_path / "id").touch()
+    here = Server(tmp_path, *UNLIMITED)
+    cuts, links = 0, []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal cuts
+        links.append(asyncio.current_task())
+        back, target = await asyncio.open_connection("127.0.0.1", here.port)
+        with closing(writer), closing(target):
+            target.write(await reader.readuntil(b"\r\n\r\n"))
+            passed = b""
+            while data := await back.read(65536):
+                passed += data
+                at = passed.find(b'"seq":3,')
+                if not cuts and at >= 0:
+                    cuts += 1
+                    writer.write(data[: at - len(passed)])
+                    return
+                writer.write(data)
+
+    with here:
+        headers = {"Authorization": f"Bearer {here.token('speaker')}"}
+        async with httpx.AsyncClient(base_url=here.url, headers=headers) as client:
+            for text in range(1, 5):
+                (await client.post("/v1/rooms/r/messages", json={"text": f"{text}"})).raise_for_status()
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as cutting:
+            url = f"http://127.0.0.1:{cutting.sockets[0].getsockname()[1]}{ROOM}"
+            command = programs(node, url, tmp_path / "id")[number]
+            async with program(command[1], *command) as reader:
+                await all_have([reader], 4)
+        await asyncio.to_thread(here.stop)
+        await asyncio.gather(*filter(None, links))
+    assert cuts == 1
+    assert reader.seqs == [1, 2, 3, 4]
 
 
 async def test_browsers_see_each_event_once(server: Server, tmp_path: Path) -> None:
     with server:
         async with Proxy("127.0.0.1", server.port) as proxy, AsyncExitStack() as stack:
             url = f"http://127.0.0.1:{proxy.port}"
-            readers = []
+            of_one, of_many = [], []
             for browser in (chromium, firefox, webkit):
-                folder = tmp_path / browser.__name__
-                folder.mkdir()
-                readers.append(await stack.enter_async_context(page(browser, folder, url)))
-            await judge(server, proxy, readers)
+                name = browser.__name__
+                (tmp_path / name).mkdir()
+                tab = await stack.enter_async_context(tab_of(browser, tmp_path / name, url))
+                of_one.append(Native(tab, f"{name}, one room"))
+                of_many.append(NativeOfManyRooms(tab, f"{name}, several rooms"))
+                await of_one[-1].listen(ROOM)
+                await of_many[-1].listen(ROOMS)
+            await judge(server, proxy, [*of_one, *of_many])
+            for reader in of_many:
+                assert reader.again < len(reader.seqs), f"{reader.name} began anew each time"
 
 
 async def test_an_event_source_behind_nginx_outlives_all_workers(node: str) -> None:

@@ -309,7 +309,7 @@ async def test_cursors_are_told_behind_what_was_written_and_once() -> None:
     told = {"n": 0}
 
     def cursors() -> bytes:
-        return b"id: e r:%d\n\n" % told["n"]
+        return b"id: e r:%d\n" % told["n"]
 
     async with Pair(cursors=cursors) as pair:
         assert pair.line.key == NO_KEY
@@ -327,9 +327,18 @@ async def test_cursors_are_told_behind_what_was_written_and_once() -> None:
         told["n"] = 3
         pair.line.close(1012, "retry_after_ms=1")
         blocks, _ = await pair.peer.read_to_end()
-        assert [block.id for block in blocks] == [None, "e r:3", None]
+        assert [block.id for block in blocks] == [None, "e r:3"]
         assert closing(blocks)["code"] == 1012
         assert not any(pair.lines.direct.keys)
+
+
+async def test_heartbeats_tell_the_cursors_too() -> None:
+    """Firefox heeds no id of a block without data."""
+    async with Pair(cursors=lambda: b"id: e r:7\n") as pair:
+        with keepalive(pair.lines, ping_interval=0.1):
+            while not pair.peer.pings:
+                await pair.peer.receive()
+        assert pair.peer.last_id == "e r:7"
 
 
 async def test_cursors_of_many_streams_are_told_some_in_each_turn() -> None:
@@ -340,7 +349,7 @@ async def test_cursors_of_many_streams_are_told_some_in_each_turn() -> None:
 
     def cursors() -> bytes:
         made.append(1)
-        return b"id: e r:1\n\n"
+        return b"id: e r:1\n"
 
     pairs = [Pair(lines, cursors=cursors, shares=shares) for _ in range(50)]
     for pair in pairs:
@@ -357,7 +366,7 @@ async def test_cursors_of_many_streams_are_told_some_in_each_turn() -> None:
 
 
 async def test_after_a_fault_no_cursor_is_told() -> None:
-    async with Pair(cursors=lambda: b"id: e r:9\n\n") as pair:
+    async with Pair(cursors=lambda: b"id: e r:9\n") as pair:
         pair.line.write(ENCODING.frame({"type": "event"}))
         pair.line.close(1011)
         blocks, _ = await pair.peer.read_to_end()

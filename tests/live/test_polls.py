@@ -251,10 +251,6 @@ async def test_a_look_sees_what_the_log_has_although_it_was_not_told_here() -> N
     place.log.add("not told")
     client = place.client()
     client.ask(0, wait=0)
-    client.take() if client.answer else await client.answered()
-    client.take()
-    assert client.cursor == 1, "what the room holds comes first"
-    client.ask(wait=0)
     await client.answered()
     client.take()
     assert client.cursor == 2
@@ -291,6 +287,25 @@ async def test_a_limit_bounds_the_events_and_leaves_what_is_kept_for_others_whol
         found = await client.answered()
         assert len(events_of(found)) == expected
         assert found.more == (expected < 9)
+    await place.end()
+
+
+async def test_a_page_goes_on_where_the_ring_of_the_room_begins() -> None:
+    place = Place(MemoryLog())
+    for _ in range(5):
+        place.log.add("x")
+    keeper = place.client("keeper")
+    await place.waiting(keeper, 5)
+    for _ in range(5):
+        place.say()
+    await keeper.answered()
+    assert place.room.ring.first == 6
+    for limit, expected in ((MOST_EVENTS, 10), (7, 7), (5, 5)):
+        client = place.client()
+        client.ask(0, limit=limit, wait=0)
+        await client.answered()
+        client.take()
+        assert client.cursor == expected
     await place.end()
 
 

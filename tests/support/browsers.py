@@ -20,7 +20,7 @@ import httpx
 from playwright.async_api import Page, async_playwright
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.support.chromium_fixtures import ARGS, CHROMIUM
+from tests.support.chromium import ARGS, CHROMIUM
 from tornado_chat.verify.ports import free_port
 
 START_TIMEOUT = 30.0

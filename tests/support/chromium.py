@@ -7,6 +7,17 @@ from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
 
+CHROMIUM = "/usr/bin/chromium"
+ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
 SERVER_AWAY = r"WebSocket connection to|net::ERR_(CONNECTION|EMPTY|INCOMPLETE)|Failed to load resource"
 
 expect.set_options(timeout=15_000)

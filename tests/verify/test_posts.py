@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from tests.support.chat import eventually
 from tests.support.scripted_http import HANG_UP, Asked, answer, driven
 from tornado_chat.verify.codecs import Data
+from tornado_chat.verify.endings import Ended
+from tornado_chat.verify.posts import Posts
+from tornado_chat.verify.socket_transport import SocketTransport
 
 ME = {"user": "u", "name": "U"}
 
@@ -200,3 +204,17 @@ async def test_an_ack_below_what_the_log_had_reached_is_found() -> None:
         device.commands.speak({"type": "edit", "room": "r", "seq": 1, "text": "x"})
         await eventually(lambda: bool(ledger.violations))
         assert (ledger.violations[0].kind, ledger.violations[0].seq) == ("ack", 3)
+
+
+async def test_a_transport_that_ends_while_it_is_cancelled_is_cancelled() -> None:
+    """Else its device would come back, and a run that is over would never end."""
+
+    async def hearing() -> NoReturn:
+        asyncio.get_running_loop().call_soon(task.cancel)
+        raise Ended(1012)
+
+    async with driven(speaking(lambda asked: [acknowledged(asked)]), kind="http") as (device, _, __):
+        await eventually(lambda: device.connected)
+        task = asyncio.create_task(Posts(device, SocketTransport(device)).beside(hearing()))
+        await asyncio.wait([task])
+        assert task.cancelled()

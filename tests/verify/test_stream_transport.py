@@ -222,6 +222,31 @@ async def test_ids_that_say_something_else_than_was_shown(id: str) -> None:
         assert {found.kind for found in ledger.violations} == ({"id"} if asked_for_ids[-1] else set())
 
 
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("last", ["ping", "closing"])
+async def test_heartbeats_and_the_end_bring_the_cursors(last: str, told: bool) -> None:
+    """Firefox heeds no id of a block without data."""
+
+    def say(asked: Asked) -> list[bytes]:
+        if "ids" not in asked.query:
+            return [HELLO, joined("r"), joined("s"), synced(0, "r"), synced(0, "s"), WAIT]
+        line = b"id: e r:0 s:0\n" if told else b""
+        end = {"type": "closing", "code": 1012, "retry_after_ms": 20_000}
+        blocks = {"ping": line + b"event: ping\ndata: {}\n\n", "closing": line + b"retry: 20000\n" + said(end)}
+        asked_for_ids.append(asked)
+        return [HELLO, joined("r"), joined("s"), chunk(blocks[last]), LAST_CHUNK if last == "closing" else WAIT]
+
+    asked_for_ids: list[Asked] = []
+    seed = 0
+    while not asked_for_ids:
+        seed += 1
+        async with driven(say, "r", "s", kind="stream", seed=seed) as (device, ledger, _):
+            await eventually(
+                lambda: bool(ledger.violations or ledger.counts["pings"] or ledger.closes) or device.rooms["s"].synced
+            )
+            assert {found.kind for found in ledger.violations} == (set() if told or not asked_for_ids else {"protocol"})
+
+
 async def test_a_stream_without_a_heartbeat_is_dead() -> None:
     quick = STREAM_HEAD + block(WELCOME | {"ping_interval": 0.05})
     async with driven(once(quick, joined(), WAIT), kind="stream") as (_, ledger, __):

@@ -54,6 +54,17 @@ def test_a_token_that_is_no_good_locks_nobody_out(browser: Browser, server: Serv
     anna.leave(SERVER_AWAY)
 
 
+def test_a_name_that_the_server_does_not_know_locks_nobody_out(browser: Browser, server: Server) -> None:
+    """The page's idea of what can be seen, and the server's, come from two versions of Unicode."""
+    anna = Person(browser, server.url, "")
+    anna.page.evaluate("""localStorage["tornado-chat.name"] = JSON.stringify("\\u2066\\u200b")""")
+    anna.page.reload()
+    anna.live()
+    expect(anna.page.locator("#me")).to_contain_text("Guest")
+    assert anna.page.evaluate("localStorage['tornado-chat.name']") == json.dumps("")
+    anna.leave(SERVER_AWAY)
+
+
 def test_without_guests_one_signs_in_with_a_token(browser: Browser, tmp_path: Path) -> None:
     with Server(tmp_path, "--no-guests") as server:
         alice = Person(browser, server.url, "")

@@ -16,7 +16,7 @@ pytest_plugins = ["tests.support.chromium_fixtures"]
 
 def run(page: Page, url: str, script: str) -> Any:
     """Run a script with the page's own modules at hand, as `m`."""
-    names = ["room", "outbox", "retry", "format", "composer", "chat", "sse", "holders"]
+    names = ["room", "outbox", "retry", "format", "composer", "chat", "sse", "holders", "commands"]
     return page.evaluate(
         f"""async () => {{
           const m = {{}};
@@ -258,3 +258,39 @@ def test_four_tabs_hold_requests_open(page: Page, server: Server) -> None:
         """,
     )
     assert got == [[True] * 4 + [False] * 2, True, [True, False], True, True, []]
+
+
+def test_commands_that_wait_for_a_request(page: Page, server: Server) -> None:
+    """In order, 64 at once; what is said again while it waits does not wait twice."""
+    got = run(
+        page,
+        server.url,
+        """
+        const batches = [];
+        const frames = [];
+        let answer;
+        const ask = (path, batch) => {
+          batches.push(structuredClone(batch));
+          const answers = batch.map(({ id }) => (id ? { type: "ack", id } : null));
+          return new Promise((resolve) => { answer = () => resolve(answers); });
+        };
+        const on = { frame: ({ id }) => frames.push(id), ended: () => {} };
+        const commands = new m.Commands({ requests: { ask }, on });
+        commands.send({ type: "send", room: "a", id: "0" });
+        for (let number = 0; number < 1000; number++) {
+          commands.send({ type: "send", room: "a", id: "0" }); // on its way already
+          commands.send({ type: "typing", room: "a", on: number % 2 === 0 });
+          commands.send({ type: "read", room: number % 2 ? "a" : "b", seq: number });
+        }
+        for (let number = 1; number <= 70; number++) commands.send({ type: "history", room: "a", id: String(number) });
+        while (frames.length < 71) {
+          answer();
+          await new Promise((resolve) => setTimeout(resolve));
+        }
+        const [first, second, third] = batches;
+        const said = second.slice(0, 3).map(({ type, room, on, seq }) => [type, room, on ?? seq]);
+        const inOrder = frames.every((id, at) => id === String(at));
+        return [first.length, second.length, third.length, batches.length, said, inOrder];
+        """,
+    )
+    assert got == [1, 64, 9, 3, [["typing", "a", False], ["read", "b", 998], ["read", "a", 999]], True]

@@ -221,6 +221,9 @@ class Link:
             raise
         finally:
             self._transport = None
+            reading.cancel()
+            # Else it might go on while the next one begins further back, which would look like a hole.
+            await asyncio.wait({reading})
             self._owner.on_lost()
             self._let_go(transport, reading)
             if upgrade is not None:

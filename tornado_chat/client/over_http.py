@@ -45,7 +45,10 @@ class OverHttp(ABC):
             portion.drop_unclaimed()
             self._start(portion)
         self._posting = self._task(self._posts.run(listener))
-        await self._ended
+        try:
+            await self._ended
+        finally:
+            await self._stop()
 
     def write(self, payload: bytes) -> None:
         self._posts.write(payload)
@@ -58,14 +61,16 @@ class OverHttp(ABC):
             portion.leave(room)
 
     async def close(self) -> None:
+        await self._posts.close()
+
+    async def _stop(self) -> None:
+        """Pass on nothing any more."""
+        self._listener = None
         tasks = [*self._carried.values(), *([] if self._posting is None else [self._posting])]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        await self._posts.close()
-        if self._ended.done() and not self._ended.cancelled():
-            self._ended.exception()  # `run` may not have been there to be told
 
     def _begin_portions(self, joins: Sequence[Data]) -> None:
         self._portions = [Portion(joins[at : at + ROOMS]) for at in range(0, max(len(joins), 1), ROOMS)]

@@ -48,7 +48,7 @@ class Transport(Protocol):
     async def run(self, listener: Listener) -> None:
         """Pass on what the server says after `welcome` until the connection ends; then raises Lost or Refused.
 
-        Another `welcome` may come, with a fresh token.
+        Another `welcome` may come, with a fresh token. Cancelled, it has ended when nothing is passed on any more.
         """
 
     def write(self, payload: bytes) -> None:

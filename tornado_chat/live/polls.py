@@ -67,8 +67,8 @@ class Polls:
         self._hub = hub
         self._limits = limits
         self.draining = False
-        # Who waits for a page: room, the seq before it, how many events.
-        self._reading: dict[tuple[str, int, int], list[Poll]] = {}
+        # Who waits for a page: room, the seq before it, how many events, and whether it may go into the room's ring.
+        self._reading: dict[tuple[str, int, int, bool], list[Poll]] = {}
 
     def begin(
         self, identity: Identity, poller: Poller, cursors: Mapping[str, int], limit: int, wait: float, told: Told
@@ -98,9 +98,12 @@ class Polls:
             poll.hurry()
         self.stays.end_idle()
 
-    def read(self, poll: Poll, name: str, room: Room | None, after: int) -> None:
-        """Give `poll` the page after `after`, in a loop turn to come; who asks the same gets the same."""
-        key = name, after, poll.limit
+    def read(self, poll: Poll, name: str, room: Room | None, after: int, *, all_of_it: bool) -> None:
+        """Give `poll` the page after `after`, in a loop turn to come; who asks the same gets the same.
+
+        It ends where the room's ring begins, unless `all_of_it` is to come from the log.
+        """
+        key = name, after, poll.limit, all_of_it
         readers = self._reading.get(key)
         if readers is None:
             self._reading[key] = [poll]
@@ -108,14 +111,14 @@ class Polls:
         else:
             readers.append(poll)
 
-    async def _read(self, key: tuple[str, int, int], room: Room | None) -> None:
-        name, after, limit = key
+    async def _read(self, key: tuple[str, int, int, bool], room: Room | None) -> None:
+        name, after, limit, all_of_it = key
         shared = self._hub.shared
         outcome: Page | Exception = LogUnavailable("nobody waits for it any more")
         async with shared.page_reads:
             try:
                 if any(not poll.over for poll in self._reading[key]):
-                    outcome = await self._fetch(name, room, after, limit)
+                    outcome = await self._fetch(name, room, after, limit, all_of_it=all_of_it)
             except Exception as error:
                 outcome = error
             takes = [partial(poll.take, name, outcome) for poll in self._reading.pop(key)]
@@ -124,14 +127,14 @@ class Polls:
             shared.turns.polls.add("page of " + name, *takes, partial(_settle, taken))
             await taken
 
-    async def _fetch(self, name: str, room: Room | None, after: int, limit: int) -> Page:
-        """The page after `after`, up to where the room's ring begins; empty if that has it now."""
+    async def _fetch(self, name: str, room: Room | None, after: int, limit: int, *, all_of_it: bool) -> Page:
+        """The page after `after`; empty if the room's ring has it now."""
         log = self._hub.log
         if room is None:
             events = await log.read(name, after, max_events=limit, max_bytes=MOST_BYTES)
             return Page(_some(name, after, events), 0)
         ring, watch = room.ring, room.watched()
-        before = ring.first if len(ring) and after < room.flushed else None  # else the news have not come here yet
+        before = ring.first if len(ring) and not all_of_it else None
         if before is not None and before <= after + 1:
             return Page([], watch.erasures)
         watch.reads += 1
@@ -368,15 +371,18 @@ class Poll:
                 chunk = self._chunk(name, cursors[name], self.limit - count, MOST_BYTES - size)
                 if chunk is None:
                     return None
-            if chunk is None or (parts and count + chunk[2] > self.limit):
+            while chunk is not None and not (parts and count + chunk[2] > self.limit):
+                data, cursors[name], events = chunk
+                parts.append(data)
+                count += events
+                size += len(data)
+                chunk = None
+                if count < self.limit and size < MOST_BYTES:  # a page of the log ends where the ring begins
+                    chunk = self._from_ring(name, cursors[name], self.limit - count, MOST_BYTES - size)
+            heads[name] = max(heads[name], cursors[name])
+            if cursors[name] < heads[name]:
                 more = True
                 break
-            data, cursors[name], events = chunk
-            parts.append(data)
-            count += events
-            size += len(data)
-            heads[name] = max(heads[name], cursors[name])
-            more = more or cursors[name] < heads[name]
         metrics = self._hub.metrics
         metrics.deliveries += count
         metrics.bytes_out += size
@@ -391,20 +397,29 @@ class Poll:
         page = self._pages.get(name)
         if page is not None and page.events and page.erasures == _erasures(room):
             return _chunk_of(page.events, after, most_events, most_bytes, room.ring if room is not None else None)
-        if room is not None and after < room.flushed:
-            ring, flushed = room.ring, room.flushed
-            kept = ring.chunk(BARE, after)
-            if kept is not None and kept[2] <= most_events and _is_whole(kept, flushed, most_bytes):
-                return kept
-            events = ring.after(after, min(flushed, after + most_events))
-            if events is not None:
-                made = _chunk_of(events, after, most_events, most_bytes, ring)
-                if most_bytes == MOST_BYTES and _is_whole(made, flushed, most_bytes):
-                    ring.keep_chunk(BARE, after, made)
-                return made
-        self._reading = True
-        self._polls.read(self, name, room, after)
-        return None
+        is_late = room is not None and self._heads.get(name, -1) > room.flushed  # the news have not come here yet
+        made = None if is_late else self._from_ring(name, after, most_events, most_bytes)
+        if made is None:
+            self._reading = True
+            self._polls.read(self, name, room, after, all_of_it=is_late)
+        return made
+
+    def _from_ring(self, name: str, after: int, most_events: int, most_bytes: int) -> Chunk | None:
+        """What comes after `after`; None if the ring of the room does not hold it, or there is nothing."""
+        room = self._hub.rooms.get(name)
+        if room is None or after >= room.flushed:
+            return None
+        ring, flushed = room.ring, room.flushed
+        kept = ring.chunk(BARE, after)
+        if kept is not None and kept[2] <= most_events and _is_whole(kept, flushed, most_bytes):
+            return kept
+        events = ring.after(after, min(flushed, after + most_events))
+        if events is None:
+            return None
+        made = _chunk_of(events, after, most_events, most_bytes, ring)
+        if most_bytes == MOST_BYTES and _is_whole(made, flushed, most_bytes):
+            ring.keep_chunk(BARE, after, made)
+        return made
 
 
 def _settle(future: asyncio.Future[None]) -> None:

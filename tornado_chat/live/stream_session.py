@@ -28,7 +28,7 @@ class StreamSession(Session):
         self._ending: asyncio.TimerHandle | None = None
 
     def cursors(self, joins: Sequence[Join]) -> bytes:
-        """The block that tells up to where the line was written each room of `joins`.
+        """The line that tells up to where the line was written each room of `joins`.
 
         Of one that is not joined it is where it is to begin.
         """

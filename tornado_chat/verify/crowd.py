@@ -23,6 +23,8 @@ from tornado_chat.verify.record import shape_of
 
 TOKEN_TTL = 30 * 86400
 START_SECONDS = 30.0
+STOP_SECONDS = 5.0
+"""For a device that is cancelled to end; then it is cancelled again."""
 TICK = 0.02
 """The sends of so many seconds go out together."""
 ROOMS_EACH = 3
@@ -150,11 +152,11 @@ class Crowd:
 
     async def stop(self) -> None:
         """Leaves no socket and no task."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        self._tasks.clear()
+        left, self._tasks = self._tasks, set()
+        while left:
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=STOP_SECONDS)
 
     def fault(self) -> BaseException | None:
         """Why a device's task ended, which none should."""

@@ -293,7 +293,9 @@ def harms(scene: Scene, names: Collection[str], pause: float) -> list[Coroutine[
     for needs in (NETWORK, WORKERS, REDIS, POSTGRESQL):
         some = [name for name in names if FAULTS[name].needs == needs]
         if some:
-            running.append(_harm_installation(scene, some, pause))
+            # Between two restarts of the database a worker has to have the time to start, on a slow machine too.
+            rest = min(2 * scene.installation.started_in, 4 * scene.longest) if needs == POSTGRESQL else 0.0
+            running.append(_harm_installation(scene, some, max(pause, rest)))
     return running
 
 

@@ -52,6 +52,7 @@ class Installation:
         self.worker_count = workers
         self.secret = secrets.token_hex(32).encode()
         self.url = ""
+        self.started_in = 0.0  # seconds, the last time
         self.postgres = PostgresServer(directory / "postgresql", tied=True) if postgresql else None
         self.redis = RedisServer(directory / "redis", tied=True) if redis else None
         self.proxy: Proxy | None = None  # in front of Redis
@@ -113,7 +114,8 @@ class Installation:
                 env=environment,
                 start_new_session=True,  # a Ctrl-C in our terminal is ours
             )
-        deadline = time.monotonic() + START_SECONDS
+        began = time.monotonic()
+        deadline = began + START_SECONDS
         while (found := _LISTENING.search(self._output.read_bytes()[offset:].decode())) is None:
             if self._process.poll() is not None:
                 raise ConfigError(
@@ -123,6 +125,7 @@ class Installation:
                 raise ConfigError(f"the server did not listen within {START_SECONDS:g} s: {last_words(self._errors)}")
             await asyncio.sleep(0.02)
         self.url = found[1]
+        self.started_in = time.monotonic() - began
 
     async def _stop_server(self, number: signal.Signals) -> None:
         """Returns when the server and its workers are gone."""

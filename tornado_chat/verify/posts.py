@@ -53,14 +53,17 @@ class Posts:
         self._some.set()
 
     async def beside(self, hearing: Coroutine[None, None, NoReturn]) -> NoReturn:
-        """Send while `hearing` runs; raises what ends one of the two."""
+        """Send while `hearing` runs; raises what ends one of the two, when both have ended."""
+        # No TaskGroup: one that fails at the moment at which it is cancelled forgets that, and a device would go on.
+        tasks = [asyncio.create_task(hearing), asyncio.create_task(self._run())]
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(hearing)
-                group.create_task(self._run())
-        except ExceptionGroup as ends:
-            raise ends.exceptions[0] from None
-        raise AssertionError("neither returns")
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        ends = [end for task in tasks if not task.cancelled() and (end := task.exception()) is not None]
+        raise ends[0]
 
     async def _run(self) -> NoReturn:
         try:

@@ -165,19 +165,25 @@ class StreamTransport:
         elif block.data is not None:
             self._take_data(block)
         elif block.id is not None:
-            if not self._with_ids or self._alone is not None:
-                raise Broken(f"a block with an id alone, where none is due: {block.id[:80]}")
             self._take_ids(block.id)
         elif block.retry is None:
             raise Broken("a block without a field")
 
     def _take_ping(self, block: Block) -> None:
-        if block.event != "ping" or block.data != "{}" or block.id is not None:
+        if block.event != "ping" or block.data != "{}":
             raise Broken(f"a block of the event {block.event!r}, which can only be ping with {{}}: {str(block)[:200]}")
         if not self._welcomed:
             raise Broken("a ping before welcome")
         self._device.ledger.counts["pings"] += 1
         self._pinged = time.monotonic()
+        self._take_cursors(block)
+
+    def _take_cursors(self, block: Block) -> None:
+        """With `?ids=1` a heartbeat and a `closing` bring them back to those browsers that heed no id without data."""
+        if block.id is not None:
+            self._take_ids(block.id)
+        elif self._with_ids and self._alone is None:
+            raise Broken(f"without the cursors that were asked for: {str(block)[:200]}")
 
     def _check_heartbeat(self) -> None:
         """It comes whatever else does: by it a page knows that nothing holds the stream back."""
@@ -240,7 +246,9 @@ class StreamTransport:
     def _check_id(self, block: Block, message: Data) -> None:
         """Of a stream of one room: what a browser would bring back must be what it was shown."""
         if self._alone is None:
-            if block.id is not None:
+            if message["type"] == "closing":
+                self._take_cursors(block)
+            elif block.id is not None:
                 raise Broken(f"an id in a stream of several rooms, in one block with data: {block.id[:80]}")
             return
         if block.id is None:
@@ -254,7 +262,9 @@ class StreamTransport:
         self._device.last_event_id = block.id
 
     def _take_ids(self, id: str) -> None:
-        """Of a stream of several rooms: all cursors, as they stand here."""
+        """Of a stream of several rooms: all cursors as they stand here. Heartbeats and `closing` may have them, too."""
+        if not self._with_ids or self._alone is not None:
+            raise Broken(f"an id with cursors, where none is due: {id[:80]}")
         epoch, cursors = read_id(id, None)
         if epoch != self._epoch:
             self._device.violation(Finding("id", f"an id of the epoch {epoch!r} in a log of {self._epoch!r}"))

@@ -20,7 +20,7 @@ HEADERS = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store, no-transfor
 RETRY_SECONDS = 5.0
 """Of a stream that is refused without a time to wait."""
 
-_PING = b"event: ping\ndata: {}\n\n"
+PING = b"event: ping\ndata: {}\n\n"
 _ZERO = re.compile(r"q=0(\.0*)?")
 _SEQ = re.compile("[0-9]{1,19}")
 _EPOCH = re.compile("[A-Za-z0-9_-]{1,64}")
@@ -32,7 +32,13 @@ def is_wanted(accept: str) -> bool:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether the header Accept-Encoding (RFC 9110 section 12.5.3) names gzip, and does not refuse it."""
+    """Whether the header Accept-Encoding (RFC 9110 section 12.5.3) names gzip among others, and does not refuse it.
+
+    Libraries and proxies that ask for it by themselves, to unpack it before anybody sees it, name it alone: Caddy holds
+    a stream back while it does.
+    """
+    if "," not in accept_encoding:
+        return False
     for part in accept_encoding.lower().split(","):
         name, _, weight = part.partition(";")
         if name.strip() == "gzip":
@@ -112,12 +118,13 @@ class StreamEncoding(Encoding):
         super().__init__(JSON, lambda payload: part(block(payload)))
         self._epoch = epoch.encode() if epoch is not None else b""
         self.framing = framing
-        self.ping = part(_PING)
+        self.ping = part(PING)
 
     def wrap_at(self, payload: bytes, seq: int) -> bytes:
         if not self._epoch:
             return self.wrap(payload)
-        return self.framing.part(b"id: %b.%d\ndata: %b\n\n" % (self._epoch, seq, payload))
+        # The id comes last: some clients take it before they have the data, and would lose what is cut off in between.
+        return self.framing.part(b"data: %b\nid: %b.%d\n\n" % (payload, self._epoch, seq))
 
 
 class StreamEncodings:
@@ -138,9 +145,9 @@ class StreamEncodings:
         return self._made[framing, numbered]
 
     def cursors(self, cursors: Mapping[str, int]) -> bytes:
-        """A block that dispatches nothing and moves the client's Last-Event-ID, by room."""
+        """A line that moves the client's Last-Event-ID, by room; a block of it alone dispatches nothing."""
         told = " ".join((self._epoch, *(f"{room}:{seq}" for room, seq in cursors.items())))
-        return b"id: %b\n\n" % told.encode()
+        return b"id: %b\n" % told.encode()
 
 
 def parse_last_event_id(value: str) -> int | dict[str, int]:

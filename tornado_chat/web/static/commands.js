@@ -21,7 +21,10 @@ export class Commands {
     this.on = on;
   }
 
-  /** The newest of its kind replaces one that waits still, so there are never more than was asked for at once. @param {Wire.Command} command */
+  /**
+   * The newest of its kind replaces one that waits still, so there are never more than was asked for at once.
+   * @param {Wire.Command} command
+   */
   send(command) {
     const same = this.#waiting.findIndex((other) => replaces(command, other));
     if (same < 0) this.#waiting.push(command);
@@ -49,12 +52,21 @@ export class Commands {
       }
       tries = -1;
       this.#waiting = this.#waiting.filter((command) => !batch.includes(command));
-      for (const answer of answers) if (answer) this.on.frame(answer);
+      for (const answer of answers) if (answer) this.#tell(answer);
       if (sending.signal.aborted) return;
     }
     if (sending.signal.aborted) return;
     this.#sending = null;
     if (this.#waiting.length) this.on.ended({ code: 1006, silent: true });
+  }
+
+  /** A fault of who hears it is no reason to say nothing more. @param {Wire.Frame} answer */
+  #tell(answer) {
+    try {
+      this.on.frame(answer);
+    } catch (error) {
+      reportError(error);
+    }
   }
 
   /**
@@ -63,7 +75,8 @@ export class Commands {
    */
   async #ask(batch, signal) {
     try {
-      return await this.requests.ask("commands", batch, { signal, limit: LIMIT });
+      const answers = await this.requests.ask("commands", batch, { signal, limit: LIMIT });
+      return Array.isArray(answers) ? answers : null; // a network that wants a sign-in answers for everybody
     } catch (error) {
       if (signal.aborted) return null;
       const end = endedBy(error);

@@ -64,7 +64,10 @@ const REFUSED = 10_000; // ... and after 403
  * @typedef {{ kind: Kind, send: (command: Wire.Command) => void, check: () => void, close: () => void }} Transport
  */
 
-/** A transport that is tried, or is ours. @typedef {{ transport: Transport, welcome: Wire.Welcome | null, proven: boolean, since: number }} Candidate */
+/**
+ * A transport that is tried, or is ours; since when, in ms since 1970.
+ * @typedef {{ transport: Transport, welcome: Wire.Welcome | null, proven: boolean, since: number }} Candidate
+ */
 
 export class Connection {
   state = /** @type {State} */ ({ name: "idle" });

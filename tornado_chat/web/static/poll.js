@@ -15,7 +15,10 @@ const BEYOND = Number.MAX_SAFE_INTEGER; // a cursor beyond every head: the answe
 /** @import { Holders } from "./holders.js" */
 /** @import { Requests } from "./requests.js" */
 
-/** A room, from a `join` on; `cursor` counts once `joined` was handed on. @typedef {{ join: Wire.Join, joined: boolean, synced: boolean, cursor: number }} Followed */
+/**
+ * A room, from a `join` on; `cursor` counts once `joined` was handed on.
+ * @typedef {{ join: Wire.Join, joined: boolean, synced: boolean, cursor: number }} Followed
+ */
 
 export class PollTransport {
   kind = /** @type {const} */ ("poll");

@@ -11,7 +11,10 @@ const LIFE = 200_000; // ms: a stream makes room for its successor before the se
 /** @import { Events } from "./connection.js" */
 /** @import { Requests } from "./requests.js" */
 
-/** A room that the stream was opened with, and the command that asks for it. @typedef {{ asked: Wire.Joining, join: Wire.Join | null, answered: boolean }} Joining */
+/**
+ * A room that the stream was opened with, and the command that asks for it.
+ * @typedef {{ asked: Wire.Joining, join: Wire.Join | null, answered: boolean }} Joining
+ */
 
 export class StreamTransport {
   kind = /** @type {const} */ ("stream");
@@ -29,7 +32,8 @@ export class StreamTransport {
     this.commands = commands;
     this.on = on;
     const asked = joins().slice(-ROOMS);
-    this.#rooms = new Map(asked.map((join) => [join.room, /** @type {Joining} */ ({ asked: join, join: null, answered: false })]));
+    this.#rooms = /** @type {Map<string, Joining>} */ (new Map());
+    for (const join of asked) this.#rooms.set(join.room, { asked: join, join: null, answered: false });
     this.#read(asked);
   }
 

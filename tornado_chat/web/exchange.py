@@ -20,6 +20,7 @@ from tornado_chat.web.gate import Arguments, Gate, bearer, client_address, cooki
 from tornado_chat.web.http_connections import HttpConnection
 from tornado_chat.web.refusals import answer, terms
 from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.handshake import check_host
 from tornado_chat.wire.refusals import RequestError
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ class Exchange(HTTPMessageDelegate):
         self._endpoint: Endpoint | None = None
         self._refusal: RequestError | ChatError | None = None
         self._answered = False
+        self._whole = False  # all of it has been read
         self._body: bytes | bytearray = b""  # a bytearray, if it came in pieces
         self._size = 0  # of it, so far as it is counted
         self._cors: dict[str, str] = {}
@@ -98,6 +100,8 @@ class Exchange(HTTPMessageDelegate):
     def _let_in(self, query: str, headers: HTTPHeaders) -> None:
         """Raise ChatError or RequestError if nothing of the kind may be asked from there."""
         gate = self.gate
+        if self.version != "HTTP/1.0":
+            check_host(headers)
         self.address = client_address(self.peer, headers.get("x-forwarded-for"), gate.settings.trusted_proxies)
         self.arguments = Arguments(query)
         self._cors = gate.check_request(headers, self.peer, self.arguments)
@@ -141,6 +145,7 @@ class Exchange(HTTPMessageDelegate):
             self._size = size
 
     def finish(self) -> None:
+        self._whole = True
         if self._answered:
             return
         if self._refusal is not None:
@@ -234,7 +239,10 @@ class Exchange(HTTPMessageDelegate):
         content_type: str = JSON_TYPE,
         close: bool = False,
     ) -> None:
-        """Answer; `close` the connection after it. Nothing happens if the client has gone."""
+        """Answer; `close` the connection after it, as is done if not all of the request was read.
+
+        Nothing happens if the client has gone.
+        """
         if self._answered:
             raise RuntimeError("this request was answered already")
         self._answered = True
@@ -247,7 +255,7 @@ class Exchange(HTTPMessageDelegate):
             if "Content-Type" not in sent:
                 sent["Content-Type"] = content_type
             sent["Content-Length"] = str(len(body))
-        if close or self.gate.context.draining:
+        if close or not self._whole or self.gate.context.draining:
             sent["Connection"] = "close"
             self.request.no_keep_alive = True
         start = ResponseStartLine("HTTP/1.1", int(status), HTTPStatus(status).phrase)

@@ -1,8 +1,8 @@
 """The sockets that speak HTTP: each is counted from when it is accepted, and nothing that it waits for lasts.
 
-What a socket says first is read here. A plain handshake needs no more, whether it is let in or not; anything else goes
-on to Tornado, with the bytes that were read.
-A socket leaves when it closes, or when it becomes a WebSocket's. Until then it counts for its address and for the
+What a socket says first is read here. A plain handshake, or request for a stream, needs no more, let in or not;
+anything else goes on to Tornado, with the bytes that were read.
+A socket leaves when it closes, or when it becomes a line's. Until then it counts for its address and for the
 process. It is closed if no request comes for REQUEST_SECONDS, or if an answer is not made and taken in ANSWER_SECONDS,
 besides the time that a poll may wait. Where the process has no room for a newcomer, the one that has been quiet for
 longest gives way; one that waits is not quiet.
@@ -151,7 +151,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
     ) -> None:
         """`front` answers Tornado's requests.
 
-        `let_in(connection, data)`: what makes it a WebSocket, if that is what it asks for in a plain way, or Refused.
+        `let_in(connection, data)`: what makes it a line, if that is what it asks for in a plain way, or Refused.
         `account(peer)` is the address that a peer counts for, or None; `room()`: how many sockets there may be.
         """
         self.front = front

@@ -58,6 +58,36 @@ async def test_a_body_beyond_the_limit_is_413_however_its_length_is_told(tmp_pat
         await eventually(lambda: not here.server.limits.http_bytes)
 
 
+async def test_of_a_long_body_only_what_is_known_is_decoded(tmp_path: Path) -> None:
+    """1 MiB of small things takes 100 ms to decode."""
+    many = "[" + "1," * LONG_BYTES + "1]"
+    cases = [
+        (f'{{"text": "x", "junk": {many}, "odd": "\\ud800"}}', 201, "seq"),
+        (f'{{"text": "x", "meta": {{"a": {many}}}}}', 400, "meta: has 131,"),
+        (f'{{"text": {many}}}', 400, "text: has 131,"),
+        (f'{{"text": "{many}"}}', 400, "text: must be "),
+        (many, 400, "body: must be a JSON object"),
+        (f'{{"text": "x", "junk": {many}', 400, "body: must be a JSON object"),
+    ]
+    async with running(tmp_path) as here:
+        for body, status, told in cases:
+            said = await exchange(here, head(Content_Length=len(body)), body.encode())
+            assert said.startswith(b"HTTP/1.1 %d " % status), (body[:40], said)
+            assert told.encode() in said
+
+
+async def test_bodies_that_are_refused_are_charged_too(tmp_path: Path) -> None:
+    """Whoever sends them: their address pays, and long ones are not read before it has."""
+    body = b"[" + b"1," * 2 * LONG_BYTES + b"1]"
+    asked = head(path="/v1/commands", Content_Length=len(body)).replace(b"Bearer ", b"Nobody ")
+    async with running(tmp_path, send_rate=1, send_burst=1, address_users=1) as here:
+        assert (await exchange(here, asked, body)).startswith(b"HTTP/1.1 400 ")
+        said = await exchange(here, asked)
+        assert said.startswith(b"HTTP/1.1 429 "), "by its head alone"
+        assert b"\r\nRetry-After: " in said
+        await eventually(lambda: not here.server.limits.http_bytes)
+
+
 async def test_long_bodies_count_with_what_waits_for_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions, "UNREAD_BYTES", 3 * LONG_BYTES)
     async with running(tmp_path) as here, HTTP(here) as slow:

@@ -563,7 +563,7 @@ async def test_no_id_is_told_before_a_room_has_a_cursor(tmp_path: Path) -> None:
     """A client that is cut off right after `welcome` brings back the last id that it heard: it must be one."""
     async with running(tmp_path) as here:
         async with await Stream.open(port(here), "/v1/events?join=a&join=b&ids=1") as stream:
-            told = []
+            told: list[str] = []
             while told[-1:] != [f"{stream.welcome['epoch']} a:0 b:0"]:
                 block = await stream.hear_block()
                 if block.id is not None:

@@ -58,6 +58,16 @@ async def test_a_body_beyond_the_limit_is_413_however_its_length_is_told(tmp_pat
         await eventually(lambda: not here.server.limits.http_bytes)
 
 
+async def test_a_request_names_one_host(tmp_path: Path) -> None:
+    """Else a proxy may have taken it for another's."""
+    asked = b"GET /v1/rooms/r/messages HTTP/1.1\r\n%bConnection: close\r\n\r\n"
+    async with running(tmp_path, guests=True) as here:
+        for hosts in (b"", b"Host: localhost\r\nHost: localhost\r\n", b"Host: localhost, localhost\r\n"):
+            assert b'"bad_request","message":"the header Host' in await exchange(here, asked % hosts)
+        assert b" 200 " in await exchange(here, asked % b"Host: localhost\r\n")
+        assert b" 200 " in await exchange(here, (asked % b"").replace(b"1.1", b"1.0")), "which need not"
+
+
 async def test_of_a_long_body_only_what_is_known_is_decoded(tmp_path: Path) -> None:
     """1 MiB of small things takes 100 ms to decode."""
     many = "[" + "1," * LONG_BYTES + "1]"

@@ -22,6 +22,7 @@ from tornado_chat.web.gate import Arguments, Gate, bearer, client_address, cooki
 from tornado_chat.web.http_connections import HttpConnection
 from tornado_chat.web.refusals import answer, terms
 from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.handshake import is_host
 from tornado_chat.wire.refusals import RequestError
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,8 @@ class Exchange(HTTPMessageDelegate):
     def _let_in(self, query: str, headers: HTTPHeaders) -> None:
         """Raise ChatError or RequestError if nothing of the kind may be asked from there."""
         gate = self.gate
+        if self.version != "HTTP/1.0" and not is_host(headers.get("host", ",")):  # RFC 9112 section 3.2
+            raise RequestError("the header Host should be there once, with one name and perhaps a port")
         self.address = client_address(self.peer, headers.get("x-forwarded-for"), gate.settings.trusted_proxies)
         self.arguments = Arguments(query)
         self._cors = gate.check_request(headers, self.peer, self.arguments)

@@ -170,8 +170,9 @@ class Exchange(HTTPMessageDelegate):
             asked = endpoint.read(self.path, self.arguments, self.headers, self.body, self.gate.settings.text_chars)
             work = endpoint.call(self, asked)
         except Exception as error:
-            addresses = self.gate.context.limits.addresses  # who it was may not be known
-            addresses.owe_bytes(addresses.find(self.address), len(self._body) + REQUEST_BYTES)
+            if self._body:  # who sent it may not be known: the address pays
+                addresses = self.gate.context.limits.addresses
+                addresses.owe_bytes(addresses.find(self.address), len(self._body) + REQUEST_BYTES)
             self.fail(error)
             return
         if work is not None:

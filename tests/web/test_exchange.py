@@ -110,6 +110,18 @@ async def test_of_a_long_body_only_the_fields_that_count_are_decoded(
             assert what in answer.body.decode()
 
 
+async def test_bodies_that_are_refused_are_charged_too(tmp_path: Path) -> None:
+    """Whoever sends them: their address pays, and long ones are not read before it has."""
+    body = b"[" + b"1," * 2 * WHOLE_BYTES + b"1]"
+    asked = head(path="/v1/commands", Content_Length=len(body)).replace(b"Bearer ", b"Nobody ")
+    async with running(tmp_path, send_rate=1, send_burst=1, address_users=1) as here:
+        assert (await exchange(here, asked, body)).startswith(b"HTTP/1.1 400 ")
+        said = await exchange(here, asked)
+        assert said.startswith(b"HTTP/1.1 429 "), "by its head alone"
+        assert b"\r\nRetry-After: " in said
+        await eventually(lambda: not here.server.limits.http_bytes)
+
+
 async def test_long_bodies_count_with_what_waits_for_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(questions, "UNREAD_BYTES", 3 * LONG_BYTES)
     async with running(tmp_path) as here, HTTP(here) as slow:

@@ -443,6 +443,8 @@ def test_commands_of_a_body_are_taken_apart_unread(codec: Codec) -> None:
     assert commands_of(codec, parts[1]) == [parts[1]]
     assert commands_of(codec, codec.encode([])) == []
     assert len(commands_of(codec, codec.encode([7] * COMMANDS_MAX))) == COMMANDS_MAX
+    with pytest.raises(ChatError, match="at most 64 commands"):  # of what follows nothing is read
+        commands_of(codec, codec.encode([7] * 70)[:-2])
     for wrong in (
         codec.encode([7] * (COMMANDS_MAX + 1)),
         codec.encode(commands)[:-1],

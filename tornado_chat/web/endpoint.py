@@ -45,6 +45,7 @@ class Endpoint:
     """
 
     __slots__ = (
+        "_outline",
         "answers",
         "asks",
         "body",

@@ -14,7 +14,9 @@ from tornado.iostream import IOStream
 
 from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
+from tornado_chat.live.limits import rate_limited
 from tornado_chat.live.questions import check_unread
+from tornado_chat.live.request import REQUEST_BYTES
 from tornado_chat.web.endpoint import JSON_TYPE, Endpoint
 from tornado_chat.web.gate import Arguments, Gate, bearer, client_address, cookie
 from tornado_chat.web.http_connections import HttpConnection
@@ -140,9 +142,18 @@ class Exchange(HTTPMessageDelegate):
         if size > MAX_BODY_BYTES:
             raise ChatError(ErrorCode.TOO_LARGE, f"a body has {MAX_BODY_BYTES:,} bytes at most: send less at once")
         if size > max(LONG_BYTES, self._size):
+            if not self._size:
+                self._check_owed()
             check_unread(self.gate.context, size - self._size)
             self.connection.hold(size - self._size)
             self._size = size
+
+    def _check_owed(self) -> None:
+        """Raise ChatError if no long body is taken before what the address has sent is paid."""
+        addresses = self.gate.context.limits.addresses
+        wait = addresses.owe_bytes(addresses.find(self.address), 0)
+        if wait:
+            raise rate_limited("you have sent more bytes than you may", wait)
 
     def finish(self) -> None:
         self._whole = True
@@ -161,6 +172,9 @@ class Exchange(HTTPMessageDelegate):
             asked = endpoint.read(self.path, self.arguments, self.headers, self.body, self.gate.settings.text_chars)
             work = endpoint.call(self, asked)
         except Exception as error:
+            if self._body:  # who sent it may not be known: the address pays
+                addresses = self.gate.context.limits.addresses
+                addresses.owe_bytes(addresses.find(self.address), len(self._body) + REQUEST_BYTES)
             self.fail(error)
             return
         if work is not None:

@@ -232,7 +232,9 @@ def test_who_is_refused_unread_is_answered_in_the_way_that_it_understands(said: 
 
 def test_any_page_may_read_that_it_is_to_come_back() -> None:
     unread = Unread(503, "overloaded", "too many", 3)
-    said = GET + b"Accept: text/event-stream\r\nOrigin: https://a.example \r\n\r\n"
-    assert b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in unread.answer(said)
+    for accept, status in ((b"text/event-stream", b"200"), (b"application/json", b"503")):
+        said = GET + b"Accept: %b\r\nOrigin: https://a.example \r\n\r\n" % accept
+        assert unread.answer(said).startswith(b"HTTP/1.1 " + status)
+        assert b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in unread.answer(said)
     odd = GET + b"Accept: text/event-stream\r\nOrigin: a\xe9\x00b\r\n\r\n"
     assert b"Access-Control" not in unread.answer(odd)

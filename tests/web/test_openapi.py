@@ -5,17 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import orjson
 import pytest
+from msgspec.structs import fields
 from playwright.sync_api import Browser, expect
 
 from tests.support import ROOT
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.auth import mint
+from tornado_chat.log import Entry, event_of
+from tornado_chat.log.kinds import KINDS
+from tornado_chat.web.event_schemas import AnEvent, History, MessageNow, OnStream
+from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.commands import COMMANDS
+from tornado_chat.wire.replies import REPLIES
 
 pytest_plugins = ["tests.support.chromium_fixtures"]
 
@@ -81,6 +90,98 @@ def test_every_answer_is_described_and_every_reference_leads_somewhere(tmp_path:
         part = found
         for step in reference.removeprefix("#/").split("/"):
             part = part[step]
+
+
+def test_no_two_schemas_have_one_title(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        schemas = description(server)["components"]["schemas"]
+    assert {name: schema["title"] for name, schema in schemas.items()} == {name: name for name in schemas}
+
+
+@pytest.mark.parametrize("type", list(KINDS))
+def test_an_event_is_described_as_it_is_made(type: Any) -> None:
+    (struct,) = (struct for struct in get_args(AnEvent) if struct.__struct_config__.tag == type)
+    everything: dict[str, Any] = {"key": "k", "id": "i", "target": 1, "emoji": "e", "on": True}
+    if type == "message":
+        everything |= {"reply_to": 1, "meta": b'{"a":1}'}
+    least = {"target": 1, "emoji": "e", "on": True}
+    entries = [Entry(type, "r", "u", "n", text=text, **more) for text in ("t", None) for more in (everything, least)]
+    made = [event_of(entry, 2, 1).data for entry in entries]
+    for data in made:
+        msgspec.json.decode(JSON.encode(data), type=struct)  # the values have their types
+    keys = [set(data) - {"type"} for data in made]
+    assert {field.name: field.required for field in fields(struct)} == {
+        key: all(key in some for some in keys) for key in set().union(*keys)
+    }
+
+
+def test_a_stream_is_described_with_all_that_may_come_on_it() -> None:
+    described = {struct.__struct_config__.tag for struct in get_args(OnStream)}
+    assert described == {*KINDS, *REPLIES} - {"left", "ack", "history", "pong"}
+
+
+def test_the_commands_of_a_request_are_described_as_they_are_taken(tmp_path: Path) -> None:
+    """And those that need a token are refused without one, like the requests of which that is told."""
+    with Server(tmp_path, *UNLIMITED) as server:
+        found = description(server)
+        token = mint(server.secret, "alice", ttl=3600)
+        schemas = found["components"]["schemas"]
+        offered = {
+            schema["properties"]["type"]["enum"][0]: schema
+            for name, schema in schemas.items()
+            if name.endswith("Command")
+        }
+        for type in COMMANDS:
+            command = {"type": type, "room": "lobby", "text": "hello", "seq": 1, "emoji": "e", "on": True}
+            (answer,) = ask(server, "POST", "/v1/commands", command, token)[1]
+            refused = answer is not None and answer.get("code") == "bad_request"
+            assert refused == (type not in offered or "id" in offered[type]["required"]), type
+        for path, methods in found["paths"].items():
+            for method, operation in methods.items():
+                needed = {} not in operation.get("security", found["security"])
+                address = path.format(room="lobby", seq=1, emoji="e")
+                if "text/event-stream" not in operation["responses"]["200"].get("content", {}):
+                    body = {"text": "hello", "seq": 1, "rooms": {"lobby": 0}, "type": "ping"}
+                    status = ask(server, method.upper(), address, None if method == "get" else body)[0]
+                    assert (status == 401) == needed, (method, path, status)
+
+
+def test_a_message_as_it_is_now_is_described_as_it_is_told(tmp_path: Path) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        token = mint(server.secret, "alice", ttl=3600)
+        messages = "/v1/rooms/lobby/messages"
+        for method, path, body in (
+            ("POST", messages, {"text": "hello", "id": "1"}),
+            ("POST", messages, {"text": "hi", "id": "2", "reply_to": 1, "meta": {"a": 1}}),
+            ("PATCH", f"{messages}/2", {"text": "hi!"}),
+            ("PUT", f"{messages}/2/reactions/e", {}),
+            ("DELETE", f"{messages}/1", {}),
+        ):
+            assert ask(server, method, path, body, token)[0] in (200, 201)
+        told = [ask(server, "GET", f"{messages}/{seq}", None, token)[1] for seq in (1, 2)]
+        page = ask(server, "GET", messages, None, token)[1]
+    assert page["messages"] == told
+    for each in told:
+        assert each == JSON.decode(JSON.encode(msgspec.convert(each, MessageNow)))
+    names = {field.name for field in fields(MessageNow)} | {"type"}
+    assert set().union(*told) == names
+    assert page == JSON.decode(JSON.encode(msgspec.convert(page, History)))
+
+
+def ask(server: Server, method: str, path: str, body: object = None, token: str | None = None) -> tuple[int, Any]:
+    """The status and the body of the answer."""
+    request = urllib.request.Request(
+        server.url + path,
+        method=method,
+        data=None if body is None else orjson.dumps(body),
+        headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {}),
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, orjson.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, orjson.loads(error.read())
 
 
 def _references(part: Any) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from urllib.parse import unquote
 
 from msgspec import Struct
@@ -19,6 +19,9 @@ from tornado_chat.wire.commands import read
 JSON_TYPE = "application/json"
 MSGPACK_TYPE = "application/msgpack"
 EVENTS_TYPE = event_stream.CONTENT_TYPE
+
+Token = Literal["needed", "welcome", "given"]
+"""Whether a request needs a token; or is asked with or without; or gives one to who has none."""
 
 MAX_DIGITS = 20
 """Of a number in an address; a longer one is not made a number."""
@@ -37,6 +40,7 @@ class Endpoint:
     `gives`: the media type of the answer. Of two endpoints with one address and method, that of EVENTS_TYPE is for
     those whose Accept names it.
     `body`: of one that reads its body by itself, what it may be; `takes`: its media types.
+    `token` only describes: `call` asks for it.
     """
 
     __slots__ = (
@@ -54,6 +58,7 @@ class Endpoint:
         "segments",
         "summary",
         "takes",
+        "token",
     )
 
     def __init__(
@@ -69,6 +74,7 @@ class Endpoint:
         body: Any = None,
         takes: tuple[str, ...] = (JSON_TYPE,),
         gives: str = JSON_TYPE,
+        token: Token = "welcome",
     ) -> None:
         self.method = method
         self.path = path
@@ -81,6 +87,7 @@ class Endpoint:
         self.body = body
         self.takes = takes
         self.gives = gives
+        self.token = token
         self.in_path = [segment[1:-1] for segment in self.segments if segment[:1] == "{"]
         self.kinds = {field.encode_name: _kind(field.type) for field in fields(asks)} if asks else {}
         self.in_query = [name for name in self.kinds if name not in self.in_path] if method == "GET" else []

@@ -288,7 +288,7 @@ def _join(known: Schema, other: Schema) -> None:
             if parameter["name"] not in named[0] & named[1]:
                 parameter["description"] += f" (with `Accept: {media}`)"
     known["parameters"] += [parameter for parameter in other["parameters"] if parameter["name"] not in named[0]]
-    known["summary"] += "; " + other["summary"][0].lower() + other["summary"][1:]
+    known["summary"] += "; or " + other["summary"][0].lower() + other["summary"][1:]
     for status, answer in other["responses"].items():
         mine = known["responses"].setdefault(status, answer)
         if "content" in answer:

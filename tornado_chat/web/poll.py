@@ -93,7 +93,7 @@ def endpoints() -> list[Endpoint]:
             "GET",
             "/v1/rooms/{room}/events",
             _page,
-            summary="The events of a room after a cursor; with `wait`, as soon as there is one",
+            summary="A page of a room, its events after a cursor; with `wait`, as soon as there is one",
             asks=AskedPage,
             answers={HTTPStatus.OK: Page},
         ),

@@ -101,9 +101,9 @@ class Admitted(NamedTuple):
 
 def endpoints() -> Sequence[Endpoint]:
     return (
-        _endpoint("GET", "/v1/rooms/{room}/events", OneRoom, "One room, as it goes on"),
-        _endpoint("GET", "/v1/events", ManyRooms, "Several rooms, as they go on"),
-        _endpoint("POST", "/v1/events", PostedRooms, "The same, for who reads the stream with fetch()"),
+        _endpoint("GET", "/v1/rooms/{room}/events", OneRoom, "A stream of one room, as it goes on"),
+        _endpoint("GET", "/v1/events", ManyRooms, "A stream of several rooms, as they go on"),
+        _endpoint("POST", "/v1/events", PostedRooms, "The same, for who reads the stream with `fetch`"),
     )
 
 

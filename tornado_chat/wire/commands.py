@@ -54,7 +54,13 @@ Last = Annotated[int, Meta(ge=0, le=LAST_MAX, description=f"an integer from 0 to
 Limit = Annotated[int, Meta(ge=1, le=HISTORY_MAX, description=f"an integer from 1 to {HISTORY_MAX}")]
 Flag = Annotated[bool, Meta(description="true or false")]
 GuestName = Annotated[
-    str, Meta(min_length=1, max_length=NAME_CHARS, description=f"a string of 1 to {NAME_CHARS} printable characters")
+    str,
+    Meta(
+        min_length=1,
+        max_length=NAME_CHARS,
+        description=f"a string of 1 to {NAME_CHARS} printable characters",
+        examples=["Ada"],
+    ),
 ]
 MetaObject = Annotated[
     dict[Any, Any],

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import FieldInfo, fields
 
-from tornado_chat.web.endpoint import EVENTS_TYPE, Endpoint, Token
+from tornado_chat.web.endpoint import EVENTS_TYPE, JSON_TYPE, Endpoint, Token
 from tornado_chat.web.gate import COOKIE
 from tornado_chat.wire.commands import Id
 from tornado_chat.wire.replies import Code
@@ -67,7 +67,7 @@ def document(endpoints: Sequence[Endpoint], text_chars: int) -> Schema:
         methods = paths.setdefault(endpoint.path, {})
         known = methods.setdefault(endpoint.method.lower(), operation)
         if known is not operation:  # two ways of answering, chosen by Accept
-            _join(known, operation)
+            _join(known, operation, endpoint.gives == EVENTS_TYPE)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -279,11 +279,14 @@ def _answer(status: HTTPStatus, type_: Any, endpoint: Endpoint, names: _Schemas)
     return answer
 
 
-def _join(known: Schema, other: Schema) -> None:
-    """Let an operation tell of another way of answering; a parameter of only one of them tells of which."""
+def _join(known: Schema, other: Schema, streams: bool) -> None:
+    """Let an operation tell of another way of answering; a parameter of only one of them tells of which.
+
+    One of the two gives a stream: `streams` says that it is the other.
+    """
     named = [{parameter["name"] for parameter in operation["parameters"]} for operation in (known, other)]
-    for operation in (known, other):
-        (media,) = operation["responses"]["200"]["content"]
+    medias = (JSON_TYPE, EVENTS_TYPE) if streams else (EVENTS_TYPE, JSON_TYPE)
+    for operation, media in zip((known, other), medias, strict=True):
         for parameter in operation["parameters"]:
             if parameter["name"] not in named[0] & named[1]:
                 parameter["description"] += f" (with `Accept: {media}`)"

@@ -17,7 +17,7 @@ from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.request import Answer, Done, Request
 from tornado_chat.log.kinds import BY_COMMAND, Publishing
 from tornado_chat.web import event_schemas
-from tornado_chat.web.endpoint import JSON_TYPE, MSGPACK_TYPE, Endpoint
+from tornado_chat.web.endpoint import JSON_TYPE, MSGPACK_TYPE, Endpoint, renamed
 from tornado_chat.web.exchange import Exchange
 from tornado_chat.wire import replies
 from tornado_chat.wire.codec import JSON, MSGPACK, Codec
@@ -100,13 +100,13 @@ def commands(exchange: Exchange, _: None) -> None:
 def _decoded(codec: Codec, payloads: list[bytes], most: int, text_chars: int) -> Iterator[Command | Unparsed]:
     for payload in payloads:
         if len(payload) > most:
-            error = ChatError(ErrorCode.TOO_LARGE, f"message: has {len(payload):,} bytes; at most {most:,} are taken")
+            error = ChatError(ErrorCode.TOO_LARGE, f"command: has {len(payload):,} bytes; at most {most:,} are taken")
             yield Unparsed(error, None)
             continue
         try:
             command = decode(codec, payload, text_chars)
         except Unparsed as unparsed:
-            yield unparsed
+            yield Unparsed(renamed(unparsed, "command"), unparsed.id)
         else:
             yield command
 

@@ -132,10 +132,19 @@ class Endpoint:
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    found = JSON.decode(body) if body else {}
+    try:
+        found = JSON.decode(body) if body else {}
+    except ChatError as error:
+        raise renamed(error, "body") from None
     if type(found) is not dict:
         raise ChatError(ErrorCode.BAD_REQUEST, "body: must be a JSON object")
     return found
+
+
+def renamed(error: ChatError, name: str) -> ChatError:
+    """`error` about a message of the WebSocket protocol, about what a request has in its place."""
+    what, colon, rest = error.message.partition(":")
+    return ChatError(error.code, f"{name}:{rest}") if colon and what == "message" else error
 
 
 def _key(value: str) -> str:

@@ -444,9 +444,11 @@ def _kind(value: object) -> str:
         case str():
             return f"a string of {len(value):,} characters"
         case dict():
-            return "an object"
+            return (
+                f"an object of {len(value):,} fields" if len(value) > 1 else "an object" if value else "an empty object"
+            )
         case list():
-            return "an array"
+            return f"an array of {len(value):,}" if len(value) > 1 else "an array" if value else "an empty array"
         case bytes() | bytearray():
             return "binary"
         case MapWithOtherKeys():

@@ -111,6 +111,7 @@ ENDPOINTS = (
         summary="Make a token, or a new guest, the cookie chat_session",
         asks=SignIn,
         answers={200: SignedIn},
+        token="given",
     ),
     Endpoint(
         "DELETE",
@@ -118,5 +119,6 @@ ENDPOINTS = (
         sign_out,
         summary="End the session and revoke its token",
         answers={200: SignedOut},
+        token="needed",
     ),
 )

@@ -18,6 +18,7 @@ from tests.support.servers import UNLIMITED, Server
 pytest_plugins = ["tests.support.chromium_fixtures"]
 
 KINDS = ["websocket", "stream", "poll"]
+REMEMBERED = "sessionStorage['tornado-chat.transport'] ?? null"
 WATCH = """() => {
   window.kinds = [];
   const status = document.getElementById("status");
@@ -197,6 +198,50 @@ def test_it_changes_in_the_middle_and_nobody_notices(browser: Browser, server: S
         assert [text for text in log if text.startswith(name)] == [f"{name} {number}" for number in range(said)]
     anna.leave(SERVER_AWAY)
     bob.leave()
+
+
+@pytest.mark.parametrize("kind", ["stream", "poll"])
+def test_an_outage_is_no_news_of_the_network(browser: Browser, server: Server, box: Middlebox, kind: str) -> None:
+    anna, bob = Person(browser, box.url, "Anna"), Person(browser, server.url, "Bob")
+    comes_by(anna, "websocket")
+    chat(anna, bob)
+    before = anna.texts()
+    box.away = True
+    box.cut()
+    anna.offline()
+    anna.say("into the outage")
+    bob.say("beside it")
+    while not box.count("/v1/session"):  # the last of the three ways
+        anna.page.wait_for_timeout(100)
+    only(box, kind)
+    box.away = False
+    comes_by(anna, kind)
+    assert anna.page.evaluate(REMEMBERED) is None
+    only(box, "websocket")
+    expect(anna.page.locator("#status .transport")).to_have_text("WebSocket", timeout=20_000)
+    anna.live()
+    anna.shows(*before, "beside it", "into the outage")
+    bob.shows(*before, "beside it", "into the outage")
+    chat(anna, bob)
+    assert anna.texts() == in_the_log(bob.page, server.url)
+    anna.leave(SERVER_AWAY)
+    bob.leave()
+
+
+def test_a_visit_that_begins_in_an_outage(browser: Browser, server: Server, box: Middlebox) -> None:
+    anna = Person(browser, box.url, "")
+    box.away = True
+    anna.page.locator("#name-skip").click()
+    while not box.count("/v1/commands"):  # by which it asks who it is
+        anna.page.wait_for_timeout(100)
+    only(box, "stream")
+    box.away = False
+    comes_by(anna, "stream")
+    assert anna.page.evaluate(REMEMBERED) is None
+    with anna.page.expect_websocket():  # once more, and then it is the network
+        pass
+    anna.page.wait_for_function("'tornado-chat.transport' in sessionStorage")
+    anna.leave(SERVER_AWAY)
 
 
 @pytest.mark.parametrize("kind", ["stream", "poll"])

@@ -446,6 +446,10 @@ def test_more_tabs_than_a_browser_has_connections(browser: Browser, server: Serv
         expect(page.locator("#status")).to_have_attribute("data-kind", "live", timeout=40_000)
     by = [page.locator("#status .transport").inner_text() for page in pages]
     assert sorted(by) == ["poll"] * 3 + ["stream"] * 4
+    for page, kind in zip(pages, by, strict=True):
+        page.locator("#status").click()
+        expect(page.locator("#way")).to_contain_text("other tabs" if kind == "poll" else "did not work when it was last")
+        page.keyboard.press("Escape")
     said = []
     for number, page in enumerate(pages):
         anna.page = page
@@ -471,10 +475,21 @@ def test_the_state_line_says_which_it_is(
 ) -> None:
     only(box, kind)
     size = {"width": width, "height": 780}
-    anna = Person(browser, box.url, "Anna", room="a" * 64, viewport=size, color_scheme=scheme)
+    anna = Person(browser, box.url, "Anna", room="a" * 64, viewport=size, color_scheme=scheme, has_touch=True)
     comes_by(anna, kind)
-    words = {"websocket": "a WebSocket", "stream": "an event stream", "poll": "polling"}[kind]
-    expect(anna.page.locator("#status")).to_have_attribute("title", re.compile(f"^Connected by {words}"))
+    words = {
+        "websocket": "in the usual way, by a WebSocket",
+        "stream": "a WebSocket, did not work when it was last tried",
+        "poll": "asks for new ones again and again, since the quicker ways did not work",
+    }[kind]
+    expect(anna.page.locator("#status")).to_have_attribute("title", re.compile(words))
+    way = anna.page.locator("#way")
+    expect(way).to_be_hidden()
+    anna.page.locator("#status").tap()
+    expect(way).to_contain_text(words)
+    expect(way).to_be_in_viewport(ratio=1)
     assert anna.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     (tmp_path / f"{scheme}-{width}-{kind}.png").write_bytes(anna.page.screenshot())
+    anna.page.locator("#scroller").tap()
+    expect(way).to_be_hidden()
     anna.leave(SERVER_AWAY)

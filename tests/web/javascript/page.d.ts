@@ -43,7 +43,8 @@ interface Elements {
   send: HTMLButtonElement;
   side: HTMLElement;
   signIn: HTMLButtonElement;
-  status: HTMLElement;
+  standing: HTMLElement;
+  status: HTMLButtonElement;
   text: HTMLTextAreaElement;
   title: HTMLElement;
   tokenDialog: HTMLDialogElement;
@@ -53,4 +54,5 @@ interface Elements {
   tokenLeave: HTMLButtonElement;
   top: HTMLElement;
   typing: HTMLElement;
+  way: HTMLElement;
 }

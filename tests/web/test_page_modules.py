@@ -302,7 +302,7 @@ def test_what_is_remembered_of_a_network(page: Page, server: Server) -> None:
         page,
         server.url,
         """
-        const store = { kept: null, get: (_, fallback) => store.kept ?? fallback, set: (_, value) => { store.kept = value; } };
+        const store = { kept: null, get: () => store.kept, set: (_, value) => { store.kept = value; } };
         const told = (network) => [Math.round((network.due - Date.now()) / 1000), store.kept?.kind ?? null];
         const fresh = new m.Network(store);
         fresh.took("stream");

@@ -52,6 +52,7 @@ interface Elements {
   tokenForm: HTMLFormElement;
   tokenInput: HTMLTextAreaElement;
   tokenLeave: HTMLButtonElement;
+  tokenMust: HTMLElement;
   top: HTMLElement;
   typing: HTMLElement;
   way: HTMLElement;

@@ -7,7 +7,7 @@
 import { Commands } from "./commands.js";
 import { KINDS, Network } from "./network.js";
 import { PollTransport } from "./poll.js";
-import { Requests } from "./requests.js";
+import { Refusal, Requests } from "./requests.js";
 import { backoff } from "./retry.js";
 import { StreamTransport } from "./stream.js";
 import { WebSocketTransport } from "./websocket.js";
@@ -110,6 +110,16 @@ export class Connection {
    */
   send(command) {
     this.#current?.transport.send(command);
+  }
+
+  /** Whether nobody is let in without a token; false, too, if that is not to be learnt soon. */
+  async isClosed() {
+    try {
+      await this.requests.session({ limit: SOON });
+    } catch (error) {
+      return error instanceof Refusal && error.status === 401;
+    }
+    return false;
   }
 
   /** Connect now, whatever stands: the first time, after a change of name or token, or when a person asks for it. */
@@ -349,11 +359,11 @@ export class Connection {
     this.#wait(backoff(this.#attempts++) + (code === 403 ? REFUSED : 0), code === 403, why ?? between, why !== undefined);
   }
 
-  /** @param {string} [why] */
+  /** @param {string} [why] It is about the token: who had none is not to hear of it. */
   #unauthorized(why) {
-    const had = this.credentials.token !== null && !this.credentials.signedIn;
+    const { token, signedIn } = this.credentials;
     this.credentials.forget();
-    if (had) this.#wait(backoff(this.#attempts++), false); // as a new guest, if guests are let in
-    else this.#become({ name: "signed-out", why });
+    if (token !== null && !signedIn) this.#wait(backoff(this.#attempts++), false); // as a new guest, if guests are let in
+    else this.#become({ name: "signed-out", why: token === null ? undefined : why });
   }
 }

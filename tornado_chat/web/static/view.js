@@ -206,6 +206,7 @@ export class View {
    */
   askToken(why, leave) {
     said(byId.tokenError, byId.tokenInput, why ? sentence(why) : null);
+    byId.tokenMust.hidden = Boolean(leave ?? why);
     byId.tokenLeave.hidden = !leave;
     byId.tokenLeave.textContent = leave ?? "";
     return ask(byId.tokenDialog, byId.tokenForm, leave ? [[LEAVE, byId.tokenLeave]] : [], () => {
@@ -237,7 +238,7 @@ function standing(state, room) {
     case "waiting":
       return ["off", "Offline"];
     case "signed-out":
-      return ["off", "Signed out"];
+      return ["off", "Not signed in"];
     case "open":
       if (room.synced) return ["live", "Live"];
       return room.problem && !room.joining && !room.member ? ["off", "Not in this room"] : ["busy", "Catching up…"];

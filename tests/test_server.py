@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import resource
@@ -23,7 +24,7 @@ from tests.support.servers import UNLIMITED, Server
 from tornado_chat.config import Settings
 from tornado_chat.errors import ConfigError
 from tornado_chat.log.sqlite import open_sqlite
-from tornado_chat.server import serve
+from tornado_chat.server import GC_THRESHOLDS, serve
 
 PATIENCE = 15.0
 
@@ -45,6 +46,30 @@ def running(server: Server) -> subprocess.Popen[bytes]:
 
 def finished(process: subprocess.Popen[bytes]) -> bool:
     return process.poll() is not None
+
+
+def test_a_pass_of_the_collector_over_what_is_young_looks_at_little() -> None:
+    """It stops the loop: of 200,000 objects for 110 ms."""
+    looked_at: dict[int, list[int]] = {0: [], 1: [], 2: []}
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            generation = info["generation"]
+            looked_at[generation].append(sum(len(gc.get_objects(each)) for each in range(generation + 1)))
+
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(*GC_THRESHOLDS)
+    gc.callbacks.append(note)
+    try:
+        kept: list[list[object]] = [[] for _ in range(300_000)]
+    finally:
+        gc.callbacks.remove(note)
+        gc.set_threshold(*thresholds)
+    assert len(kept) == 300_000
+    assert looked_at[1]
+    assert max(looked_at[0] + looked_at[1]) <= 20_000
+    assert not looked_at[2]
 
 
 @pytest.mark.parametrize("turns", range(4))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tornado_chat.client import Client, Closed, Refused, posts
+from tornado_chat.client import Client, Closed, Refused, posts, stream
 from tornado_chat.client.ends import Lost
 from tornado_chat.client.stream import StreamTransport
 from tornado_chat.client.transport import Target, TransportKind, split
@@ -275,6 +275,27 @@ async def test_a_stream_that_was_opened_before_the_join_may_begin_earlier_but_no
             await transport.run(listen)
         await transport.close()
     assert heard == [{**joined("lobby", 3, passed_on), "id": "j"}]
+
+
+async def test_a_server_without_heartbeats_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "LATE", 0.05)
+    opened = 0
+    heard = asyncio.Event()
+
+    async def script(request: Request) -> None:
+        nonlocal opened
+        opened += 1
+        request.begin(WELCOME | {"ping_interval": 0}, joined("lobby", 0, 0))
+        await asyncio.sleep(0.3)
+        request.say({"type": "message", "room": "lobby", "seq": 1, "user": "u", "name": "u", "text": "x", "ts": 1})
+        await heard.wait()
+
+    async with scripted(script) as url, Client(url, transport="stream") as chat, asyncio.timeout(PATIENCE):
+        await chat.join("lobby")
+        before = opened
+        assert (await anext(chat))["text"] == "x"
+        assert opened == before
+        heard.set()
 
 
 async def test_a_room_that_was_refused_is_not_asked_for_again() -> None:

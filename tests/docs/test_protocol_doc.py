@@ -136,7 +136,7 @@ def test_pages_and_polls() -> None:
         assert struct is not None
         for field in fields(struct):
             if field.name != "room":
-                default = "`bad_request`" if field.required else str(field.default)
+                default = "`bad_request`" if field.required else str(field.default).lower()
                 wanted[f"`{field.name}`"] = [describe(field.type), default]
     assert {row[0]: row[1:] for row in table("### What a page or a poll asks for")} == wanted
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.support.chat import eventually
 from tests.support.hubs import MemoryLog, Peer, made_hub, turns
 from tornado_chat.errors import LogUnavailable
 from tornado_chat.live.hub import Hub
+from tornado_chat.live.room import Room
 from tornado_chat.wire.encodings import Encoding
 
 
@@ -101,3 +103,23 @@ async def test_a_join_that_fails_ends_no_membership_of_before() -> None:
     assert peer.address.rooms == {"r": 1}
     assert hub.rooms["r"].size() == 1
     await nothing_left(hub, peer)
+
+
+async def test_a_room_that_is_left_is_freed_at_once() -> None:
+    """By counting references: in a server the collector comes by after millions of allocations."""
+
+    def live() -> int:
+        return sum(isinstance(thing, Room) for thing in gc.get_objects())
+
+    hub = made_hub(MemoryLog(), 10**6)
+    peer = Peer(hub, "user")
+    gc.collect()
+    before = live()
+    gc.disable()
+    try:
+        await peer.join(None)
+        assert live() == before + 1
+        await nothing_left(hub, peer)
+        assert live() == before
+    finally:
+        gc.enable()

@@ -215,6 +215,27 @@ async def test_when_the_time_is_up_the_answer_is_empty() -> None:
     await place.end()
 
 
+async def test_nothing_is_told_of_a_room_before_the_log_has_told_where_it_ends() -> None:
+    """Also if the time is up: else a room would seem to be empty, again and again while the log does not answer."""
+    place = Place(MemoryLog())
+    place.log.add("old")
+    heads, told = place.log.heads, asyncio.Event()
+
+    async def slow(rooms: Any) -> dict[str, int]:
+        await told.wait()
+        return await heads(rooms)
+
+    place.hub.heads.query = slow
+    client = place.client()
+    client.ask(0, wait=0.001)
+    await asyncio.sleep(0.02)
+    assert client.answer is None
+    told.set()
+    found = await client.answered()
+    assert (found.cursors, found.heads) == ({"r": 1}, {"r": 1})
+    await place.end()
+
+
 async def test_a_cursor_beyond_the_head_is_answered_at_once_with_the_head() -> None:
     place = Place(MemoryLog())
     place.log.add("a")

@@ -155,6 +155,33 @@ async def test_a_log_that_fails_is_told_in_each_place(tmp_path: Path, monkeypatc
         await eventually(lambda: not here.server.failing())
 
 
+@pytest.mark.logs("log unavailable entries=. reason=the disk is full")
+async def test_what_is_not_kept_now_is_to_be_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(*_: object, **__: object) -> Any:
+        raise LogUnavailable("the disk is full")
+
+    async with running(tmp_path) as here, HTTP(here) as http:
+        with monkeypatch.context() as broken:
+            broken.setattr(here.server.log, "append", full)
+            answer = await http.tell("POST", "/v1/rooms/r/messages", {"text": "x", "id": "1"}, bearer=TOKEN)
+        assert (answer.status, answer.error["code"]) == (503, "unavailable")
+        assert float(answer.headers["retry-after"]) >= answer.error["retry_after"] > 0
+        await eventually(lambda: not here.server.failing())
+
+
+@pytest.mark.logs("command failed user=alice")
+async def test_a_fault_of_the_server_in_a_command_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as here:
+        with monkeypatch.context() as broken:
+            broken.setattr("tornado_chat.live.author.Author.charge", lambda self: 1 / 0)
+            answer = await post(here, sends(2))
+        assert (answer.status, answer.error["code"]) == (503, "unavailable")
+        assert nothing_is_left(here)
+        assert (await post(here, sends(2))).status == 200
+
+
 async def test_who_hangs_up_has_said_what_was_submitted_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,16 +101,12 @@ async def test_a_resend_by_any_way_finds_the_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"nonsense", b"[1,", b"[" + b",".join([b'{"type":"ping"}'] * 65) + b"]", b"[" * 2000]
+    "body", [b"", b"nonsense", b"7", b"{", b"[1,", b"[" + b",".join([b'{"type":"ping"}'] * 65) + b"]", b"[" * 2000]
 )
 async def test_what_is_no_array_of_commands_is_refused_whole(tmp_path: Path, body: bytes) -> None:
     async with running(tmp_path) as here:
         answer = await ask(here, "POST", "/v1/commands", body)
-        if answer.status == 200:
-            assert body != b"[" * 2000
-            assert [error["code"] for error in json.loads(answer.body)] == ["bad_request"]
-        else:
-            assert (answer.status, answer.error["code"]) == (400, "bad_request")
+        assert (answer.status, answer.error["code"]) == (400, "bad_request")
 
 
 async def test_a_command_that_is_wrong_is_told_in_its_place(tmp_path: Path) -> None:

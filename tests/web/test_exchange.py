@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.chat import SECRET, Running, eventually, running
-from tests.support.plain_http import HTTP
+from tests.support.plain_http import HTTP, Answer
 from tornado_chat.auth import mint
 from tornado_chat.live import questions
+from tornado_chat.web.endpoint import WHOLE_BYTES
 from tornado_chat.web.exchange import LONG_BYTES, MAX_BODY_BYTES
+from tornado_chat.wire.codec import JSON
 
 TOKEN = mint(SECRET, "alice", ttl=1000)
 PATH = "/v1/rooms/r/messages"
@@ -48,13 +50,75 @@ async def test_a_body_beyond_the_limit_is_413_however_its_length_is_told(tmp_pat
     async with running(tmp_path) as here:
         said = await exchange(here, head(Content_Length=MAX_BODY_BYTES + 1))
         assert said.startswith(b"HTTP/1.1 413 "), "by its head alone"
+        assert b"\r\nConnection: close\r\n" in said
         chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
         said = await exchange(here, head(Transfer_Encoding="chunked"), *[chunk] * 17, b"0\r\n\r\n")
         assert said.startswith(b"HTTP/1.1 413 ")
+        assert b"\r\nConnection: close\r\n" in said
         assert b'"too_large"' in said
         body = json.dumps({"text": "x", "junk": "x" * (MAX_BODY_BYTES - 100)}).encode()
         said = await exchange(here, head(Content_Length=len(body)), body)
         assert said.startswith(b"HTTP/1.1 201 ")
+        await eventually(lambda: not here.server.limits.http_bytes)
+
+
+@pytest.mark.parametrize("hosts", [(), ("localhost", "localhost"), ("local host",)])
+async def test_a_request_names_one_host(tmp_path: Path, hosts: tuple[str, ...]) -> None:
+    """RFC 9112 section 3.2: else a proxy before us and we might each take it for another site's."""
+    lines = "".join(f"Host: {host}\r\n" for host in hosts)
+    async with running(tmp_path) as here:
+        for accept in ("application/json", "text/event-stream"):
+            said = await exchange(here, f"GET /v1/rooms/r/events HTTP/1.1\r\n{lines}Accept: {accept}\r\n\r\n".encode())
+            assert said.startswith(b"HTTP/1.1 400 "), accept
+            assert b"the header Host should be there" in said
+        said = await exchange(here, b"GET /v1/rooms/r/events HTTP/1.0\r\n\r\n")
+        assert said.startswith(b"HTTP/1.1 200 "), "which knew none"
+
+
+async def test_of_a_long_body_only_the_fields_that_count_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+
+    def decode(payload: bytes) -> object:
+        decoded.append(len(payload))
+        return json.loads(payload)
+
+    monkeypatch.setattr(JSON, "decode", decode)
+    rest = b'"as": null, "junk": [%b[]]' % (b"[]," * 300_000)
+    async with running(tmp_path) as here, HTTP(here) as http:
+
+        async def post(body: bytes, path: str = PATH) -> Answer:
+            return await http.tell("POST", path, body, bearer=TOKEN)
+
+        answer = await post(b'{"text": "\\u00e9", "id": "1", %b}' % rest)
+        assert (answer.status, json.loads(answer.body)["id"]) == (201, "1")
+        assert (await post(b'{"rooms": {"r": 0}, %b}' % rest, "/v1/poll")).status == 200
+        assert 0 < max(decoded) < WHOLE_BYTES
+        for body, status, what in (
+            (b'{"text": "%b"}' % (b"x" * WHOLE_BYTES), 413, "65,538 bytes"),
+            (b'{"text": "%b", "meta": {"a": "%b"}}' % ((b"x" * (WHOLE_BYTES // 2),) * 2), 413, "too_large"),
+            (b'{"text": "%b"}' % (b"x" * 9000) + b" " * WHOLE_BYTES, 400, "text: must be"),
+            (b'{"text": 7, %b}' % rest, 400, "text: must be"),
+            (b"{%b}" % rest, 400, "text: is missing"),
+            (b"[%b[]]" % (b"[]," * 30_000), 400, "must be a JSON object"),
+            (b'{"text": "x", %b' % rest, 400, "must be a JSON object"),
+            (b'{"text": "x", "junk": %b}' % (b"[" * WHOLE_BYTES + b"]" * WHOLE_BYTES), 400, "must be a JSON object"),
+        ):
+            answer = await post(body)
+            assert answer.status == status, body[:40]
+            assert what in answer.body.decode()
+
+
+async def test_bodies_that_are_refused_are_charged_too(tmp_path: Path) -> None:
+    """Whoever sends them: their address pays, and long ones are not read before it has."""
+    body = b"[" + b"1," * 2 * WHOLE_BYTES + b"1]"
+    asked = head(path="/v1/commands", Content_Length=len(body)).replace(b"Bearer ", b"Nobody ")
+    async with running(tmp_path, send_rate=1, send_burst=1, address_users=1) as here:
+        assert (await exchange(here, asked, body)).startswith(b"HTTP/1.1 400 ")
+        said = await exchange(here, asked)
+        assert said.startswith(b"HTTP/1.1 429 "), "by its head alone"
+        assert b"\r\nRetry-After: " in said
         await eventually(lambda: not here.server.limits.http_bytes)
 
 

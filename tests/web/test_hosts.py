@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.chat import running
-from tests.support.plain_http import get, shake
+from tests.support.chat import SECRET, running
+from tests.support.plain_http import HTTP, get, shake
+from tornado_chat.auth import mint
 from tornado_chat.web import gate
 from tornado_chat.web.gate import HOST_CHARS
 
@@ -79,6 +80,19 @@ async def test_what_a_trusted_proxy_forwards_has_the_sites_name(tmp_path: Path) 
     async with running(tmp_path, trusted_proxies=ELSEWHERE) as here:
         assert (await shake(here, headers=dict(FORWARDED))).status == 403
         assert (await get(here, "/", **FORWARDED)).status == 403
+
+
+async def test_what_brings_no_token_through_a_proxy_needs_a_name_that_is_known(tmp_path: Path) -> None:
+    """A page that was loaded by another name can add the headers of a proxy to its fetch()."""
+    forwarded = {**FORWARDED, "X-Forwarded-Proto": "https", "Origin": "https://chat.example"}
+    known: tuple[str, ...]
+    for known, status in (((), 403), (("https://chat.example",), 200)):
+        async with running(tmp_path, allowed_origins=known) as here:
+            for method, path in (("GET", "/v1/rooms/r/events"), ("POST", "/v1/session")):
+                async with HTTP(here) as http:
+                    assert (await http.tell(method, path, **forwarded)).status == status
+                    bearer = mint(SECRET, "ada", ttl=100)
+                    assert (await http.tell(method, path, bearer=bearer, **forwarded)).status == 200
 
 
 @pytest.mark.parametrize(

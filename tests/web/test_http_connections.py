@@ -337,6 +337,32 @@ async def test_what_comes_in_front_of_its_turn_is_not_lost(tmp_path: Path, monke
         assert not len(http)
 
 
+async def test_a_request_does_not_wait_behind_all_who_poll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(tmp_path, guests=True) as here, AsyncExitStack() as stack:
+        *polling, asking = [await stack.enter_async_context(HTTP(here)) for _ in range(11)]
+        for http in (*polling, asking):
+            assert (await http.tell("GET", "/v1/rooms/r/messages")).status == 200
+        serving, turn = here.server.http, here.server.http._turn
+        monkeypatch.setattr(serving, "_turn", lambda: None)  # the loop has no time for requests
+        asked = [
+            asyncio.create_task(
+                http.tell("POST", "/v1/poll", {"rooms": {"r": 0}})
+                if number % 2
+                else http.tell("GET", "/v1/rooms/r/events?wait=0")
+            )
+            for number, http in enumerate(polling)
+        ]
+        await eventually(lambda: len(serving._polls) == len(polling))
+        asked.append(asyncio.create_task(asking.tell("GET", "/v1/rooms/r/messages")))
+        await eventually(lambda: serving._more)
+        turn()
+        assert not serving._more
+        assert len(serving._polls) == len(polling) - 1
+        monkeypatch.undo()
+        serving._turn()
+        assert [answer.status for answer in await asyncio.gather(*asked)] == [200] * 11
+
+
 async def test_a_handshake_and_its_frames_in_one_piece(tmp_path: Path) -> None:
     async with running(tmp_path) as here, idle(here, 2) as socks:
         await eventually(lambda: len(here.server.http._serving) == 2)

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, expect
 from tests.support.chromium import NOT_LET_IN, SERVER_AWAY, Person, another, fill_room, in_the_log
 from tests.support.middlebox import Middlebox
 from tests.support.proxies import buffering_proxy
+from tests.support.raw_chat import get
 from tests.support.servers import UNLIMITED, Server
 
 pytest_plugins = ["tests.support.chromium_fixtures"]
@@ -336,6 +337,24 @@ def test_a_silent_server_is_noticed_without_a_websocket(browser: Browser, tmp_pa
         anna.page.clock.resume()
         anna.shows("into the silence")
         anna.live()
+        anna.leave(SERVER_AWAY)
+
+
+@pytest.mark.parametrize("kind", ["websocket", "stream"])
+def test_a_server_without_heartbeats_may_be_silent(browser: Browser, tmp_path: Path, kind: str) -> None:
+    with Server(tmp_path, *UNLIMITED, "--ping-interval", "0") as server, Middlebox(server.port) as box:
+        only(box, kind)
+        anna = Person(browser, box.url, "Anna")
+        comes_by(anna, kind)
+        anna.page.evaluate(WATCH)
+        opened = box.count("/v1/events")
+        anna.page.wait_for_timeout(2_500)  # the page looks each second
+        anna.say("still here")
+        anna.shows("still here")
+        assert (box.count("/v1/events"), anna.page.evaluate("kinds")) == (opened, [])
+        received = re.search(rb"^tornado_chat_received_messages_total ([0-9]+)", get(server.port, "/metrics"), re.M)
+        assert received
+        assert int(received[1]) < 20, "it does not ask all the time"
         anna.leave(SERVER_AWAY)
 
 

@@ -75,6 +75,9 @@ async def test_a_page_has_what_comes_after_a_cursor(tmp_path: Path) -> None:
         page = json.loads((await http.page("r", "?after=1&limit=2")).body)
         assert [event["seq"] for event in page["events"]] == [2, 3]
         assert (page["cursor"], page["head"]) == (3, 5)
+        page = json.loads((await http.page("r", "?last=2")).body)
+        assert ([event["seq"] for event in page["events"]], page["cursor"]) == ([4, 5], 5)
+        assert [event["seq"] for event in json.loads((await http.page("r", "?last=9&limit=1")).body)["events"]] == [1]
         page = json.loads((await http.page("r", "?after=5")).body)
         assert (page["events"], page["cursor"], page["head"]) == ([], 5, 5)
         page = json.loads((await http.page("r", f"?after=99{LONG}")).body)

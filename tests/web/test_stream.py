@@ -20,6 +20,7 @@ from tornado_chat.errors import LogUnavailable
 from tornado_chat.live import room as room_module
 from tornado_chat.live.event_stream import EventStream
 from tornado_chat.live.fanout import NO_KEY
+from tornado_chat.wire.event_stream import parse_last_event_id
 
 ROOM = "/v1/rooms/r/events"
 JSON = "Content-Type: application/json"
@@ -556,6 +557,19 @@ async def test_the_ids_of_several_rooms_bring_back_each(tmp_path: Path) -> None:
         await say(here, "b2", "b3", room="b")
         async with await Stream.open(port(here), path, f"Last-Event-ID: {told}") as stream:
             assert sorted(await texts(stream, 3)) == ["a3", "b2", "b3"]
+
+
+async def test_no_id_is_told_before_a_room_has_a_cursor(tmp_path: Path) -> None:
+    """A client that is cut off right after `welcome` brings back the last id that it heard: it must be one."""
+    async with running(tmp_path) as here:
+        async with await Stream.open(port(here), "/v1/events?join=a&join=b&ids=1") as stream:
+            told: list[str] = []
+            while told[-1:] != [f"{stream.welcome['epoch']} a:0 b:0"]:
+                block = await stream.hear_block()
+                if block.id is not None:
+                    told.append(block.id)
+        for last_id in told:
+            parse_last_event_id(last_id)
 
 
 async def test_a_session_that_is_revoked_and_a_token_that_expires(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from tornado_chat.wire.codec import JSON, MSGPACK, Codec
 from tornado_chat.wire.commands import (
     COMMANDS,
     COMMANDS_MAX,
+    ESCAPES_MAX,
     Actor,
     Command,
     Delete,
@@ -442,10 +443,28 @@ def test_commands_of_a_body_are_taken_apart_unread(codec: Codec) -> None:
     assert commands_of(codec, parts[1]) == [parts[1]]
     assert commands_of(codec, codec.encode([])) == []
     assert len(commands_of(codec, codec.encode([7] * COMMANDS_MAX))) == COMMANDS_MAX
+    with pytest.raises(ChatError, match="at most 64 commands"):  # of what follows nothing is read
+        commands_of(codec, codec.encode([7] * 70)[:-2])
     for wrong in (
         codec.encode([7] * (COMMANDS_MAX + 1)),
         codec.encode(commands)[:-1],
         b"[" if codec is JSON else b"\x91",
+        b"",
+        b"nonsense",
+        codec.encode("text"),
+        codec.encode(7),
+        parts[1][:-1],
+        parts[1] + parts[1],
     ):
         with pytest.raises(ChatError, match=r"^body: must be "):
             commands_of(codec, wrong)
+
+
+def test_halves_of_surrogate_pairs_are_looked_for_in_bodies_of_few_escapes() -> None:
+    """Of a mebibyte of them it took 150 ms, for which everybody else waited."""
+    half = rb'{"type":"send","text":"\ud800"}'
+    assert commands_of(JSON, b"[%b]" % half) == [half.replace(b"d800", b"0000")]
+    escapes = rb'"%b"' % (rb"\u00e9" * (ESCAPES_MAX - 1))
+    assert len(commands_of(JSON, b"[%b,%b]" % (half, escapes))) == 2
+    with pytest.raises(ChatError, match=r"^body: must be .* JSON is malformed"):
+        commands_of(JSON, b"[%b,%b,%b]" % (half, half, escapes))

@@ -133,6 +133,7 @@ def test_a_long_event_is_compressed_for_all_who_take_it_and_a_short_one_is_not()
         for repeats in (1, 40)
     ]
     assert len(frames[0]) > 25 + 10
+    assert all(frame.endswith(b"\x00\x00\x00\xff\xff\r\n") for frame in frames), "each is flushed"
     assert len(frames[1]) < 200
     for first in range(len(frames)):
         body = Body({"transfer-encoding": "chunked", "content-encoding": "gzip"})
@@ -231,7 +232,9 @@ def test_who_is_refused_unread_is_answered_in_the_way_that_it_understands(said: 
 
 def test_any_page_may_read_that_it_is_to_come_back() -> None:
     unread = Unread(503, "overloaded", "too many", 3)
-    said = GET + b"Accept: text/event-stream\r\nOrigin: https://a.example \r\n\r\n"
-    assert b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in unread.answer(said)
+    for accept, status in ((b"text/event-stream", b"200"), (b"application/json", b"503")):
+        said = GET + b"Accept: %b\r\nOrigin: https://a.example \r\n\r\n" % accept
+        assert unread.answer(said).startswith(b"HTTP/1.1 " + status)
+        assert b"\r\nAccess-Control-Allow-Origin: https://a.example\r\n" in unread.answer(said)
     odd = GET + b"Accept: text/event-stream\r\nOrigin: a\xe9\x00b\r\n\r\n"
     assert b"Access-Control" not in unread.answer(odd)

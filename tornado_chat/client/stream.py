@@ -142,7 +142,7 @@ class Body:
         self._parser = Parser(MAX_MESSAGE_BYTES)
         self._messages: deque[Data] = deque()  # of one chunk of the body
         self._on_heard = on_heard
-        self._silence = target.connect_timeout  # s, that may pass without a byte
+        self._silence: float | None = target.connect_timeout  # s, that may pass without a byte; None: for ever
 
     async def open(self) -> Data:
         """`welcome`."""
@@ -171,7 +171,8 @@ class Body:
             raise Lost(f"cannot connect to {target.where}: {welcome.get('message')}", wait)
         if welcome["type"] != "welcome":
             raise Refused(0, f"{target.where} began with {welcome['type']} instead of welcome")
-        self._silence = HEARTBEATS * float(welcome["ping_interval"]) + LATE
+        interval = float(welcome["ping_interval"])  # 0: the server has no heartbeat
+        self._silence = HEARTBEATS * interval + LATE if interval else None
         return welcome
 
     async def pass_on(self, listener: Listener) -> None:

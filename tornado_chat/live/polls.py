@@ -249,7 +249,7 @@ class Poll:
                 self._questions.append(self._hub.heads.ask(room.name, partial(self._beyond, room)))
             elif cursor < room.flushed and not at_once:
                 at_once = room.watched().answers_now(cursor)
-        if at_once:
+        if at_once or self._hurried:
             self._soon()
         else:
             self._stand()
@@ -324,7 +324,7 @@ class Poll:
 
     def _ready(self) -> None:
         """Its turn has come."""
-        if self.over or self._reading:
+        if self.over or self._reading or (self._hurried and not self._polls.draining and self._is_opening()):
             return
         try:
             found = self._gather()
@@ -339,6 +339,10 @@ class Poll:
         told = self._end()
         if told is not None:
             told(found)
+
+    def _is_opening(self) -> bool:
+        """Where a room ends is not known yet; it will be, or the log fails, and nothing true can be told before."""
+        return any(stay.room.head < 0 for stay in self._stays)
 
     def take(self, name: str, page: Page | Exception) -> None:
         """The page that it asked for."""

@@ -184,6 +184,10 @@ class Request(Author):
         except ChatError as error:
             self._answers.append(self._refusal(error, command.id))
             return True
+        except Exception:
+            logger.exception("command failed user=%s", self.user)
+            self.fail()
+            return True
 
     def _refusal(self, error: ChatError, id: str | None) -> replies.Error:
         self.context.hub.metrics.errors[error.code] += 1

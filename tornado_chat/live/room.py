@@ -107,7 +107,7 @@ class Room:
         self.mending = False
         self.early: dict[int, Event] = {}  # events that came before those that they follow, by seq
         self.hole: asyncio.TimerHandle | None = None  # to ask the log for what did not come
-        self.holds = 0  # joins under way, for which the room stays open
+        self.holds = 0  # joins under way, and who polls: the room stays open for them
         self.ring = Ring(shared.budget)
         self.groups: dict[Encoding, Group] = {}
         self.catching: CatchingUp | None = None  # only while somebody is behind

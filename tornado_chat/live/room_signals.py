@@ -38,7 +38,8 @@ class RoomSignals:
         self._lapse: asyncio.TimerHandle | None = None
 
     def shut(self) -> None:
-        """The room is forgotten."""
+        """The room is forgotten, and told nothing any more: else the two would keep each other."""
+        self._tell = _tell_nobody
         self.typing.clear()
         if self._lapse is not None:
             self._lapse.cancel()
@@ -101,3 +102,7 @@ class RoomSignals:
         if self.typing:
             wait = min(lapses for _, _, lapses in self.typing.values()) - now
             self._lapse = self._shared.loop.call_later(wait, self._lapse_typing, room)
+
+
+def _tell_nobody(signal: Signal, not_for: str) -> None:
+    """There is no room any more."""

@@ -30,7 +30,8 @@ class StreamSession(Session):
     def cursors(self, joins: Sequence[Join]) -> bytes:
         """The line that tells up to where the line was written each room of `joins`.
 
-        Of one that is not joined it is where it is to begin.
+        Of one that is not joined it is where it is to begin. Empty while no room has a cursor: an id without one would
+        take the client's own away.
         """
         rooms = self.context.hub.rooms
         cursors = {}
@@ -40,7 +41,7 @@ class StreamSession(Session):
                 cursors[join.room] = rooms[join.room].written(member)
             elif join.after is not None:
                 cursors[join.room] = join.after
-        return self.context.streams.cursors(cursors)
+        return self.context.streams.cursors(cursors) if cursors else b""
 
     def on_closed(self, code: int, reason: str) -> None:
         if self._ending is not None:

@@ -14,12 +14,15 @@ from tornado.iostream import IOStream
 
 from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
+from tornado_chat.live.limits import rate_limited
 from tornado_chat.live.questions import check_unread
+from tornado_chat.live.request import REQUEST_BYTES
 from tornado_chat.web.endpoint import JSON_TYPE, Endpoint
 from tornado_chat.web.gate import Arguments, Gate, bearer, client_address, cookie
 from tornado_chat.web.http_connections import HttpConnection
 from tornado_chat.web.refusals import answer, terms
 from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.handshake import check_host
 from tornado_chat.wire.refusals import RequestError
 
 logger = logging.getLogger(__name__)
@@ -70,6 +73,7 @@ class Exchange(HTTPMessageDelegate):
         self._endpoint: Endpoint | None = None
         self._refusal: RequestError | ChatError | None = None
         self._answered = False
+        self._whole = False  # all of it has been read
         self._body: bytes | bytearray = b""  # a bytearray, if it came in pieces
         self._size = 0  # of it, so far as it is counted
         self._cors: dict[str, str] = {}
@@ -98,6 +102,8 @@ class Exchange(HTTPMessageDelegate):
     def _let_in(self, query: str, headers: HTTPHeaders) -> None:
         """Raise ChatError or RequestError if nothing of the kind may be asked from there."""
         gate = self.gate
+        if self.version != "HTTP/1.0":
+            check_host(headers)
         self.address = client_address(self.peer, headers.get("x-forwarded-for"), gate.settings.trusted_proxies)
         self.arguments = Arguments(query)
         self._cors = gate.check_request(headers, self.peer, self.arguments)
@@ -136,11 +142,21 @@ class Exchange(HTTPMessageDelegate):
         if size > MAX_BODY_BYTES:
             raise ChatError(ErrorCode.TOO_LARGE, f"a body has {MAX_BODY_BYTES:,} bytes at most: send less at once")
         if size > max(LONG_BYTES, self._size):
+            if not self._size:
+                self._check_owed()
             check_unread(self.gate.context, size - self._size)
             self.connection.hold(size - self._size)
             self._size = size
 
+    def _check_owed(self) -> None:
+        """Raise ChatError if no long body is taken before what the address has sent is paid."""
+        addresses = self.gate.context.limits.addresses
+        wait = addresses.owe_bytes(addresses.find(self.address), 0)
+        if wait:
+            raise rate_limited("you have sent more bytes than you may", wait)
+
     def finish(self) -> None:
+        self._whole = True
         if self._answered:
             return
         if self._refusal is not None:
@@ -156,6 +172,9 @@ class Exchange(HTTPMessageDelegate):
             asked = endpoint.read(self.path, self.arguments, self.headers, self.body, self.gate.settings.text_chars)
             work = endpoint.call(self, asked)
         except Exception as error:
+            if self._body:  # who sent it may not be known: the address pays
+                addresses = self.gate.context.limits.addresses
+                addresses.owe_bytes(addresses.find(self.address), len(self._body) + REQUEST_BYTES)
             self.fail(error)
             return
         if work is not None:
@@ -234,7 +253,10 @@ class Exchange(HTTPMessageDelegate):
         content_type: str = JSON_TYPE,
         close: bool = False,
     ) -> None:
-        """Answer; `close` the connection after it. Nothing happens if the client has gone."""
+        """Answer; `close` the connection after it, as is done if not all of the request was read.
+
+        Nothing happens if the client has gone.
+        """
         if self._answered:
             raise RuntimeError("this request was answered already")
         self._answered = True
@@ -247,7 +269,7 @@ class Exchange(HTTPMessageDelegate):
             if "Content-Type" not in sent:
                 sent["Content-Type"] = content_type
             sent["Content-Length"] = str(len(body))
-        if close or self.gate.context.draining:
+        if close or not self._whole or self.gate.context.draining:
             sent["Connection"] = "close"
             self.request.no_keep_alive = True
         start = ResponseStartLine("HTTP/1.1", int(status), HTTPStatus(status).phrase)

@@ -1,8 +1,8 @@
 """The sockets that speak HTTP: each is counted from when it is accepted, and nothing that it waits for lasts.
 
-What a socket says first is read here. A plain handshake needs no more, whether it is let in or not; anything else goes
-on to Tornado, with the bytes that were read.
-A socket leaves when it closes, or when it becomes a WebSocket's. Until then it counts for its address and for the
+What a socket says first is read here. A plain handshake, or request for a stream, needs no more, let in or not;
+anything else goes on to Tornado, with the bytes that were read.
+A socket leaves when it closes, or when it becomes a line's. Until then it counts for its address and for the
 process. It is closed if no request comes for REQUEST_SECONDS, or if an answer is not made and taken in ANSWER_SECONDS,
 besides the time that a poll may wait. Where the process has no room for a newcomer, the one that has been quiet for
 longest gives way; one that waits is not quiet.
@@ -62,7 +62,9 @@ megabytes: a client that pipelines and reads nothing would have a hundred answer
 
 FIRST_REQUESTS, MORE_REQUESTS = 16, 2
 """Requests that are begun in one loop turn: those that are the first of their connection, as a handshake mostly is, and
-others. They take 4 ms together, for which everybody else waits."""
+others, half of them polls if there are such. They take 4 ms together, for which everybody else waits."""
+
+_POLL = b"POST /v1/poll "
 
 _HEAD_TOO_LARGE = refusal(
     431,
@@ -151,7 +153,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
     ) -> None:
         """`front` answers Tornado's requests.
 
-        `let_in(connection, data)`: what makes it a WebSocket, if that is what it asks for in a plain way, or Refused.
+        `let_in(connection, data)`: what makes it a line, if that is what it asks for in a plain way, or Refused.
         `account(peer)` is the address that a peer counts for, or None; `room()`: how many sockets there may be.
         """
         self.front = front
@@ -170,6 +172,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
         # What begins a request, and since when it waits.
         self._first: deque[tuple[float, Callable[[], None]]] = deque()
         self._more: deque[tuple[float, Callable[[], None]]] = deque()
+        self._polls: deque[tuple[float, Callable[[], None]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         # Tornado's own time limits would cost each handshake a timer.
         self._parameters = HTTP1ConnectionParameters(max_header_size=MAX_HEAD_BYTES, max_body_size=MAX_BODY_BYTES)
@@ -237,7 +240,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
         if self._hear(connection):
             # uvloop closes a poll whose socket was reset after data, once, and is not to be asked for it again then.
             self._loop.remove_reader(connection.sock.fileno())
-            self.wait_for_turn(partial(self._answer_first, connection), True)
+            self.wait_for_turn(partial(self._answer_first, connection))
 
     def _answer_first(self, connection: HttpConnection) -> None:
         if connection not in self._serving:  # it was cut off meanwhile
@@ -329,25 +332,35 @@ class HttpConnections(HTTPServerConnectionDelegate):
 
     def turn_away(self, head: bytes) -> bytes | None:
         """What is answered to a request that is not the first of its connection, if there is no time for it now."""
-        if not self._more or monotonic() - self._more[0][0] <= shedding.WAIT_SECONDS:
+        waiting = self._lane(head)
+        if not waiting or monotonic() - waiting[0][0] <= shedding.WAIT_SECONDS:
             return None
         self._metrics.refusals[503] += 1
         return shedding.overloaded().answer(head)
 
-    def wait_for_turn(self, begin: Callable[[], None], first: bool) -> None:
-        """A request, the `first` of its connection or a later one, is begun when it is its turn."""
-        if not self._first and not self._more:
+    def wait_for_turn(self, begin: Callable[[], None], head: bytes | None = None) -> None:
+        """A request is begun when it is its turn; `head`: of one that is not the first of its connection."""
+        if not self._first and not self._more and not self._polls:
             self._loop.call_soon(self._turn)
-        (self._first if first else self._more).append((monotonic(), begin))
+        (self._first if head is None else self._lane(head)).append((monotonic(), begin))
+
+    def _lane(self, head: bytes) -> deque[tuple[float, Callable[[], None]]]:
+        """Polls have their own: those who poll a busy room come back all at once, and nobody else is to wait for it."""
+        return self._polls if head.startswith(_POLL) or b"wait=" in head[: head.find(b"\r")] else self._more
 
     def _turn(self) -> None:
         try:
-            for requests, most in ((self._first, FIRST_REQUESTS), (self._more, MORE_REQUESTS)):
-                for _ in range(min(most, len(requests))):
+            for _ in range(min(FIRST_REQUESTS, len(self._first))):
+                _, begin = self._first.popleft()
+                begin()
+            for number in range(MORE_REQUESTS):
+                lanes = (self._more, self._polls) if number % 2 else (self._polls, self._more)
+                requests = lanes[0] or lanes[1]
+                if requests:
                     _, begin = requests.popleft()
                     begin()
         finally:
-            if self._first or self._more:
+            if self._first or self._more or self._polls:
                 self._loop.call_soon(self._turn)
 
 
@@ -402,7 +415,7 @@ class _Stream(IOStream):
         if error is not None:
             future_set_exception_unless_cancelled(checked, error)
         else:
-            self._home.wait_for_turn(partial(self._hand_over, checked, head), self._first)
+            self._home.wait_for_turn(partial(self._hand_over, checked, head), None if self._first else head)
             self._first = False
 
     def _hand_over(self, checked: Future[bytes], head: bytes) -> None:

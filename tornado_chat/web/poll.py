@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -11,13 +11,13 @@ import orjson
 from msgspec import Meta, Struct
 
 from tornado_chat.auth import Identity
-from tornado_chat.errors import ChatError
+from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.polls import MOST_EVENTS, ROOMS, Found
 from tornado_chat.live.questions import check_unread
 from tornado_chat.live.stays import Poller
 from tornado_chat.web.endpoint import Endpoint
 from tornado_chat.web.exchange import LONG_BYTES, Exchange
-from tornado_chat.wire.commands import Cursor, RoomName
+from tornado_chat.wire.commands import Cursor, Last, RoomName
 
 WAIT_SECONDS = 55
 """The longest that a poll may wait: proxies cut off after 60 s."""
@@ -38,10 +38,11 @@ Cursors = Annotated[
 
 
 class AskedPage(Struct, kw_only=True, frozen=True, gc=False):
-    """A page of a room."""
+    """A page of a room; `last` is the same as `after` = head - `last`."""
 
     room: RoomName
-    after: Cursor = 0
+    after: Cursor | None = None
+    last: Last | None = None
     limit: PageLimit = PAGE_EVENTS
     wait: Wait = 0
 
@@ -105,11 +106,26 @@ def endpoints() -> list[Endpoint]:
     ]
 
 
-def _page(exchange: Exchange, asked: AskedPage) -> None:
+def _page(exchange: Exchange, asked: AskedPage) -> Coroutine[Any, Any, None] | None:
     identity = exchange.who()
     identity.check_room(asked.room)
+    if asked.last is None:
+        _begin_page(exchange, identity, asked, asked.after or 0)
+        return None
+    if asked.after is not None:
+        raise ChatError(ErrorCode.BAD_REQUEST, "last: give it or after, not both")
+    return _last_page(exchange, identity, asked, asked.last)
+
+
+async def _last_page(exchange: Exchange, identity: Identity, asked: AskedPage, last: int) -> None:
+    head = await exchange.gate.context.hub.heads.get(asked.room)
+    if not exchange.gone:
+        _begin_page(exchange, identity, asked, max(0, head - last))
+
+
+def _begin_page(exchange: Exchange, identity: Identity, asked: AskedPage, after: int) -> None:
     wait = asked.wait if exchange.method != "HEAD" else 0
-    _begin(exchange, identity, {asked.room: asked.after}, asked.limit, wait, partial(_page_of, asked.room))
+    _begin(exchange, identity, {asked.room: after}, asked.limit, wait, partial(_page_of, asked.room))
 
 
 def _poll(exchange: Exchange, asked: AskedPoll) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from tornado.httputil import HTTPConnection, HTTPHeaders, ResponseStartLine
 from tornado.web import RequestHandler
 
-from tornado_chat.errors import TRANSIENT_STATUSES, ChatError, ErrorCode
+from tornado_chat.errors import TRANSIENT_ERRORS, TRANSIENT_STATUSES, ChatError, ErrorCode
 from tornado_chat.metrics import Metrics
 from tornado_chat.wire import event_stream
 from tornado_chat.wire.refusals import CONTENT_TYPE, RequestError, last_answer, refusal_body
@@ -40,6 +40,8 @@ def terms(metrics: Metrics, error: RequestError | ChatError) -> tuple[int, dict[
         status, headers, retry_after = error.status, error.headers, None
     else:
         status, headers, retry_after = int(STATUS[error.code]), dict[str, str](), error.retry_after
+        if retry_after is None and error.code in TRANSIENT_ERRORS:
+            retry_after = event_stream.RETRY_SECONDS
         if error.code is ErrorCode.UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
         if retry_after is not None:

@@ -33,7 +33,8 @@ def fragment(data: bytes, least: int) -> bytes:
         deflated = deflate(data, zlib.MAX_WBITS) + _FLUSHED
         if len(deflated) < len(data):
             return deflated
-    return b"".join(_stored(data[at : at + _STORED_BYTES]) for at in range(0, len(data), _STORED_BYTES))
+    blocks = [_stored(data[at : at + _STORED_BYTES]) for at in range(0, len(data), _STORED_BYTES)]
+    return b"".join((*blocks, b"\x00", _FLUSHED))  # Go's inflater shows a stored block only when another follows it
 
 
 def _stored(data: bytes) -> bytes:

@@ -33,8 +33,7 @@ def check(method: str, version: str, headers: Mapping[str, str]) -> Upgrade:
         raise RequestError(f"a WebSocket begins with GET, not {method}", status=405, headers={"Allow": "GET"})
     if version != "HTTP/1.1":
         raise RequestError(f"a WebSocket needs HTTP/1.1, not {version}")
-    if not is_host(headers.get("host", ",")):
-        raise RequestError("the header Host should be there, once, with a name and perhaps a port")
+    check_host(headers)
     if "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
         # What follows is frames to us; to a proxy in between it would be a body, and perhaps the next request.
         raise RequestError("a WebSocket begins with a request that has no body")
@@ -74,6 +73,12 @@ def response(upgrade: Upgrade, *, subprotocol: str | None = None, extensions: st
     if extensions:
         lines.append(f"Sec-WebSocket-Extensions: {extensions}\r\n")
     return ("".join(lines) + "\r\n").encode("latin-1")
+
+
+def check_host(headers: Mapping[str, str]) -> None:
+    """Raise RequestError if a request of HTTP/1.1 does not name one host (RFC 9112 section 3.2)."""
+    if not is_host(headers.get("host", ",")):
+        raise RequestError("the header Host should be there, once, with a name and perhaps a port")
 
 
 def is_host(host: str) -> bool:

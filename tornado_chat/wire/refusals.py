@@ -34,9 +34,11 @@ def refusal_body(code: str, message: str, retry_after: float | None = None) -> b
     return orjson.dumps({"error": error})
 
 
-def refusal(status: int, code: str, message: str, retry_after: float | None = None) -> bytes:
-    """The whole answer, after which the connection is closed."""
-    headers = {"Content-Type": CONTENT_TYPE}
+def refusal(
+    status: int, code: str, message: str, retry_after: float | None = None, more: Mapping[str, str] | None = None
+) -> bytes:
+    """The whole answer, with `more` headers besides its own, after which the connection is closed."""
+    headers = {"Content-Type": CONTENT_TYPE, **(more or {})}
     if retry_after is not None:
         headers["Retry-After"] = str(math.ceil(retry_after))
     return last_answer(status, headers, refusal_body(code, message, retry_after))
@@ -54,18 +56,20 @@ class Unread:
     def __init__(self, status: int, code: str, message: str, retry_after: float | None) -> None:
         """`retry_after` is in seconds."""
         self._plain = refusal(status, code, message, retry_after)
-        self._terms = code, message, retry_after
+        self._terms = status, code, message, retry_after
 
     def answer(self, said: bytes, later: int = 0) -> bytes:
         """The whole answer to who said so, as far as it has come; an EventSource is to come `later` ms later."""
-        if not _WANTS_STREAM.search(said):
-            return self._plain
-        headers = dict(event_stream.HEADERS)
         origin = _ORIGIN.search(said)
+        readable = {}
         if origin:
-            headers["Access-Control-Allow-Origin"] = origin[1].decode("ascii")
-            headers["Access-Control-Allow-Credentials"] = "true"
-        code, message, retry_after = self._terms
+            readable["Access-Control-Allow-Origin"] = origin[1].decode("ascii")
+            readable["Access-Control-Allow-Credentials"] = "true"
+            readable["Access-Control-Expose-Headers"] = "Retry-After"
+        status, code, message, retry_after = self._terms
+        if not _WANTS_STREAM.search(said):
+            return refusal(status, code, message, retry_after, readable) if readable else self._plain
+        headers = event_stream.HEADERS | readable
         seconds = retry_after if retry_after is not None else event_stream.RETRY_SECONDS
         return last_answer(
             200, headers, event_stream.refused(code, message, retry_after, round(seconds * 1000) + later)

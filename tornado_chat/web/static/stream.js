@@ -97,9 +97,10 @@ export class StreamTransport {
   /** @param {Wire.Welcome} frame */
   #welcome(frame) {
     this.#welcomed = true;
-    this.#idle = frame.ping_interval * 1_500;
+    const interval = frame.ping_interval || Infinity; // 0: the server has no heartbeat
+    this.#idle = interval * 1_500;
     this.#watch = setInterval(() => {
-      if (Date.now() - this.#heard > frame.ping_interval * 2_000) this.#end({ code: 1006, silent: true });
+      if (Date.now() - this.#heard > interval * 2_000) this.#end({ code: 1006, silent: true });
     }, 1_000);
     this.#life = setTimeout(() => this.on.renew(), LIFE * (1 - Math.random() / 5));
     this.on.welcome(frame);

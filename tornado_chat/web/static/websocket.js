@@ -4,6 +4,7 @@ import { closeAsks } from "./retry.js";
 
 const SUBPROTOCOL = "chat.v1.json";
 const PONG_LIMIT = 10_000; // ms
+const USUAL = 25; // s between heartbeats, where the server has none
 
 /** @import { Events } from "./connection.js" */
 /** @import { Requests } from "./requests.js" */
@@ -58,7 +59,7 @@ export class WebSocketTransport {
     this.#pong = 0;
     if (frame.type === "welcome") {
       this.#welcomed = true;
-      const idle = frame.ping_interval * 2_000;
+      const idle = (frame.ping_interval || USUAL) * 2_000;
       this.#watch = setInterval(() => Date.now() - this.#heard > idle && this.check(), Math.min(5_000, idle));
       this.check(); // a proxy may let the server's frames through, and not ours
       this.on.welcome(frame);

@@ -18,6 +18,7 @@ ARGS = [
     "--disable-sync",
 ]
 
+NOT_LET_IN = r"the server responded with a status of 401"
 SERVER_AWAY = r"WebSocket connection to|net::ERR_(CONNECTION|EMPTY|INCOMPLETE)|Failed to load resource"
 
 expect.set_options(timeout=15_000)
@@ -40,8 +41,10 @@ class Person:
             self.live()
 
     def sign_in(self, token: str) -> None:
-        """In the dialog that asks for a name first: who is asked has said nothing yet."""
-        self.page.locator("#name-token").click()
+        """In the dialog that comes first: who is asked for a name, or for a token, has said nothing yet."""
+        self.page.locator("dialog[open]").wait_for()
+        if self.page.locator("#name-dialog").is_visible():
+            self.page.locator("#name-token").click()
         self.page.locator("#token-input").fill(token)
         self.page.locator("#token-form .primary").click()
         self.live()

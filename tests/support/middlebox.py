@@ -12,6 +12,7 @@ PATIENCE = 10.0
 HEAD_END = b"\r\n\r\n"
 STREAM = re.compile(rb"^content-type: text/event-stream", re.IGNORECASE | re.MULTILINE)
 REFUSAL = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+AWAY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 Link = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -22,13 +23,15 @@ class Middlebox:
     Each request has a connection of its own, and is treated as is said at that moment. `websockets` are `passed`,
     `refused` with 400, begun and then without a frame of either side (`swallowed`), or without those of the browser
     (`deaf`). While `buffers`, a stream is held back until it ends. The server gets requests of the paths that it
-    `loses`, and the browser no answer to them; those that it `holds` get nowhere, and stay open.
+    `loses`, and the browser no answer to them; those that it `holds` get nowhere, and stay open. While it finds the
+    server `away`, it answers all of them with 503.
     """
 
     def __init__(self, port: int) -> None:
         self.url = ""
         self.websockets: Literal["passed", "refused", "swallowed", "deaf"] = "passed"
         self.buffers = False
+        self.away = False
         self.loses: set[str] = set()
         self.holds: set[str] = set()
         self._port = port
@@ -85,7 +88,9 @@ class Middlebox:
             path = head.split(b" ")[1].decode("latin-1").partition("?")[0]
             self._paths.append(path)
             upgrade = b"\r\nupgrade: websocket\r\n" in head.lower()
-            if path in self.holds:
+            if self.away:
+                browser[1].write(AWAY)
+            elif path in self.holds:
                 await browser[0].read()
             elif upgrade and self.websockets == "refused":
                 browser[1].write(REFUSAL)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
-from tests.support.chromium import SERVER_AWAY, Person
+from tests.support.chromium import NOT_LET_IN, SERVER_AWAY, Person
 from tests.support.servers import Server
 
 pytest_plugins = ["tests.support.chromium_fixtures"]
@@ -68,7 +68,10 @@ def test_a_name_that_the_server_does_not_know_locks_nobody_out(browser: Browser,
 def test_without_guests_one_signs_in_with_a_token(browser: Browser, tmp_path: Path) -> None:
     with Server(tmp_path, "--no-guests") as server:
         alice = Person(browser, server.url, "")
-        alice.page.locator("#name-token").click()
+        expect(alice.page.locator("#token-dialog")).to_contain_text("To come in here one needs a token.")
+        expect(alice.page.locator("#token-error")).to_be_hidden()
+        expect(alice.page.locator("#token-leave")).to_be_hidden()
+        expect(alice.page.locator("#name-dialog")).to_be_hidden()
         alice.page.locator("#token-input").fill("nonsense")
         alice.page.locator("#token-input").press("Tab")
         alice.page.locator("#token-form .primary").click()
@@ -82,29 +85,29 @@ def test_without_guests_one_signs_in_with_a_token(browser: Browser, tmp_path: Pa
         expect(alice.page.locator("#me")).to_contain_text("Alice")
         alice.page.goto(f"{server.url}/#secrets")
         expect(alice.page.locator("#top")).to_contain_text("You are not in this room")
-        alice.leave()
+        alice.leave(NOT_LET_IN)
 
         team = Person(browser, server.url, "")
-        team.page.locator("#name-token").click()
         team.page.locator("#token-input").fill(server.token("tom", rooms=["team-*", "all"]))
         team.page.locator("#token-form .primary").click()
         expect(team.page.locator("#top")).to_contain_text("Your token is for team-*, #all.")
         team.page.locator("#top a").click()
         team.live()
         expect(team.page.locator("#title")).to_have_text("#all")
-        team.leave()
+        team.leave(NOT_LET_IN)
 
-        stranger = Person(browser, server.url, "")
-        stranger.page.locator("#name-input").fill("Guest")
-        stranger.page.locator("#name-go").click()
-        stranger.page.locator("#sign-in:visible, #token-dialog[open]").first.wait_for()
+        stranger = Person(browser, server.url, "")  # who gave a name while guests were let in
+        stranger.page.evaluate("""localStorage["tornado-chat.name"] = JSON.stringify("Guest")""")
+        stranger.page.reload()
+        expect(stranger.page.locator("#status")).to_contain_text("Not signed in", timeout=30_000)
+        expect(stranger.page.locator("#token-dialog")).to_contain_text("To come in here one needs a token.")
+        expect(stranger.page.locator("#token-error")).to_be_hidden()
         stranger.leave(SERVER_AWAY)
 
 
 def test_what_the_server_refuses_is_said_and_kept(browser: Browser, tmp_path: Path) -> None:
     with Server(tmp_path, "--no-guests") as server:
         alice = Person(browser, server.url, "", room="secrets")
-        alice.page.locator("#name-token").click()
         alice.page.locator("#token-input").fill(server.token("alice", name="Alice", rooms=["lobby"]))
         alice.page.locator("#token-form .primary").click()
         expect(alice.page.locator("#me")).to_contain_text("Alice")
@@ -131,18 +134,18 @@ def test_what_the_server_refuses_is_said_and_kept(browser: Browser, tmp_path: Pa
         expect(alice.row("four").locator(".fate")).to_contain_text("it may be there already")
         alice.row("four").locator('[data-do="retry"]').click()
         alice.shows("three", "four")
-        alice.leave()
+        alice.leave(NOT_LET_IN)
 
 
 def test_an_expired_sign_in_is_asked_for_again(browser: Browser, tmp_path: Path) -> None:
     with Server(tmp_path, "--no-guests") as server:
         alice = Person(browser, server.url, "")
-        alice.page.locator("#name-token").click()
         alice.page.locator("#token-input").fill(server.token("alice", ttl=2.0))
         alice.page.locator("#token-form .primary").click()
         alice.live()
         expect(alice.page.locator("#token-error")).to_have_text("Your sign-in has expired.", timeout=15_000)
+        expect(alice.page.locator("#token-must")).to_be_hidden()
         alice.page.locator("#token-input").fill(server.token("alice"))
         alice.page.locator("#token-form .primary").click()
         alice.live()
-        alice.leave()
+        alice.leave(NOT_LET_IN)

@@ -16,7 +16,7 @@ pytest_plugins = ["tests.support.chromium_fixtures"]
 
 def run(page: Page, url: str, script: str) -> Any:
     """Run a script with the page's own modules at hand, as `m`."""
-    names = ["room", "outbox", "retry", "format", "composer", "chat", "sse", "holders", "commands"]
+    names = ["room", "outbox", "retry", "format", "composer", "chat", "sse", "holders", "commands", "network"]
     return page.evaluate(
         f"""async () => {{
           const m = {{}};
@@ -294,3 +294,36 @@ def test_commands_that_wait_for_a_request(page: Page, server: Server) -> None:
         """,
     )
     assert got == [1, 64, 9, 3, [["typing", "a", False], ["read", "b", 998], ["read", "a", 999]], True]
+
+
+def test_what_is_remembered_of_a_network(page: Page, server: Server) -> None:
+    """Where a WebSocket worked it is tried again soon, then more and more seldom; it is given up only after that."""
+    got = run(
+        page,
+        server.url,
+        """
+        const store = { kept: null, get: () => store.kept, set: (_, value) => { store.kept = value; } };
+        const told = (network) => [Math.round((network.due - Date.now()) / 1000), store.kept?.kind ?? null];
+        const fresh = new m.Network(store);
+        fresh.took("stream");
+        const unknown = told(fresh);
+        store.kept = null;
+        const network = new m.Network(store);
+        network.worked("websocket");
+        network.took("websocket");
+        network.took("stream");
+        const steps = [told(network)];
+        for (let trial = 0; trial < 5; trial++) {
+          network.stay("stream");
+          steps.push(told(network));
+        }
+        const after = network.kinds;
+        network.worked("websocket");
+        network.took("websocket");
+        network.away();
+        network.took("poll");
+        return [unknown, steps, after, told(network), network.kinds[0]];
+        """,
+    )
+    soon = [[seconds, None] for seconds in (5, 15, 45, 135, 405)]
+    assert got == [[600, "stream"], [*soon, [600, "stream"]], ["stream", "poll"], [5, None], "websocket"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from tests.support.chromium import SERVER_AWAY, Person, another, fill_room, in_the_log
+from tests.support.chromium import NOT_LET_IN, SERVER_AWAY, Person, another, fill_room, in_the_log
 from tests.support.middlebox import Middlebox
 from tests.support.proxies import buffering_proxy
 from tests.support.raw_chat import get
@@ -19,6 +19,7 @@ from tests.support.servers import UNLIMITED, Server
 pytest_plugins = ["tests.support.chromium_fixtures"]
 
 KINDS = ["websocket", "stream", "poll"]
+REMEMBERED = "sessionStorage['tornado-chat.transport'] ?? null"
 WATCH = """() => {
   window.kinds = [];
   const status = document.getElementById("status");
@@ -95,6 +96,8 @@ def test_where_streams_are_held_back_it_polls(browser: Browser, server: Server, 
     only(box, "poll")
     anna, bob = Person(browser, box.url, "Anna"), Person(browser, server.url, "Bob")
     comes_by(anna, "poll")
+    assert box.count("/v1/commands") == 0
+    assert not [error for error in anna.errors if re.search(NOT_LET_IN, error)]
     chat(anna, bob)
     expect(bob.page.locator("#seen")).to_have_text("Seen by Anna (guest)")
     tried = box.count("/v1/events")
@@ -198,6 +201,53 @@ def test_it_changes_in_the_middle_and_nobody_notices(browser: Browser, server: S
         assert [text for text in log if text.startswith(name)] == [f"{name} {number}" for number in range(said)]
     anna.leave(SERVER_AWAY)
     bob.leave()
+
+
+@pytest.mark.parametrize("kind", ["stream", "poll"])
+def test_an_outage_is_no_news_of_the_network(browser: Browser, server: Server, box: Middlebox, kind: str) -> None:
+    anna, bob = Person(browser, box.url, "Anna"), Person(browser, server.url, "Bob")
+    comes_by(anna, "websocket")
+    chat(anna, bob)
+    before = anna.texts()
+    asked = box.count("/v1/session")
+    box.away = True
+    box.cut()
+    anna.offline()
+    anna.say("into the outage")
+    bob.say("beside it")
+    while box.count("/v1/session") == asked:  # the last of the three ways
+        anna.page.wait_for_timeout(100)
+    only(box, kind)
+    box.away = False
+    comes_by(anna, kind)
+    assert anna.page.evaluate(REMEMBERED) is None
+    only(box, "websocket")
+    expect(anna.page.locator("#status .transport")).to_have_text("WebSocket", timeout=20_000)
+    anna.live()
+    anna.shows(*before, "beside it", "into the outage")
+    bob.shows(*before, "beside it", "into the outage")
+    chat(anna, bob)
+    assert anna.texts() == in_the_log(bob.page, server.url)
+    anna.leave(SERVER_AWAY)
+    bob.leave()
+
+
+def test_a_visit_that_begins_in_an_outage(browser: Browser, server: Server, box: Middlebox) -> None:
+    anna = Person(browser, box.url, "")
+    anna.page.locator("#name-skip").wait_for()
+    asked = box.count("/v1/session")
+    box.away = True
+    anna.page.locator("#name-skip").click()
+    while box.count("/v1/session") == asked:
+        anna.page.wait_for_timeout(100)
+    only(box, "stream")
+    box.away = False
+    comes_by(anna, "stream")
+    assert anna.page.evaluate(REMEMBERED) is None
+    with anna.page.expect_websocket():  # once more, and then it is the network
+        pass
+    anna.page.wait_for_function("'tornado-chat.transport' in sessionStorage")
+    anna.leave(SERVER_AWAY)
 
 
 @pytest.mark.parametrize("kind", ["stream", "poll"])
@@ -336,9 +386,6 @@ def test_who_one_is_counts_by_every_way(browser: Browser, tmp_path: Path, kind: 
     with Server(tmp_path, "--no-guests") as server, Middlebox(server.port) as box:
         only(box, kind)
         alice = Person(browser, box.url, "", room="secrets")
-        alice.page.locator("#name-input").fill("Guest")
-        alice.page.locator("#name-go").click()
-        expect(alice.page.locator("#token-dialog")).to_be_visible(timeout=30_000)
         alice.page.locator("#token-input").fill(server.token("alice", name="Alice", rooms=["lobby"]))
         alice.page.locator("#token-form .primary").click()
         expect(alice.page.locator("#me")).to_contain_text("Alice", timeout=30_000)
@@ -420,6 +467,12 @@ def test_more_tabs_than_a_browser_has_connections(browser: Browser, server: Serv
         expect(page.locator("#status")).to_have_attribute("data-kind", "live", timeout=40_000)
     by = [page.locator("#status .transport").inner_text() for page in pages]
     assert sorted(by) == ["poll"] * 3 + ["stream"] * 4
+    for page, kind in zip(pages, by, strict=True):
+        page.locator("#status").click()
+        expect(page.locator("#way")).to_contain_text(
+            "other tabs" if kind == "poll" else "did not work when it was last"
+        )
+        page.keyboard.press("Escape")
     said = []
     for number, page in enumerate(pages):
         anna.page = page
@@ -445,10 +498,21 @@ def test_the_state_line_says_which_it_is(
 ) -> None:
     only(box, kind)
     size = {"width": width, "height": 780}
-    anna = Person(browser, box.url, "Anna", room="a" * 64, viewport=size, color_scheme=scheme)
+    anna = Person(browser, box.url, "Anna", room="a" * 64, viewport=size, color_scheme=scheme, has_touch=True)
     comes_by(anna, kind)
-    words = {"websocket": "a WebSocket", "stream": "an event stream", "poll": "polling"}[kind]
-    expect(anna.page.locator("#status")).to_have_attribute("title", re.compile(f"^Connected by {words}"))
+    words = {
+        "websocket": "in the usual way, by a WebSocket",
+        "stream": "a WebSocket, did not work when it was last tried",
+        "poll": "asks for new ones again and again, since the quicker ways did not work",
+    }[kind]
+    expect(anna.page.locator("#status")).to_have_attribute("title", re.compile(words))
+    way = anna.page.locator("#way")
+    expect(way).to_be_hidden()
+    anna.page.locator("#status").tap()
+    expect(way).to_contain_text(words)
+    expect(way).to_be_in_viewport(ratio=1)
     assert anna.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     (tmp_path / f"{scheme}-{width}-{kind}.png").write_bytes(anna.page.screenshot())
+    anna.page.locator("#scroller").tap()
+    expect(way).to_be_hidden()
     anna.leave(SERVER_AWAY)

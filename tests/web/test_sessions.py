@@ -50,6 +50,17 @@ async def test_a_guest_becomes_a_cookie_and_stays_the_same(tmp_path: Path) -> No
         assert chat.welcome["user"] == told["user"]
 
 
+async def test_who_wants_no_cookie_gets_none(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        asked = {"name": "Ada", "cookie": False}
+        answer = await ask(here, "POST", "/v1/session", asked)
+        told = json.loads(answer.body)
+        assert (answer.status, told["name"], "set-cookie" in answer.headers) == (200, "Ada", False)
+        own = {"Cookie": f"chat_session={told['token']}", "Origin": "http://localhost"}
+        again = await ask(here, "POST", "/v1/session", {"cookie": False}, **own)
+        assert (json.loads(again.body)["user"], "set-cookie" in again.headers) == (told["user"], False)
+
+
 async def test_a_token_becomes_a_cookie_for_as_long_as_it_is_good_and_secure_behind_tls(tmp_path: Path) -> None:
     async with running(tmp_path, guests=False) as here:
         token = mint(SECRET, "alice", name="Alice", ttl=500, jti="one")

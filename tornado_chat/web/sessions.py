@@ -24,9 +24,10 @@ MAX_COOKIE_BYTES = 4096
 
 
 class SignIn(Struct, kw_only=True):
-    """Who comes without a token is a guest, and may say their name."""
+    """Who comes without a token is a guest, and may say their name. `cookie`: whether it is to be set."""
 
     name: GuestName | None = None
+    cookie: bool = True
 
 
 class SignedIn(Struct):
@@ -44,7 +45,7 @@ class SignedOut(Struct):
 
 
 def sign_in(exchange: Exchange, asked: SignIn) -> None:
-    """Whoever's token was brought, or a new guest: they get it as the cookie."""
+    """Whoever's token was brought, or a new guest: they get it, as the cookie too if they want that."""
     gate, headers = exchange.gate, exchange.headers
     brought = credential(headers, (), exchange.arguments)
     try:
@@ -57,6 +58,10 @@ def sign_in(exchange: Exchange, asked: SignIn) -> None:
         identity = msgspec.structs.replace(identity, name=name, device=identity.device or new_device())
     token = gate.guest_token(identity) or brought
     assert token is not None
+    told = SignedIn(identity.user, identity.name, token)
+    if not asked.cookie:
+        exchange.answer_object(HTTPStatus.OK, told)
+        return
     if not _COOKIE_VALUE.fullmatch(token):  # a lenient reader of base64 takes more than a cookie may hold
         raise ChatError(ErrorCode.BAD_REQUEST, "the token has characters that no token has: give it as it was made")
     if len(COOKIE) + len(token) > MAX_COOKIE_BYTES:
@@ -65,9 +70,7 @@ def sign_in(exchange: Exchange, asked: SignIn) -> None:
             f"browsers keep no cookie of more than {MAX_COOKIE_BYTES:,} bytes: give a shorter token, of fewer patterns",
         )
     lasts = int(gate.lifetime(identity, time.time()))
-    exchange.answer_object(
-        HTTPStatus.OK, SignedIn(identity.user, identity.name, token), _cookie(exchange, token, lasts)
-    )
+    exchange.answer_object(HTTPStatus.OK, told, _cookie(exchange, token, lasts))
 
 
 async def sign_out(exchange: Exchange, _: None) -> None:

@@ -43,7 +43,8 @@ interface Elements {
   send: HTMLButtonElement;
   side: HTMLElement;
   signIn: HTMLButtonElement;
-  status: HTMLElement;
+  standing: HTMLElement;
+  status: HTMLButtonElement;
   text: HTMLTextAreaElement;
   title: HTMLElement;
   tokenDialog: HTMLDialogElement;
@@ -51,6 +52,8 @@ interface Elements {
   tokenForm: HTMLFormElement;
   tokenInput: HTMLTextAreaElement;
   tokenLeave: HTMLButtonElement;
+  tokenMust: HTMLElement;
   top: HTMLElement;
   typing: HTMLElement;
+  way: HTMLElement;
 }

@@ -220,13 +220,18 @@ function stateChanged(state) {
   if (state.name === "signed-out") signIn(state.why ?? null);
 }
 
+async function introduce() {
+  const name = await view.askName("", true);
+  if (name === TOKEN) await signIn(null, "Cancel");
+  else if (name !== LEAVE) credentials.name = name;
+}
+
 async function start() {
   show();
   joinVisited();
   if (!credentials.name && !credentials.token) {
-    const name = await view.askName("", true);
-    if (name === TOKEN) await signIn(null, "Cancel");
-    else if (name !== LEAVE) credentials.name = name;
+    if (await connection.isClosed()) await signIn(null);
+    else await introduce();
   }
   if (connection.state.name === "idle") connection.connect();
   if (matchMedia("(hover: hover)").matches) composer.focus();

@@ -5,16 +5,15 @@
 // listens drops by `seq` what two of them bring, so that a change loses and doubles nothing.
 
 import { Commands } from "./commands.js";
+import { KINDS, Network } from "./network.js";
 import { PollTransport } from "./poll.js";
-import { Requests } from "./requests.js";
+import { Refusal, Requests } from "./requests.js";
 import { backoff } from "./retry.js";
 import { StreamTransport } from "./stream.js";
 import { WebSocketTransport } from "./websocket.js";
 
-const KINDS = /** @type {const} */ (["websocket", "stream", "poll"]); // from the best one down
 const TRANSPORTS = { websocket: WebSocketTransport, stream: StreamTransport, poll: PollTransport };
 const PATIENCE = { websocket: 2_500, stream: 5_000, poll: 15_000 }; // ms until the next lower one is begun beside
-const RISE = 600_000; // ms on a lower one, until the higher ones are tried again
 const SOON = 1_000;
 const RENEWAL = 50; // ms: several rooms that are entered or left at once need one new stream
 const STABLE = 10_000; // ms: a connection that lasted this long starts the back-off anew
@@ -24,14 +23,13 @@ const FLOODED = 10_000; // ms: at least this long away after 1008
 const REFUSED = 10_000; // ... and after 403
 
 /** @import { Holders } from "./holders.js" */
+/** @import { Kind } from "./network.js" */
 /** @import { Credentials, Slot } from "./store.js" */
 
-/** @typedef {typeof KINDS[number]} Kind */
-
 /**
- * `until` is in ms since 1970, `why` a sentence; `refused`: perhaps for who we are.
+ * `until` is in ms since 1970, `why` a sentence; `refused`: perhaps for who we are. `crowded`: other tabs have the streams.
  * @typedef {{ name: "idle" | "connecting" }
- *   | { name: "open", kind: Kind }
+ *   | { name: "open", kind: Kind, crowded: boolean }
  *   | { name: "waiting", until: number, why?: string, refused?: boolean }
  *   | { name: "signed-out", why?: string }} State
  */
@@ -79,6 +77,7 @@ export class Connection {
   #attempts = 0;
   #refusals = 0; // in a row
   #faults = 0;
+  #crowded = false; // no stream was tried, for the sake of other tabs
   #asked = false; // the server named the time of the next attempt: only a person may hasten it
   #timer = 0; // the next attempt
   #step = 0; // the next of #left
@@ -91,7 +90,7 @@ export class Connection {
    */
   constructor({ base, credentials, memory, holders, on }) {
     this.credentials = credentials;
-    this.memory = memory;
+    this.network = new Network(memory);
     this.holders = holders;
     this.on = on;
     this.requests = new Requests({ base, credentials });
@@ -113,11 +112,21 @@ export class Connection {
     this.#current?.transport.send(command);
   }
 
+  /** Whether nobody is let in without a token; false, too, if that is not to be learnt soon. */
+  async isClosed() {
+    try {
+      await this.requests.session({ limit: SOON });
+    } catch (error) {
+      return error instanceof Refusal && error.status === 401;
+    }
+    return false;
+  }
+
   /** Connect now, whatever stands: the first time, after a change of name or token, or when a person asks for it. */
   connect() {
     this.#drop(1006);
     this.#become({ name: "connecting" });
-    this.#try(KINDS.slice(KINDS.indexOf(this.#remembered().kind)));
+    this.#try(this.network.kinds);
   }
 
   /**
@@ -125,7 +134,7 @@ export class Connection {
    * `network` a better transport may work, too.
    */
   hasten(network = false) {
-    if (network) this.memory.set("transport", null);
+    if (network) this.network.forget();
     if (this.state.name === "waiting" && !this.#asked) this.connect();
     this.#current?.transport.check();
     if (network && this.#current) this.#upward();
@@ -138,17 +147,6 @@ export class Connection {
   }
 
   // Which transport.
-
-  /** Where to begin; `at`, in ms since 1970, the higher ones were tried last. @returns {{ kind: Kind, at: number }} */
-  #remembered() {
-    const { kind, at } = this.memory.get("transport", null) ?? { kind: KINDS[0], at: 0 };
-    return KINDS.includes(kind) && Math.abs(Date.now() - at) < RISE ? { kind, at } : { kind: KINDS[0], at: 0 };
-  }
-
-  /** @param {Kind} kind */
-  #remember(kind) {
-    this.memory.set("transport", kind === KINDS[0] ? null : { kind, at: Date.now() });
-  }
 
   /** Begin the first of `kinds`; each next one when the one before failed, or let us wait. @param {Kind[]} kinds */
   #try(kinds) {
@@ -165,7 +163,10 @@ export class Connection {
     clearTimeout(this.#step);
     const kind = this.#left.shift();
     if (!kind) return this.#failed();
-    if (kind === "stream" && !this.holders.take()) return this.#next();
+    if (kind === "stream") {
+      this.#crowded = !this.holders.take();
+      if (this.#crowded) return this.#next();
+    }
     this.#step = setTimeout(() => this.#next(), PATIENCE[kind]);
     const candidate = /** @type {Candidate} */ ({ welcome: null, proven: false, since: Date.now() });
     candidate.transport = new TRANSPORTS[kind]({
@@ -202,10 +203,11 @@ export class Connection {
   /** @param {Candidate} candidate */
   #proven(candidate) {
     candidate.proven = true;
+    this.network.worked(candidate.transport.kind);
     // As another user it cannot go on for us: a cookie and a token, or two new guests.
     if (candidate !== this.#current && candidate.welcome?.user === this.#user) this.#take(candidate, candidate.welcome);
     this.#halt();
-    this.#plan(this.#remembered().at + RISE - Date.now());
+    this.#plan();
   }
 
   /** @param {Candidate} candidate @param {Wire.Welcome} frame */
@@ -218,11 +220,16 @@ export class Connection {
     before?.transport.close();
     const { kind } = candidate.transport;
     if (kind === "websocket") this.holders.release();
-    if (before?.transport.kind !== kind && this.#remembered().kind !== kind) this.#remember(kind);
+    if (before?.transport.kind !== kind) this.network.took(this.#borne(kind));
     this.credentials.welcomed(frame.token ?? null);
-    this.#become({ name: "open", kind });
+    this.#become({ name: "open", kind, crowded: this.#crowded });
     if (before) this.on.moved();
     else this.on.welcome(frame);
+  }
+
+  /** What the network may bear: where other tabs have the streams, it was not asked. @param {Kind} kind */
+  #borne(kind) {
+    return kind === "poll" && this.#crowded ? "stream" : kind;
   }
 
   /** Another of the same kind, beside the one that runs. */
@@ -231,7 +238,7 @@ export class Connection {
   }
 
   /** Try the higher ones in so many ms. @param {number} delay */
-  #plan(delay) {
+  #plan(delay = this.network.due - Date.now()) {
     clearTimeout(this.#rise);
     this.#rise = setTimeout(() => this.#upward(), Math.max(delay, SOON));
   }
@@ -266,9 +273,15 @@ export class Connection {
   #failed() {
     this.#halt();
     if (this.#current) {
-      this.#remember(this.#current.transport.kind);
-      this.#plan(RISE);
-    } else this.#lost(this.#ends.findLast(({ code }) => code > 0) ?? { code: 0 });
+      const { kind } = this.#current.transport;
+      this.network.stay(this.#borne(kind));
+      this.#plan();
+      this.#become({ name: "open", kind, crowded: this.#crowded });
+    } else {
+      this.network.away();
+      this.#faults = 0; // what was cut off before an outage was no fault of its transport
+      this.#lost(this.#ends.findLast(({ code }) => code > 0) ?? { code: 0 });
+    }
   }
 
   // How it ends, and comes back.
@@ -318,7 +331,7 @@ export class Connection {
     const lower = KINDS[KINDS.indexOf(kind) + 1];
     if (!lower || (this.#faults < FAULTS && (proven || !silent))) return;
     this.#faults = 0;
-    this.#remember(lower);
+    this.network.remember(lower);
   }
 
   /** @param {number} delay @param {boolean} asked @param {string} [why] */
@@ -341,16 +354,16 @@ export class Connection {
     if (credentials.token && !credentials.signedIn) trials.unshift("token");
     if (credentials.name) trials.unshift("name");
     if (code === 400) credentials.leftOut = trials[this.#refusals++ % trials.length];
-    this.memory.set("transport", null);
+    this.network.forget();
     const between = `Something between here and the server refuses the connection (status ${code}).`;
     this.#wait(backoff(this.#attempts++) + (code === 403 ? REFUSED : 0), code === 403, why ?? between, why !== undefined);
   }
 
-  /** @param {string} [why] */
+  /** @param {string} [why] It is about the token: who had none is not to hear of it. */
   #unauthorized(why) {
-    const had = this.credentials.token !== null && !this.credentials.signedIn;
+    const { token, signedIn } = this.credentials;
     this.credentials.forget();
-    if (had) this.#wait(backoff(this.#attempts++), false); // as a new guest, if guests are let in
-    else this.#become({ name: "signed-out", why });
+    if (token !== null && !signedIn) this.#wait(backoff(this.#attempts++), false); // as a new guest, if guests are let in
+    else this.#become({ name: "signed-out", why: token === null ? undefined : why });
   }
 }

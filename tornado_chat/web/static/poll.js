@@ -65,7 +65,7 @@ export class PollTransport {
   async #run() {
     const { signal } = this.#closed;
     try {
-      const { user, name, token } = await this.#session();
+      const { user, name, token } = await this.requests.session({ signal, limit: LIMIT });
       const guest = user.startsWith("guest-");
       this.on.welcome({ type: "welcome", user, name, token: guest ? token : undefined, limits: {}, ping_interval: WAIT });
       this.on.proven();
@@ -76,24 +76,6 @@ export class PollTransport {
         this.on.ended(endedBy(error));
       }
     }
-  }
-
-  /**
-   * Who we are. The answer brings a cookie, which a WebSocket would believe before our token: it must not be kept. But
-   * where we have no token, a cookie that a site has set may say who we are: a command is refused if there is none.
-   * @returns {Promise<Wire.Session>}
-   */
-  async #session() {
-    const options = { signal: this.#closed.signal, limit: LIMIT };
-    let cookie = false;
-    if (this.requests.credentials.token === null) {
-      const nothing = { type: "typing", room: "lobby", on: false };
-      cookie = await this.requests.ask("commands", [nothing], options).then(() => true, (error) => {
-        if (error instanceof Refusal && error.status === 401) return false;
-        throw error;
-      });
-    }
-    return this.requests.ask("session", {}, { ...options, cookie });
   }
 
   /** One poll: of the heads of rooms that are new, or else of all rooms, and held back if all of them are up to date. */

@@ -37,12 +37,12 @@ export class Requests {
 
   /**
    * POST `body` as JSON to a path below /v1/. Resolves with the answer if it is a 200, else throws a Refusal. `limit` in
-   * ms is that of the whole answer; without one only `signal` ends it. `cookie: false`: none goes out, none is kept.
+   * ms is that of the whole answer; without one only `signal` ends it.
    * @param {string} path
    * @param {unknown} body
-   * @param {{ signal: AbortSignal, limit?: number, accept?: string, cookie?: boolean }} options
+   * @param {{ signal?: AbortSignal, limit?: number, accept?: string }} options
    */
-  async post(path, body, { signal, limit, accept = "application/json", cookie = true }) {
+  async post(path, body, { signal = new AbortController().signal, limit, accept = "application/json" }) {
     const url = new URL(`v1/${path}`, this.base);
     const { token, name } = this.credentials;
     if (name) url.searchParams.set("name", name);
@@ -53,7 +53,7 @@ export class Requests {
       body: JSON.stringify(body),
       headers,
       cache: "no-store",
-      credentials: cookie ? "same-origin" : "omit",
+      credentials: "same-origin",
       signal: limit === undefined ? signal : AbortSignal.any([signal, AbortSignal.timeout(limit)]),
     }));
     if (response.status === 200) return response;
@@ -65,11 +65,19 @@ export class Requests {
 
   /**
    * The same, and the JSON of the answer.
-   * @param {string} path @param {unknown} body @param {{ signal: AbortSignal, limit: number, cookie?: boolean }} options
+   * @param {string} path @param {unknown} body @param {{ signal?: AbortSignal, limit: number }} options
    */
   async ask(path, body, options) {
     const response = await this.post(path, body, options);
     return answered(response.json()); // a proxy's page is no answer of ours
+  }
+
+  /**
+   * Who we are: by our token, by a cookie that a site has set, or as a new guest. No cookie is made of it: a WebSocket would
+   * believe it before our token. @param {{ signal?: AbortSignal, limit: number }} options @returns {Promise<Wire.Session>}
+   */
+  session(options) {
+    return this.ask("session", { cookie: false }, options);
   }
 }
 

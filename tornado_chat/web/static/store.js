@@ -1,6 +1,6 @@
 // What the browser keeps for us. A blocked or full storage costs the memory of a reload, never the chat.
 
-/** @import { Kind } from "./connection.js" */
+/** @import { Kind } from "./network.js" */
 /** @import { Item } from "./outbox.js" */
 
 /**

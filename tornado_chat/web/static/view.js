@@ -23,12 +23,7 @@ const NOTICE = 8_000; // ms
 const SHORT = 1_500; // a wait below this is not worth a banner
 export const LEAVE = Symbol("leave");
 export const TOKEN = Symbol("token");
-/** Which transport it is, for who wants to know: few are to be troubled with it, so the words are for a pointer. */
-const TRANSPORTS = {
-  websocket: ["WebSocket", "Connected by a WebSocket."],
-  stream: ["stream", "Connected by an event stream, since no WebSocket gets through here."],
-  poll: ["poll", "Connected by polling, since neither a WebSocket nor an event stream gets through here. Who types is not seen."],
-};
+const TRANSPORTS = { websocket: "WebSocket", stream: "stream", poll: "poll" };
 const narrow = matchMedia("(max-width: 760px)");
 
 export class View {
@@ -123,12 +118,14 @@ export class View {
   /** `waiting` counts what is not sent yet. @param {State} state @param {Room} room @param {number} waiting */
   status(state, room, waiting) {
     const [kind, words] = standing(state, room);
-    const transport = state.name === "open" ? state.kind : null;
-    if (this.#once("status", [kind, words, transport])) {
+    const transport = state.name === "open" ? TRANSPORTS[state.kind] : null;
+    const told = explained(state);
+    if (this.#once("status", [kind, words, told])) {
       byId.status.dataset.kind = kind;
-      byId.status.title = transport ? TRANSPORTS[transport][1] : "";
+      byId.status.title = byId.way.textContent = told;
       byId.status.replaceChildren(el("span", { class: "dot" }), words);
-      if (transport) byId.status.append(el("small", { class: "transport", "aria-hidden": "true" }, TRANSPORTS[transport][0]));
+      if (transport) byId.status.append(el("small", { class: "transport", "aria-hidden": "true" }, transport));
+      if (byId.standing.textContent !== words) byId.standing.textContent = words;
     }
     if (!this.#once("banner", [state, waiting])) return;
     clearInterval(this.#countdown);
@@ -209,6 +206,7 @@ export class View {
    */
   askToken(why, leave) {
     said(byId.tokenError, byId.tokenInput, why ? sentence(why) : null);
+    byId.tokenMust.hidden = Boolean(leave ?? why);
     byId.tokenLeave.hidden = !leave;
     byId.tokenLeave.textContent = leave ?? "";
     return ask(byId.tokenDialog, byId.tokenForm, leave ? [[LEAVE, byId.tokenLeave]] : [], () => {
@@ -240,11 +238,22 @@ function standing(state, room) {
     case "waiting":
       return ["off", "Offline"];
     case "signed-out":
-      return ["off", "Signed out"];
+      return ["off", "Not signed in"];
     case "open":
       if (room.synced) return ["live", "Live"];
       return room.problem && !room.joining && !room.member ? ["off", "Not in this room"] : ["busy", "Catching up…"];
   }
+}
+
+/** How we are connected, for who wants to know. What is said of the network is what was seen of it. @param {State} state */
+function explained(state) {
+  if (state.name !== "open") return "There is no connection now. What you write is kept here, and sent as soon as there is one.";
+  if (state.kind === "websocket") return "You are connected in the usual way, by a WebSocket: messages come and go at once.";
+  if (state.kind === "stream") return `You are connected, and messages come and go at once. The usual way, a WebSocket, did not work when it was last tried. It will be tried again by itself.`;
+  const reason = state.crowded
+    ? "a WebSocket did not work when it was last tried, and the next best way is taken by other tabs of this chat"
+    : "the quicker ways did not work when they were last tried";
+  return `You are connected, and will get every message: this page asks for new ones again and again, since ${reason}. Who is typing is not shown meanwhile. A quicker way will be tried again by itself.`;
 }
 
 /**

@@ -16,7 +16,7 @@ from tornado_chat.errors import LogUnavailable
 from tornado_chat.live import publisher as publisher_module
 from tornado_chat.live import request as request_module
 
-TOKEN = mint(SECRET, "alice", ttl=1000)
+TOKEN = mint(SECRET, "alice", ttl=86_400)
 
 
 def sends(count: int, room: str = "r", prefix: str = "", text: str = "x") -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from tornado_chat.web.endpoint import WHOLE_BYTES
 from tornado_chat.web.exchange import LONG_BYTES, MAX_BODY_BYTES
 from tornado_chat.wire.codec import JSON
 
-TOKEN = mint(SECRET, "alice", ttl=1000)
+TOKEN = mint(SECRET, "alice", ttl=86_400)
 PATH = "/v1/rooms/r/messages"
 
 

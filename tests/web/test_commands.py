@@ -130,8 +130,10 @@ async def test_what_is_not_json_is_named_by_what_it_is_in_the_request(tmp_path: 
         answer = await ask(here, "POST", "/v1/rooms/r/messages", b"{text: 1}")
         assert answer.error["message"].startswith("body: is not JSON: ")
         assert "malformed" not in answer.error["message"]
-        (error,) = json.loads((await ask(here, "POST", "/v1/commands", b"{text: 1}")).body)
-        assert error["message"].startswith("command: is not JSON: ")
+        answer = await ask(here, "POST", "/v1/commands", b"{text: 1}")
+        assert answer.error["message"].startswith("body: must be a command or an array of them in json: ")
+        (error,) = json.loads((await ask(here, "POST", "/v1/commands", b"[7]")).body)
+        assert error["message"].startswith("command: must be an object with a type, ")
 
 
 async def test_a_guest_without_a_token_reads_and_says_nothing(tmp_path: Path) -> None:

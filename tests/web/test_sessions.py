@@ -184,3 +184,10 @@ async def test_what_browsers_are_told_of_allowed_origins(tmp_path: Path) -> None
             assert "access-control-allow-origin" not in answer.headers
         answer = await ask(here, "GET", "/v1/rooms/r/messages")
         assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_a_wrong_field_of_a_sign_in_is_named(tmp_path: Path) -> None:
+    async with running(tmp_path, guests=True) as here:
+        for field in ("name", "cookie"):
+            answer = await ask(here, "POST", "/v1/session", {field: 7})
+            assert (answer.status, answer.error["message"].partition(":")[0]) == (400, field)

@@ -13,7 +13,7 @@ from msgspec.structs import astuple, fields
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.web.gate import Arguments
 from tornado_chat.wire import event_stream
-from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.codec import JSON, fault
 from tornado_chat.wire.commands import read
 
 JSON_TYPE = "application/json"
@@ -124,7 +124,10 @@ class Endpoint:
                     kind = self.kinds[name]
                     asked[name] = list(values) if kind is list else _value(kind, values[-1])
         else:
-            asked = self._object(body)
+            try:
+                asked = self._object(body)
+            except ChatError as error:
+                raise renamed(error, "body") from None
             if "id" in self.kinds and asked.get("id") is None:
                 key = headers.get("idempotency-key")
                 if key is not None:
@@ -154,7 +157,7 @@ class Endpoint:
         try:
             picked = astuple(self.in_body(body))
         except (ValueError, RecursionError) as error:
-            raise ChatError(ErrorCode.BAD_REQUEST, f"body: must be a JSON object: {error}") from None
+            raise ChatError(ErrorCode.BAD_REQUEST, f"body: must be a JSON object: {fault(error)}") from None
         found = {name: bytes(value) for name, value in zip(self.kinds, picked, strict=True)}
         size = sum(map(len, found.values()))
         if size > WHOLE_BYTES:

@@ -141,8 +141,12 @@ def _map_of_strings(pairs: list[tuple[object, object]]) -> object:
 
 
 def _not(codec: str, reason: object) -> ChatError:
-    why = str(reason).removeprefix("JSON is malformed: ")
-    return ChatError(ErrorCode.BAD_REQUEST, f"message: is not {codec}: {why}")
+    return ChatError(ErrorCode.BAD_REQUEST, f"message: is not {codec}: {fault(reason)}")
+
+
+def fault(reason: object) -> str:
+    """A decoder's `reason`, without what msgspec says of all."""
+    return str(reason).removeprefix("JSON is malformed: ")
 
 
 class Encoded:

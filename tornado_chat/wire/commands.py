@@ -11,7 +11,7 @@ from msgspec import Meta, Raw, Struct, ValidationError, convert, defstruct, fiel
 from msgspec.structs import astuple, fields
 
 from tornado_chat.errors import ChatError, ErrorCode
-from tornado_chat.wire.codec import JSON, MSGPACK, Codec, MapWithOtherKeys, without_lone_surrogates
+from tornado_chat.wire.codec import JSON, MSGPACK, Codec, MapWithOtherKeys, fault, without_lone_surrogates
 
 SEQ_MAX = 2**63 - 1
 ID_CHARS = 64
@@ -222,7 +222,7 @@ def commands_of(codec: Codec, body: bytes) -> list[bytes]:
         sound = _without_lone_surrogates(body) if codec is JSON and isinstance(error, ValueError) else None
         if sound is not None:
             return commands_of(codec, sound)
-        raise _bad(f"body: must be a command or an array of them in {codec.name}: {error}") from None
+        raise _bad(f"body: must be a command or an array of them in {codec.name}: {fault(error)}") from None
     return [bytes(raw) for raw in found]
 
 

@@ -15,7 +15,7 @@ from tornado_chat.live.limits import rate_limited
 from tornado_chat.web.endpoint import Endpoint
 from tornado_chat.web.exchange import Exchange
 from tornado_chat.web.gate import COOKIE, credential
-from tornado_chat.wire.commands import GuestName, check_name
+from tornado_chat.wire.commands import Flag, GuestName, check_name
 
 _COOKIE_VALUE = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -27,7 +27,7 @@ class SignIn(Struct, kw_only=True):
     """Who comes without a token is a guest, and may say their name. `cookie`: whether it is to be set."""
 
     name: GuestName | None = None
-    cookie: bool = True
+    cookie: Flag = True
 
 
 class SignedIn(Struct):

@@ -170,12 +170,19 @@ def test_an_unsigned_token() -> None:
 
 
 def test_another_key() -> None:
-    assert "Signature" in refused(signed(claims(), secret=b"t" * 32))
+    assert "signed with another key" in refused(signed(claims(), secret=b"t" * 32))
 
 
 @pytest.mark.parametrize("token", ["", ".", "..", "...", "a.b.c", "é.é.é", "\ud800", "\0", "x" * 8192])
 def test_no_token_at_all(token: str) -> None:
     refused(token)
+
+
+def test_what_is_no_token_is_told_in_our_words() -> None:
+    whole = mint(SECRET, "alice", ttl=60)
+    assert "it is empty" in refused("")
+    for broken in ("nonsense", "a.b", "a.b.c", whole[1:], whole.rpartition(".")[0]):
+        assert "it is not a JWT, three parts" in refused(broken)
 
 
 PYJWT = jwt.PyJWS(algorithms=["HS256"])

@@ -110,7 +110,7 @@ def test_tail_prints_what_was_and_what_comes_over_kill_9(tmp_path: Path) -> None
                 "#2 a: two", "#3 a: three", "#4 a: 4", "#5 a: 5", "#6 a: 6", "#7 a: 7",
             ]  # fmt: skip
         assert tail.notices.startswith("tornado-chat: connection lost, retrying in ")
-        assert tail.notices.endswith("tornado-chat: back\n")
+        assert "tornado-chat: back\n" in tail.notices  # by a stream for a while, where two kills met no other attempt
 
 
 def test_tail_json_is_one_event_a_line_as_it_comes(tmp_path: Path) -> None:

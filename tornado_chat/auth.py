@@ -162,7 +162,9 @@ def authenticate(secret: bytes, token: str, *, guests: bool) -> Identity:
         else:
             check_name(name)
         device = None if claims.device is None else check_printable("device", claims.device)
-    except (jwt.PyJWTError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+    except jwt.PyJWTError as error:
+        raise _unauthorized(_fault(token, error)) from None
+    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise _unauthorized(str(error)) from None
     except ChatError as error:
         raise _unauthorized(error.message) from None
@@ -182,6 +184,18 @@ def authenticate(secret: bytes, token: str, *, guests: bool) -> Identity:
     # until they expire, and not renewed, since they cannot be told apart.
     guest = claims.guest is True and jti == user
     return Identity(user, name, device, claims.rooms, claims.exp, jti, guest, acts_as=claims.acts_as or ())
+
+
+def _fault(token: str, error: jwt.PyJWTError) -> str:
+    """What is wrong with a token that PyJWT refused, for people."""
+    if not token:
+        return "it is empty; give one, or nothing at all"
+    match error:
+        case jwt.InvalidSignatureError():
+            return "its signature is not this server's; it was signed with another key, or changed since"
+        case jwt.DecodeError():
+            return "it is not a JWT, three parts in base64url with dots between them; give it whole, as it was made"
+    return str(error)
 
 
 def _own_payload(secret: bytes, token: str) -> bytes | None:
@@ -232,7 +246,8 @@ def jti_of(session: str) -> str:
     try:
         claims = msgspec.json.decode(_jws.decode(session, options={"verify_signature": False}), type=_SessionClaims)
     except (jwt.PyJWTError, ValueError, RecursionError) as error:
-        raise ConfigError(f"TOKEN_OR_JTI: it looks like a token, but cannot be read: {error}") from None
+        why = _fault(session, error) if isinstance(error, jwt.PyJWTError) else error
+        raise ConfigError(f"TOKEN_OR_JTI: it looks like a token, but cannot be read: {why}") from None
     if claims.jti is None:
         raise ConfigError(
             "TOKEN_OR_JTI: the token has no `jti`, by which it could be revoked; `tornado-chat token` mints tokens "

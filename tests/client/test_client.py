@@ -141,6 +141,45 @@ async def test_every_command_is_answered_and_comes_out_as_events(tmp_path: Path,
         assert [event.get("target") for event in events[2:]] == [1, 2, 2, 2]
 
 
+async def test_a_backend_acts_for_the_users_whom_its_token_covers(tmp_path: Path, transport: TransportKind) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        token = server.token("shop", acts_as=["app-*"])
+        async with Client(server.url, transport=transport, token=token) as shop:
+            await shop.join("lobby")
+            ada: Any = {"as_user": "app-ada", "as_name": "Ada"}
+            assert (await shop.send("lobby", "hello", id="x", **ada)).seq == 1
+            assert (await shop.edit("lobby", 1, "hello!", **ada)).seq == 2
+            assert (await shop.react("lobby", 1, "🎉", as_user="app-bob")).seq == 3
+            assert (await fails_with(shop.delete("lobby", 1), ChatError)).code is ErrorCode.FORBIDDEN
+            assert (await shop.delete("lobby", 1, **ada)).seq == 4
+            assert (await shop.send("lobby", "mine", id="x")).seq == 5  # an id is its user's
+            await shop.read("lobby", 4, **ada)
+            events = await take(shop, 5)
+            refused = await fails_with(shop.send("lobby", "x", as_user="else"), ChatError)
+            assert refused.code is ErrorCode.FORBIDDEN
+            nobody = await fails_with(shop.send("lobby", "x", as_name="Ada"), ChatError)
+            assert nobody.code is ErrorCode.BAD_REQUEST
+        assert [event["user"] for event in events] == ["app-ada", "app-ada", "app-bob", "app-ada", "shop"]
+        assert events[0]["name"] == "Ada"
+
+
+async def test_presence_says_who_is_there_and_its_signals_still_come(tmp_path: Path, live: TransportKind) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with (
+            Client(server.url, transport=live, token=server.token("a", name="Ann")) as a,
+            Client(server.url, token=server.token("b")) as b,
+        ):
+            await a.join("lobby")
+            await take(a, 1, frozenset({"synced"}))
+            assert (await a.presence("lobby"))["users"] == [{"user": "a", "name": "Ann"}]
+            await b.join("lobby")
+            assert (await a.presence("lobby"))["count"] == 2
+            came: set[str] = set()  # the two may be told together, or one by one
+            while "b" not in came:
+                (signal,) = await take(a, 1, frozenset({"presence"}))
+                came |= {user["user"] for user in signal["joined"]}
+
+
 async def test_a_resend_is_acknowledged_with_the_first_seq_even_after_kill_9(
     tmp_path: Path, transport: TransportKind
 ) -> None:
@@ -171,7 +210,7 @@ async def test_signals_come_out_of_joined_rooms_only(tmp_path: Path, live: Trans
             assert (signal_["type"], signal_["name"], signal_["on"]) == ("typing", "b", True)
             assert event["text"] == "hello"
             await b.send("lobby", "unread")
-            await eventually(lambda: a._inbox)
+            await eventually(lambda: a._rooms.inbox)
             await a.leave("lobby")
             await a.join("other")
             await b.send("lobby", "unheard")
@@ -195,7 +234,7 @@ async def test_what_the_server_would_refuse_raises_in_the_caller(tmp_path: Path,
             assert (await fails_with(chat.send("lobby", "x", id=""), ChatError)).code is ErrorCode.BAD_REQUEST
             assert (await fails_with(chat.send("lobby", "x" * 2048), ChatError)).code is ErrorCode.TOO_LARGE
             assert (await chat.send("lobby", "still here")).seq == 1
-            assert not chat._rooms
+            assert not chat._rooms.joined
             assert not chat._outbound.commands
 
 
@@ -329,7 +368,7 @@ async def test_a_server_that_is_silent_is_given_up_and_found_again(tmp_path: Pat
             assert told == []
             server.freeze()
             await eventually(lambda: len(told) >= 2)
-            assert told[0].startswith("connection lost")
+            assert told[0].startswith("nothing heard for 0.4 s")
             sending = asyncio.create_task(chat.send("lobby", "hello"))
             server.thaw()
             assert (await sending).seq == 1
@@ -345,7 +384,7 @@ async def test_nobody_there_is_a_timeout(tmp_path: Path, transport: TransportKin
             ) as chat:
                 assert "no answer within 0.3 s" in str(await fails_with(chat.send("lobby", "x"), TimeoutError))
                 await fails_with(chat.join("lobby"), TimeoutError)
-                assert not chat._rooms
+                assert not chat._rooms.joined
                 assert not chat._outbound.commands
 
 
@@ -412,7 +451,7 @@ async def test_a_full_queue_stops_the_reading_and_nothing_is_lost(tmp_path: Path
         ):
             await slow.join("lobby")
             await asyncio.gather(*(fast.send("lobby", str(number).ljust(2000)) for number in range(count)))
-            assert len(slow._inbox) == bound
+            assert len(slow._rooms.inbox) == bound
             # It is the server that feeds it from its log now, so the client did stop reading.
             async with asyncio.timeout(PATIENCE):
                 assert b"chat_catching_up 1" in await fetch(server.port, "/metrics")
@@ -461,7 +500,7 @@ async def test_what_is_told_is_taken_wholly_or_not_at_all(tmp_path: Path, held: 
                     "text": f"{seq}",
                     "ts": 0,
                 }
-                return asyncio.create_task(chat.on_message(event))
+                return asyncio.create_task(chat._rooms.on_message(event))
 
             for seq in range(1, held + 2):
                 await told(seq)
@@ -474,7 +513,7 @@ async def test_what_is_told_is_taken_wholly_or_not_at_all(tmp_path: Path, held: 
             got = texts(await take(chat, held + 2))
             assert got == [str(seq) for seq in range(1, held + 3)]
             await asyncio.gather(later, again)
-            assert not chat._inbox
+            assert not chat._rooms.inbox
 
 
 # The end.
@@ -489,7 +528,7 @@ async def test_close_ends_everything_that_waits(tmp_path: Path, transport: Trans
             server.freeze()
             sending = asyncio.create_task(chat.send("lobby", "x"))
             joining = asyncio.create_task(chat.join("other"))
-            await eventually(lambda: len(chat._rooms) == 2)
+            await eventually(lambda: len(chat._rooms.joined) == 2)
             server.thaw()
         results = await asyncio.gather(sending, joining, return_exceptions=True)
         assert all(isinstance(result, Closed | Ack | dict) for result in results)
@@ -507,7 +546,7 @@ async def test_close_while_the_consumer_is_behind(tmp_path: Path, transport: Tra
         ):
             await slow.join("lobby")
             await asyncio.gather(*(fast.send("lobby", "x" * 2000) for _ in range(500)))
-            await eventually(lambda: len(slow._inbox) == 3)
+            await eventually(lambda: len(slow._rooms.inbox) == 3)
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Swit"])

@@ -20,6 +20,7 @@ from tests.support.servers import UNLIMITED, Server
 from tornado_chat.client import Client, Refused, ladder, link, posts
 from tornado_chat.client.transport import TransportKind
 from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.verify.ports import free_port
 
 PATIENCE = 30.0
 FAST = (0.01, 0.1)
@@ -203,10 +204,23 @@ async def test_what_is_chosen_is_not_changed(tmp_path: Path, chosen: TransportKi
             assert all(way in ways[chosen] for way, seen in proxy.seen.items() if seen)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.parametrize("kind", ["websocket", "stream", "poll"])
+async def test_where_nobody_listens_it_is_said_in_the_same_words_by_all(kind: TransportKind, host: str) -> None:
+    told: list[str] = []
+    url = f"http://{host}:{free_port()}"
+    async with Client(url, transport=kind, notify=told.append):
+        await eventually(lambda: told)
+    assert told[0].startswith(f"cannot connect to {url.removeprefix('http://')}: Connection refused, retrying in ")
+
+
 # Changes in the middle
 
 
-async def test_two_cuts_in_a_row_step_down_without_a_hole_or_a_double(tmp_path: Path) -> None:
+async def test_two_cuts_in_a_row_step_down_without_a_hole_or_a_double(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "SOON", PATIENCE)
     told: list[str] = []
     async with (
         proxied(tmp_path) as (server, proxy),
@@ -226,6 +240,54 @@ async def test_two_cuts_in_a_row_step_down_without_a_hole_or_a_double(tmp_path: 
             taken.append(reader.transport)
         assert taken == ["websocket", "websocket", "stream", "stream", "poll"]
     assert [line for line in told if "now" in line] == ["connected by a stream now", "connected by long polls now"]
+
+
+@pytest.mark.parametrize("first", ["stream", "request"])
+async def test_after_an_outage_the_websocket_is_back_within_seconds(tmp_path: Path, first: Way) -> None:
+    told: list[str] = []
+    async with (
+        proxied(tmp_path) as (server, proxy),
+        Client(server.url, name="writer") as writer,
+        Client(proxy.url, name="reader", backoff=FAST, notify=told.append) as reader,
+        Talk(writer, reader) as talk,
+    ):
+        await talk.more()
+        assert reader.transport == "websocket"
+        proxy.modes |= dict.fromkeys(WAYS, "away")
+        proxy.cut()
+        seen = proxy.seen["request"]
+        await eventually(lambda: proxy.seen["request"] > seen + 5)
+        proxy.modes[first] = "pass"  # chance: the server came back between two attempts
+        await eventually(lambda: reader.transport is not None)
+        proxy.modes |= dict.fromkeys(WAYS, "pass")
+        await talk.more()
+        await eventually(lambda: reader.transport == "websocket")
+        await talk.more()
+    by = "a stream" if first == "stream" else "long polls"
+    assert told[-2:] == [f"connected by {by} now", "connected by a WebSocket now"]
+
+
+async def test_two_cuts_in_a_row_keep_nobody_off_the_websocket_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "SOON", 0.5)
+    told: list[str] = []
+    async with (
+        proxied(tmp_path) as (server, proxy),
+        Client(server.url, name="writer") as writer,
+        Client(proxy.url, name="reader", backoff=FAST, notify=told.append) as reader,
+        Talk(writer, reader) as talk,
+    ):
+        for _ in range(2):
+            assert reader.transport == "websocket"
+            await talk.more()
+            lost = len(told)
+            proxy.cut()
+            await eventually(partial(_more_than, lost, told))
+            await eventually(lambda: reader.transport is not None)
+        await eventually(lambda: reader.transport == "websocket")
+        await talk.more()
+    assert [line for line in told if "now" in line] == ["connected by a stream now", "connected by a WebSocket now"]
 
 
 async def test_an_upgrade_is_tried_beside_what_runs_until_it_comes_about(

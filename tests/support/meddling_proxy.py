@@ -13,15 +13,19 @@ Way = Literal["websocket", "stream", "request"]
 WAYS: tuple[Way, ...] = ("websocket", "stream", "request")
 
 CHUNK_BYTES = 65536
-FORBIDDEN = b"<html><body>Blocked by your administrator</body></html>"
+PAGES = {
+    "refuse": (b"403 Forbidden", b"<html><body>Blocked by your administrator</body></html>"),
+    "away": (b"503 Service Unavailable", b"<html><body>No server is available to handle this request</body></html>"),
+}
 
 
 class MeddlingProxy:
     """Listens on a free port of 127.0.0.1 for a server at another one; an async context manager.
 
     A connection is what its first request is. `modes` says what happens to those that come from now on:
-    `pass`; `refuse`: answered with 403 and a page; `reset`; `swallow`: nothing comes back, not even the head;
-    `buffer`: the head comes back, and the body only when it is whole, which that of a stream never is.
+    `pass`; `refuse`: answered with 403 and a page; `away`: with 503 and a page, as if no server were there; `reset`;
+    `swallow`: nothing comes back, not even the head; `buffer`: the head comes back, and the body only when it is whole,
+    which that of a stream never is.
     `vanish` is for those that are open: they stay open, and nothing comes through any more. `cut` resets them.
     """
 
@@ -78,9 +82,10 @@ class MeddlingProxy:
             way = _way(head)
             mode = self.modes[way]
             self.seen[way] += 1
-            if mode == "refuse":
-                writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/html\r\nConnection: close\r\n")
-                writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(FORBIDDEN), FORBIDDEN))
+            if mode in PAGES:
+                status, page = PAGES[mode]
+                writer.write(b"HTTP/1.1 %b\r\nContent-Type: text/html\r\nConnection: close\r\n" % status)
+                writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(page), page))
                 await writer.drain()
                 await reader.read()
                 return

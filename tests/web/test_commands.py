@@ -125,6 +125,15 @@ async def test_a_command_that_is_wrong_is_told_in_its_place(tmp_path: Path) -> N
         ]
 
 
+async def test_what_is_not_json_is_named_by_what_it_is_in_the_request(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        answer = await ask(here, "POST", "/v1/rooms/r/messages", b"{text: 1}")
+        assert answer.error["message"].startswith("body: is not JSON: ")
+        assert "malformed" not in answer.error["message"]
+        (error,) = json.loads((await ask(here, "POST", "/v1/commands", b"{text: 1}")).body)
+        assert error["message"].startswith("command: is not JSON: ")
+
+
 async def test_a_guest_without_a_token_reads_and_says_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as here:
         await ask(here, "POST", "/v1/rooms/r/messages", {"text": "hello"})

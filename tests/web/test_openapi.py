@@ -5,17 +5,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import orjson
 import pytest
+from msgspec.structs import fields
 from playwright.sync_api import Browser, expect
 
 from tests.support import ROOT
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.auth import mint
+from tornado_chat.log import Entry, event_of
+from tornado_chat.log.kinds import KINDS
+from tornado_chat.web.event_schemas import AnEvent, History, MessageNow, OnStream
+from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.commands import COMMANDS
+from tornado_chat.wire.replies import REPLIES
 
 pytest_plugins = ["tests.support.chromium_fixtures"]
 
@@ -83,6 +93,98 @@ def test_every_answer_is_described_and_every_reference_leads_somewhere(tmp_path:
             part = part[step]
 
 
+def test_no_two_schemas_have_one_title(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        schemas = description(server)["components"]["schemas"]
+    assert {name: schema["title"] for name, schema in schemas.items()} == {name: name for name in schemas}
+
+
+@pytest.mark.parametrize("type", list(KINDS))
+def test_an_event_is_described_as_it_is_made(type: Any) -> None:
+    (struct,) = (struct for struct in get_args(AnEvent) if struct.__struct_config__.tag == type)
+    everything: dict[str, Any] = {"key": "k", "id": "i", "target": 1, "emoji": "e", "on": True}
+    if type == "message":
+        everything |= {"reply_to": 1, "meta": b'{"a":1}'}
+    least = {"target": 1, "emoji": "e", "on": True}
+    entries = [Entry(type, "r", "u", "n", text=text, **more) for text in ("t", None) for more in (everything, least)]
+    made = [event_of(entry, 2, 1).data for entry in entries]
+    for data in made:
+        msgspec.json.decode(JSON.encode(data), type=struct)  # the values have their types
+    keys = [set(data) - {"type"} for data in made]
+    assert {field.name: field.required for field in fields(struct)} == {
+        key: all(key in some for some in keys) for key in set().union(*keys)
+    }
+
+
+def test_a_stream_is_described_with_all_that_may_come_on_it() -> None:
+    described = {struct.__struct_config__.tag for struct in get_args(OnStream)}
+    assert described == {*KINDS, *REPLIES} - {"left", "ack", "history", "pong"}
+
+
+def test_the_commands_of_a_request_are_described_as_they_are_taken(tmp_path: Path) -> None:
+    """And those that need a token are refused without one, like the requests of which that is told."""
+    with Server(tmp_path, *UNLIMITED) as server:
+        found = description(server)
+        token = mint(server.secret, "alice", ttl=3600)
+        schemas = found["components"]["schemas"]
+        offered = {
+            schema["properties"]["type"]["enum"][0]: schema
+            for name, schema in schemas.items()
+            if name.endswith("Command")
+        }
+        for type in COMMANDS:
+            command = {"type": type, "room": "lobby", "text": "hello", "seq": 1, "emoji": "e", "on": True}
+            (answer,) = ask(server, "POST", "/v1/commands", command, token)[1]
+            refused = answer is not None and answer.get("code") == "bad_request"
+            assert refused == (type not in offered or "id" in offered[type]["required"]), type
+        for path, methods in found["paths"].items():
+            for method, operation in methods.items():
+                needed = {} not in operation.get("security", found["security"])
+                address = path.format(room="lobby", seq=1, emoji="e")
+                if "text/event-stream" not in operation["responses"]["200"].get("content", {}):
+                    body = {"text": "hello", "seq": 1, "rooms": {"lobby": 0}, "type": "ping"}
+                    status = ask(server, method.upper(), address, None if method == "get" else body)[0]
+                    assert (status == 401) == needed, (method, path, status)
+
+
+def test_a_message_as_it_is_now_is_described_as_it_is_told(tmp_path: Path) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        token = mint(server.secret, "alice", ttl=3600)
+        messages = "/v1/rooms/lobby/messages"
+        for method, path, body in (
+            ("POST", messages, {"text": "hello", "id": "1"}),
+            ("POST", messages, {"text": "hi", "id": "2", "reply_to": 1, "meta": {"a": 1}}),
+            ("PATCH", f"{messages}/2", {"text": "hi!"}),
+            ("PUT", f"{messages}/2/reactions/e", {}),
+            ("DELETE", f"{messages}/1", {}),
+        ):
+            assert ask(server, method, path, body, token)[0] in (200, 201)
+        told = [ask(server, "GET", f"{messages}/{seq}", None, token)[1] for seq in (1, 2)]
+        page = ask(server, "GET", messages, None, token)[1]
+    assert page["messages"] == told
+    for each in told:
+        assert each == JSON.decode(JSON.encode(msgspec.convert(each, MessageNow)))
+    names = {field.name for field in fields(MessageNow)} | {"type"}
+    assert set().union(*told) == names
+    assert page == JSON.decode(JSON.encode(msgspec.convert(page, History)))
+
+
+def ask(server: Server, method: str, path: str, body: object = None, token: str | None = None) -> tuple[int, Any]:
+    """The status and the body of the answer."""
+    request = urllib.request.Request(
+        server.url + path,
+        method=method,
+        data=None if body is None else orjson.dumps(body),
+        headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {}),
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, orjson.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, orjson.loads(error.read())
+
+
 def _references(part: Any) -> list[str]:
     if isinstance(part, dict):
         found = [part["$ref"]] if isinstance(part.get("$ref"), str) else []
@@ -92,30 +194,44 @@ def _references(part: Any) -> list[str]:
     return []
 
 
-def test_the_page_shows_every_request_and_its_examples_work(browser: Browser, tmp_path: Path) -> None:
+def test_the_page_shows_every_request_and_its_samples_work(browser: Browser, tmp_path: Path) -> None:
     with Server(tmp_path, *UNLIMITED) as server:
-        methods = sum(map(len, description(server)["paths"].values()))
+        found = description(server)
         context = browser.new_context(viewport={"width": 390, "height": 800}, color_scheme="dark")
         page = context.new_page()
         errors: list[str] = []
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         page.goto(f"{server.url}/v1/docs")
-        expect(page.locator("#requests section")).to_have_count(methods)
+        expect(page.locator("#requests section")).to_have_count(sum(map(len, found["paths"].values())))
+        expect(page.locator("#types section")).to_have_count(len(found["components"]["schemas"]))
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing is wider than a telephone"
-        token = mint(server.secret, "alice", ttl=3600)
-        environment = {**os.environ, "TOKEN": token, "NO_PROXY": "127.0.0.1"}
-        for name, status in (
-            ("postRoomsRoomMessages", "201"),
-            ("getRoomsRoomMessages", "200"),
-            ("postCommands", "200"),
+        clipped = "[...document.querySelectorAll('pre')].filter((pre) => pre.scrollWidth > pre.clientWidth).length"
+        assert page.evaluate(clipped) == 0, "no sample is cut off"
+        astray = (
+            "[...document.querySelectorAll('a[href^=\"#\"]')].filter((a) => !document.querySelector(a.hash)).length"
+        )
+        assert page.evaluate(astray) == 0
+        assert "`" not in page.locator("body").inner_text()
+        offered = page.locator("#postCommands dl").first.locator("dt").all_inner_texts()
+        assert offered == [type for type in COMMANDS if type not in ("join", "leave")]
+        environment = {**os.environ, "TOKEN": "", "NO_PROXY": "127.0.0.1"}
+        environment["TOKEN"] = shell(page.locator("#about pre").inner_text() + '; echo "$TOKEN"', environment).strip()
+        samples = page.locator("#requests pre").all_inner_texts()
+        # What ends the message, or the session, comes last.
+        for sample in sorted(
+            samples, key=lambda text: ("DELETE" in text and "/reactions" not in text, "/session" in text)
         ):
-            example = (
-                page.locator(f"#{name} pre").inner_text().replace("curl ", "curl -so /dev/null -w '%{http_code}' ")
-            )
-            told = subprocess.run(
-                ["sh", "-c", example], env=environment, stdout=subprocess.PIPE, text=True, timeout=30, check=True
-            )
-            assert told.stdout.endswith(status), example
-            assert '"error"' not in told.stdout, told.stdout
+            reading = "-sNm 1" if "-N" in sample else "-s"
+            wanted = "curl " + reading + " -o /dev/null -w '%{http_code}' "
+            assert shell(sample.replace("curl ", wanted), environment) in ("200", "201"), sample
+        assert sum("curl -N" in sample for sample in samples) == 3
         assert not errors
         context.close()
+
+
+def shell(script: str, environment: Mapping[str, str]) -> str:
+    """What it prints; its exit status is not looked at: a stream has no end."""
+    run = subprocess.run(
+        ["sh", "-c", script], env=environment, stdout=subprocess.PIPE, text=True, timeout=30, check=False
+    )
+    return run.stdout

@@ -136,6 +136,13 @@ async def test_what_is_wrong_in_a_poll_is_named(tmp_path: Path, body: Any) -> No
         assert (answer.status, answer.error["code"]) == (400, "bad_request")
 
 
+async def test_how_many_rooms_a_poll_named_is_told(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, PollingHTTP(here) as http:
+        for rooms, got in (({}, "an empty object"), ({f"r{number}": 0 for number in range(101)}, "101 fields")):
+            answer = await http.tell("POST", "/v1/poll", {"rooms": rooms})
+            assert answer.error["message"].endswith(got)
+
+
 async def test_only_rooms_that_the_token_covers_are_told(tmp_path: Path) -> None:
     async with running(tmp_path) as here, PollingHTTP(here, token("ann", rooms=["mine*"])) as http:
         alice = await here.connect()

@@ -22,19 +22,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-from tornado_chat.client.ends import LONGEST_WAIT, Closed, Refused
+from tornado_chat.client.ends import Closed, Refused
 from tornado_chat.client.link import Link, Token
-from tornado_chat.client.outbound import Outbound
+from tornado_chat.client.outbound import Outbound, new_id
+from tornado_chat.client.rooms import Rooms
 from tornado_chat.client.transport import Choice, TransportKind
-from tornado_chat.errors import TRANSIENT_ERRORS, ChatError, ErrorCode
-from tornado_chat.log.kinds import KINDS
 from tornado_chat.wire.codec import JSON, Codec
 from tornado_chat.wire.commands import parse
 from tornado_chat.wire.events import Data
@@ -43,9 +39,6 @@ __all__ = ["Ack", "Client", "Closed", "Refused"]
 
 log = logging.getLogger(__name__)
 
-NOTES = frozenset({"synced", "behind", "typing", "read", "presence"})
-EVENT_FIELDS = frozenset({"seq", "user", "ts"})
-"""Every event has them, and nothing else has all three (docs/protocol.md, Events)."""
 TEXT_CHARS = 1_000_000  # where `welcome` does not tell: no server takes more
 
 
@@ -61,41 +54,6 @@ class Ack:
     duplicate: bool
 
 
-class _JoinedRoom:
-    """A room that is joined, or about to be."""
-
-    __slots__ = ("cursor", "epoch", "failures", "hole", "join_id", "joining", "last", "live", "name", "timer")
-
-    def __init__(self, name: str, after: int | None, last: int | None, epoch: str | None) -> None:
-        self.name = name
-        self.cursor = after  # the last seq held; None until `joined` tells
-        self.epoch = epoch  # of `cursor`
-        self.last = last
-        self.live = False  # `joined` has come on this connection: events count from here on
-        self.hole: int | None = None  # the cursor when a hole was seen
-        self.join_id = ""
-        self.joining: asyncio.Future[Data] = asyncio.get_running_loop().create_future()  # for the caller of join()
-        self.timer: asyncio.TimerHandle | None = None  # to ask again
-        self.failures = 0
-
-    def join(self) -> Data:
-        """What asks for its events."""
-        where = {"after": self.cursor, "last": self.last}
-        return {"room": self.name, **{key: value for key, value in where.items() if value is not None}}
-
-    def stop_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-    def refuse(self, error: Exception) -> bool:
-        """Tell the caller of join(); False if it has returned already."""
-        if self.joining.done():
-            return False
-        self.joining.set_exception(error)
-        return True
-
-
 class Client:
     """A chat client; use it as an async context manager, on a running asyncio loop.
 
@@ -109,7 +67,8 @@ class Client:
     requests), or `auto`: the first of them that passes. A WebSocket has 2.5 s, and a stream 5 s, to bring a `welcome`
     before the next is tried beside it; where something on the way refuses it, that is tried at once. One that is cut
     off, or brings no heartbeat, twice within 30 s of its beginning is left for the next. After 10 minutes a better one
-    is tried beside the one in use. Polls bring no signals, and `joined` is then without `read`.
+    is tried beside the one in use; after 5 s, and then ever more rarely, where it was good before or nobody answered.
+    Polls bring no signals, and `joined` is then without `read`.
 
     A call that is not answered within `timeout` seconds (None: no limit), reconnecting included, raises TimeoutError:
     whether a `send` was kept is then not known, and sending again with the same `id` is safe. So is cancelling a call.
@@ -137,10 +96,7 @@ class Client:
         max_commands: int = 256,
         notify: Callable[[str], None] = log.info,
     ) -> None:
-        self.welcome: Data = {}
-        """The last connection's `welcome`: `user`, `name`, `limits` ...; empty before the first."""
         self._link = Link(
-            self,
             url,
             transport=transport,
             token=token,
@@ -153,13 +109,9 @@ class Client:
         )
         self._codec = codec
         self._timeout = timeout
-        self._max_events = max_events
         self._max_commands = max_commands
-        self._rooms: dict[str, _JoinedRoom] = {}
         self._outbound = Outbound(self._link, max_commands)
-        self._inbox: deque[Data] = deque()
-        self._arrived = asyncio.Event()
-        self._taken = asyncio.Event()
+        self._rooms = Rooms(self._link, self._outbound, max_events)
         self._task: asyncio.Task[None] | None = None
         self._failure: Exception | None = None  # why it ended
         self._closed = False
@@ -172,6 +124,11 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    @property
+    def welcome(self) -> Data:
+        """The last connection's `welcome`: `user`, `name`, `limits` ...; empty before the first."""
+        return self._rooms.welcome
 
     @property
     def transport(self) -> TransportKind | None:
@@ -191,7 +148,7 @@ class Client:
 
     async def _run(self) -> None:
         try:
-            await self._link.run()
+            await self._link.run(self._rooms)
         except Exception as error:
             self._end(error)
 
@@ -200,10 +157,7 @@ class Client:
         if self._failure is None:
             self._failure = failure
         self._outbound.end(self._failure)
-        for room in self._rooms.values():
-            room.stop_timer()
-            room.refuse(self._failure)
-        self._arrived.set()
+        self._rooms.end(self._failure)
 
     # What a user may say.
 
@@ -216,49 +170,77 @@ class Client:
         or `last`: a count; neither: from now on. The room stays joined until `leave`, over all reconnections.
         """
         self._check({"type": "join", "room": room, "after": after, "last": last})
-        found = _JoinedRoom(room, after, last, epoch)
-        self._drop(room, ChatError(ErrorCode.BAD_REQUEST, f"another join of {room} took the place of this one"))
-        self._rooms[room] = found
-        self._send_join(found)
+        joining = self._rooms.join(room, after, last, epoch)
         try:
-            return await self._in_time(found.joining, f"join {room}")
+            return await self._in_time(joining, f"join {room}")
         except (TimeoutError, asyncio.CancelledError):
-            if self._rooms.get(room) is found:
-                await self.leave(room)
+            self._rooms.give_up(room, joining)
             raise
 
     async def leave(self, room: str) -> None:
         """Leave `room`: nothing of it comes out of the iteration any more."""
-        if room in self._rooms:
-            self._drop(room, Closed(f"{room} was left"))
-            if self._link.transport is not None:
-                self._link.transport.leave(room)
-            self._inbox = deque(event for event in self._inbox if event["room"] != room)
-            self._taken.set()
+        self._rooms.leave(room)
 
     async def send(
-        self, room: str, text: str, *, reply_to: int | None = None, meta: Data | None = None, id: str | None = None
+        self,
+        room: str,
+        text: str,
+        *,
+        reply_to: int | None = None,
+        meta: Data | None = None,
+        id: str | None = None,
+        as_user: str | None = None,
+        as_name: str | None = None,
     ) -> Ack:
-        """Returns when the message is in the log; ChatError if the server refuses it."""
-        return _ack(await self._ask("send", room, id, text=text, reply_to=reply_to, meta=meta))
+        """Returns when the message is in the log; ChatError if the server refuses it.
 
-    async def edit(self, room: str, seq: int, text: str, *, id: str | None = None) -> Ack:
+        `as_user`, and perhaps `as_name`: for whom, if the token's claim `acts_as` covers that user; else `forbidden`.
+        """
+        fields = {"text": text, "reply_to": reply_to, "meta": meta}
+        return _ack(await self._ask("send", room, id, **fields, **_acting(as_user, as_name)))
+
+    async def edit(
+        self,
+        room: str,
+        seq: int,
+        text: str,
+        *,
+        id: str | None = None,
+        as_user: str | None = None,
+        as_name: str | None = None,
+    ) -> Ack:
         """ChatError: `forbidden` (another's message) or `not_found` (no message, or deleted); as for `delete`."""
-        return _ack(await self._ask("edit", room, id, seq=seq, text=text))
+        return _ack(await self._ask("edit", room, id, seq=seq, text=text, **_acting(as_user, as_name)))
 
-    async def delete(self, room: str, seq: int, *, id: str | None = None) -> Ack:
-        return _ack(await self._ask("delete", room, id, seq=seq))
+    async def delete(
+        self, room: str, seq: int, *, id: str | None = None, as_user: str | None = None, as_name: str | None = None
+    ) -> Ack:
+        return _ack(await self._ask("delete", room, id, seq=seq, **_acting(as_user, as_name)))
 
-    async def react(self, room: str, seq: int, emoji: str, on: bool = True, *, id: str | None = None) -> Ack:
-        return _ack(await self._ask("react", room, id, seq=seq, emoji=emoji, on=on))
+    async def react(
+        self,
+        room: str,
+        seq: int,
+        emoji: str,
+        on: bool = True,
+        *,
+        id: str | None = None,
+        as_user: str | None = None,
+        as_name: str | None = None,
+    ) -> Ack:
+        return _ack(await self._ask("react", room, id, seq=seq, emoji=emoji, on=on, **_acting(as_user, as_name)))
 
     async def history(self, room: str, *, before: int | None = None, limit: int | None = None) -> Data:
         """A page of messages as they are now: `messages` in ascending seq, and `more`: older ones exist."""
         return await self._ask("history", room, None, before=before, limit=limit)
 
-    async def read(self, room: str, seq: int) -> None:
+    async def presence(self, room: str) -> Data:
+        """Who has joined `room`: the `count` of the users, and `users`, up to 200 of them, with `user` and `name`."""
+        return await self._ask("presence", room, None)
+
+    async def read(self, room: str, seq: int, *, as_user: str | None = None, as_name: str | None = None) -> None:
         """Move the user's read mark of `room`."""
-        await self._ask("read", room, None, seq=seq)
+        await self._ask("read", room, None, seq=seq, **_acting(as_user, as_name))
 
     async def typing(self, room: str, on: bool = True) -> None:
         """A signal: dropped where it cannot be sent at once."""
@@ -280,32 +262,17 @@ class Client:
 
         Ends when the client is closed; raises why it gave up if it did.
         """
-        while not self._inbox:
+        while not self._rooms.inbox:
             if self._closed:
                 raise StopAsyncIteration
             self._check_open()
-            self._arrived.clear()
-            await self._arrived.wait()
-        self._taken.set()
-        return self._inbox.popleft()
-
-    async def _space(self) -> None:
-        """Wait until one more item fits into the queue; it is there until the caller waits for something else.
-
-        So what is told by the link is either taken, wholly, or not at all: the link may stop listening at any time.
-        """
-        while len(self._inbox) >= self._max_events:
-            self._taken.clear()
-            await self._taken.wait()
-
-    def _put(self, item: Data) -> None:
-        self._inbox.append(item)
-        self._arrived.set()
+            await self._rooms.arrival()
+        return self._rooms.take()
 
     # How it is asked.
 
     async def _ask(self, type: str, room: str, id: str | None, **fields: object) -> Data:
-        id = _new_id() if id is None else id
+        id = new_id() if id is None else id
         given = {key: value for key, value in fields.items() if value is not None}
         command = {"type": type, "room": room, **given, "id": id}
         self._check(command)
@@ -330,111 +297,11 @@ class Client:
         if self._task is None:
             raise Closed("the client is not open: use it with `async with`")
 
-    def _drop(self, name: str, reason: Exception | None = None) -> None:
-        room = self._rooms.pop(name, None)
-        if room is not None:
-            room.stop_timer()
-            if reason is not None:
-                room.refuse(reason)
 
-    def _send_join(self, room: _JoinedRoom) -> None:
-        room.live = False
-        room.join_id = _new_id()
-        if self._link.transport is not None:
-            self._link.transport.join({**room.join(), "id": room.join_id})
-
-    # What the link tells.
-
-    def joins(self) -> list[Data]:
-        return [room.join() for room in self._rooms.values()]
-
-    def on_welcome(self, welcome: Data) -> None:
-        self.welcome = welcome
-        for room in self._rooms.values():
-            self._send_join(room)
-        self._outbound.on_welcome(welcome)
-
-    def on_lost(self) -> None:
-        for room in self._rooms.values():
-            room.live = False
-            room.stop_timer()
-        self._outbound.on_lost()
-
-    async def on_message(self, message: Data) -> None:
-        kind = message["type"]
-        if kind in NOTES or message.keys() >= EVENT_FIELDS:
-            await self._space()
-            room = self._rooms.get(message["room"])
-            if room is None or not room.live:  # not live: it belongs to a join whose place another took
-                return
-            # An event of a kind that came after this client counts, and is not shown.
-            if kind in NOTES or (self._is_next(room, message["seq"]) and kind in KINDS):
-                self._put(message)
-        elif kind == "joined":
-            await self._space()
-            self._on_joined(message)
-        elif kind == "error":
-            await self._on_error(message)
-        else:
-            self._outbound.on_answer(message)
-
-    def _is_next(self, room: _JoinedRoom, seq: int) -> bool:
-        """What is held already is dropped; a hole is asked for once more."""
-        assert room.cursor is not None
-        if seq == room.cursor + 1:
-            room.cursor = seq
-            return True
-        if seq > room.cursor:
-            if room.hole == room.cursor:
-                raise Closed(f"{room.name}: the server leaves out the events {room.cursor + 1} to {seq - 1}")
-            log.warning("hole, joining again room=%s held=%d came=%d", room.name, room.cursor, seq)
-            room.hole = room.cursor
-            self._send_join(room)
-        return False
-
-    def _on_joined(self, message: Data) -> None:
-        room = self._rooms.get(message["room"])
-        if room is None or message.get("id") != room.join_id:
-            return
-        room.failures = 0
-        epoch, room.epoch = room.epoch, message["epoch"]
-        if room.cursor is None:
-            room.cursor, room.last = message["cursor"], None
-        elif room.cursor > message["cursor"] or epoch not in (None, room.epoch):
-            room.cursor = 0
-            self._send_join(room)
-            self._put({"type": "reset", "room": room.name, "epoch": room.epoch})
-            return
-        room.live = True
-        if not room.joining.done():
-            room.joining.set_result(message)
-
-    async def _on_error(self, message: Data) -> None:
-        id = message.get("id", "")
-        code = next((code for code in ErrorCode if code == message["code"]), ErrorCode.BAD_REQUEST)
-        error = ChatError(code, message.get("message", code.value), message.get("retry_after"))
-        room = next((room for room in self._rooms.values() if room.join_id == id), None)
-        if not id:
-            log.warning("refused code=%s reason=%s", code, error)
-        elif room is None:
-            self._outbound.on_error(id, error)
-        elif code in TRANSIENT_ERRORS:
-            delay = self._link.pause(room.failures) if error.retry_after is None else error.retry_after
-            room.failures += 1
-            room.stop_timer()
-            room.timer = asyncio.get_running_loop().call_later(min(delay, LONGEST_WAIT), self._send_join, room)
-        elif room.refuse(error):
-            self._drop(room.name)
-        else:
-            await self._space()
-            if self._rooms.get(room.name) is room:  # not left in the meantime
-                self._drop(room.name)
-                self._put({"type": "left", "room": room.name, "code": code.value, "message": error.message})
-
-
-def _new_id() -> str:
-    """An id that nobody else chooses. It begins with the time: such ids cost the log's index a third less."""
-    return f"{time.time_ns() // 1000:x}-{secrets.token_hex(8)}"
+def _acting(user: str | None, name: str | None) -> Data:
+    """The field of a command that is another user's."""
+    given = {key: value for key, value in (("user", user), ("name", name)) if value is not None}
+    return {"as": given} if given else {}
 
 
 def _ack(reply: Data) -> Ack:

@@ -38,13 +38,14 @@ class Refused(Closed):
 class Lost(Exception):
     """This connection is over, and another is to be tried; `wait` is in seconds, None: the link's own back-off.
 
-    `suspect`: the transport itself may be why, and another may fare better.
+    `suspect`: the transport itself may be why, and another may fare better. `silent`: it did not end, but nothing came.
     """
 
-    def __init__(self, why: str, wait: float | None = None, *, suspect: bool = False) -> None:
+    def __init__(self, why: str, wait: float | None = None, *, suspect: bool = False, silent: bool = False) -> None:
         super().__init__(why)
         self.wait = wait
         self.suspect = suspect
+        self.silent = silent
 
 
 def refused(where: str, status: int, headers: Mapping[str, str], body: bytes, text: str) -> Lost | Refused:

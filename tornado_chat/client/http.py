@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import re
+import socket
 import ssl
 from collections.abc import Mapping
 
@@ -150,7 +153,7 @@ class Connection:
                     limit=HEAD_BYTES,
                 )
         except TimeoutError:
-            raise Lost(f"cannot connect to {target.where}: Timeout", suspect=True) from None
+            raise Lost(f"cannot connect to {target.where}: Timeout while connecting", suspect=True) from None
         except ssl.SSLCertVerificationError as error:
             raise Refused(0, f"{target.where}: {error.verify_message}") from error
         except OSError as error:
@@ -204,7 +207,11 @@ class Connection:
 
 
 def reason(error: OSError | EOFError) -> str:
-    """Why a connection ended, for people."""
-    if isinstance(error, OSError):
+    """Why a connection ended or did not come about, for people: in the system's words, whichever loop tells it."""
+    if not isinstance(error, OSError):
+        return "it was closed before the answer was whole"
+    if isinstance(error, ssl.SSLError | socket.gaierror):  # with numbers of their own
         return error.strerror or str(error)
-    return "it was closed before the answer was whole"
+    # Where a name has several addresses, asyncio tells of all of them in one text.
+    number = error.errno or next(map(int, re.findall(r"\[Errno ([0-9]+)\]", str(error))), None)
+    return str(error) if number is None else os.strerror(number)

@@ -58,7 +58,6 @@ class Link:
 
     def __init__(
         self,
-        owner: LinkOwner,
         url: str,
         *,
         transport: Choice,
@@ -72,7 +71,7 @@ class Link:
     ) -> None:
         if transport not in CHOICES:
             raise ValueError(f"transport: must be one of {', '.join(CHOICES)}; got {transport!r}")
-        self._owner = owner
+        self._owner: LinkOwner  # of `run`
         self._url = split(url)
         self._tls = ssl.create_default_context() if self._url.scheme == "https" else None
         self._ladder = Ladder(KINDS if transport == "auto" else [transport])
@@ -97,8 +96,9 @@ class Link:
         """The one that may be written to; what is written to it may be lost with it."""
         return self._transport
 
-    async def run(self) -> None:
-        """Stay connected until cancelled, which leaves no socket and no task, or until Refused."""
+    async def run(self, owner: LinkOwner) -> None:
+        """Stay connected until cancelled, which leaves no socket and no task, or until Refused; tell `owner`."""
+        self._owner = owner
         failures = 0
         loop = asyncio.get_running_loop()
         try:
@@ -206,6 +206,7 @@ class Link:
                 if reading.done():
                     reading.result()
                 if upgrade is None:
+                    self._ladder.on_upgrade()
                     upgrade = asyncio.create_task(self._race(self._ladder.better))
                 elif upgrade.done():
                     done, upgrade = upgrade, None
@@ -215,7 +216,8 @@ class Link:
                         log.info("no better transport reason=%s", end)
                         self._ladder.on_no_upgrade(loop.time())
         except (Lost, Refused) as end:
-            self._ladder.on_died(transport.heard - began, loop.time(), suspect=end.suspect)
+            silent = isinstance(end, Lost) and end.silent
+            self._ladder.on_died(transport.heard - began, loop.time(), suspect=end.suspect, silent=silent)
             if isinstance(end, Refused) and end.suspect:  # it was good before
                 raise Lost(str(end), suspect=True) from end
             raise

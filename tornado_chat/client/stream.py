@@ -181,7 +181,7 @@ class Body:
             try:
                 message = await self._next()
             except TimeoutError:
-                raise Lost(f"nothing heard for {self._silence:g} s", suspect=True) from None
+                raise Lost(f"nothing heard for {self._silence:g} s", suspect=True, silent=True) from None
             except (OSError, EOFError) as error:
                 raise Lost("connection lost", suspect=True) from error
             except ValueError as error:

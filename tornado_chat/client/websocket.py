@@ -13,6 +13,7 @@ from tornado.iostream import IOStream
 from tornado.websocket import WebSocketClientConnection, WebSocketClosedError, websocket_connect
 
 from tornado_chat.client.ends import Lost, Refused, closed, refused
+from tornado_chat.client.http import reason
 from tornado_chat.client.transport import MAX_MESSAGE_BYTES, Listener, Target, TransportKind, decode
 from tornado_chat.errors import CloseCode
 from tornado_chat.wire.encodings import opcode_of, subprotocol_of
@@ -38,7 +39,7 @@ class WebSocketTransport:
         self._writes: set[asyncio.Future[None]] = set()
         self._reading = False  # waiting for the server, not for the listener
         self._ended = False  # the server has closed it
-        self._silent = False
+        self._silent = False  # it has not answered a ping
 
     @property
     def unwritten(self) -> int:
@@ -141,7 +142,7 @@ class WebSocketTransport:
             raise Refused(0, f"{target.where}: {error.verify_message}") from error
         except OSError as error:
             reset = isinstance(error, ConnectionResetError | BrokenPipeError)
-            raise Lost(f"cannot connect to {target.where}: {error.strerror or error}", suspect=reset) from error
+            raise Lost(f"cannot connect to {target.where}: {reason(error)}", suspect=reset) from error
         except Exception as error:  # Tornado has no one exception for an answer that is not a handshake
             text = str(error) or type(error).__name__
             raise Refused(0, f"{target.where} does not speak WebSocket: {text}", suspect=True) from error
@@ -162,6 +163,7 @@ class WebSocketTransport:
                 pinged = True
             else:
                 log.info("no answer to a ping server=%s seconds=%g", self._target.where, self._target.ping_interval)
+                self._silent = True
                 stream.close()
                 return
 
@@ -175,8 +177,11 @@ class WebSocketTransport:
     def _verdict(self) -> Lost | Refused:
         assert self._connection is not None
         self._ended = True
-        reason = self._connection.close_reason or ""
-        return closed(self._target.where, self._connection.close_code, reason, self._target.longest_pause)
+        if self._silent:
+            silence = 2 * self._target.ping_interval
+            return Lost(f"nothing heard for {silence:g} s", suspect=True, silent=True)
+        said = self._connection.close_reason or ""
+        return closed(self._target.where, self._connection.close_code, said, self._target.longest_pause)
 
 
 def _stream(connection: WebSocketClientConnection) -> IOStream:

@@ -45,7 +45,7 @@ def refusal(entry: Entry, target: tuple[str, str, bool] | None) -> ChatError | N
     _, user, erased = target
     if KINDS[entry.type].own and user != entry.user:
         return ChatError(
-            ErrorCode.FORBIDDEN, f"message {seq} of room {room} is another user's; one's own can be changed only"
+            ErrorCode.FORBIDDEN, f"message {seq} of room {room} is another user's; only one's own can be changed"
         )
     if erased:
         return ChatError(

@@ -5,16 +5,19 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
+from functools import reduce
 from http import HTTPStatus
-from typing import Any
+from operator import or_
+from typing import Any, get_args
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, defstruct
 
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.request import Answer, Done, Request
-from tornado_chat.log.kinds import Publishing
-from tornado_chat.web.endpoint import JSON_TYPE, MSGPACK_TYPE, Endpoint
+from tornado_chat.log.kinds import BY_COMMAND, Publishing
+from tornado_chat.web import event_schemas
+from tornado_chat.web.endpoint import JSON_TYPE, MSGPACK_TYPE, Endpoint, renamed
 from tornado_chat.web.exchange import Exchange
 from tornado_chat.wire import replies
 from tornado_chat.wire.codec import JSON, MSGPACK, Codec
@@ -23,6 +26,9 @@ from tornado_chat.wire.commands import (
     Delete,
     Edit,
     History,
+    Id,
+    Join,
+    Leave,
     Presence,
     React,
     Read,
@@ -35,6 +41,17 @@ from tornado_chat.wire.commands import (
 )
 
 CODECS = {JSON_TYPE: JSON, MSGPACK_TYPE: MSGPACK}
+
+
+def _posted(command: type[Command]) -> Any:
+    """`command` as a request gives it, for its description: what makes an event has an `id`."""
+    required = [("id", Id)] if command in BY_COMMAND else []
+    name = command.__name__
+    return defstruct(name + "Command", required, bases=(command,), kw_only=True, frozen=True, tag=name.lower())
+
+
+Posted: Any = reduce(or_, (_posted(command) for command in get_args(Command) if command not in (Join, Leave)))
+"""A command of a request."""
 
 
 class Written(Struct):
@@ -83,13 +100,13 @@ def commands(exchange: Exchange, _: None) -> None:
 def _decoded(codec: Codec, payloads: list[bytes], most: int, text_chars: int) -> Iterator[Command | Unparsed]:
     for payload in payloads:
         if len(payload) > most:
-            error = ChatError(ErrorCode.TOO_LARGE, f"message: has {len(payload):,} bytes; at most {most:,} are taken")
+            error = ChatError(ErrorCode.TOO_LARGE, f"command: has {len(payload):,} bytes; at most {most:,} are taken")
             yield Unparsed(error, None)
             continue
         try:
             command = decode(codec, payload, text_chars)
         except Unparsed as unparsed:
-            yield unparsed
+            yield Unparsed(renamed(unparsed, "command"), unparsed.id)
         else:
             yield command
 
@@ -189,10 +206,12 @@ ENDPOINTS = (
         "POST",
         "/v1/commands",
         commands,
-        summary="Carry out one command or up to 64, in their order; the answers stand in the same order",
-        body=Command | list[Command],
+        summary="Carry out one command or up to 64; the answers stand in their order, `null` where there is none",
+        body=Posted | list[Posted],
         takes=(JSON_TYPE, MSGPACK_TYPE),
-        answers={200: list[replies.Ack | replies.Error | replies.History | replies.Presence | replies.Pong | None]},
+        answers={
+            200: list[replies.Ack | replies.Error | event_schemas.History | replies.Presence | replies.Pong | None]
+        },
     ),
     Endpoint(
         "POST",
@@ -200,6 +219,7 @@ ENDPOINTS = (
         send,
         summary="Say something; 200: it was there already",
         asks=Send,
+        token="needed",
         answers={201: Written, 200: Written},
     ),
     Endpoint(
@@ -208,13 +228,34 @@ ENDPOINTS = (
         _ask,
         summary="The messages before one, or the last ones, as they are now",
         asks=History,
-        answers={200: replies.History},
+        answers={200: event_schemas.History},
     ),
     Endpoint(
-        "GET", MESSAGE, message, summary="One message as it is now", asks=OneMessage, answers={200: dict[str, Any]}
+        "GET",
+        MESSAGE,
+        message,
+        summary="One message as it is now",
+        asks=OneMessage,
+        answers={200: event_schemas.MessageNow},
     ),
-    Endpoint("PATCH", MESSAGE, _publish, summary="Change one's own message", asks=Edit, answers={200: Written}),
-    Endpoint("DELETE", MESSAGE, _publish, summary="Delete one's own message", asks=Delete, answers={200: Written}),
+    Endpoint(
+        "PATCH",
+        MESSAGE,
+        _publish,
+        summary="Change one's own message",
+        asks=Edit,
+        answers={200: Written},
+        token="needed",
+    ),
+    Endpoint(
+        "DELETE",
+        MESSAGE,
+        _publish,
+        summary="Delete one's own message",
+        asks=Delete,
+        answers={200: Written},
+        token="needed",
+    ),
     Endpoint(
         "PUT",
         REACTION,
@@ -222,6 +263,7 @@ ENDPOINTS = (
         summary="Give a reaction",
         asks=React,
         fixed={"on": True},
+        token="needed",
         answers={200: Written},
     ),
     Endpoint(
@@ -231,9 +273,18 @@ ENDPOINTS = (
         summary="Take a reaction back",
         asks=React,
         fixed={"on": False},
+        token="needed",
         answers={200: Written},
     ),
-    Endpoint("PUT", ROOM + "/read", _publish, summary="Move one's read mark", asks=Read, answers={200: Marked}),
+    Endpoint(
+        "PUT",
+        ROOM + "/read",
+        _publish,
+        summary="Move one's read mark",
+        asks=Read,
+        answers={200: Marked},
+        token="needed",
+    ),
     Endpoint(
         "GET", ROOM + "/presence", _ask, summary="Who is in the room", asks=Presence, answers={200: replies.Presence}
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from urllib.parse import unquote
 
 from msgspec import Raw, Struct, defstruct
@@ -24,6 +24,9 @@ WHOLE_BYTES = 64 * 1024
 """Of a body that is decoded whole, and of the fields that count in a longer one: a message of a WebSocket has as many.
 A mebibyte of empty arrays took 200 ms, for which everybody else waited."""
 
+Token = Literal["needed", "welcome", "given"]
+"""Whether a request needs a token; or is asked with or without; or gives one to who has none."""
+
 MAX_DIGITS = 20
 """Of a number in an address; a longer one is not made a number."""
 
@@ -42,6 +45,7 @@ class Endpoint:
     those whose Accept names it.
     `in_body` reads the fields of a long body alone.
     `body`: of one that reads its body by itself, what it may be; `takes`: its media types.
+    `token` only describes: `call` asks for it.
     """
 
     __slots__ = (
@@ -61,6 +65,7 @@ class Endpoint:
         "segments",
         "summary",
         "takes",
+        "token",
     )
 
     def __init__(
@@ -76,6 +81,7 @@ class Endpoint:
         body: Any = None,
         takes: tuple[str, ...] = (JSON_TYPE,),
         gives: str = JSON_TYPE,
+        token: Token = "welcome",
     ) -> None:
         self.method = method
         self.path = path
@@ -88,6 +94,7 @@ class Endpoint:
         self.body = body
         self.takes = takes
         self.gives = gives
+        self.token = token
         self.in_path = [segment[1:-1] for segment in self.segments if segment[:1] == "{"]
         self.kinds = {field.encode_name: _kind(field.type) for field in fields(asks)} if asks else {}
         self.in_query = [name for name in self.kinds if name not in self.in_path] if method == "GET" else []
@@ -134,7 +141,10 @@ class Endpoint:
     def _object(self, body: bytes) -> dict[str, Any]:
         if len(body) > WHOLE_BYTES:
             return self._long_object(body)
-        found = JSON.decode(body) if body else {}
+        try:
+            found = JSON.decode(body) if body else {}
+        except ChatError as error:
+            raise renamed(error, "body") from None
         if type(found) is not dict:
             raise ChatError(ErrorCode.BAD_REQUEST, "body: must be a JSON object")
         return found
@@ -160,6 +170,12 @@ def _picker(names: tuple[str, ...]) -> Callable[[bytes], Struct]:
     struct = defstruct("Picked", [(place, Raw, Raw()) for place in places], rename=places, gc=False)
     picker: Callable[[bytes], Struct] = JSON.decoder(struct)
     return picker
+
+
+def renamed(error: ChatError, name: str) -> ChatError:
+    """`error` about a message of the WebSocket protocol, about what a request has in its place."""
+    what, colon, rest = error.message.partition(":")
+    return ChatError(error.code, f"{name}:{rest}") if colon and what == "message" else error
 
 
 def _key(value: str) -> str:

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from msgspec.structs import FieldInfo, fields
 
-from tornado_chat.errors import ErrorCode
-from tornado_chat.web.endpoint import Endpoint
+from tornado_chat.web.endpoint import EVENTS_TYPE, JSON_TYPE, Endpoint, Token
+from tornado_chat.web.gate import COOKIE
 from tornado_chat.wire.commands import Id
+from tornado_chat.wire.replies import Code
 
 Schema = dict[str, Any]
+
+_ABOUT = """\
+The chat protocol, version 1, over plain HTTP.
+
+A token says who you are. Your operator makes one with `tornado-chat token --user USER`; your backend signs one as the \
+protocol tells; and where guests are let in, `POST /v1/session` without a token gives you a guest's. Then one may read \
+without a token, too.
+
+What is refused has a status of 400 or more and the body `Refused`, whose `message` says what was wrong and what would \
+be right. Ask again where there is `retry_after` (seconds), with the same `id`: what is there already is not done twice.
+
+An optional field that is `null` in what you send counts as absent; in answers such a field is left out. Fields, and \
+types of events, may be added: ignore what you do not know."""
+
+_SECURITY: dict[Token, list[dict[str, list[str]]]] = {
+    "needed": [{"bearer": []}, {"cookie": []}, {"query": []}],
+    "welcome": [{"bearer": []}, {"cookie": []}, {"query": []}, {}],
+    "given": [{}, {"bearer": []}, {"cookie": []}, {"query": []}],
+}
+
+_STREAM = (
+    "Server-sent events, without end. The `data` of each is one JSON object of this schema; but `event: ping` with "
+    "`{}` is a heartbeat, and a block that has only an `id` tells cursors"
+)
 
 _REF = "#/components/schemas/{name}"
 
@@ -22,7 +47,7 @@ _REF = "#/components/schemas/{name}"
 class Refusal(Struct, omit_defaults=True):
     """Why: `message` is a sentence for people, `retry_after` is in seconds."""
 
-    code: Annotated[str, Meta(extra_json_schema={"enum": [code.value for code in ErrorCode]})]
+    code: Code
     message: str
     retry_after: float | None = None
 
@@ -42,16 +67,15 @@ def document(endpoints: Sequence[Endpoint], text_chars: int) -> Schema:
         methods = paths.setdefault(endpoint.path, {})
         known = methods.setdefault(endpoint.method.lower(), operation)
         if known is not operation:  # two ways of answering, chosen by Accept
-            _join(known, operation)
+            _join(known, operation, endpoint.gives == EVENTS_TYPE)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "tornado_chat",
             "version": "1",
-            "description": "The chat protocol, version 1, over plain HTTP. A token may be given in any of three ways; "
-            "where guests are let in, one may read without.",
+            "description": _ABOUT,
         },
-        "security": [{"bearer": []}, {"cookie": []}, {"query": []}, {}],
+        "security": _SECURITY["welcome"],
         "paths": paths,
         "components": {
             "schemas": names.used(paths),
@@ -66,39 +90,65 @@ def document(endpoints: Sequence[Endpoint], text_chars: int) -> Schema:
                 }
             },
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-                "cookie": {"type": "apiKey", "in": "cookie", "name": "chat_session"},
-                "query": {"type": "apiKey", "in": "query", "name": "token"},
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "`Authorization: Bearer TOKEN`, for programs",
+                },
+                "cookie": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": COOKIE,
+                    "description": "as `POST /v1/session` sets it, for pages of this server: with it, a request that "
+                    "is not a GET must have an allowed `Origin`",
+                },
+                "query": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": "token",
+                    "description": "for who can set no header; addresses end up in other programs' logs",
+                },
             },
         },
     }
 
 
 class _Schemas:
-    """The schemas of all types that endpoints name."""
+    """The schemas of all types that endpoints name.
 
-    def __init__(self, endpoints: Iterable[Endpoint], text_chars: int) -> None:
-        types: list[Any] = [Refused, Id]
-        for endpoint in endpoints:
-            types += [type_ for type_ in endpoint.answers.values() if type_ is not None]
-            if endpoint.body is not None:
-                types.append(endpoint.body)
-            if endpoint.asks is not None:
-                types += [endpoint.asks, *(field.type for field in fields(endpoint.asks))]
-        schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
-        short = {name: name.split(".")[-2].capitalize() + name.split(".")[-1] for name in components if "." in name}
+    What is asked at an address is told in its parameters and its body, so its own name may be that of another type.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], text_chars: int) -> None:
         self._text_chars = text_chars
-        self._short = {_REF.format(name=name): _REF.format(name=made) for name, made in short.items()}
-        self._components = {short.get(name, name): self._told(schema) for name, schema in components.items()}
-        self._schemas = [(type_, self._told(schema)) for type_, schema in zip(types, schemas, strict=True)]
+        self._components: dict[str, Schema] = {}
+        self._schemas: list[tuple[Any, Schema]] = []
+        self._structs: dict[Any, Schema] = {}
+        given = [type_ for endpoint in endpoints for type_ in endpoint.answers.values() if type_ is not None]
+        self._add([Refused, *given], answered=True)
+        self._add([Id, *(endpoint.body for endpoint in endpoints if endpoint.body is not None)])
+        for asks in dict.fromkeys(endpoint.asks for endpoint in endpoints if endpoint.asks is not None):
+            components = self._add([field.type for field in fields(asks)], whole=asks)
+            self._structs[asks] = components.pop(asks.__name__)
+
+    def _add(self, types: list[Any], *, answered: bool = False, whole: Any = None) -> dict[str, Schema]:
+        """Tell `types`, and what they refer to; and the components of `whole`, if there is one, which stays unnamed."""
+        asked = [] if whole is None else [whole]
+        schemas, made = msgspec.json.schema_components([*types, *asked], ref_template=_REF)
+        components = {name: self._told(schema, answered) for name, schema in made.items()}
+        self._schemas += [(type_, self._told(schema, answered)) for type_, schema in zip(types, schemas, strict=False)]
+        self._components |= {
+            name: schema for name, schema in components.items() if whole is None or name != whole.__name__
+        }
+        return components
 
     def of(self, type_: Any) -> Schema:
         return next(schema for known, schema in self._schemas if known == type_)
 
     def fields_of(self, struct: Any) -> Schema:
-        """The object that a Struct is, in full."""
-        found: Schema = self._components[self.of(struct)["$ref"].rpartition("/")[2]]
-        return found
+        """The object that a Struct which is asked is, in full."""
+        return self._structs[struct]
 
     def used(self, where: Any) -> dict[str, Schema]:
         """The components that `where` refers to, and those that they do."""
@@ -111,15 +161,15 @@ class _Schemas:
                     waiting.append(found[name])
         return dict(sorted(found.items()))
 
-    def _told(self, part: Any) -> Any:
+    def _told(self, part: Any, answered: bool) -> Any:
         """`part` of a schema in the words of JSON Schema, with the settings in it."""
         if isinstance(part, list):
-            return [self._told(item) for item in part]
-        if isinstance(part, str):
-            return self._short.get(part, part)
+            return [self._told(item, answered) for item in part]
         if not isinstance(part, dict):
             return part
-        told = {key: self._told(value) for key, value in part.items()}
+        told = {key: self._told(value, answered) for key, value in part.items()}
+        if answered and "anyOf" in told and told.get("default", told) is None:  # what is absent is left out, never null
+            told = _some(told) | {key: value for key, value in told.items() if key not in ("anyOf", "default")}
         description, pattern = told.get("description"), told.get("pattern")
         if isinstance(description, str) and "{text_chars" in description:
             told["description"] = description.format(text_chars=self._text_chars)
@@ -127,6 +177,12 @@ class _Schemas:
         if isinstance(pattern, str):
             told["pattern"] = pattern.replace(r"\Z", "$")
         return told
+
+
+def _some(schema: Schema) -> Schema:
+    """`schema` without the null that stands for what is absent."""
+    some: Schema = next((part for part in schema.get("anyOf", ()) if part.get("type") != "null"), schema)
+    return some
 
 
 def _refs(part: Any) -> Iterable[str]:
@@ -160,6 +216,17 @@ def _operation(endpoint: Endpoint, names: _Schemas) -> Schema:
         }
         | {range_: {"$ref": "#/components/responses/Refused"} for range_ in ("4XX", "5XX")},
     }
+    if endpoint.token != "welcome":
+        operation["security"] = _SECURITY[endpoint.token]
+    if endpoint.gives == EVENTS_TYPE:
+        parameters.append(
+            {
+                "name": "Last-Event-ID",
+                "in": "header",
+                "description": "the last `id` that a stream brought; it goes on behind it, whatever `after` says",
+                "schema": {"type": "string"},
+            }
+        )
     if endpoint.method != "GET":
         if "id" in said:
             parameters.append(
@@ -177,10 +244,10 @@ def _operation(endpoint: Endpoint, names: _Schemas) -> Schema:
 
 
 def _parameter(name: str, where: str, field: FieldInfo, names: _Schemas) -> Schema:
-    schema = names.of(field.type)
-    # What an address does not hold is absent, and never null.
-    schema = next((part for part in schema.get("anyOf", ()) if part.get("type") != "null"), schema)
+    schema = _some(names.of(field.type))  # what an address does not hold is absent, and never null
     parameter: Schema = {"name": name, "in": where, "required": where == "path" or field.required, "schema": schema}
+    if field.default is not None and field.default is not msgspec.NODEFAULT:
+        parameter["schema"] = schema | {"default": field.default}
     if "description" in schema:
         parameter["description"] = schema["description"]
     return parameter
@@ -204,7 +271,7 @@ def _body(endpoint: Endpoint, names: _Schemas) -> Schema | None:
 
 
 def _answer(status: HTTPStatus, type_: Any, endpoint: Endpoint, names: _Schemas) -> Schema:
-    answer: Schema = {"description": status.phrase}
+    answer: Schema = {"description": _STREAM if endpoint.gives == EVENTS_TYPE else status.phrase}
     if type_ is not None:
         # Who asks in MessagePack is answered in it.
         media = endpoint.takes if len(endpoint.takes) > 1 else (endpoint.gives,)
@@ -212,11 +279,19 @@ def _answer(status: HTTPStatus, type_: Any, endpoint: Endpoint, names: _Schemas)
     return answer
 
 
-def _join(known: Schema, other: Schema) -> None:
-    """Let an operation tell of another way of answering."""
-    named = {parameter["name"] for parameter in known["parameters"]}
-    known["parameters"] += [parameter for parameter in other["parameters"] if parameter["name"] not in named]
-    known["summary"] += "; " + other["summary"][0].lower() + other["summary"][1:]
+def _join(known: Schema, other: Schema, streams: bool) -> None:
+    """Let an operation tell of another way of answering; a parameter of only one of them tells of which.
+
+    One of the two gives a stream: `streams` says that it is the other.
+    """
+    named = [{parameter["name"] for parameter in operation["parameters"]} for operation in (known, other)]
+    medias = (JSON_TYPE, EVENTS_TYPE) if streams else (EVENTS_TYPE, JSON_TYPE)
+    for operation, media in zip((known, other), medias, strict=True):
+        for parameter in operation["parameters"]:
+            if parameter["name"] not in named[0] & named[1]:
+                parameter["description"] += f" (with `Accept: {media}`)"
+    known["parameters"] += [parameter for parameter in other["parameters"] if parameter["name"] not in named[0]]
+    known["summary"] += "; or " + other["summary"][0].lower() + other["summary"][1:]
     for status, answer in other["responses"].items():
         mine = known["responses"].setdefault(status, answer)
         if "content" in answer:

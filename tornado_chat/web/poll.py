@@ -16,8 +16,10 @@ from tornado_chat.live.polls import MOST_EVENTS, ROOMS, Found
 from tornado_chat.live.questions import check_unread
 from tornado_chat.live.stays import Poller
 from tornado_chat.web.endpoint import Endpoint
+from tornado_chat.web.event_schemas import AnEvent
 from tornado_chat.web.exchange import LONG_BYTES, Exchange
 from tornado_chat.wire.commands import Cursor, Last, RoomName
+from tornado_chat.wire.replies import Code
 
 WAIT_SECONDS = 55
 """The longest that a poll may wait: proxies cut off after 60 s."""
@@ -33,6 +35,7 @@ Cursors = Annotated[
         min_length=1,
         max_length=ROOMS,
         description=f"an object of 1 to {ROOMS} names of rooms, each with its cursor, an integer from 0",
+        examples=[{"lobby": 0}],
     ),
 ]
 
@@ -59,7 +62,7 @@ class Page(Struct, kw_only=True):
 
     room: str
     epoch: str
-    events: list[dict[str, Any]]
+    events: list[AnEvent]
     cursor: int
     head: int
 
@@ -67,7 +70,7 @@ class Page(Struct, kw_only=True):
 class RoomError(Struct, kw_only=True):
     """Why nothing of a room is told."""
 
-    code: str
+    code: Code
     message: str
 
 
@@ -75,7 +78,7 @@ class News(Struct, kw_only=True, omit_defaults=True):
     """`cursors` are those to ask with next; `more`: others are there already. `errors`: of rooms that are left out."""
 
     epoch: str
-    events: list[dict[str, Any]]
+    events: list[AnEvent]
     cursors: dict[str, int]
     more: bool
     errors: dict[str, RoomError] | None = None
@@ -91,7 +94,7 @@ def endpoints() -> list[Endpoint]:
             "GET",
             "/v1/rooms/{room}/events",
             _page,
-            summary="The events of a room after a cursor; with `wait`, as soon as there is one",
+            summary="A page of a room, its events after a cursor; with `wait`, as soon as there is one",
             asks=AskedPage,
             answers={HTTPStatus.OK: Page},
         ),

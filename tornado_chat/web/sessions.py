@@ -114,6 +114,7 @@ ENDPOINTS = (
         summary="Make a token, or a new guest, the cookie chat_session",
         asks=SignIn,
         answers={200: SignedIn},
+        token="given",
     ),
     Endpoint(
         "DELETE",
@@ -121,5 +122,6 @@ ENDPOINTS = (
         sign_out,
         summary="End the session and revoke its token",
         answers={200: SignedOut},
+        token="needed",
     ),
 )

@@ -15,6 +15,7 @@ from tornado_chat.live.event_stream import CursorStream, EventStream, random_ret
 from tornado_chat.live.stream_session import StreamSession
 from tornado_chat.web.api import Api
 from tornado_chat.web.endpoint import EVENTS_TYPE, Endpoint
+from tornado_chat.web.event_schemas import OnStream
 from tornado_chat.web.exchange import Exchange
 from tornado_chat.web.gate import Arguments, Gate, client_address
 from tornado_chat.web.handover import begin_session, take_over
@@ -24,7 +25,6 @@ from tornado_chat.wire.commands import Cursor, Flag, Join, Last, RoomName, read
 from tornado_chat.wire.event_stream import StreamEncoding
 from tornado_chat.wire.handshake import is_host
 from tornado_chat.wire.refusals import RequestError
-from tornado_chat.wire.replies import Reply
 from tornado_chat.wire.request import Request
 
 ROOMS = 100
@@ -34,7 +34,12 @@ Id = Annotated[str, Meta(description="an id as a stream gives it, like the heade
 RoomAndCursor = Annotated[str, Meta(description="a room, and perhaps a colon and a seq")]
 Rooms = Annotated[
     list[RoomAndCursor],
-    Meta(min_length=1, max_length=ROOMS, description=f"a room, and perhaps a colon and a seq; 1 to {ROOMS} times"),
+    Meta(
+        min_length=1,
+        max_length=ROOMS,
+        description=f"a room, and perhaps a colon and a seq; 1 to {ROOMS} times",
+        examples=[["lobby"]],
+    ),
 ]
 
 
@@ -74,6 +79,7 @@ class PostedRooms(Struct, kw_only=True, frozen=True):
         Meta(
             max_length=ROOMS,
             description=f"an array of up to {ROOMS} objects with `room`, and perhaps `after` or `last`",
+            examples=[[{"room": "lobby"}]],
         ),
     ]
 
@@ -95,14 +101,14 @@ class Admitted(NamedTuple):
 
 def endpoints() -> Sequence[Endpoint]:
     return (
-        _endpoint("GET", "/v1/rooms/{room}/events", OneRoom, "One room, as it goes on"),
-        _endpoint("GET", "/v1/events", ManyRooms, "Several rooms, as they go on"),
-        _endpoint("POST", "/v1/events", PostedRooms, "The same, for who reads the stream with fetch()"),
+        _endpoint("GET", "/v1/rooms/{room}/events", OneRoom, "A stream of one room, as it goes on"),
+        _endpoint("GET", "/v1/events", ManyRooms, "A stream of several rooms, as they go on"),
+        _endpoint("POST", "/v1/events", PostedRooms, "The same, for who reads the stream with `fetch`"),
     )
 
 
 def _endpoint(method: str, path: str, asks: type[Struct], summary: str) -> Endpoint:
-    return Endpoint(method, path, _stream, summary=summary, answers={200: Reply}, asks=asks, gives=EVENTS_TYPE)
+    return Endpoint(method, path, _stream, summary=summary, answers={200: OnStream}, asks=asks, gives=EVENTS_TYPE)
 
 
 def let_in(gate: Gate, api: Api, peer: str, request: Request) -> Callable[[SocketType, bytes], None] | None:

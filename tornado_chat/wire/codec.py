@@ -141,7 +141,8 @@ def _map_of_strings(pairs: list[tuple[object, object]]) -> object:
 
 
 def _not(codec: str, reason: object) -> ChatError:
-    return ChatError(ErrorCode.BAD_REQUEST, f"message: is not {codec}: {reason}")
+    why = str(reason).removeprefix("JSON is malformed: ")
+    return ChatError(ErrorCode.BAD_REQUEST, f"message: is not {codec}: {why}")
 
 
 class Encoded:

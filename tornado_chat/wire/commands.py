@@ -56,7 +56,13 @@ Last = Annotated[int, Meta(ge=0, le=LAST_MAX, description=f"an integer from 0 to
 Limit = Annotated[int, Meta(ge=1, le=HISTORY_MAX, description=f"an integer from 1 to {HISTORY_MAX}")]
 Flag = Annotated[bool, Meta(description="true or false")]
 GuestName = Annotated[
-    str, Meta(min_length=1, max_length=NAME_CHARS, description=f"a string of 1 to {NAME_CHARS} printable characters")
+    str,
+    Meta(
+        min_length=1,
+        max_length=NAME_CHARS,
+        description=f"a string of 1 to {NAME_CHARS} printable characters",
+        examples=["Ada"],
+    ),
 ]
 MetaObject = Annotated[
     dict[Any, Any],
@@ -457,9 +463,11 @@ def _kind(value: object) -> str:
         case str():
             return f"a string of {len(value):,} characters"
         case dict():
-            return "an object"
+            return (
+                f"an object of {len(value):,} fields" if len(value) > 1 else "an object" if value else "an empty object"
+            )
         case list():
-            return "an array"
+            return f"an array of {len(value):,}" if len(value) > 1 else "an array" if value else "an empty array"
         case bytes() | bytearray():
             return "binary"
         case MapWithOtherKeys():

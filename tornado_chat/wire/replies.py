@@ -5,13 +5,14 @@ A field that has its default (None, False) is left out. The codecs encode a Stru
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from tornado_chat.errors import ChatError
+from tornado_chat.errors import ChatError, ErrorCode
 
 Data = dict[str, Any]
+Code = Annotated[str, Meta(extra_json_schema={"enum": [code.value for code in ErrorCode]})]
 
 
 class _Reply(Struct, tag_field="type", tag=str.lower, omit_defaults=True, gc=False):
@@ -97,7 +98,7 @@ class Error(_Reply, kw_only=True):
 
     id: str | None = None
     room: str | None = None
-    code: str
+    code: Code
     message: str
     retry_after: float | None = None
 

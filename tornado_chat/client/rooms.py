@@ -1,0 +1,224 @@
+"""The client's rooms: each has its cursor, and what comes of them is put in order and waits to be taken."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+
+from tornado_chat.client.ends import LONGEST_WAIT, Closed
+from tornado_chat.client.link import Link
+from tornado_chat.client.outbound import Outbound, new_id
+from tornado_chat.errors import TRANSIENT_ERRORS, ChatError, ErrorCode
+from tornado_chat.log.kinds import KINDS
+from tornado_chat.wire.events import Data
+
+log = logging.getLogger(__name__)
+
+NOTES = frozenset({"synced", "behind", "typing", "read", "presence"})
+EVENT_FIELDS = frozenset({"seq", "user", "ts"})
+"""Every event has them, and nothing else has all three (docs/protocol.md, Events)."""
+
+
+class JoinedRoom:
+    """A room that is joined, or about to be."""
+
+    __slots__ = ("cursor", "epoch", "failures", "hole", "join_id", "joining", "last", "live", "name", "timer")
+
+    def __init__(self, name: str, after: int | None, last: int | None, epoch: str | None) -> None:
+        self.name = name
+        self.cursor = after  # the last seq held; None until `joined` tells
+        self.epoch = epoch  # of `cursor`
+        self.last = last
+        self.live = False  # `joined` has come on this connection: events count from here on
+        self.hole: int | None = None  # the cursor when a hole was seen
+        self.join_id = ""
+        self.joining: asyncio.Future[Data] = asyncio.get_running_loop().create_future()  # for the caller of join()
+        self.timer: asyncio.TimerHandle | None = None  # to ask again
+        self.failures = 0
+
+    def join(self) -> Data:
+        """What asks for its events."""
+        where = {"after": self.cursor, "last": self.last}
+        return {"room": self.name, **{key: value for key, value in where.items() if value is not None}}
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def refuse(self, error: Exception) -> bool:
+        """Tell the caller of join(); False if it has returned already."""
+        if self.joining.done():
+            return False
+        self.joining.set_exception(error)
+        return True
+
+
+class Rooms:
+    """All that are joined, and at most `max_events` items that nobody took; the LinkOwner of a Client."""
+
+    def __init__(self, link: Link, outbound: Outbound, max_events: int) -> None:
+        self.welcome: Data = {}
+        self.joined: dict[str, JoinedRoom] = {}
+        self.inbox: deque[Data] = deque()
+        self._link = link
+        self._outbound = outbound
+        self._max_events = max_events
+        self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
+
+    def join(self, name: str, after: int | None, last: int | None, epoch: str | None) -> asyncio.Future[Data]:
+        """See Client.join; the future gets `joined`."""
+        room = JoinedRoom(name, after, last, epoch)
+        self._drop(name, ChatError(ErrorCode.BAD_REQUEST, f"another join of {name} took the place of this one"))
+        self.joined[name] = room
+        self._send_join(room)
+        return room.joining
+
+    def give_up(self, name: str, joining: asyncio.Future[Data]) -> None:
+        """Leave the room, unless it was joined anew."""
+        room = self.joined.get(name)
+        if room is not None and room.joining is joining:
+            self.leave(name)
+
+    def leave(self, name: str) -> None:
+        if name in self.joined:
+            self._drop(name, Closed(f"{name} was left"))
+            if self._link.transport is not None:
+                self._link.transport.leave(name)
+            self.inbox = deque(event for event in self.inbox if event["room"] != name)
+            self._taken.set()
+
+    def end(self, failure: Exception) -> None:
+        """Nothing will come any more."""
+        for room in self.joined.values():
+            room.stop_timer()
+            room.refuse(failure)
+        self._arrived.set()
+
+    async def arrival(self) -> None:
+        """Wait until something is put into the inbox, or nothing will be."""
+        self._arrived.clear()
+        await self._arrived.wait()
+
+    def take(self) -> Data:
+        self._taken.set()
+        return self.inbox.popleft()
+
+    # What the link tells.
+
+    def joins(self) -> list[Data]:
+        return [room.join() for room in self.joined.values()]
+
+    def on_welcome(self, welcome: Data) -> None:
+        self.welcome = welcome
+        for room in self.joined.values():
+            self._send_join(room)
+        self._outbound.on_welcome(welcome)
+
+    def on_lost(self) -> None:
+        for room in self.joined.values():
+            room.live = False
+            room.stop_timer()
+        self._outbound.on_lost()
+
+    async def on_message(self, message: Data) -> None:
+        kind = message["type"]
+        note = kind in NOTES and "id" not in message  # with it, `presence` is an answer
+        if note or message.keys() >= EVENT_FIELDS:
+            await self._space()
+            room = self.joined.get(message["room"])
+            if room is None or not room.live:  # not live: it belongs to a join whose place another took
+                return
+            # An event of a kind that came after this client counts, and is not shown.
+            if note or (self._is_next(room, message["seq"]) and kind in KINDS):
+                self._put(message)
+        elif kind == "joined":
+            await self._space()
+            self._on_joined(message)
+        elif kind == "error":
+            await self._on_error(message)
+        else:
+            self._outbound.on_answer(message)
+
+    def _is_next(self, room: JoinedRoom, seq: int) -> bool:
+        """What is held already is dropped; a hole is asked for once more."""
+        assert room.cursor is not None
+        if seq == room.cursor + 1:
+            room.cursor = seq
+            return True
+        if seq > room.cursor:
+            if room.hole == room.cursor:
+                raise Closed(f"{room.name}: the server leaves out the events {room.cursor + 1} to {seq - 1}")
+            log.warning("hole, joining again room=%s held=%d came=%d", room.name, room.cursor, seq)
+            room.hole = room.cursor
+            self._send_join(room)
+        return False
+
+    def _on_joined(self, message: Data) -> None:
+        room = self.joined.get(message["room"])
+        if room is None or message.get("id") != room.join_id:
+            return
+        room.failures = 0
+        epoch, room.epoch = room.epoch, message["epoch"]
+        if room.cursor is None:
+            room.cursor, room.last = message["cursor"], None
+        elif room.cursor > message["cursor"] or epoch not in (None, room.epoch):
+            room.cursor = 0
+            self._send_join(room)
+            self._put({"type": "reset", "room": room.name, "epoch": room.epoch})
+            return
+        room.live = True
+        if not room.joining.done():
+            room.joining.set_result(message)
+
+    async def _on_error(self, message: Data) -> None:
+        id = message.get("id", "")
+        code = next((code for code in ErrorCode if code == message["code"]), ErrorCode.BAD_REQUEST)
+        error = ChatError(code, message.get("message", code.value), message.get("retry_after"))
+        room = next((room for room in self.joined.values() if room.join_id == id), None)
+        if not id:
+            log.warning("refused code=%s reason=%s", code, error)
+        elif room is None:
+            self._outbound.on_error(id, error)
+        elif code in TRANSIENT_ERRORS:
+            delay = self._link.pause(room.failures) if error.retry_after is None else error.retry_after
+            room.failures += 1
+            room.stop_timer()
+            room.timer = asyncio.get_running_loop().call_later(min(delay, LONGEST_WAIT), self._send_join, room)
+        elif room.refuse(error):
+            self._drop(room.name)
+        else:
+            await self._space()
+            if self.joined.get(room.name) is room:  # not left in the meantime
+                self._drop(room.name)
+                self._put({"type": "left", "room": room.name, "code": code.value, "message": error.message})
+
+    # How it is done.
+
+    async def _space(self) -> None:
+        """Wait until one more item fits into the queue; it is there until the caller waits for something else.
+
+        So what is told by the link is either taken, wholly, or not at all: the link may stop listening at any time.
+        """
+        while len(self.inbox) >= self._max_events:
+            self._taken.clear()
+            await self._taken.wait()
+
+    def _put(self, item: Data) -> None:
+        self.inbox.append(item)
+        self._arrived.set()
+
+    def _drop(self, name: str, reason: Exception | None = None) -> None:
+        room = self.joined.pop(name, None)
+        if room is not None:
+            room.stop_timer()
+            if reason is not None:
+                room.refuse(reason)
+
+    def _send_join(self, room: JoinedRoom) -> None:
+        room.live = False
+        room.join_id = new_id()
+        if self._link.transport is not None:
+            self._link.transport.join({**room.join(), "id": room.join_id})

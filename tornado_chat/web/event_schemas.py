@@ -1,0 +1,81 @@
+"""What clients see of each kind of event, for openapi.json: Structs that describe, and make nothing.
+
+`log/kinds.py` makes the events; a test holds these to what it makes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, defstruct
+
+from tornado_chat.wire import replies
+
+Time = Annotated[int, Meta(description="ms since 1970")]
+Target = Annotated[int, Meta(description="the seq of the message that it is about")]
+MetaObject = Annotated[dict[str, Any], Meta(description="as its sender gave it")]
+Reactions = Annotated[dict[str, list[str]], Meta(description="of each emoji the ids of the users who gave it")]
+
+
+class _Event(Struct, kw_only=True, tag_field="type", tag=str.lower, omit_defaults=True):
+    room: str
+    seq: int
+    user: str
+
+
+class Message(_Event, kw_only=True):
+    """A message: it has `text`, or `deleted` if it was deleted before one came by."""
+
+    name: str
+    text: str | None = None
+    deleted: Literal[True] | None = None
+    ts: Time
+    id: str | None = None
+    reply_to: int | None = None
+    meta: MetaObject | None = None
+
+
+class Edited(_Event, kw_only=True):
+    """The message has this text now; or `deleted`, if it was deleted before one came by."""
+
+    target: Target
+    text: str | None = None
+    deleted: Literal[True] | None = None
+    ts: Time
+
+
+class Deleted(_Event, kw_only=True):
+    """The message is gone."""
+
+    target: Target
+    ts: Time
+
+
+class Reacted(_Event, kw_only=True):
+    """A user gave the message a reaction, or took it back."""
+
+    target: Target
+    emoji: str
+    on: bool
+    ts: Time
+
+
+AnEvent = Message | Edited | Deleted | Reacted
+
+
+class MessageNow(Message, kw_only=True, tag="message"):
+    """A message as it is now. `edited` is when it last was; a deleted one has no text, no meta and no reactions."""
+
+    edited: Time | None = None
+    reactions: Reactions | None = None
+
+
+History: Any = defstruct(
+    "History", [("messages", list[MessageNow])], bases=(replies.History,), tag="history", kw_only=True
+)
+"""The answer, whose messages are told."""
+
+OnStream = (
+    replies.Welcome | replies.Joined | AnEvent | replies.Synced | replies.Signal | replies.Behind | replies.Error
+) | replies.Closing
+"""What a stream may bring."""

@@ -59,6 +59,11 @@ async def test_who_wants_no_cookie_gets_none(tmp_path: Path) -> None:
         own = {"Cookie": f"chat_session={told['token']}", "Origin": "http://localhost"}
         again = await ask(here, "POST", "/v1/session", {"cookie": False}, **own)
         assert (json.loads(again.body)["user"], "set-cookie" in again.headers) == (told["user"], False)
+        wrong = await ask(here, "POST", "/v1/session", {"cookie": "no"})
+        assert (wrong.status, wrong.error["message"]) == (
+            400,
+            "cookie: must be true or false; got a string of 2 characters",
+        )
 
 
 async def test_a_token_becomes_a_cookie_for_as_long_as_it_is_good_and_secure_behind_tls(tmp_path: Path) -> None:

@@ -75,6 +75,14 @@ async def test_a_request_names_one_host(tmp_path: Path, hosts: tuple[str, ...]) 
         assert said.startswith(b"HTTP/1.1 200 "), "which knew none"
 
 
+async def test_a_length_that_is_a_digit_of_another_script_is_no_length(tmp_path: Path) -> None:
+    """Python takes a raised two for a digit, and can make no number of it."""
+    async with running(tmp_path) as here:
+        for path in (PATH, "/v1/nothing"):
+            said = await exchange(here, head(path=path, Content_Length="@").replace(b"@", b"\xb2"))
+            assert said.split(b" ")[1] in (b"400", b"404")
+
+
 async def test_of_a_long_body_only_the_fields_that_count_are_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

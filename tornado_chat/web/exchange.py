@@ -323,7 +323,9 @@ class Exchange(HTTPMessageDelegate):
 
 def _is_long(headers: Mapping[str, str]) -> bool:
     length = headers.get("content-length", "0")
-    return "transfer-encoding" in headers or not length.isdigit() or int(length[:20]) > LONG_BYTES
+    if "transfer-encoding" in headers or not (length.isascii() and length.isdigit()):
+        return True
+    return int(length[:20]) > LONG_BYTES
 
 
 def _expect(headers: HTTPHeaders, version: str) -> None:

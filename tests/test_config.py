@@ -220,7 +220,7 @@ def test_a_file_that_is_wrong(text: bytes, why: str, tmp_path: Path) -> None:
     file = tmp_path / "chat.toml"
     file.write_bytes(text)
     message = refused({"config": str(file)}, {})
-    assert str(file) in message
+    assert str(file)[:60] in message  # what is longer is cut
     assert why in message
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
@@ -127,7 +128,7 @@ BAD_TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("text", BAD_TEXTS, ids=lambda text: ascii(text[:60]))
+@pytest.mark.parametrize("text", BAD_TEXTS, ids=lambda text: re.sub(r"\d{13}", "TIME", ascii(text[:60])))
 def test_what_is_not_said_as_it_has_to_be_is_refused(text: bytes) -> None:
     with pytest.raises((ValueError, LookupError)):
         news.read("a", text)

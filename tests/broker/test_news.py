@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import orjson
@@ -79,7 +78,7 @@ BAD_EVENTS: list[Any] = [
     [but(REACTED, emoji="x" * 33)],
     [but(REACTED, on=1)],
 ]
-NOW = news._now()
+NOW = 1_800_000_000_000
 BAD_SIGNALS: list[Any] = [
     1,
     [1, 2, 3],
@@ -128,8 +127,9 @@ BAD_TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("text", BAD_TEXTS, ids=lambda text: re.sub(r"\d{13}", "TIME", ascii(text[:60])))
-def test_what_is_not_said_as_it_has_to_be_is_refused(text: bytes) -> None:
+@pytest.mark.parametrize("text", BAD_TEXTS, ids=lambda text: ascii(text[:60]))
+def test_what_is_not_said_as_it_has_to_be_is_refused(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(news, "_now", lambda: NOW)  # else all of them are refused as too old, a while after the start
     with pytest.raises((ValueError, LookupError)):
         news.read("a", text)
 

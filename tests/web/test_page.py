@@ -239,6 +239,7 @@ def test_it_fits_the_screen(browser: Browser, server: Server, tmp_path: Path, sc
     size = {"width": width, "height": 780}
     anna = Person(browser, server.url, "", viewport=size, color_scheme=scheme, has_touch=phone, is_mobile=phone)
     page = anna.page
+    expect(page.locator("#name-input")).to_be_visible()
     tops = page.locator("#name-form .buttons button").evaluate_all("all => all.map((button) => button.offsetTop)")
     assert len(set(tops)) == 2
     page.locator("#name-input").fill("Anna")

@@ -118,7 +118,6 @@ class Server:
         front = Front(Gate(self.context, secret), self.metrics, self.failing, self.degraded)
         self.http = HttpConnections(
             front,
-            front.let_in,
             self.limits,
             self.metrics,
             partial(accountable, trusted=settings.trusted_proxies),

@@ -88,10 +88,14 @@ class HTTP:
         lines = [*self.first_lines, *(f"{name}: {value}" for name, value in headers.items())]
         request = "\r\n".join([f"{method} {path} {version}", *lines, "", ""])
         await asyncio.get_running_loop().sock_sendall(self.sock, request.encode("latin-1") + body)
-        head = (await self._until(b"\r\n\r\n")).decode("latin-1")
-        first, *rest = head.split("\r\n")
+        return await self.answer(head=method == "HEAD")
+
+    async def answer(self, *, head: bool = False) -> Answer:
+        """The next answer; `head`: it has no body, whatever its length is."""
+        lines = (await self._until(b"\r\n\r\n")).decode("latin-1")
+        first, *rest = lines.split("\r\n")
         found = {name.lower(): value for name, _, value in (line.partition(": ") for line in rest)}
-        size = 0 if method == "HEAD" else int(found.get("content-length", 0))
+        size = 0 if head else int(found.get("content-length", 0))
         while len(self.data) < size:
             await self._receive()
         said, self.data = self.data[:size], self.data[size:]

@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
@@ -24,8 +24,9 @@ from tests.support.raw_chat import RawChat, Refused, commands, handshake
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.auth import mint
 from tornado_chat.live.websocket import WebSocket
-from tornado_chat.web import http_connections, shedding
+from tornado_chat.web import http_connection, http_connections, shedding
 from tornado_chat.web import socket as web_socket
+from tornado_chat.web.request_turns import RequestTurns
 
 PATIENCE = 15.0
 PAGE = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -47,6 +48,13 @@ async def idle(here: Running, count: int) -> AsyncIterator[list[socket.socket]]:
 
 def port_of(here: Running) -> int:
     return int(here.address.rpartition(":")[2])
+
+
+def no_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[RequestTurns], None]:
+    """Let the loop have no time for requests; what gives it some."""
+    turn = RequestTurns._turn
+    monkeypatch.setattr(RequestTurns, "_turn", lambda turns: None)
+    return turn
 
 
 async def until(sock: socket.socket, end: bytes) -> bytes:
@@ -131,17 +139,17 @@ async def test_who_asks_nothing_and_who_takes_no_answer_is_cut_off_in_time(
         await asyncio.get_running_loop().sock_sendall(slow, PAGE[:20])
         with closing(await asyncio.to_thread(flood, port_of(here))):
             await eventually(lambda: len(here.server.http) == 3)
-            monkeypatch.setattr(http_connections, "REQUEST_SECONDS", 0.0)
+            monkeypatch.setattr(http_connection, "REQUEST_SECONDS", 0.0)
             async with idle(here, 1) as (newcomer,):
                 assert await said_by(newcomer) == b""
             assert len(here.server.http) == 3, "their own time is not up"
             for connection in here.server.http._serving:
-                connection.due -= http_connections.REQUEST_SECONDS + 20
+                connection.due -= http_connection.REQUEST_SECONDS + 20
             assert await said_by(silent) == b""
             assert await said_by(slow) == b""
             assert len(here.server.http) == 1, "an answer has more time"
             for connection in here.server.http._serving:
-                connection.due -= http_connections.ANSWER_SECONDS - 20
+                connection.due -= http_connection.ANSWER_SECONDS - 20
             await eventually(lambda: not len(here.server.http))
 
 
@@ -203,7 +211,7 @@ async def test_arguments_and_offers_without_end_are_not_taken_apart(tmp_path: Pa
         assert b"permessage-deflate" not in head
 
 
-@pytest.mark.logs("handshake failed|session not begun")
+@pytest.mark.logs("request failed|session not begun")
 @pytest.mark.parametrize("where", ["admit", "open_session", "WebSocket.start"])
 async def test_a_fault_in_letting_somebody_in_ends_with_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
@@ -296,7 +304,7 @@ async def test_a_plain_handshake_makes_no_object_of_tornados(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     """Whether its request is there when it is accepted, or comes later."""
-    monkeypatch.setattr(http_connections, "_Stream", None)
+    monkeypatch.setattr(http_connections, "TornadoStream", None)
     async with running(tmp_path) as here, idle(here, 1) as (sock,):
         if late:
             await eventually(lambda: here.server.http._serving)
@@ -313,24 +321,23 @@ async def test_what_comes_in_front_of_its_turn_is_not_lost(tmp_path: Path, monke
     loop = asyncio.get_running_loop()
     async with running(tmp_path) as here, idle(here, 5) as (early, parted, ended, cut, mute):
         http = here.server.http
-        turn = http._turn
-        monkeypatch.setattr(http, "_turn", lambda: None)  # the loop has no time for requests
+        no_time(monkeypatch)
         await eventually(lambda: len(http._serving) == 5)
         mute.close()
         await eventually(lambda: len(http._serving) == 4)
         said = handshake(port_of(here), "/ws/r")
         for sock, first in ((early, said), (parted, said[:30]), (ended, said), (cut, said)):
             await loop.sock_sendall(sock, first)
-        await eventually(lambda: len(http._first) == 4)
+        await eventually(lambda: len(http.turns._first) == 4)
         await loop.sock_sendall(early, commands({"type": "ping", "id": "early"}))
         await loop.sock_sendall(parted, said[30:])
         ended.shutdown(socket.SHUT_WR)
         await asyncio.sleep(0.01)
-        assert [len(connection.said) for connection in http._serving] == [len(said), 30, len(said), len(said)]
-        http._cut_off(list(http._serving)[3])
+        assert [len(connection._said) for connection in http._serving] == [len(said), 30, len(said), len(said)]
+        http.cut_off(list(http._serving)[3])
         assert await said_by(cut) == b""
-        monkeypatch.setattr(http, "_turn", turn)
-        turn()
+        monkeypatch.undo()
+        http.turns._turn()
         assert b'"early"' in await until(early, b"pong")
         assert b'"synced"' in await until(parted, b"synced")
         assert b"HTTP/1.1 101 " in await said_by(ended)
@@ -342,8 +349,8 @@ async def test_a_request_does_not_wait_behind_all_who_poll(tmp_path: Path, monke
         *polling, asking = [await stack.enter_async_context(HTTP(here)) for _ in range(11)]
         for http in (*polling, asking):
             assert (await http.tell("GET", "/v1/rooms/r/messages")).status == 200
-        serving, turn = here.server.http, here.server.http._turn
-        monkeypatch.setattr(serving, "_turn", lambda: None)  # the loop has no time for requests
+        turns = here.server.http.turns
+        turn = no_time(monkeypatch)
         asked = [
             asyncio.create_task(
                 http.tell("POST", "/v1/poll", {"rooms": {"r": 0}})
@@ -352,14 +359,14 @@ async def test_a_request_does_not_wait_behind_all_who_poll(tmp_path: Path, monke
             )
             for number, http in enumerate(polling)
         ]
-        await eventually(lambda: len(serving._polls) == len(polling))
+        await eventually(lambda: len(turns._polls) == len(polling))
         asked.append(asyncio.create_task(asking.tell("GET", "/v1/rooms/r/messages")))
-        await eventually(lambda: serving._more)
-        turn()
-        assert not serving._more
-        assert len(serving._polls) == len(polling) - 1
+        await eventually(lambda: turns._more)
+        turn(turns)
+        assert not turns._more
+        assert len(turns._polls) == len(polling) - 1
         monkeypatch.undo()
-        serving._turn()
+        turns._turn()
         assert [answer.status for answer in await asyncio.gather(*asked)] == [200] * 11
 
 
@@ -397,10 +404,10 @@ async def test_requests_on_open_connections_are_shed_while_the_first_waits_too_l
         asking, late, source = [await stack.enter_async_context(HTTP(here)) for _ in range(3)]
         for http in (asking, late, source):
             assert (await http.tell("GET", "/v1/rooms/r/messages")).status == 200
-        serving, turn = here.server.http, here.server.http._turn
-        monkeypatch.setattr(serving, "_turn", lambda: None)  # the loop has no time for requests
+        turns = here.server.http.turns
+        turn = no_time(monkeypatch)
         first = asyncio.create_task(asking.tell("POST", "/v1/rooms/r/messages", {"text": "first"}, bearer=token))
-        await eventually(lambda: serving._more)
+        await eventually(lambda: turns._more)
         monkeypatch.setattr(shedding, "WAIT_SECONDS", 0.0)
         refused = await late.tell("POST", "/v1/rooms/r/messages", {"text": "late"}, bearer=token)
         assert (refused.status, refused.error["code"]) == (503, "overloaded")
@@ -409,7 +416,7 @@ async def test_requests_on_open_connections_are_shed_while_the_first_waits_too_l
         told = await source.tell("GET", "/v1/rooms/r/events", Accept="text/event-stream")
         assert (told.status, told.body[:7]) == (200, b"retry: ")
         assert here.server.metrics.refusals[503] == 2
-        turn()
+        turn(turns)
         assert (await first).status == 201
         monkeypatch.undo()
         page = json.loads((await asking.tell("GET", "/v1/rooms/r/messages")).body)

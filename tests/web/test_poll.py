@@ -23,7 +23,7 @@ from tests.support.servers import UNLIMITED, Server
 from tests.support.supervised import DIED
 from tornado_chat.auth import mint
 from tornado_chat.live import questions, stays
-from tornado_chat.web import http_connections
+from tornado_chat.web import http_connection, http_connections
 
 LONG = "&wait=30"
 
@@ -216,8 +216,8 @@ async def test_what_was_written_is_read_at_once_whichever_process_took_it(tmp_pa
 async def test_a_connection_that_waits_is_neither_late_nor_quiet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_connections, "ANSWER_SECONDS", 0.2)
-    monkeypatch.setattr(http_connections, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "REQUEST_SECONDS", 0.2)
     monkeypatch.setattr(http_connections, "SWEEP_SECONDS", 0.05)
     monkeypatch.setattr(http_connections, "QUIET_SECONDS", 0.0)
     monkeypatch.setattr(http_connections, "RESERVED", 1)

@@ -18,6 +18,7 @@ BROWSER = (
 
 def test_a_whole_head() -> None:
     assert parse(BROWSER + b"\x81\x80\r\n\r\n") == Request(
+        "GET",
         "/ws/lobby?last=50",
         {
             "host": "chat.example",
@@ -44,7 +45,9 @@ def test_no_part_of_a_head_is_one(size: int) -> None:
     [
         b"",
         b"\r\n" + BROWSER,
-        b"POST" + BROWSER[3:],
+        b"G1T" + BROWSER[3:],
+        b"GE" + BROWSER[3:],
+        b"PROPFIND" + BROWSER[3:],
         b"get" + BROWSER[3:],
         b"GET  /ws HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET\t/ws HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -88,13 +91,14 @@ def test_the_bounds_are_reached() -> None:
     assert parse(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * MAX_HEADERS + b"\r\n") is not None
     head = b"GET / HTTP/1.1\r\na: \r\n\r\n"
     full = head.replace(b"a: ", b"a: " + b"b" * (MAX_HEAD_BYTES - len(head)))
-    assert parse(full + b"more") == Request("/", {"a": "b" * (MAX_HEAD_BYTES - len(head))}, b"more")
+    assert parse(full + b"more") == Request("GET", "/", {"a": "b" * (MAX_HEAD_BYTES - len(head))}, b"more")
     assert parse(full.replace(b"bb", b"bbb", 1)) is None
 
 
 # fmt: off
 PIECES = st.sampled_from([
-    b"GET ", b"/ws", b" HTTP/1.1", b"\r\n", b"\r\n\r\n", b"Host", b"hOST", b": ", b":", b" ", b"\t", b"a", b",",
+    b"GET ", b"POST ",
+    b"/ws", b" HTTP/1.1", b"\r\n", b"\r\n\r\n", b"Host", b"hOST", b": ", b":", b" ", b"\t", b"a", b",",
     b"Cookie", b"\r", b"\n", b"\0", b"\x7f", b"\x80", b"\xff", b"_", b"(", b"HTTP/1.0", b"?", b"%0a",
 ])
 # fmt: on
@@ -118,7 +122,7 @@ def test_tornado_reads_the_same_of_whatever_is_taken(data: bytes) -> None:
     text = head.decode("latin-1")  # from here on as Tornado's HTTP1Connection does
     end = text.find("\n")
     headers = HTTPHeaders.parse(text[end:])
-    assert parse_request_start_line(text[:end].rstrip("\r")) == ("GET", request.target, "HTTP/1.1")
+    assert parse_request_start_line(text[:end].rstrip("\r")) == (request.method, request.target, "HTTP/1.1")
     assert {name.lower(): value for name, value in headers.items()} == request.headers
 
 

@@ -19,7 +19,8 @@ from tornado_chat.metrics import Metrics
 from tornado_chat.processes.turned_away import TurnedAway
 from tornado_chat.web import shedding
 from tornado_chat.web.gate import UNIX_PEER
-from tornado_chat.web.http_connections import HttpConnection, HttpConnections
+from tornado_chat.web.http_connection import HttpConnection
+from tornado_chat.web.http_connections import HttpConnections
 from tornado_chat.wire.refusals import Unread
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,9 @@ from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.web.endpoint import EVENTS_TYPE, Endpoint
 from tornado_chat.web.exchange import Exchange
 from tornado_chat.web.gate import Gate
+from tornado_chat.web.http_connection import HttpConnection
 from tornado_chat.web.openapi import document
+from tornado_chat.web.tornado_requests import TornadoRequest
 from tornado_chat.wire import event_stream
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.refusals import RequestError
@@ -69,6 +71,13 @@ class Api:
             headers={"Allow": ", ".join(allowed)},
         )
 
-    def begin(self, request: HTTP1Connection) -> Exchange:
+    def read(self, connection: HttpConnection) -> Exchange:
         """What reads and answers one request."""
-        return Exchange(self._gate, self.find, request)
+        return Exchange(self._gate, self.find, connection)
+
+    def begin(self, request: HTTP1Connection) -> Exchange:
+        """What answers one that Tornado reads."""
+        assert isinstance(request.context, HttpConnection)
+        exchange = Exchange(self._gate, self.find, request.context, TornadoRequest(request))
+        request.set_close_callback(exchange.on_connection_close)
+        return exchange

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from socket import SocketType
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
@@ -22,12 +21,13 @@ from tornado_chat.errors import ChatError
 from tornado_chat.metrics import Metrics
 from tornado_chat.web import commands, poll, sessions, socket, stream
 from tornado_chat.web.api import PREFIX, Api
+from tornado_chat.web.exchange import Exchange
 from tornado_chat.web.gate import PATH, Gate
-from tornado_chat.web.http_connections import HttpConnection
+from tornado_chat.web.http_connection import HttpConnection
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
 from tornado_chat.web.pages import STATIC, PageHandler, RequestsHandler
 from tornado_chat.web.refusals import STATUS, NothingHandler, refuse
-from tornado_chat.wire.request import parse
+from tornado_chat.wire.request import Request
 
 HEALTH, METRICS = "/healthz", "/metrics"
 DOCS = PREFIX + "/docs"
@@ -60,21 +60,16 @@ class Front(HTTPServerConnectionDelegate):
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         return _Fork(self, server_conn, request_conn)
 
-    def let_in(self, connection: HttpConnection, data: bytes) -> Callable[[], None] | None:
-        """What makes the connection a line, if `data` is a plain handshake or asks for a stream; Refused if it may not.
-
-        None: all of `data` is for Tornado.
-        """
-        request = parse(data)
-        if request is None:
+    def let_in(self, connection: HttpConnection, request: Request) -> Callable[[], None] | None:
+        """What makes the connection a line, if that is what the plain `request` asks for; Refused if it may not."""
+        if request.method != "GET" or not _is_socket(request.target):
             return None
-        gate, peer = self.gate, connection.remote_ip
-        begin: Callable[[SocketType, bytes], None] | None = None
-        if _is_socket(request.target):
-            begin = socket.let_in(gate, peer, request)
-        elif request.target.startswith(PREFIX + "/"):
-            begin = stream.let_in(gate, self.api, peer, request)
-        return partial(begin, connection.sock, request.rest) if begin else None
+        begin = socket.let_in(self.gate, connection.remote_ip, request)
+        return partial(begin, connection.sock, request.rest)
+
+    def read(self, connection: HttpConnection, target: str) -> Exchange | None:
+        """What reads and answers a plain request for `target`; None: Tornado does."""
+        return self.api.read(connection) if _is_api(target.partition("?")[0]) else None
 
 
 class _Fork(HTTPMessageDelegate):
@@ -97,7 +92,7 @@ class _Fork(HTTPMessageDelegate):
         path = start_line.path.partition("?")[0]
         if _is_socket(path):
             self.delegate = socket.Handshake(self.front.gate, self.request_conn)
-        elif path.startswith(PREFIX + "/") and path != DOCS:
+        elif _is_api(path):
             self.delegate = self.front.api.begin(self.request_conn)
         else:
             try:
@@ -123,6 +118,10 @@ class _Fork(HTTPMessageDelegate):
 def _is_socket(target: str) -> bool:
     path = target.partition("?")[0]
     return path == PATH or path.startswith(PATH + "/")
+
+
+def _is_api(path: str) -> bool:
+    return path.startswith(PREFIX + "/") and path != DOCS
 
 
 def _log_request(handler: RequestHandler) -> None:

@@ -1,4 +1,4 @@
-"""One request under `/v1` and its answer: read from Tornado's connection, carried out by an `Endpoint`."""
+"""One request under `/v1` and its answer: read as it comes, carried out by an `Endpoint`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
+from socket import SocketType
 from typing import Any
 
-from tornado.http1connection import HTTP1Connection
-from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
-from tornado.iostream import IOStream
+from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine
 
 from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
@@ -19,8 +18,9 @@ from tornado_chat.live.questions import check_unread
 from tornado_chat.live.request import REQUEST_BYTES
 from tornado_chat.web.endpoint import JSON_TYPE, Endpoint
 from tornado_chat.web.gate import Arguments, Gate, bearer, client_address, cookie
-from tornado_chat.web.http_connections import HttpConnection
+from tornado_chat.web.http_connection import HttpConnection
 from tornado_chat.web.refusals import answer, terms
+from tornado_chat.web.tornado_requests import TornadoRequest
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.handshake import check_host
 from tornado_chat.wire.refusals import RequestError
@@ -53,16 +53,17 @@ class Exchange(HTTPMessageDelegate):
     A delegate and not a RequestHandler: those cost some 60 us more for each request.
     """
 
-    def __init__(self, gate: Gate, find: Find, request: HTTP1Connection) -> None:
+    def __init__(
+        self, gate: Gate, find: Find, connection: HttpConnection, request: TornadoRequest | None = None
+    ) -> None:
+        """`request`: Tornado's, if it reads this one."""
         self.gate = gate
-        self.request = request
         self.method = ""
         self.path: dict[str, str] = {}
         self.arguments = Arguments("")
         self.headers: Mapping[str, str] = {}
         self.version = "HTTP/1.1"
-        assert isinstance(request.context, HttpConnection)
-        self.connection = request.context
+        self.connection = connection
         self.peer = self.connection.remote_ip
         self.address = self.peer
         self.gone = False
@@ -70,6 +71,7 @@ class Exchange(HTTPMessageDelegate):
         self.on_gone: Callable[[], None] | None = None
         """Called once, if the client hangs up before it was answered."""
         self._find = find
+        self._request = request if request is not None else connection
         self._endpoint: Endpoint | None = None
         self._refusal: RequestError | ChatError | None = None
         self._answered = False
@@ -83,11 +85,14 @@ class Exchange(HTTPMessageDelegate):
     def headers_received(  # type: ignore[override]  # Tornado's is also for clients, which get a ResponseStartLine
         self, start_line: RequestStartLine, headers: HTTPHeaders
     ) -> None:
-        self.method, self.headers, self.version = start_line.method, headers, start_line.version
-        path, _, query = start_line.path.partition("?")
-        self.request.set_close_callback(self.on_connection_close)
         if "expect" in headers:
             _expect(headers, start_line.version)
+        self.begin(start_line.method, start_line.path, start_line.version, headers)
+
+    def begin(self, method: str, target: str, version: str, headers: Mapping[str, str]) -> None:
+        """The head is here; `headers` has names in lower case, or ignores case."""
+        self.method, self.headers, self.version = method, headers, version
+        path, _, query = target.partition("?")
         try:
             self._let_in(query, headers)
             if self.method != "OPTIONS":
@@ -99,7 +104,7 @@ class Exchange(HTTPMessageDelegate):
             if "expect" in headers or _is_long(headers):
                 self.refuse(error)
 
-    def _let_in(self, query: str, headers: HTTPHeaders) -> None:
+    def _let_in(self, query: str, headers: Mapping[str, str]) -> None:
         """Raise ChatError or RequestError if nothing of the kind may be asked from there."""
         gate = self.gate
         if self.version != "HTTP/1.0":
@@ -264,21 +269,16 @@ class Exchange(HTTPMessageDelegate):
         if self.gone:
             return
         self.connection.go_on()
-        sent = HTTPHeaders({"Cache-Control": "no-store", **self._cors, **(headers or {})})
+        sent = {"Cache-Control": "no-store", **self._cors, **(headers or {})}
         if status != HTTPStatus.NO_CONTENT:
-            if "Content-Type" not in sent:
-                sent["Content-Type"] = content_type
+            sent.setdefault("Content-Type", content_type)
             sent["Content-Length"] = str(len(body))
-        if close or not self._whole or self.gate.context.draining:
-            sent["Connection"] = "close"
-            self.request.no_keep_alive = True
-        start = ResponseStartLine("HTTP/1.1", int(status), HTTPStatus(status).phrase)
+        close |= not self._whole or self.gate.context.draining
         self.connection.release()
-        written = self.request.write_headers(start, sent, None if self.method == "HEAD" else body)
-        if len(body) > LONG_BYTES and not written.done():
+        taken = self._request.answer(int(status), sent, None if self.method == "HEAD" else body, close=close)
+        if taken is not None and len(body) > LONG_BYTES:
             self.connection.hold(len(body))
-            written.add_done_callback(self._taken)
-        self.request.finish()
+            taken.add_done_callback(self._taken)
 
     def _taken(self, written: asyncio.Future[None]) -> None:
         """The client has taken the answer, or has gone."""
@@ -294,10 +294,13 @@ class Exchange(HTTPMessageDelegate):
         status, media, body = answer(self.headers.get("accept", ""), status, error.code, error.message, retry_after)
         self.answer(status, body, {**found, **media, **(headers or {})})
 
-    def detach(self) -> IOStream:
-        """The stream, to which the answer is somebody else's to write."""
+    def detach(self) -> tuple[SocketType, bytes]:
+        """The socket, to which the answer is the caller's to write, and what came behind the request.
+
+        OSError: it has gone meanwhile, or no file is left for a duplicate.
+        """
         self._answered = True
-        return self.request.detach()
+        return self._request.detach()
 
     def cross_origin_headers(self) -> Mapping[str, str]:
         """What an answer has to say to a page of another origin that is allowed."""

@@ -52,7 +52,7 @@ class Arguments:
     def __init__(self, query: str, most: int = MAX_ARGUMENTS) -> None:
         if query.count("&") >= most:  # 8,000 of them take 6 ms
             raise RequestError(f"the address should have {most} arguments at most")
-        self.pairs = parse_qsl(query, keep_blank_values=True) if query else []
+        self.pairs = _pairs(query) if query else []
         self.values = dict(self.pairs)
 
     def get(self, name: str) -> str | None:
@@ -62,6 +62,13 @@ class Arguments:
     def all(self, name: str) -> list[str]:
         """All values of this name."""
         return [value for found, value in self.pairs if found == name] if name in self.values else []
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    """As `parse_qsl`, with blank values; of most queries in 0.4 us instead of 1.8."""
+    if "%" in query or "+" in query:
+        return parse_qsl(query, keep_blank_values=True)
+    return [(name, value) for name, _, value in (field.partition("=") for field in query.split("&") if field)]
 
 
 class Gate:
@@ -212,12 +219,12 @@ class Gate:
 
 def credential(headers: Mapping[str, str], subprotocols: tuple[str, ...], arguments: Arguments) -> str | None:
     """The first token that is present, in the protocol's order."""
-    found = bearer(headers)
-    if found is not None:
-        return found
-    found = cookie(headers)
-    if found is not None:
-        return found
+    if "authorization" in headers or "cookie" in headers:
+        found = bearer(headers)
+        if found is None:
+            found = cookie(headers)
+        if found is not None:
+            return found
     for subprotocol in subprotocols:
         if subprotocol.startswith(BEARER):
             return subprotocol[len(BEARER) :]

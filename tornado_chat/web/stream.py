@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from socket import SHUT_WR, SocketType
 from typing import Annotated, Any, NamedTuple
@@ -13,19 +13,14 @@ from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.event_stream import CursorStream, EventStream, random_retry
 from tornado_chat.live.stream_session import StreamSession
-from tornado_chat.web.api import Api
 from tornado_chat.web.endpoint import EVENTS_TYPE, Endpoint
 from tornado_chat.web.event_schemas import OnStream
 from tornado_chat.web.exchange import Exchange
-from tornado_chat.web.gate import Arguments, Gate, client_address
-from tornado_chat.web.handover import begin_session, take_over
-from tornado_chat.web.refusals import refused
+from tornado_chat.web.gate import Arguments, Gate
+from tornado_chat.web.handover import begin_session
 from tornado_chat.wire import event_stream
 from tornado_chat.wire.commands import Cursor, Flag, Join, Last, RoomName, read
 from tornado_chat.wire.event_stream import StreamEncoding
-from tornado_chat.wire.handshake import is_host
-from tornado_chat.wire.refusals import RequestError
-from tornado_chat.wire.request import Request
 
 ROOMS = 100
 """Of one stream."""
@@ -111,40 +106,8 @@ def _endpoint(method: str, path: str, asks: type[Struct], summary: str) -> Endpo
     return Endpoint(method, path, _stream, summary=summary, answers={200: OnStream}, asks=asks, gives=EVENTS_TYPE)
 
 
-def let_in(gate: Gate, api: Api, peer: str, request: Request) -> Callable[[SocketType, bytes], None] | None:
-    """What makes a socket a stream, if `request` asks for one in a plain way; Refused if it may not.
-
-    None: Tornado has to read it. Ten thousand who come back at once are not to cost what its requests do.
-    """
-    headers = request.headers
-    path, _, query = request.target.partition("?")
-    accept = headers.get("accept", "")
-    try:
-        endpoint, names = api.find("GET", path, accept)
-    except (RequestError, ChatError):
-        return None
-    if endpoint.gives != EVENTS_TYPE or not _is_plain(headers):
-        return None
-    cross_origin: dict[str, str] = {}
-    try:
-        address = client_address(peer, headers.get("x-forwarded-for"), gate.settings.trusted_proxies)
-        arguments = Arguments(query)
-        cross_origin = gate.check_request(headers, peer, arguments)
-        asked = endpoint.read(names, arguments, headers, b"", gate.settings.text_chars)
-        admitted = _admit(gate, address, "HTTP/1.1", headers, arguments, cross_origin, asked)
-    except (RequestError, ChatError) as error:
-        raise refused(gate.context.hub.metrics, error, accept, cross_origin) from None
-    return partial(_open, gate, admitted)
-
-
-def _is_plain(headers: Mapping[str, str]) -> bool:
-    """Whether the request has no body, and names one host: else Tornado says what is wrong with it."""
-    has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
-    return not has_body and "expect" not in headers and is_host(headers.get("host", ","))
-
-
 def _stream(exchange: Exchange, asked: Any) -> None:
-    """Answer what `let_in` left to Tornado."""
+    """Answer with a stream, which has the connection from then on."""
     gate = exchange.gate
     cross_origin = exchange.cross_origin_headers()
     admitted = _admit(
@@ -153,7 +116,7 @@ def _stream(exchange: Exchange, asked: Any) -> None:
     if exchange.gone:
         return
     try:
-        sock, early = take_over(exchange.detach())
+        sock, early = exchange.detach()
     except OSError:  # it has gone meanwhile, or no file is left for the duplicate
         return
     if exchange.method == "HEAD":

@@ -77,13 +77,8 @@ def response(upgrade: Upgrade, *, subprotocol: str | None = None, extensions: st
 
 def check_host(headers: Mapping[str, str]) -> None:
     """Raise RequestError if a request of HTTP/1.1 does not name one host (RFC 9112 section 3.2)."""
-    if not is_host(headers.get("host", ",")):
+    if not _HOST.fullmatch(headers.get("host", ",")):
         raise RequestError("the header Host should be there, once, with a name and perhaps a port")
-
-
-def is_host(host: str) -> bool:
-    """Whether the header Host has one name, and perhaps a port."""
-    return _HOST.fullmatch(host) is not None
 
 
 def _has_token(value: str, token: str) -> bool:

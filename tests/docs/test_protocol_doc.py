@@ -16,7 +16,8 @@ from tests.support import ROOT
 from tornado_chat.auth import GUEST_TTL, _Claims
 from tornado_chat.config import Settings
 from tornado_chat.errors import ChatError, CloseCode, ErrorCode
-from tornado_chat.live.polls import MOST_BYTES, MOST_EVENTS
+from tornado_chat.live.pages import MOST_BYTES
+from tornado_chat.live.polls import MOST_EVENTS
 from tornado_chat.live.questions import HISTORY_BYTES, PRESENT_USERS
 from tornado_chat.live.request import CARRY_OUT_SECONDS, OWED_SECONDS, REQUEST_BYTES
 from tornado_chat.live.session import ROOMS

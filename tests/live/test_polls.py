@@ -21,7 +21,8 @@ from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.live import stays as stays_module
 from tornado_chat.live import watch
 from tornado_chat.live.limits import Limits
-from tornado_chat.live.polls import MOST_BYTES, MOST_EVENTS, Found, Poll, Polls
+from tornado_chat.live.pages import MOST_BYTES
+from tornado_chat.live.polls import MOST_EVENTS, Found, Poll, Polls
 from tornado_chat.live.room import Room
 from tornado_chat.live.shared import PAGE_READS
 from tornado_chat.live.stays import SWEPT, Poller

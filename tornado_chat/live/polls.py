@@ -7,27 +7,25 @@ waits holds its rooms open and is woken by them (watch.py); what it gets comes f
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import NamedTuple
 
 from tornado_chat.auth import Identity
-from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
+from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.limits import Limits
 from tornado_chat.live.lookup import Question
-from tornado_chat.live.ring import Chunk, Ring, erase_if
+from tornado_chat.live.pages import MOST_BYTES, Page, Pages
+from tornado_chat.live.ring import Chunk, Ring
 from tornado_chat.live.room import Room
 from tornado_chat.live.stays import Poller, Stay, Stays
 from tornado_chat.wire.encodings import BARE
 from tornado_chat.wire.events import Event
 
-logger = logging.getLogger(__name__)
-
-MOST_EVENTS, MOST_BYTES = 500, 256 * 1024
-"""Of one answer; the last event may go beyond the bytes."""
+MOST_EVENTS = 500
+"""Of one answer."""
 
 ROOMS = 100
 """Of one poll."""
@@ -49,17 +47,10 @@ Told = Callable[[Found | Exception], None]
 """What is called once with the answer, unless the poll is cancelled: ChatError, or LogUnavailable."""
 
 
-class Page(NamedTuple):
-    """Events from the log, and how many erasures the room had had when they were read."""
-
-    events: list[Event]
-    erasures: int
-
-
 class Polls:
     """Those of one process."""
 
-    __slots__ = ("_hub", "_limits", "_reading", "draining", "stays", "waiting")
+    __slots__ = ("_hub", "_limits", "draining", "pages", "stays", "waiting")
 
     def __init__(self, hub: Hub, limits: Limits) -> None:
         self.stays = Stays(hub, limits)
@@ -67,8 +58,7 @@ class Polls:
         self._hub = hub
         self._limits = limits
         self.draining = False
-        # Who waits for a page: room, the seq before it, how many events, and whether it may go into the room's ring.
-        self._reading: dict[tuple[str, int, int, bool], list[Poll]] = {}
+        self.pages = Pages(hub)
 
     def begin(
         self, identity: Identity, poller: Poller, cursors: Mapping[str, int], limit: int, wait: float, told: Told
@@ -97,61 +87,6 @@ class Polls:
         for poll in list(self.waiting):
             poll.hurry()
         self.stays.end_idle()
-
-    def read(self, poll: Poll, name: str, room: Room | None, after: int, *, all_of_it: bool) -> None:
-        """Give `poll` the page after `after`, in a loop turn to come; who asks the same gets the same.
-
-        It ends where the room's ring begins, unless `all_of_it` is to come from the log.
-        """
-        key = name, after, poll.limit, all_of_it
-        readers = self._reading.get(key)
-        if readers is None:
-            self._reading[key] = [poll]
-            self._hub.tasks.spawn(self._read(key, room))
-        else:
-            readers.append(poll)
-
-    async def _read(self, key: tuple[str, int, int, bool], room: Room | None) -> None:
-        name, after, limit, all_of_it = key
-        shared = self._hub.shared
-        outcome: Page | Exception = LogUnavailable("nobody waits for it any more")
-        async with shared.page_reads:
-            try:
-                if any(not poll.over for poll in self._reading[key]):
-                    outcome = await self._fetch(name, room, after, limit, all_of_it=all_of_it)
-            except Exception as error:
-                outcome = error
-            takes = [partial(poll.take, name, outcome) for poll in self._reading.pop(key)]
-            taken: asyncio.Future[None] = shared.loop.create_future()
-            # A queue of its own: while the page waits for its turn it keeps the permit, which others want.
-            shared.turns.polls.add("page of " + name, *takes, partial(_settle, taken))
-            await taken
-
-    async def _fetch(self, name: str, room: Room | None, after: int, limit: int, *, all_of_it: bool) -> Page:
-        """The page after `after`; empty if the room's ring has it now."""
-        log = self._hub.log
-        if room is None:
-            events = await log.read(name, after, max_events=limit, max_bytes=MOST_BYTES)
-            return Page(_some(name, after, events), 0)
-        ring, watch = room.ring, room.watched()
-        before = ring.first if len(ring) and not all_of_it else None
-        if before is not None and before <= after + 1:
-            return Page([], watch.erasures)
-        watch.reads += 1
-        try:
-            events = await log.read(name, after, before=before, max_events=limit, max_bytes=MOST_BYTES)
-            for target in watch.erased:
-                for event in events:
-                    erase_if(event, target)
-        finally:
-            watch.reads -= 1
-            if not watch.reads:
-                watch.erased.clear()
-        delivered = [event for event in _some(name, after, events) if event.seq <= room.head]
-        following = ring.first if len(ring) else room.head + 1
-        if delivered and delivered[-1].seq + 1 == following and not room.closed:
-            ring.prepend(delivered)
-        return Page(events, watch.erasures)
 
 
 class Poll:
@@ -405,7 +340,7 @@ class Poll:
         made = None if is_late else self._from_ring(name, after, most_events, most_bytes)
         if made is None:
             self._reading = True
-            self._polls.read(self, name, room, after, all_of_it=is_late)
+            self._polls.pages.read(self, name, room, after, self.limit, all_of_it=is_late)
         return made
 
     def _from_ring(self, name: str, after: int, most_events: int, most_bytes: int) -> Chunk | None:
@@ -424,11 +359,6 @@ class Poll:
         if most_bytes == MOST_BYTES and _is_whole(made, flushed, most_bytes):
             ring.keep_chunk(BARE, after, made)
         return made
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def _erasures(room: Room | None) -> int:
@@ -458,11 +388,3 @@ def _chunk_of(events: list[Event], after: int, most_events: int, most_bytes: int
         if size >= most_bytes:
             break
     return b",".join(frames), after + len(frames), len(frames)
-
-
-def _some(name: str, after: int, events: list[Event]) -> list[Event]:
-    """`events`, of which the log must have some."""
-    if not events:
-        logger.error("log lost events room=%s after=%d", name, after)
-        raise LogUnavailable("it has no such events")
-    return events

@@ -137,23 +137,11 @@ async def cut_network(scene: Scene) -> None:
 
 
 async def delay_network(scene: Scene) -> None:
-    network, delay = scene.network, scene.dice.choice((0.05, 0.3, 1.0))
-    network.delay(delay)
-    try:
-        seconds = await scene.a_while()
-    finally:
-        network.delay(0)
-    scene.ledger.note(f"what the server said was late by {delay:g} s, for {seconds:.1f} s")
+    await _delay(scene, scene.network, "what the server said was")
 
 
 async def stall_network(scene: Scene) -> None:
-    network = scene.network
-    network.stall()
-    try:
-        seconds = await scene.a_while()
-    finally:
-        network.flow()
-    scene.ledger.note(f"connections of clients were open, but deaf, for {seconds:.1f} s")
+    await _stall(scene, scene.network, "connections of clients")
 
 
 async def buffer_network(scene: Scene) -> None:
@@ -166,6 +154,25 @@ async def buffer_network(scene: Scene) -> None:
         network.hold(0, 0, 0.0)
     network.cut()
     scene.ledger.note(f"what the server said was held back until it was {size} KiB, for {seconds:.1f} s")
+
+
+async def _delay(scene: Scene, proxy: Proxy, what: str) -> None:
+    delay = scene.dice.choice((0.05, 0.3, 1.0))
+    proxy.delay(delay)
+    try:
+        seconds = await scene.a_while()
+    finally:
+        proxy.delay(0)
+    scene.ledger.note(f"{what} late by {delay:g} s, for {seconds:.1f} s")
+
+
+async def _stall(scene: Scene, proxy: Proxy, what: str) -> None:
+    proxy.stall()
+    try:
+        seconds = await scene.a_while()
+    finally:
+        proxy.flow()
+    scene.ledger.note(f"{what} were open, but deaf, for {seconds:.1f} s")
 
 
 # To the installation. Each returns when the damage is mended.
@@ -219,23 +226,11 @@ async def drop_redis(scene: Scene) -> None:
 
 
 async def delay_redis(scene: Scene) -> None:
-    proxy, delay = scene.proxy, scene.dice.choice((0.05, 0.3, 1.0))
-    proxy.delay(delay)
-    try:
-        seconds = await scene.a_while()
-    finally:
-        proxy.delay(0)
-    scene.ledger.note(f"Redis's messages were late by {delay:g} s, for {seconds:.1f} s")
+    await _delay(scene, scene.proxy, "Redis's messages were")
 
 
 async def stall_redis(scene: Scene) -> None:
-    proxy = scene.proxy
-    proxy.stall()
-    try:
-        seconds = await scene.a_while()
-    finally:
-        proxy.flow()
-    scene.ledger.note(f"connections to Redis were open, but deaf, for {seconds:.1f} s")
+    await _stall(scene, scene.proxy, "connections to Redis")
 
 
 async def restart_postgresql(scene: Scene) -> None:

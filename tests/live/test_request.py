@@ -12,6 +12,7 @@ import pytest
 from tests.support.chat import SECRET, Running, eventually, running
 from tests.support.plain_http import HTTP, Answer
 from tornado_chat.auth import mint
+from tornado_chat.broker.local import LocalBroker
 from tornado_chat.errors import LogUnavailable
 from tornado_chat.live import publisher as publisher_module
 from tornado_chat.live import request as request_module
@@ -240,6 +241,39 @@ async def test_typing_by_request_is_told_and_lapses(tmp_path: Path, monkeypatch:
         assert json.loads(answer.body) == [None]
         assert (await member.until("typing"))["user"] == "alice"
         assert not (await member.until("typing"))["on"]
+
+
+async def test_who_types_in_a_room_that_is_opened_then_is_told_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members are on other processes until somebody joins here; the `typing` is told once, and lapses once."""
+    monkeypatch.setattr("tornado_chat.live.room_signals.TYPING_SECONDS", 1.0)
+    told: list[bool] = []
+    monkeypatch.setattr(LocalBroker, "publish_signal", lambda broker, room, signal, not_for: told.append(signal.on))
+    async with running(tmp_path) as here:
+        hub = here.server.hub
+        monkeypatch.setattr(hub.broker, "carries", True)
+        await post(here, [{"type": "typing", "room": "r", "on": True}])
+        assert hub.typing.keys() == {"r"}
+        member = await here.join("r")
+        assert not hub.typing
+        assert not (await member.until("typing"))["on"]
+        assert told == [True, False]
+
+
+async def test_typing_where_nobody_is_here_is_kept_of_so_many_rooms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tornado_chat.live.room_signals.TYPING_SECONDS", 0.2)
+    monkeypatch.setattr("tornado_chat.live.hub.TYPING_ROOMS", 2)
+    async with running(tmp_path) as here:
+        hub = here.server.hub
+        monkeypatch.setattr(hub.broker, "carries", True)
+        await post(here, [{"type": "typing", "room": room, "on": True} for room in ("a", "b", "c")])
+        assert hub.typing.keys() == {"a", "b"}
+        await post(here, [{"type": "typing", "room": "a", "on": False}])
+        assert hub.typing.keys() == {"b"}
+        await eventually(lambda: not hub.typing)
 
 
 async def test_histories_of_one_request_share_a_mebibyte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,9 @@ class Hub:
         room = self.rooms.get(name)
         if room is None:
             room = self.rooms[name] = Room(self.shared, name, self._close_room)
+            signals = self.typing.pop(name, None)
+            if signals is not None:
+                room.signals.take_over(name, signals)
             self.tasks.spawn(self._open(room))
         return room
 

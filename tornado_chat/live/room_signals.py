@@ -89,6 +89,12 @@ class RoomSignals:
         if found is not None and found[1] is line:
             self.set_typing(room, user, found[0], line, on=False)
 
+    def take_over(self, room: str, signals: RoomSignals) -> None:
+        """Whoever types by `signals`, which are shut, types here."""
+        self.typing.update(signals.typing)
+        signals.shut()
+        self._lapse_typing(room)
+
     def heard_elsewhere(self, user: str) -> None:
         """Another process tells that the user types or stopped: that it lapses is that process's to tell."""
         self.typing.pop(user, None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -29,10 +31,37 @@ def migrate(args: argparse.Namespace) -> int:
     settings = config.load(vars(args), os.environ, ("database",))
     from tornado_chat.log import migrating
 
-    old, new = migrating.migrate(settings.database)
-    done = f"was empty, is of revision {new} now" if old is None else f"from revision {old} to {new}"
-    print(f"{shown(settings.database)}: {f'revision {new}, nothing to do' if old == new else done}")
+    old, new = migrating.migrate(settings.database, Progress())
+    if old == migrating.COUNTING:
+        done = f"revision {new}, by a migration that was begun before"
+    elif old == new:
+        done = f"revision {new}, nothing to do"
+    else:
+        done = f"was empty, is of revision {new} now" if old is None else f"from revision {old} to {new}"
+    print(f"{shown(settings.database)}: {done}")
     return 0
+
+
+class Progress:
+    """`migrating.Report` as lines on stderr, one each `seconds`, with an estimate by how long the last ones took."""
+
+    __slots__ = ("_begun", "_from", "_seconds", "_told")
+
+    def __init__(self, seconds: float = 3.0) -> None:
+        self._seconds = seconds
+        self._begun = self._told = time.monotonic()
+        self._from: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._from is None:
+            self._from, self._begun = done, now
+        elif now - self._told >= self._seconds:
+            self._told = now
+            left = (now - self._begun) * (total - done) / max(1, done - self._from)
+            part = 100 * done // max(1, total)
+            line = f"numbering the messages: {done} of {total} events, {part} %, about {left:.0f} s to go"
+            print(line, file=sys.stderr, flush=True)
 
 
 def copy_log(args: argparse.Namespace) -> int:

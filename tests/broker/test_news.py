@@ -67,6 +67,7 @@ BAD_EVENTS: list[Any] = [
     *([but(MESSAGE, seq=seq)] for seq in ("absent", "1", True, 1.0, None, 0, -1, 1 << 63)),
     *([but(MESSAGE, user=user)] for user in ("absent", "", 5, None, "x" * 65)),
     *([but(MESSAGE, name=name)] for name in ("absent", "", 5, None, "x" * 65)),
+    *([but(MESSAGE, n=n)] for n in ("absent", "1", None, 0, 1.5)),
     *([but(MESSAGE, ts=ts)] for ts in ("absent", "1", -1, 1.5)),
     *([but(MESSAGE, **{field: 5})] for field in ("text", "id", "meta", "deleted")),
     [but(MESSAGE, id="x" * 65)],
@@ -135,7 +136,7 @@ def test_what_is_not_said_as_it_has_to_be_is_refused(text: bytes, monkeypatch: p
 
 
 def test_a_field_that_a_newer_version_has_is_left_out() -> None:
-    assert heard(b"\x01e" + orjson.dumps([{**MESSAGE, "n": 5}])).data == [MESSAGE]
+    assert heard(b"\x01e" + orjson.dumps([{**MESSAGE, "later": 5}])).data == [MESSAGE]
 
 
 def test_a_sealed_text_is_of_one_secret_and_one_place() -> None:

@@ -98,7 +98,7 @@ def joined(room: str, head: int, cursor: int, epoch: str = "e") -> dict[str, Any
 
 
 def message(seq: int, room: str = "lobby") -> dict[str, Any]:
-    return {"type": "message", "room": room, "seq": seq, "user": "u", "name": "u", "text": str(seq), "ts": 0}
+    return {"type": "message", "room": room, "seq": seq, "n": seq, "user": "u", "name": "u", "text": str(seq), "ts": 0}
 
 
 def ack(command: dict[str, Any], seq: int) -> dict[str, Any]:

@@ -236,7 +236,7 @@ def test_the_events(type: Any) -> None:
     more = MESSAGE_ONLY if type == "message" else {}
     least: dict[str, Any] = {"target": 1, "emoji": "e", "on": True}
     made = [
-        event_of(entry, 2, 1).data
+        event_of(entry, 2, 1, 1).data
         for entry in (
             Entry(type, "r", "u", "n", text="t", **EVERYTHING, **more),
             Entry(type, "r", "u", "n", **EVERYTHING, **more),
@@ -261,7 +261,7 @@ def test_the_kinds_of_events() -> None:
 
 def test_every_event_has_its_row_in_order_of_the_object() -> None:
     order = list(tables_of_server_types()["message"])
-    data = event_of(Entry("message", "r", "u", "n", text="t", **EVERYTHING, **MESSAGE_ONLY), 2, 1).data
+    data = event_of(Entry("message", "r", "u", "n", text="t", **EVERYTHING, **MESSAGE_ONLY), 2, 1, 1).data
     assert list(data)[1:] == [name for name in order if name != "deleted"]
 
 

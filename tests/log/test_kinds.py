@@ -15,9 +15,9 @@ META = {"a": [1, {"b": None}], "é": "\u2028"}
 CASES: list[tuple[Publishing, dict[str, Any]]] = [
     (
         Send(room="r", id="i", text="hi", reply_to=3, meta=META),
-        {"type": "message", "name": "Ann", "text": "hi", "id": "i", "reply_to": 3, "meta": META},
+        {"type": "message", "n": 5, "name": "Ann", "text": "hi", "id": "i", "reply_to": 3, "meta": META},
     ),
-    (Send(room="r", text="hi"), {"type": "message", "name": "Ann", "text": "hi"}),
+    (Send(room="r", text="hi"), {"type": "message", "n": 5, "name": "Ann", "text": "hi"}),
     (Edit(room="r", id="i", seq=4, text="better"), {"type": "edited", "target": 4, "text": "better"}),
     (Delete(room="r", id="i", seq=4), {"type": "deleted", "target": 4}),
     (
@@ -29,7 +29,7 @@ CASES: list[tuple[Publishing, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("command", "seen"), CASES, ids=lambda case: type(case).__name__)
 def test_what_a_command_becomes(command: Publishing, seen: dict[str, Any]) -> None:
-    event = event_of(entry_of(command, "ann", "Ann", command.id or "hidden"), 7, 1000)
+    event = event_of(entry_of(command, "ann", "Ann", command.id or "hidden"), 7, 5, 1000)
     for codec in (JSON, MSGPACK):
         decoded = codec.decode(codec.encode(event.data))
         assert decoded == {"room": "r", "seq": 7, "user": "ann", "ts": 1000, **seen}
@@ -55,7 +55,7 @@ def test_what_an_erasure_takes() -> None:
     for type in ("message", "edited"):
         entry = entry_of(CASES[0][0], "ann", "Ann", "i")
         entry.type, entry.text, entry.meta, entry.target = KINDS[type].type, None, None, 4
-        data = event_of(entry, 7, 1).data
+        data = event_of(entry, 7, 5, 1).data
         assert data["deleted"] is True
         assert "text" not in data
 

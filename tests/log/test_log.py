@@ -20,6 +20,7 @@ from tests.support.entries import (
     everything,
     guests_mark,
     message,
+    past,
     plain,
     reacted,
     read_mark,
@@ -31,7 +32,6 @@ from tornado_chat.log import Appended, Entry, Log, sweeping
 from tornado_chat.log.postgres import open_postgres
 from tornado_chat.log.sqlite import open_sqlite
 from tornado_chat.wire.codec import JSON
-from tornado_chat.wire.events import Data
 
 pytest_plugins = ["tests.support.postgres_servers"]
 
@@ -70,18 +70,6 @@ def open_log(request: pytest.FixtureRequest, io_loop: IOLoop) -> Iterator[Open]:
 def log(open_log: Open, io_loop: IOLoop) -> Log:
     log: Log = io_loop.run_sync(open_log)
     return log
-
-
-async def past(log: Log, room: str = "lobby") -> list[Data]:
-    """The room's messages as they are now, through pages of history."""
-    messages: list[Data] = []
-    before: int | None = None
-    while True:
-        page, more = await log.history(room, before=before, limit=7, max_bytes=MIB)
-        messages = [*map(plain, page), *messages]
-        if not more:
-            return messages
-        before = page[0]["seq"]
 
 
 async def test_each_room_is_numbered_from_one(log: Log) -> None:
@@ -138,8 +126,18 @@ async def test_events_have_the_fields_of_the_protocol(log: Log) -> None:
     ts = [outcome.ts for outcome in outcomes]
     lobby = {"room": "lobby", "user": "alice"}
     assert await everything(log) == [
-        {"type": "message", "seq": 1, "name": "Alice", "text": "plain", "ts": ts[0], **lobby},
-        {"type": "message", "seq": 2, "name": "Alice", "text": "hi", "ts": ts[1], "id": "c1", "reply_to": 1, **lobby}
+        {"type": "message", "seq": 1, "n": 1, "name": "Alice", "text": "plain", "ts": ts[0], **lobby},
+        {
+            "type": "message",
+            "seq": 2,
+            "n": 2,
+            "name": "Alice",
+            "text": "hi",
+            "ts": ts[1],
+            "id": "c1",
+            "reply_to": 1,
+            **lobby,
+        }
         | {"meta": {"tags": ["x", 1.5, None], "é": True}},
         {"type": "edited", "seq": 3, "target": 2, "text": "ho", "ts": ts[2], **lobby},
         {"type": "reacted", "seq": 4, "target": 1, "emoji": "❤", "on": True, "ts": ts[3], **lobby} | {"user": "bob"},
@@ -386,7 +384,7 @@ async def test_history_shows_the_last_edit(log: Log) -> None:
     await append(log, message("one", key="c", reply_to=7, meta={"a": 1}), message("two"))
     _, last = await append(log, edited(1, "better"), edited(1, "best"))
     assert await past(log) == [
-        {"type": "message", "room": "lobby", "seq": 1, "user": "alice", "name": "Alice", "text": "best"}
+        {"type": "message", "room": "lobby", "seq": 1, "n": 1, "user": "alice", "name": "Alice", "text": "best"}
         | {"ts": (await everything(log))[0]["ts"], "id": "c", "reply_to": 7, "meta": {"a": 1}, "edited": last.ts},
         (await everything(log))[1],
     ]
@@ -403,6 +401,7 @@ async def test_a_deletion_erases_the_texts(log: Log) -> None:
     gone = {
         "type": "message",
         "seq": 1,
+        "n": 1,
         "name": "Alice",
         "deleted": True,
         "ts": ts[0],
@@ -728,13 +727,15 @@ async def test_any_sequence_of_batches_agrees_with_the_model(log: Log, seed: int
     dice = random.Random(seed)
     model = Model()
     for _ in range(60):
-        plain = dice.random() < 0.5
+        few_kinds = dice.random() < 0.5
         head = max(map(len, model.events.values()), default=0)
-        batch = [random_entry(dice, head, plain) for _ in range(dice.choice((1, 1, 2, 3, 8, 20)))]
+        batch = [random_entry(dice, head, few_kinds) for _ in range(dice.choice((1, 1, 2, 3, 8, 20)))]
         wanted = [model.apply(entry) for entry in batch]
         outcomes = await log.append(batch)
         got = [
-            (outcome.code,) if isinstance(outcome, ChatError) else (outcome.seq, outcome.duplicate, outcome.changed)
+            (outcome.code,)
+            if isinstance(outcome, ChatError)
+            else (outcome.seq, outcome.n, outcome.duplicate, outcome.changed)
             for outcome in outcomes
         ]
         assert got == wanted
@@ -743,6 +744,13 @@ async def test_any_sequence_of_batches_agrees_with_the_model(log: Log, seed: int
         events = await everything(log, room)
         assert [event["type"] for event in events] == [entry.type for entry in model.events[room]]
         assert [event.get("text") for event in events] == model.texts(room)
+        assert [event.get("n") for event in events] == model.numbers(room)
+        for after in range(len(events)):
+            page = await log.read(room, after, before=after + 5, max_events=3, max_bytes=MIB)
+            assert [plain(event.data) for event in page] == events[after : after + 3]
+            messages, _ = await log.history(room, before=after + 1, limit=3, max_bytes=MIB)
+            told = [(event["seq"], event["n"]) for event in events[:after] if event["type"] == "message"]
+            assert [(message["seq"], message["n"]) for message in messages] == told[-3:]
         assert [
             (
                 event["seq"],

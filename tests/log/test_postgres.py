@@ -237,7 +237,7 @@ async def test_plans_made_for_empty_tables_do_for_great_ones(
         await all_there_is(0)
         await db.execute(
             """
-            INSERT INTO events (room, seq, type, "user", key, hidden, text, target, last_message, ts)
+            INSERT INTO events (room, seq, type, "user", key, hidden, text, target, previous_message, ts)
             SELECT
                 id, 1000 + n, CASE WHEN n % 2 = 0 THEN 'message' ELSE 'edited' END, 'alice', 'k' || n, false, '', 1000,
                 CASE WHEN n % 2 = 1 THEN 999 + n END, 1

@@ -65,7 +65,7 @@ async def processes(
 
 
 def event(room: str, seq: int, text: str = "hello") -> Event:
-    data = {"type": "message", "room": room, "seq": seq, "user": "ann", "name": "Ann", "text": text, "ts": 1}
+    data = {"type": "message", "room": room, "seq": seq, "n": seq, "user": "ann", "name": "Ann", "text": text, "ts": 1}
     return Event(seq, data)
 
 

@@ -57,6 +57,28 @@ def tables(database: str) -> list[tuple[Any, ...]]:
 
 def age(database: str, revision: str = "0001") -> None:
     """Make of a new database what the version of `revision` left; of 0001: the one before Alembic, on SQLite."""
+    undone = ["DROP TABLE others", "ALTER TABLE events RENAME COLUMN previous_message TO last_message"]
+    if not database.startswith("sqlite:"):
+        undone += [f"DROP FUNCTION {name}" for name in ("add_messages", "add_entries", "lock_rooms")]
+        functions = _script(database, "0001").partition("CREATE FUNCTION lock_rooms")[2]
+        locking, _, appending = functions.partition("-- Appends messages")
+        undone += [
+            "CREATE FUNCTION lock_rooms" + locking,
+            "-- Appends messages" + appending.partition("-- Appends ")[0],
+        ]
+        undone += ["CREATE" + _script(database, "0003").rpartition("CREATE")[2]]
+    if revision != "0003":
+        undone += _undoing_0003(database)
+    sql(database, *undone, f"UPDATE alembic_version SET version_num = '{revision}'")
+    if revision == "0001":
+        sql(database, "DROP TABLE revocations")
+        if database.startswith("sqlite:"):
+            sql(database, "DROP TABLE alembic_version", "PRAGMA user_version = 1")
+        else:
+            sql(database, "DROP FUNCTION revoke_session")
+
+
+def _undoing_0003(database: str) -> list[str]:
     if database.startswith("sqlite:"):
         undone = ["DROP TABLE erasures", "DROP INDEX lapsing", "ALTER TABLE marks DROP COLUMN lapses"]
         undone += ["DROP TABLE revocations", *_script(database, "0002").split(";\n")]
@@ -70,13 +92,7 @@ def age(database: str, revision: str = "0001") -> None:
             _script(database, "0002").partition("-- Forgets")[0],
             "CREATE FUNCTION revoke_session" + _script(database, "0002").partition("FUNCTION revoke_session")[2],
         ]
-    sql(database, *undone, f"UPDATE alembic_version SET version_num = '{revision}'")
-    if revision == "0001":
-        sql(database, "DROP TABLE revocations")
-        if database.startswith("sqlite:"):
-            sql(database, "DROP TABLE alembic_version", "PRAGMA user_version = 1")
-        else:
-            sql(database, "DROP FUNCTION revoke_session")
+    return undone
 
 
 def _script(database: str, revision: str) -> str:

@@ -76,3 +76,15 @@ async def everything(log: Log, room: str = "lobby") -> list[Data]:
             events.append(plain(event.data))
     assert await log.heads([room]) == {room: len(events)}
     return events
+
+
+async def past(log: Log, room: str = "lobby") -> list[Data]:
+    """The room's messages as they are now, through pages of history."""
+    messages: list[Data] = []
+    before: int | None = None
+    while True:
+        page, more = await log.history(room, before=before, limit=7, max_bytes=MIB)
+        messages = [*map(plain, page), *messages]
+        if not more:
+            return messages
+        before = page[0]["seq"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import count
 from typing import Any
 
 from tests.support.entries import deleted, edited, message, reacted, read_mark
@@ -25,10 +26,10 @@ class Model:
             new = max(old, min(entry.seq or 0, len(events)))
             if new:
                 self.marks[entry.room, entry.user] = new
-            return new, False, new > old
+            return new, 0, False, new > old
         name = (entry.room, entry.user, entry.key)
         if name in self.keys:
-            return self.keys[name], True, True
+            return self.keys[name], 0, True, True
         if entry.type != "message":
             assert entry.target is not None
             target = events[entry.target - 1] if 0 < entry.target <= len(events) else None
@@ -40,7 +41,13 @@ class Model:
                 return (ErrorCode.NOT_FOUND,)
         self.events[entry.room] = [*events, entry]
         self.keys[name] = len(events) + 1
-        return len(events) + 1, False, True
+        n = self.numbers(entry.room)[-1]
+        return len(events) + 1, n or 0, False, True
+
+    def numbers(self, room: str) -> list[int | None]:
+        """Of each event its `n`; None of what is no message."""
+        messages = count(1)
+        return [next(messages) if event.type == "message" else None for event in self.events.get(room, [])]
 
     def texts(self, room: str) -> list[str | None]:
         events = self.events.get(room, [])

@@ -107,7 +107,7 @@ def test_an_event_is_described_as_it_is_made(type: Any) -> None:
         everything |= {"reply_to": 1, "meta": b'{"a":1}'}
     least = {"target": 1, "emoji": "e", "on": True}
     entries = [Entry(type, "r", "u", "n", text=text, **more) for text in ("t", None) for more in (everything, least)]
-    made = [event_of(entry, 2, 1).data for entry in entries]
+    made = [event_of(entry, 2, 1, 1).data for entry in entries]
     for data in made:
         msgspec.json.decode(JSON.encode(data), type=struct)  # the values have their types
     keys = [set(data) - {"type"} for data in made]

@@ -58,6 +58,7 @@ class _Event(TypedDict, total=False):
     seq: Required[Seq]
     user: Required[UserId]
     ts: Required[Cursor]
+    n: Seq
     name: Name
     target: Seq
     text: str
@@ -70,7 +71,7 @@ class _Event(TypedDict, total=False):
 
 
 REQUIRED: dict[str, set[str]] = {
-    "message": {"name"},
+    "message": {"n", "name"},
     "edited": {"target"},
     "deleted": {"target"},
     "reacted": {"target", "emoji", "on"},

@@ -175,7 +175,7 @@ class Publisher:
             carries = self.hub.broker.carries
             if room is None and not carries:
                 return  # nobody to tell
-            event = event_of(entry, outcome.seq, outcome.ts)
+            event = event_of(entry, outcome.seq, outcome.n, outcome.ts)
             event.born = born
             if carries:
                 news.setdefault(entry.room, []).append(event)

@@ -18,14 +18,16 @@ __all__ = ["Appended", "Entry", "Log", "Revocation", "event_of"]
 class Appended:
     """The outcome of an entry: its `seq` and `ts` (ms since 1970), the first one's if `duplicate`.
 
-    Of a `read`: `seq` is the mark as it stands now, `changed` says whether this entry moved it.
+    Of a new message: `n`, which message of its room it is; of anything else that is 0. Of a `read`: `seq` is the mark
+    as it stands now, `changed` says whether this entry moved it.
     """
 
-    __slots__ = ("changed", "duplicate", "seq", "ts")
+    __slots__ = ("changed", "duplicate", "n", "seq", "ts")
 
-    def __init__(self, seq: int, ts: int, *, duplicate: bool = False, changed: bool = True) -> None:
+    def __init__(self, seq: int, ts: int, n: int = 0, *, duplicate: bool = False, changed: bool = True) -> None:
         self.seq = seq
         self.ts = ts
+        self.n = n
         self.duplicate = duplicate
         self.changed = changed
 

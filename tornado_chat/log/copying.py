@@ -46,11 +46,17 @@ TABLES = (
     Table(
         "events",
         "room seq",
-        "type user name key hidden text reply_to meta target emoji on last_message ts",
+        "type user name key hidden text reply_to meta target emoji on previous_message ts",
         "SELECT room, count(*), max(seq), max(ts), count(text), count(meta) FROM events GROUP BY room ORDER BY room",
         booleans=("hidden", "on"),
         # There are no holes: this reads one row for each room, not all that there are.
         rows="SELECT CAST(coalesce(sum((SELECT max(seq) FROM events WHERE room = rooms.id)), 0) AS bigint) FROM rooms",
+    ),
+    Table(
+        "others",
+        "room seq",
+        "number",
+        "SELECT room, count(*), max(seq), max(number) FROM others GROUP BY room ORDER BY room",
     ),
     Table(
         "amendments",

@@ -82,8 +82,8 @@ class Entry:
         self.lapses = lapses
 
 
-def _message(entry: Entry, seq: int, ts: int) -> Data:
-    data: Data = {"type": "message", "room": entry.room, "seq": seq, "user": entry.user, "name": entry.name}
+def _message(entry: Entry, seq: int, n: int, ts: int) -> Data:
+    data: Data = {"type": "message", "room": entry.room, "seq": seq, "n": n, "user": entry.user, "name": entry.name}
     if entry.text is None:
         data["deleted"] = True
     else:
@@ -98,7 +98,7 @@ def _message(entry: Entry, seq: int, ts: int) -> Data:
     return data
 
 
-def _edited(entry: Entry, seq: int, ts: int) -> Data:
+def _edited(entry: Entry, seq: int, _n: int, ts: int) -> Data:
     data: Data = {"type": "edited", "room": entry.room, "seq": seq, "target": entry.target, "user": entry.user}
     if entry.text is None:
         data["deleted"] = True
@@ -108,11 +108,11 @@ def _edited(entry: Entry, seq: int, ts: int) -> Data:
     return data
 
 
-def _deleted(entry: Entry, seq: int, ts: int) -> Data:
+def _deleted(entry: Entry, seq: int, _n: int, ts: int) -> Data:
     return {"type": "deleted", "room": entry.room, "seq": seq, "target": entry.target, "user": entry.user, "ts": ts}
 
 
-def _reacted(entry: Entry, seq: int, ts: int) -> Data:
+def _reacted(entry: Entry, seq: int, _n: int, ts: int) -> Data:
     return {
         "type": "reacted",
         "room": entry.room,
@@ -126,7 +126,7 @@ def _reacted(entry: Entry, seq: int, ts: int) -> Data:
 
 
 class Kind:
-    """One kind of event. `command` asks for it, `data` makes what clients see of an entry with its seq and ts.
+    """One kind of event. `command` asks for it, `data` makes what clients see of an entry, its seq, its n and its ts.
 
     `folds` is what it does to the message that it targets; None for the message itself. Only whoever wrote that message
     may do it where `own` is true.
@@ -138,7 +138,7 @@ class Kind:
         self,
         type: EventType,
         command: type[Publishing],
-        data: Callable[[Entry, int, int], Data],
+        data: Callable[[Entry, int, int, int], Data],
         *,
         folds: Folds | None = None,
         own: bool = False,
@@ -182,9 +182,9 @@ def entry_of(command: Publishing, user: str, name: str, key: str) -> Entry:
     return entry
 
 
-def event_of(entry: Entry, seq: int, ts: int) -> Event:
-    """The event that clients see."""
-    return Event(seq, KINDS[entry.type].data(entry, seq, ts))
+def event_of(entry: Entry, seq: int, n: int, ts: int) -> Event:
+    """The event that clients see; `n` counts for a message only."""
+    return Event(seq, KINDS[entry.type].data(entry, seq, n, ts))
 
 
 ERASING = frozenset(kind.type for kind in KINDS.values() if kind.folds == "erasure")

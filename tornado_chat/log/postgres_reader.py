@@ -18,7 +18,11 @@ SELECT
     CASE WHEN type = 'edited' AND EXISTS (
         SELECT FROM erasures AS e WHERE e.room = events.room AND e.target = events.target
     ) THEN NULL ELSE text END,
-    reply_to, meta, target, emoji, "on", ts
+    reply_to, meta, target, emoji, "on", ts,
+    coalesce((
+        SELECT number FROM others WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq <= $2
+        ORDER BY seq DESC LIMIT 1
+    ), 0)
 FROM events WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq > $2 AND seq < $3
 ORDER BY seq LIMIT $4
 """
@@ -37,14 +41,18 @@ CROSS JOIN LATERAL (SELECT seq, lapses FROM marks WHERE room = r.id AND "user" =
 MESSAGES = """
 WITH RECURSIVE page (seq, place) AS (
     SELECT (
-        SELECT coalesce(last_message, seq) FROM events WHERE room = $1 AND seq < $2 ORDER BY seq DESC LIMIT 1
+        SELECT coalesce(previous_message, seq) FROM events WHERE room = $1 AND seq < $2 ORDER BY seq DESC LIMIT 1
     ), 1
     UNION ALL
     SELECT (
-        SELECT coalesce(last_message, seq) FROM events WHERE room = $1 AND seq = page.seq - 1
+        SELECT coalesce(previous_message, seq) FROM events WHERE room = $1 AND seq = page.seq - 1
     ), place + 1 FROM page WHERE page.seq > 1 AND place < $3
 )
-SELECT e.seq, e."user", e.name, e.key, e.hidden, e.text, e.reply_to, e.meta, e.ts, a.text, a.edited
+SELECT
+    e.seq, e."user", e.name, e.key, e.hidden, e.text, e.reply_to, e.meta, e.ts, a.text, a.edited,
+    CASE page.place WHEN 1 THEN coalesce((
+        SELECT number FROM others WHERE room = $1 AND seq < page.seq ORDER BY seq DESC LIMIT 1
+    ), 0) END
 FROM page
 CROSS JOIN LATERAL (SELECT * FROM events WHERE room = $1 AND seq = page.seq LIMIT 1) AS e
 LEFT JOIN LATERAL (SELECT * FROM amendments WHERE room = $1 AND target = page.seq LIMIT 1) AS a ON true

@@ -18,10 +18,10 @@ from tornado_chat.log.sweeping import Mark
 
 Outcome = Appended | ChatError
 
-APPEND_MESSAGES = "SELECT bases, stamps FROM append_messages($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
-APPEND_ENTRIES = (
-    "SELECT seq, ts, duplicate, changed, refused, target_type, target_user, target_erased "
-    "FROM append_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
+ADD_MESSAGES = "SELECT bases, counts, stamps FROM add_messages($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+ADD_ENTRIES = (
+    "SELECT seq, ts, n, duplicate, changed, refused, target_type, target_user, target_erased "
+    "FROM add_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
 )
 SWEEP = "SELECT sweep($1, $2, $3, $4, $5, $6)"
 
@@ -31,13 +31,13 @@ async def append(db: Connection, batch: Sequence[Entry]) -> list[Outcome]:
     rooms = sorted({entry.room for entry in batch})
     now = int(time.time() * 1000)
     if all(entry.type == "message" for entry in batch):
-        outcomes = await _append_messages(db, batch, rooms, now)
+        outcomes = await _add_messages(db, batch, rooms, now)
         if outcomes is not None:
             return outcomes
-    return await _append_entries(db, batch, rooms, now)
+    return await _add_entries(db, batch, rooms, now)
 
 
-async def _append_messages(db: Connection, batch: Sequence[Entry], rooms: list[str], now: int) -> list[Outcome] | None:
+async def _add_messages(db: Connection, batch: Sequence[Entry], rooms: list[str], now: int) -> list[Outcome] | None:
     """None, and nothing is written, if one of the messages is in the log, or in the batch twice."""
     if len({(entry.key, entry.user, entry.room) for entry in batch}) < len(batch):
         return None
@@ -49,7 +49,7 @@ async def _append_messages(db: Connection, batch: Sequence[Entry], rooms: list[s
         counts[place - 1] += 1
         ordinals.append(counts[place - 1])
     answer = await db.fetchrow(
-        APPEND_MESSAGES,
+        ADD_MESSAGES,
         now,
         rooms,
         places,
@@ -57,19 +57,21 @@ async def _append_messages(db: Connection, batch: Sequence[Entry], rooms: list[s
         *_columns(batch),
     )
     assert answer is not None
-    bases, stamps = answer
+    bases, counts, stamps = answer
     if bases is None:
         return None
-    return [
-        Appended(bases[place - 1] + ordinal, stamps[place - 1]) for place, ordinal in zip(places, ordinals, strict=True)
-    ]
+    outcomes: list[Outcome] = []
+    for place, ordinal in zip(places, ordinals, strict=True):
+        seq = bases[place - 1] + ordinal
+        outcomes.append(Appended(seq, stamps[place - 1], seq - counts[place - 1]))
+    return outcomes
 
 
-async def _append_entries(db: Connection, batch: Sequence[Entry], rooms: list[str], now: int) -> list[Outcome]:
+async def _add_entries(db: Connection, batch: Sequence[Entry], rooms: list[str], now: int) -> list[Outcome]:
     place_of = {room: place for place, room in enumerate(rooms, 1)}
     lapses = sweeping.lapse()
     rows = await db.fetch(
-        APPEND_ENTRIES,
+        ADD_ENTRIES,
         now,
         rooms,
         [place_of[entry.room] for entry in batch],
@@ -83,9 +85,9 @@ async def _append_entries(db: Connection, batch: Sequence[Entry], rooms: list[st
     )
     outcomes: list[Outcome] = []
     for entry, row in zip(batch, rows, strict=True):
-        seq, ts, duplicate, changed, refused, *target = row
+        seq, ts, n, duplicate, changed, refused, *target = row
         error = refusal(entry, None if target[0] is None else target) if refused else None
-        outcomes.append(error or Appended(seq, ts, duplicate=duplicate, changed=changed))
+        outcomes.append(error or Appended(seq, ts, n or 0, duplicate=duplicate, changed=changed))
     return outcomes
 
 

@@ -54,9 +54,9 @@ def refusal(entry: Entry, target: tuple[str, str, bool] | None) -> ChatError | N
     return None
 
 
-def event_of_row(room: str, row: Row) -> Event:
-    """From seq, type, user, name, key, hidden, text, reply_to, meta (JSON), target, emoji, on, ts."""
-    seq, type, user, name, key, hidden, text, reply_to, meta, target, emoji, on, ts = row
+def event_of_row(room: str, row: Row, n: int) -> Event:
+    """From seq, type, user, name, key, hidden, text, reply_to, meta (JSON), target, emoji, on, ts, and what follows."""
+    seq, type, user, name, key, hidden, text, reply_to, meta, target, emoji, on, ts, *_ = row
     entry = Entry(
         type,
         room,
@@ -70,12 +70,14 @@ def event_of_row(room: str, row: Row) -> Event:
         emoji=emoji,
         on=None if on is None else on == 1,
     )
-    return event_of(entry, seq, ts)
+    return event_of(entry, seq, n, ts)
 
 
-def message_of_row(room: str, row: Row) -> Data:
-    """A message as it is now, from seq, user, name, key, hidden, text, reply_to, meta, ts, last edit, its ts."""
-    seq, user, name, key, hidden, text, reply_to, meta, ts, new_text, edited = row
+def message_of_row(room: str, row: Row, n: int) -> Data:
+    """A message as it is now, from seq, user, name, key, hidden, text, reply_to, meta, ts, last edit, its ts, and what
+    follows.
+    """
+    seq, user, name, key, hidden, text, reply_to, meta, ts, new_text, edited, *_ = row
     entry = Entry(
         "message",
         room,
@@ -86,7 +88,7 @@ def message_of_row(room: str, row: Row) -> Data:
         reply_to=reply_to,
         meta=None if meta is None else meta.encode(),
     )
-    message = event_of(entry, seq, ts).data
+    message = event_of(entry, seq, n, ts).data
     if edited is not None:
         message["edited"] = edited
     return message
@@ -97,7 +99,8 @@ def read(
 ) -> Generator[tuple[int, int, int], Rows, list[Event]]:
     """As `Log.read` says.
 
-    Asks for the rows, as `event_of_row` takes them, between two seqs, ascending, and how many at most.
+    Asks for the rows, as `event_of_row` takes them, between two seqs, ascending, and how many at most; behind the ts,
+    each row has how many others than messages there are up to the first of these seqs.
     """
     events: list[Event] = []
     size = 0
@@ -105,12 +108,15 @@ def read(
     end = BEYOND if before is None else within(before)
     while (wanted := min(EVENTS, max_events - len(events))) > 0:
         rows = yield after, end, wanted
+        others: int = rows[0][-1] if rows else 0
         for row in rows:
+            if row[1] != "message":
+                others += 1
             text, meta = row[6], row[8]
             size += (len(text.encode()) if text else 0) + (len(meta) if meta else 0)
             if size > max_bytes and events:
                 return events
-            events.append(event_of_row(room, row))
+            events.append(event_of_row(room, row, row[0] - others))
         if len(rows) < wanted:
             break
         after = rows[-1][0]
@@ -122,7 +128,8 @@ def history(
 ) -> Generator[Asked, Rows, tuple[list[Data], bool]]:
     """As `Log.history` says; the encoded messages together have `max_bytes` at most.
 
-    Asks for `messages`: the rows, as `message_of_row` takes them, before a seq, the newest first, and how many at most;
+    Asks for `messages`: the rows, as `message_of_row` takes them, before a seq, the newest first, and how many at most
+    (behind the last edit's ts, the first row has how many others than messages there are before it);
     for `reactions`: (target, emoji, user) below such a triple, down to the target `oldest`, in descending order, and
     how many at most. A single message that has more bytes because of its reactions loses some of them; its text is
     never cut.
@@ -136,6 +143,7 @@ def history(
         if not rows:
             return messages[::-1], False
         end = rows[-1][0]
+        n = rows[0][0] - rows[0][-1] + 1
         reactions: Rows = ()
         place = 0
         last = (rows[0][0] + 1, "", "")
@@ -143,7 +151,8 @@ def history(
         for row in rows:
             if len(messages) == limit:
                 return messages[::-1], True
-            message = message_of_row(room, row)
+            n -= 1  # nothing but others stands between two of them
+            message = message_of_row(room, row, n)
             size += len(JSON.encode(message)) + len(',"reactions":{},')
             found: dict[str, list[str]] = {}
             while True:

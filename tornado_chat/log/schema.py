@@ -36,8 +36,18 @@ def unfinished(revision: str) -> str:
     return f"copying-{revision}"
 
 
+def migrating(revision: str) -> str:
+    """What stands there while a migration to `revision` goes through the events: no server of any version starts."""
+    return f"migrating-{revision}"
+
+
 def check_revision(found: str, known: Collection[str], where: str, database: str) -> None:
     """ConfigError if `found` is not the newest of `known`; `where` is how messages name the database."""
+    if found.startswith(migrating("")):
+        raise ConfigError(
+            f"database {where}: it is being migrated, or was until something went wrong; "
+            f"to go on with that, run: tornado-chat migrate --database {shown(database)}"
+        )
     check_known(found, known, where)
     newest = max(known)
     if found != newest:

@@ -24,11 +24,15 @@ SELECT json_group_array(json_array(
     CASE WHEN type = 'edited' AND EXISTS (
         SELECT 1 FROM erasures AS e WHERE e.room = page.room AND e.target = page.target
     ) THEN NULL ELSE text END,
-    reply_to, meta, target, emoji, "on", ts
+    reply_to, meta, target, emoji, "on", ts,
+    coalesce((
+        SELECT number FROM others WHERE room = (SELECT id FROM rooms WHERE name = ?1) AND seq <= ?2
+        ORDER BY seq DESC LIMIT 1
+    ), 0)
 ))
 FROM (
-    SELECT * FROM events WHERE room = (SELECT id FROM rooms WHERE name = ?) AND seq > ? AND seq < ?
-    ORDER BY seq LIMIT ?
+    SELECT * FROM events WHERE room = (SELECT id FROM rooms WHERE name = ?1) AND seq > ?2 AND seq < ?3
+    ORDER BY seq LIMIT ?4
 ) AS page
 """
 HEADS = """
@@ -44,15 +48,21 @@ CROSS JOIN marks AS m ON m.room = r.id AND m.user = json_extract(wanted.value, '
 HISTORY = """
 WITH RECURSIVE page (seq, place) AS (
     SELECT (
-        SELECT coalesce(last_message, seq) FROM events WHERE room = :room AND seq < :before ORDER BY seq DESC LIMIT 1
+        SELECT coalesce(previous_message, seq) FROM events WHERE room = :room AND seq < :before
+        ORDER BY seq DESC LIMIT 1
     ), 1
     UNION ALL
     SELECT (
-        SELECT coalesce(last_message, seq) FROM events WHERE room = :room AND seq = page.seq - 1
+        SELECT coalesce(previous_message, seq) FROM events WHERE room = :room AND seq = page.seq - 1
     ), place + 1 FROM page WHERE page.seq > 1 AND place < :limit
 )
 SELECT json_group_array(
-    json_array(e.seq, e.user, e.name, e.key, e.hidden, e.text, e.reply_to, e.meta, e.ts, a.text, a.edited)
+    json_array(
+        e.seq, e.user, e.name, e.key, e.hidden, e.text, e.reply_to, e.meta, e.ts, a.text, a.edited,
+        CASE page.place WHEN 1 THEN coalesce((
+            SELECT number FROM others WHERE room = :room AND seq < page.seq ORDER BY seq DESC LIMIT 1
+        ), 0) END
+    )
 )
 FROM page CROSS JOIN events AS e ON e.room = :room AND e.seq = page.seq
 LEFT JOIN amendments AS a ON a.room = e.room AND a.target = e.seq

@@ -28,7 +28,7 @@ from tornado_chat.log.sweeping import Mark
 Outcome = Appended | ChatError
 Name = tuple[str, str, str]  # room, user, key
 
-COLUMNS = 'room, seq, type, user, name, key, hidden, text, reply_to, meta, target, emoji, "on", last_message, ts'
+COLUMNS = 'room, seq, type, user, name, key, hidden, text, reply_to, meta, target, emoji, "on", previous_message, ts'
 WIDTH = COLUMNS.count(",") + 1
 # Rows of the prepared INSERTs; a batch takes the next size and leaves the rows that it does not need NULL.
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -56,7 +56,10 @@ INSERTS = tuple(_insert_of(rows) for rows in SIZES)
 INSERT_FOR = tuple(next(i for i, size in enumerate(SIZES) if size >= rows) for rows in range(SIZES[-1] + 1))
 
 HEADS = """
-SELECT json_group_array(json_array(r.name, r.id, e.seq, coalesce(e.last_message, e.seq), e.ts))
+SELECT json_group_array(json_array(
+    r.name, r.id, e.seq, coalesce(e.previous_message, e.seq), e.ts,
+    coalesce((SELECT number FROM others WHERE room = r.id ORDER BY seq DESC LIMIT 1), 0)
+))
 FROM json_each(?) AS wanted CROSS JOIN rooms AS r ON r.name = wanted.value
 CROSS JOIN events AS e ON e.room = r.id AND e.seq = (SELECT max(seq) FROM events WHERE room = r.id)
 """
@@ -78,6 +81,10 @@ SELECT
 FROM json_each(?) WHERE true
 ON CONFLICT (room, user) DO UPDATE SET seq = excluded.seq, lapses = excluded.lapses
 """
+COUNT_OTHERS = """
+INSERT INTO others (room, seq, number)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?)
+"""
 AMEND = """
 INSERT INTO amendments (room, target, text, edited) VALUES (?, ?, ?, ?)
 ON CONFLICT (room, target) DO UPDATE SET text = excluded.text, edited = excluded.edited
@@ -86,15 +93,18 @@ REVOKE = "INSERT INTO revocations (jti) SELECT ? WHERE NOT EXISTS (SELECT 1 FROM
 
 
 class Head:
-    """Where a room stands: the row's `id`, its last `seq`, the seq of its last message (0: none), its last `ts`."""
+    """Where a room stands: the row's `id`, its last `seq`, the seq of its last message (0: none), its last `ts`, and
+    how many `others` than messages it has.
+    """
 
-    __slots__ = ("id", "message", "seq", "ts")
+    __slots__ = ("id", "message", "others", "seq", "ts")
 
-    def __init__(self, id: int, seq: int, message: int, ts: int) -> None:
+    def __init__(self, id: int, seq: int, message: int, ts: int, others: int) -> None:
         self.id = id
         self.seq = seq
         self.message = message
         self.ts = ts
+        self.others = others
 
 
 class Writer(Connected):
@@ -229,7 +239,7 @@ class Writer(Connected):
             for entry in batch:
                 head = heads[entry.room]
                 _number(head, entry, now, values)
-                outcomes.append(Appended(head.seq, head.ts))
+                outcomes.append(Appended(head.seq, head.ts, head.seq - head.others))
             self._insert(values)
         except BaseException:
             heads.clear()  # they have moved on, the log has not
@@ -286,6 +296,7 @@ class Writer(Connected):
         marks = self._load_marks(batch)
         moved: dict[tuple[int, str], tuple[int, int | None]] = {}
         values: list[Any] = []  # the rows that are not inserted yet
+        others: list[tuple[int, int, int]] = []
         outcomes: list[Outcome] = []
         for entry in batch:
             if entry.type == "read":
@@ -299,6 +310,7 @@ class Writer(Connected):
             if entry.type == "message":
                 head = self._head(entry.room)
                 _number(head, entry, now, values)
+                n = head.seq - head.others
             else:
                 if values:
                     self._insert(values)
@@ -309,11 +321,16 @@ class Writer(Connected):
                     continue
                 head = self._head(entry.room)
                 _number(head, entry, now, values)
+                head.others += 1
+                others.append((head.id, head.seq, head.others))
+                n = 0
                 self._amend(entry, head)
             firsts[name] = (head.seq, head.ts)
-            outcomes.append(Appended(head.seq, head.ts))
+            outcomes.append(Appended(head.seq, head.ts, n))
         if values:
             self._insert(values)
+        if others:
+            self.db.execute(COUNT_OTHERS, (_json(others),))
         if moved:
             rows = [(*mark, *place) for mark, place in moved.items()]
             self.db.execute(SET_MARKS, (_json(rows),))
@@ -351,7 +368,7 @@ class Writer(Connected):
             # A log that was copied may hold a room that no event came to.
             self.db.execute("INSERT OR IGNORE INTO rooms (name) VALUES (?)", (room,))
             id: int = self.db.execute("SELECT id FROM rooms WHERE name = ?", (room,)).fetchone()[0]
-            head = self._heads[room] = Head(id, 0, 0, 0)
+            head = self._heads[room] = Head(id, 0, 0, 0, 0)
         return head
 
     def _read_mark(
@@ -411,10 +428,10 @@ def _number(head: Head, entry: Entry, now: int, values: list[Any]) -> None:
         head.ts = now
     meta = entry.meta
     if entry.type == "message":
-        last_message = None
+        previous_message = None
         head.message = seq
     else:
-        last_message = head.message
+        previous_message = head.message
     values += (
         head.id,
         seq,
@@ -429,7 +446,7 @@ def _number(head: Head, entry: Entry, now: int, values: list[Any]) -> None:
         entry.target,
         entry.emoji,
         entry.on,
-        last_message,
+        previous_message,
         head.ts,
     )
 

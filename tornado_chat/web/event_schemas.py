@@ -26,6 +26,7 @@ class _Event(Struct, kw_only=True, tag_field="type", tag=str.lower, omit_default
 class Message(_Event, kw_only=True):
     """A message: it has `text`, or `deleted` if it was deleted before one came by."""
 
+    n: Annotated[int, Meta(description="which message of its room it is: 1, 2, 3 ...")]
     name: str
     text: str | None = None
     deleted: Literal[True] | None = None

@@ -152,6 +152,14 @@ def alter(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     return [message | {"text": message["text"] + "!"}]
 
 
+def miscount(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+    """A message that says that it is another one of its room than it is."""
+    if proxy.at is not None or message["type"] != "message":
+        return None
+    proxy.at = message
+    return [message | {"n": message["n"] + 1}]
+
+
 def forge(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     """An event that nobody sent and nobody else is shown, after the last one."""
     if proxy.at is not None or message["type"] != "message":
@@ -258,6 +266,13 @@ def drop_reaction(messages: list[Message]) -> Message | None:
 
 def leave_out(messages: list[Message]) -> Message | None:
     return messages.pop(len(messages) // 2) if len(messages) > 2 else None
+
+
+def miscount_one(messages: list[Message]) -> Message | None:
+    if not messages:
+        return None
+    messages[-1]["n"] -= 1
+    return messages[-1]
 
 
 def show_another(messages: list[Message]) -> Message | None:

@@ -111,7 +111,17 @@ async def test_nothing_comes_before_welcome() -> None:
 
 
 def message(seq: int, **more: Any) -> Data:
-    return {"type": "message", "room": "r", "seq": seq, "user": "u", "name": "U", "text": f"t{seq}", "ts": 1, **more}
+    return {
+        "type": "message",
+        "room": "r",
+        "seq": seq,
+        "n": seq,
+        "user": "u",
+        "name": "U",
+        "text": f"t{seq}",
+        "ts": 1,
+        **more,
+    }
 
 
 def page(*messages: Data, more: bool = False) -> Data:

@@ -39,7 +39,7 @@ class Room:
         if kind in ("message", "edited"):
             event["text"] = f"text {seq}"
         if kind == "message":
-            event |= {"name": event["user"], "id": f"i{seq}"}
+            event |= {"n": len(messages) + 1, "name": event["user"], "id": f"i{seq}"}
             event |= dice.choice([{}, {"meta": {"n": seq}}, {"reply_to": 1}])
         if kind == "reacted":
             event |= {"emoji": dice.choice("xy"), "on": dice.random() < 0.6}
@@ -199,7 +199,7 @@ def test_how_many_there_are() -> None:
 def test_a_page_may_be_short_because_it_is_large() -> None:
     record, text = Record("r"), "x" * (LEAST_BYTES // 2)
     messages = [
-        {"type": "message", "room": "r", "seq": seq, "user": "u", "name": "U", "ts": 1, "text": text}
+        {"type": "message", "room": "r", "seq": seq, "n": seq, "user": "u", "name": "U", "ts": 1} | {"text": text}
         for seq in (1, 2, 3)
     ]
     for message in messages:

@@ -45,7 +45,7 @@ def test_the_example_of_the_page() -> None:
 
 
 USER = {"user": "u", "name": "U"}
-MESSAGE: Data = {"type": "message", "room": "r", "seq": 3, **USER, "text": "x", "ts": 1}
+MESSAGE: Data = {"type": "message", "room": "r", "seq": 3, "n": 2, **USER, "text": "x", "ts": 1}
 EDITED: Data = {"type": "edited", "room": "r", "seq": 3, "target": 2, "user": "u", "text": "x", "ts": 1}
 LIMITS = {"frame_bytes": 65536, "text_chars": 8000, "send_rate": 0, "send_burst": 20}
 WELCOME: Data = {
@@ -80,7 +80,7 @@ def page(*messages: Data) -> Data:
         PRESENCE | {"id": "p", "users": [USER]},
         page(),
         page(MESSAGE | {"edited": 2, "reactions": {"👍": ["u", "v"]}}),
-        page(EDITED | {"type": "message", "name": "U", "news": 1}),
+        page(EDITED | {"type": "message", "n": 2, "name": "U", "news": 1}),
     ],
 )
 def test_messages_of_the_protocol(message: Data) -> None:

@@ -49,6 +49,7 @@ def options(url: str, **more: Any) -> Options:
         (tampering.double, {"double"}),
         (tampering.swap, {"hole", "disorder"}),
         (tampering.alter, {"content"}),
+        (tampering.miscount, {"content"}),
         (tampering.forge, {"double", "content", "ack"}),
         (tampering.renumber_ack, {"ack", "content"}),
         (tampering.lose_event, {"lost"}),
@@ -80,6 +81,7 @@ async def test_pages_that_are_false_are_found(tmp_path: Path, capsys: pytest.Cap
         tampering.show_deleted,
         tampering.drop_reaction,
         tampering.leave_out,
+        tampering.miscount_one,
         tampering.show_another,
     )
     with Server(tmp_path, *UNLIMITED) as server:
@@ -168,6 +170,7 @@ OVER_HTTP = ("stream", "poll", "http")
         ("poll", tampering.double, {"double"}),
         ("http", tampering.double, {"double"}),
         ("stream", tampering.alter, {"content"}),
+        ("poll", tampering.miscount, {"content"}),
         ("poll", tampering.stop_delivery, {"hole", "cursor"}),
         ("stream", tampering.stop_delivery, {"stuck"}),
         ("http", tampering.renumber_ack, {"ack", "content"}),

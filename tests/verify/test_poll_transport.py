@@ -27,7 +27,7 @@ def large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def message(seq: int, room: str = "r") -> Data:
-    return {"type": "message", "room": room, "seq": seq, "user": "u", "name": "U", "text": f"t{seq}", "ts": 1}
+    return {"type": "message", "room": room, "seq": seq, "n": seq, "user": "u", "name": "U", "text": f"t{seq}", "ts": 1}
 
 
 def page(*seqs: int, cursor: int | None = None, head: int | None = None, **more: Any) -> bytes:

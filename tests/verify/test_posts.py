@@ -39,7 +39,7 @@ def page() -> bytes:
 
 
 def message(seq: int) -> Data:
-    return {"type": "message", "room": "r", "seq": seq, "user": "u", "name": "U", "text": f"t{seq}", "ts": 1}
+    return {"type": "message", "room": "r", "seq": seq, "n": seq, "user": "u", "name": "U", "text": f"t{seq}", "ts": 1}
 
 
 def speaking(say: Callable[[Asked], list[bytes]]) -> Callable[[Asked], list[bytes]]:

@@ -13,7 +13,9 @@ from tornado_chat.verify.record import SEQ_LEAP, Record, promised
 
 
 def event(seq: int, command: Data, user: str = "u") -> Data:
-    outer = {"seq": seq, "ts": 1000 + seq} | ({"name": "U"} if command["type"] == "send" else {})
+    outer: Data = {"seq": seq, "ts": 1000 + seq}
+    if command["type"] == "send":
+        outer |= {"name": "U", "n": {1: 1, 2: 2, 6: 3, 7: 4}[seq]}
     return promised({"room": "r", **command}, user) | outer
 
 
@@ -60,10 +62,10 @@ def test_a_record_of_a_sound_room() -> None:
     assert (found, audit(record, len(LOG))) == ([], [])
 
 
-@pytest.mark.parametrize("field", ["text", "user", "ts", "name", "id", "reply_to", "meta"])
+@pytest.mark.parametrize("field", ["text", "user", "n", "ts", "name", "id", "reply_to", "meta"])
 def test_all_devices_are_shown_the_same(field: str) -> None:
     record, _ = heard(LOG)
-    changed = LOG[1] | {field: {"text": "other", "meta": {"a": 2}, "ts": 7, "reply_to": 9}.get(field, "z")}
+    changed = LOG[1] | {field: {"text": "other", "meta": {"a": 2}, "ts": 7, "reply_to": 9, "n": 3}.get(field, "z")}
     finding, _ = record.see(changed, "c3", 4.0)
     assert finding is not None
     assert finding.kind == "content"
@@ -79,6 +81,18 @@ def test_what_is_in_the_log_is_what_was_sent() -> None:
                 assert found, (index, field)
 
 
+def test_messages_are_counted_without_a_hole() -> None:
+    """Whoever is wrong about one alike to all; what follows is counted on from there."""
+    for n in (2, 4):
+        record, found = heard([*LOG[:5], LOG[5] | {"n": n}])
+        assert found == []
+        assert audit(record, 6) == [(6, "content")]
+    record, _ = heard([LOG[0], LOG[1] | {"n": 3}, *LOG[2:5], LOG[5] | {"n": 4}])
+    assert audit(record, 6) == [(2, "content")]
+    record, _ = heard([LOG[0], *LOG[2:]])
+    assert audit(record, 6) == [(2, "lost")], "nobody knows what it was"
+
+
 def test_what_was_acknowledged_is_in_the_log() -> None:
     record, _ = heard(LOG[:5])
     assert audit(record, 5) == [(6, "lost")]
@@ -87,7 +101,7 @@ def test_what_was_acknowledged_is_in_the_log() -> None:
 
 
 def test_the_log_holds_only_what_was_sent_and_each_once() -> None:
-    record, found = heard([*LOG, LOG[5] | {"seq": 7}])
+    record, found = heard([*LOG, LOG[5] | {"seq": 7, "n": 4}])
     assert (found, audit(record, 7)) == ([], [(7, "foreign")])
     record, found = heard(LOG, acked=LOG[:5])
     assert audit(record, 6) == [(6, "foreign")]

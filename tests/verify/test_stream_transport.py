@@ -48,7 +48,7 @@ def joined(room: str = "r", cursor: int = 0, **fields: str) -> bytes:
 
 
 def message(seq: int, room: str = "r") -> Data:
-    return {"type": "message", "room": room, "seq": seq, "user": "u", "name": "U", "text": f"t{seq}", "ts": 1}
+    return {"type": "message", "room": room, "seq": seq, "n": seq, "user": "u", "name": "U", "text": f"t{seq}", "ts": 1}
 
 
 def event(seq: int, **fields: str) -> bytes:

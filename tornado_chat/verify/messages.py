@@ -208,6 +208,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "left": {"id?": _ID, "room": _ROOM},
     "message": {
         **_ROOM_EVENT,
+        "n": _SEQ,
         **_USER,
         "text?": _TEXT,
         "deleted?": _TRUE,

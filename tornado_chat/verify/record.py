@@ -1,5 +1,6 @@
 """What all devices together know of one room: every one was shown the same, each acknowledged event is in the log once
-and is what was sent, and the log holds nothing else. No I/O, no clock: times are passed in.
+and is what was sent, its messages are counted without a hole, and it holds nothing else. No I/O, no clock: times are
+passed in.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Change(NamedTuple):
 
 
 class Record:
-    """About 140 bytes an event."""
+    """About 150 bytes an event."""
 
     __slots__ = (
         "_ack_bodies",
@@ -83,6 +84,7 @@ class Record:
         "_born",
         "_kinds",
         "_lasting",
+        "_numbers",
         "_shapes",
         "changes",
         "deleted",
@@ -101,6 +103,7 @@ class Record:
         # Of each seq, from 1; 0: not known yet.
         self._kinds = array("B")
         self._lasting = array("Q")  # digests
+        self._numbers = array("Q")  # which message of the room it says that it is
         self._shapes = array("Q")
         self._bodies = array("Q")
         self._ack_shapes = array("Q")  # as its sender has it
@@ -135,8 +138,11 @@ class Record:
     def _fold(self, event: Data) -> None:
         """Into what became of the messages; each event once, in the order of their seq."""
         kind = event["type"]
-        self._kinds[event["seq"] - 1] = _MESSAGE if kind == "message" else _CHANGE
-        if kind != "message":
+        at = event["seq"] - 1
+        self._kinds[at] = _MESSAGE if kind == "message" else _CHANGE
+        if kind == "message":
+            self._numbers[at] = event["n"]
+        else:
             # Strings of events are many copies of few.
             user, emoji = sys.intern(event["user"]), sys.intern(event.get("emoji", ""))
             change = Change(event["seq"], kind, event["ts"], user, emoji, event.get("on", False))
@@ -187,9 +193,25 @@ class Record:
                 yield seq, Finding("lost", "not in the log, though others after it are")
             elif not acked and self._shapes[seq - 1] not in unanswered:
                 yield seq, Finding("foreign", "in the log, but nobody sent it, or it is there a second time")
+        yield from self._misnumbered(head)
         for seq, (target, device) in self.erased.items():
             if target not in self.deleted:
                 yield seq, Finding("erased", f"came to {device} without its text, but nobody deleted {target}")
+
+    def _misnumbered(self, head: int) -> Iterator[tuple[int, Finding]]:
+        count = 0
+        for seq in range(1, head + 1):
+            kind, number = self._kinds[seq - 1], self._numbers[seq - 1]
+            if not kind:
+                return  # it is lost, and perhaps was a message
+            if kind == _MESSAGE:
+                count += 1
+                if number != count:
+                    yield (
+                        seq,
+                        Finding("content", f"says that it is message {number} of its room, and is message {count}"),
+                    )
+                    count = number
 
     def survives(self, event: Data) -> Finding | None:
         """Of an event that was read after all deletions were: its text must be gone if one erased it."""
@@ -217,8 +239,16 @@ class Record:
             if seq > self.head + SEQ_LEAP:
                 return False
             more = seq - self.head
-            for column in (self._lasting, self._shapes, self._bodies, self._ack_shapes, self._ack_bodies, self._born):
+            for column in (
+                self._lasting,
+                self._numbers,
+                self._shapes,
+                self._bodies,
+                self._ack_shapes,
+                self._ack_bodies,
+            ):
                 column.frombytes(bytes(8 * more))
+            self._born.frombytes(bytes(8 * more))
             self._kinds.frombytes(bytes(more))
             self.head = seq
         if not self._born[seq - 1]:

@@ -6,6 +6,8 @@ import asyncio
 import json
 import socket
 import struct
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -83,7 +85,7 @@ async def test_they_make_no_object_of_tornados(tmp_path: Path, monkeypatch: pyte
         request("POST", "/v1/poll", b"a=b", Content_Type="application/x-www-form-urlencoded"),
         request("PUT", "/v1/rooms/r/read", b'{"seq":1}'),
         request("DELETE", "/v1/rooms/r/events"),
-        request("PATCH", "/v1"),
+        request("PATCH", "/v1/"),
         request("GET", ROOM).replace(b"Bearer", b"Bearer x"),
         request("GET", ROOM).replace(b"Host: localhost", b"Host: a b"),
         request("GET", ROOM).replace(b"Host: localhost\r\n", b""),
@@ -144,6 +146,39 @@ async def test_what_is_said_meanwhile_waits_in_the_socket(tmp_path: Path) -> Non
         assert [(await http.answer()).status for _ in range(401)] == [200] + [201] * 400
 
 
+async def test_who_goes_on_asking_has_little_kept_for_it(tmp_path: Path) -> None:
+    """Each answer makes room for the next request, and for no more than that."""
+    seen: list[int] = []
+    ended = threading.Event()
+
+    def ask(sock: socket.socket) -> None:
+        asked = request("GET", "/v1/rooms/r/messages?limit=1")
+        with suppress(ConnectionError):
+            while not ended.is_set():
+                sock.sendall(asked * 1000)
+
+    def hear(sock: socket.socket) -> None:
+        with suppress(ConnectionError):
+            while sock.recv(65536):
+                pass
+
+    async with running(tmp_path) as here:
+        with socket.create_connection(("127.0.0.1", int(here.address.rpartition(":")[2]))) as sock:
+            threads = [threading.Thread(target=each, args=(sock,)) for each in (ask, hear)]
+            for thread in threads:
+                thread.start()
+            await eventually(lambda: here.server.http._serving)
+            (connection,) = here.server.http._serving
+            while len(seen) < 2000 and connection.stream is None:
+                seen.append(len(connection._said))
+                await asyncio.sleep(0)
+            ended.set()
+            sock.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                await asyncio.to_thread(thread.join)
+        assert 1000 < max(seen) <= MAX_HEAD_BYTES
+
+
 async def test_an_answer_that_is_not_taken_lets_the_next_wait_and_ends_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +222,6 @@ async def test_who_has_gone_before_the_answer_has_it_written_all_the_same(tmp_pa
         async with HTTP(here) as http:
             assert (await http.tell("GET", ROOM)).status == 200
             http.sock.send(post("the last word"))
-        await eventually(lambda: len(here.server.http) <= 1)
+        await eventually(lambda: here.server.metrics.events)
         page = json.loads((await asking.tell("GET", ROOM)).body)
         assert [message["text"] for message in page["messages"]] == ["the last word"]

@@ -1,6 +1,6 @@
 """One socket that speaks HTTP: what it says is read here, and a plain request to the API is answered here too.
 
-One at a time: what a client pipelines waits in its socket. A post costs 108 us of CPU so, and through Tornado 247
+One at a time: what a client pipelines waits in its socket. Through Tornado a post costs more than twice as much
 (docs/performance.md).
 """
 
@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from tornado.httputil import HTTPConnection, HTTPMessageDelegate
 from tornado.iostream import IOStream
 
-from tornado_chat.live.limits import Limits
 from tornado_chat.web.refusals import Refused
-from tornado_chat.web.request_turns import RequestTurns
-from tornado_chat.wire.request import MAX_HEAD_BYTES, Request, parse
+from tornado_chat.wire.request import MAX_HEAD_BYTES, parse
+
+if TYPE_CHECKING:
+    from tornado_chat.web.exchange import Exchange
+    from tornado_chat.web.http_connections import HttpConnections
 
 logger = logging.getLogger(__name__)
 
@@ -38,52 +39,13 @@ megabytes: a client that pipelines and reads nothing would have a hundred answer
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
 
 
-class Reader(Protocol):
-    """What takes a request as it comes, and answers it (Exchange)."""
-
-    def begin(self, method: str, target: str, version: str, headers: Mapping[str, str]) -> None: ...
-    def data_received(self, chunk: bytes) -> None: ...
-    def finish(self) -> None: ...
-    def on_connection_close(self) -> None: ...
-
-
-class Front(Protocol):
-    """What answers requests."""
-
-    def let_in(self, connection: HttpConnection, request: Request) -> Callable[[], None] | None:
-        """What makes it a line, if that is what it asks for; or Refused."""
-
-    def read(self, connection: HttpConnection, target: str) -> Reader | None:
-        """What reads and answers a plain request for `target`; None: Tornado does."""
-
-    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        """Of Tornado's requests."""
-
-
-class Owner(Protocol):
-    """What has the connections (HttpConnections)."""
-
-    front: Front
-    limits: Limits
-    loop: asyncio.AbstractEventLoop
-    turns: RequestTurns
-
-    def serves(self, connection: HttpConnection) -> bool: ...
-    def set_aside(self, connection: HttpConnection) -> None: ...
-    def take_back(self, connection: HttpConnection) -> bool: ...
-    def make_latest(self, connection: HttpConnection) -> None: ...
-    def let_go(self, connection: HttpConnection) -> None: ...
-    def cut_off(self, connection: HttpConnection) -> None: ...
-    def hand_on(self, connection: HttpConnection, said: bytes) -> None: ...
-
-
 class _UnderWay:
     """A request that is read and answered here."""
 
-    __slots__ = ("lacking", "last", "reader", "taken", "unsent")
+    __slots__ = ("exchange", "lacking", "last", "taken", "unsent")
 
-    def __init__(self, reader: Reader, lacking: int, *, last: bool) -> None:
-        self.reader = reader
+    def __init__(self, exchange: Exchange, lacking: int, *, last: bool) -> None:
+        self.exchange = exchange
         self.lacking = lacking  # bytes of its body
         self.last = last  # the connection ends with its answer
         self.unsent = memoryview(b"")  # of its answer
@@ -111,7 +73,7 @@ class HttpConnection:
 
     protocol = "http"
 
-    def __init__(self, owner: Owner, sock: socket.SocketType, peer: str, account: str | None) -> None:
+    def __init__(self, owner: HttpConnections, sock: socket.SocketType, peer: str, account: str | None) -> None:
         self.owner = owner
         self.remote_ip = peer
         self.sock = sock
@@ -134,9 +96,11 @@ class HttpConnection:
         self.held_bytes += size
         self.owner.limits.http_bytes += size
 
-    def release(self) -> None:
-        self.owner.limits.http_bytes -= self.held_bytes
-        self.held_bytes = 0
+    def release(self, size: int | None = None) -> None:
+        """So many bytes of them are not kept any more; all of them, without `size`."""
+        size = self.held_bytes if size is None else min(size, self.held_bytes)
+        self.held_bytes -= size
+        self.owner.limits.http_bytes -= size
 
     # Time
 
@@ -192,7 +156,7 @@ class HttpConnection:
         if request is not None:
             if request.taken is not None:
                 request.taken.cancel()
-            request.reader.on_connection_close()
+            request.exchange.on_connection_close()
 
     def _listen(self) -> None:
         if not self._listening:
@@ -218,13 +182,16 @@ class HttpConnection:
         return True
 
     def _on_readable(self) -> None:
-        if not self._hear():
-            return
         request = self._under_way
-        if request is not None and request.lacking:
+        is_busy = self._queued or (request is not None and not request.lacking)
+        if is_busy and self._said:
+            self._unlisten()  # no more is read before this request is answered
+        elif not self._hear():
+            return
+        elif request is not None and request.lacking:
             self._read_on(request)
-        elif request is not None or self._queued:
-            self._unlisten()  # it is read on when this request is answered
+        elif is_busy:
+            self._unlisten()
         else:
             if not self.asked:
                 # uvloop closes a poll whose socket was reset after data, and is not to be asked for another then.
@@ -276,30 +243,30 @@ class HttpConnection:
             self.owner.let_go(self)
             return True
         size = request.body_bytes()
-        reader = None if size is None else front.read(self, request.target)
-        if size is None or reader is None:
+        exchange = None if size is None else front.read(self, request.target)
+        if size is None or exchange is None:
             return False
         if not self.asked:
             limit_unsent(self.sock, UNSENT_BYTES)
         self.expect_answer()
-        under_way = self._under_way = _UnderWay(reader, size, last=request.is_last)
+        under_way = self._under_way = _UnderWay(exchange, size, last=request.is_last)
         self._said = request.rest
-        reader.begin(request.method, request.target, "HTTP/1.1", request.headers)
+        exchange.begin(request.method, request.target, "HTTP/1.1", request.headers)
         if self._under_way is under_way:
             self._read_on(under_way)
-        if self._under_way is under_way:
+        if self._under_way is under_way and not self._said:
             self._listen()
         return True
 
     def _read_on(self, request: _UnderWay) -> None:
-        """Give the reader what has come of the body."""
+        """Give the exchange what has come of the body."""
         said = self._said
         body, self._said = said[: request.lacking], said[request.lacking :]
         request.lacking -= len(body)
         if body:
-            request.reader.data_received(body)
+            request.exchange.data_received(body)
         if not request.lacking and self._under_way is request:
-            request.reader.finish()
+            request.exchange.finish()
 
     def detach(self) -> tuple[socket.SocketType, bytes]:
         """The socket, which is the caller's from here on, and what came behind the request."""
@@ -363,7 +330,7 @@ class HttpConnection:
         self.expect_request()
         if self._said:
             self._wait_for_turn()
-        if self.owner.serves(self):
+        else:
             self._listen()
 
     def _refuse(self, answer: bytes) -> None:

@@ -14,16 +14,20 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httputil import HTTPConnection, HTTPMessageDelegate, HTTPServerConnectionDelegate
 
 from tornado_chat.live.limits import Limits
 from tornado_chat.metrics import Metrics
-from tornado_chat.web.http_connection import Front, HttpConnection
+from tornado_chat.web.http_connection import HttpConnection
 from tornado_chat.web.request_turns import RequestTurns
 from tornado_chat.web.tornado_requests import TornadoStream
 from tornado_chat.wire.request import MAX_HEAD_BYTES
+
+if TYPE_CHECKING:
+    from tornado_chat.web.app import Front
 
 QUIET_SECONDS = 1.0
 """Where there is no room, a connection that did nothing for this long gives way to a newcomer."""
@@ -167,7 +171,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
         """Let Tornado read and answer its requests, `said` first."""
         sock = connection.sock
         tornados = socket.socket(sock.family, sock.type, sock.proto, sock.detach())
-        connection.stream = TornadoStream(tornados, said, self.turns, first=not connection.asked)
+        connection.stream = TornadoStream(tornados, said, self.turns)
         serving = self._serving[connection] = HTTP1ServerConnection(connection.stream, self._parameters, connection)
         serving.start_serving(self)
 

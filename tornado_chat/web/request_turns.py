@@ -12,8 +12,7 @@ from tornado_chat.web import shedding
 
 FIRST_REQUESTS, MORE_REQUESTS = 16, 2
 """Requests that are begun in one loop turn: those that are the first of their connection, as a handshake mostly is, and
-others, half of them polls if there are such. They take 4 ms together at most, for which everybody else waits. With six
-of the others, answers to polls came a tenth later, since the next polls were read first."""
+others, half of them polls if there are such. They take 4 ms together at most, for which everybody else waits."""
 
 _POLL = b"POST /v1/poll "
 

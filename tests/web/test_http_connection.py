@@ -17,6 +17,7 @@ from tests.support.plain_http import HTTP, Answer, HungUp
 from tornado_chat.auth import mint
 from tornado_chat.web import http_connections
 from tornado_chat.web.http_connection import HttpConnection
+from tornado_chat.web.request_turns import RequestTurns
 from tornado_chat.wire.request import MAX_HEAD_BYTES
 
 TOKEN = mint(SECRET, "alice", ttl=86_400)
@@ -143,7 +144,35 @@ async def test_what_is_said_meanwhile_waits_in_the_socket(tmp_path: Path) -> Non
         assert len(connection._said) <= MAX_HEAD_BYTES
         for told in list(here.server.context.polls.waiting):
             told.hurry()
-        assert [(await http.answer()).status for _ in range(401)] == [200] + [201] * 400
+        for status in [200] + [201] * 400:
+            assert (await http.answer()).status == status
+            assert len(connection._said) <= MAX_HEAD_BYTES
+
+
+async def test_what_is_answered_at_once_takes_no_more_turns_than_what_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two are begun in a loop turn, not two for each turn that another of the same client has asked for."""
+    loop = asyncio.get_running_loop()
+    taken, most, turn = 0, 0, RequestTurns._turn
+
+    def counted(turns: RequestTurns) -> None:
+        nonlocal taken
+        taken += 1
+        turn(turns)
+
+    def look() -> None:
+        nonlocal taken, most
+        taken, most = 0, max(most, taken)
+        loop.call_soon(look)
+
+    monkeypatch.setattr(RequestTurns, "_turn", counted)
+    async with running(tmp_path) as here, HTTP(here) as http:
+        assert (await http.tell("GET", "/v1/nothing")).status == 404
+        loop.call_soon(look)
+        await send(http, request("GET", "/v1/nothing") * 60)
+        assert [(await http.answer()).status for _ in range(60)] == [404] * 60
+        assert 1 <= most <= 2
 
 
 async def test_who_goes_on_asking_has_little_kept_for_it(tmp_path: Path) -> None:

@@ -57,7 +57,6 @@ class HttpConnection:
 
     __slots__ = (
         "_listening",
-        "_queued",
         "_said",
         "_under_way",
         "account",
@@ -83,8 +82,7 @@ class HttpConnection:
         self.held_bytes = 0  # of a long body, or of a long answer that the client has not taken
         self.stream: IOStream | None = None  # once Tornado has it
         self._listening = False  # it is read as soon as something comes
-        self._said = b""  # what has come and was not taken yet
-        self._queued = False  # that waits for its turn
+        self._said = b""  # what has come and was not taken yet: MAX_HEAD_BYTES at most
         self._under_way: _UnderWay | None = None
         self.expect_request()
 
@@ -178,20 +176,20 @@ class HttpConnection:
         if not said:
             self.owner.cut_off(self)
             return False
-        self._said = self._said + said if self._said else said
+        self._said = said
         return True
 
     def _on_readable(self) -> None:
-        request = self._under_way
-        is_busy = self._queued or (request is not None and not request.lacking)
-        if is_busy and self._said:
-            self._unlisten()  # no more is read before this request is answered
-        elif not self._hear():
+        if self._said:
+            self._unlisten()  # it is read on when that has been taken
             return
-        elif request is not None and request.lacking:
+        if not self._hear():
+            return
+        request = self._under_way
+        if request is not None and request.lacking:
             self._read_on(request)
-        elif is_busy:
-            self._unlisten()
+        elif request is not None:
+            self._unlisten()  # it is read on when this request is answered
         else:
             if not self.asked:
                 # uvloop closes a poll whose socket was reset after data, and is not to be asked for another then.
@@ -209,13 +207,11 @@ class HttpConnection:
         if answer is not None:
             self._refuse(answer)
             return
-        self._queued = True
         turns.wait(self._answer_next, head)
 
     def _answer_next(self) -> None:
         if not self.owner.serves(self):  # it was cut off meanwhile
             return
-        self._queued = False
         said, self._said = self._said, b""
         try:
             taken = self._take(said)
@@ -329,7 +325,7 @@ class HttpConnection:
         self.owner.make_latest(self)
         self.expect_request()
         if self._said:
-            self._wait_for_turn()
+            self._wait_for_turn()  # what else has come waits in the socket
         else:
             self._listen()
 

@@ -229,6 +229,30 @@ async def test_an_answer_that_is_not_taken_lets_the_next_wait_and_ends_in_time(
         assert not here.server.limits.http_bytes
 
 
+async def test_what_is_kept_of_a_body_counts_however_soon_it_follows_a_long_answer(tmp_path: Path) -> None:
+    """Its turn may come in the loop turn in which the answer before it was taken."""
+    async with running(tmp_path) as here, HTTP(here) as busy, HTTP(here) as http:
+        for _ in range(24):
+            assert (await busy.tell("POST", ROOM, {"text": "x" * 8_000}, bearer=TOKEN)).status == 201
+        http.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+        await send(http, request("GET", ROOM) + request("POST", "/v1/commands", Content_Length="500000"))
+        await eventually(lambda: any(map(unsent, here.server.http._serving)))
+        (connection,) = [each for each in here.server.http._serving if unsent(each)]
+        turns, over = here.server.http.turns, asyncio.Event()
+
+        def again() -> None:
+            if not over.is_set():
+                turns.wait(again, b"")
+
+        again()
+        assert (await http.answer()).status == 200
+        await eventually(lambda: connection._under_way and connection._under_way.lacking)
+        await asyncio.sleep(0.01)
+        assert here.server.limits.http_bytes == connection.held_bytes == 500_000
+        over.set()
+    assert not here.server.limits.http_bytes
+
+
 @pytest.mark.parametrize("reset", [False, True])
 async def test_who_hangs_up_while_a_poll_waits_is_noticed(tmp_path: Path, reset: bool) -> None:
     """A reset that comes together with the request, too: the loop tells of that only once."""

@@ -168,7 +168,7 @@ class HttpConnection:
     def _hear(self) -> bool:
         """Whether it says something; if it has hung up, it goes."""
         try:
-            said = self.sock.recv(MAX_HEAD_BYTES)
+            said = self.sock.recv(MAX_HEAD_BYTES - len(self._said))
         except BlockingIOError:
             return False
         except OSError:
@@ -176,28 +176,27 @@ class HttpConnection:
         if not said:
             self.owner.cut_off(self)
             return False
-        self._said = said
+        self._said = self._said + said if self._said else said
         return True
 
     def _on_readable(self) -> None:
-        if self._said:
-            self._unlisten()  # it is read on when that has been taken
+        said, request = self._said, self._under_way
+        if len(said) == MAX_HEAD_BYTES:
+            self._unlisten()  # it is read on when something of that has been taken
+        elif not self._hear():
             return
-        if not self._hear():
-            return
-        request = self._under_way
-        if request is not None and request.lacking:
-            self._read_on(request)
         elif request is not None:
-            self._unlisten()  # it is read on when this request is answered
-        else:
+            if request.lacking:
+                self._read_on(request)
+            self.owner.loop.call_soon(self._look_again)
+        elif not said:  # else that waits for its turn already
             if not self.asked:
                 # uvloop closes a poll whose socket was reset after data, and is not to be asked for another then.
                 self._unlisten()
             self._wait_for_turn()
 
     def _look_again(self) -> None:
-        """A reset that came together with the request is not told again."""
+        """A reset that came together with the last bytes is not told again."""
         if self._under_way is not None:
             self._on_readable()
 
@@ -250,8 +249,10 @@ class HttpConnection:
         exchange.begin(request.method, request.target, "HTTP/1.1", request.headers)
         if self._under_way is under_way:
             self._read_on(under_way)
-        if self._under_way is under_way and not self._said:
+        if self._under_way is under_way:
             self._listen()
+            if under_way.lacking:
+                self.owner.loop.call_soon(self._look_again)
         return True
 
     def _read_on(self, request: _UnderWay) -> None:
@@ -325,8 +326,8 @@ class HttpConnection:
         self.owner.make_latest(self)
         self.expect_request()
         if self._said:
-            self._wait_for_turn()  # what else has come waits in the socket
-        else:
+            self._wait_for_turn()
+        if self.owner.serves(self):
             self._listen()
 
     def _refuse(self, answer: bytes) -> None:

@@ -111,6 +111,7 @@ class HttpConnection:
         self.asked = True
         self.since = monotonic()
         self.due = self.since + seconds
+        self.owner.make_latest(self)
 
     def wait(self, seconds: float) -> None:
         """The answer may take so long: it is not quiet meanwhile."""

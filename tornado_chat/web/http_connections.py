@@ -129,7 +129,8 @@ class HttpConnections(HTTPServerConnectionDelegate):
 
     def make_latest(self, connection: HttpConnection) -> None:
         """Of all connections it has been quiet for the shortest time."""
-        self._serving[connection] = self._serving.pop(connection)
+        if connection in self._serving:  # else it is not quiet, or was cut off and Tornado does not know yet
+            self._serving[connection] = self._serving.pop(connection)
 
     def let_go(self, connection: HttpConnection) -> None:
         """Its socket is somebody else's."""

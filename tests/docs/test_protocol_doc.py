@@ -225,6 +225,8 @@ def test_no_table_is_left_out() -> None:
 
 def test_the_error_codes() -> None:
     assert [row[0].strip("`") for row in table("## Errors")] == [code.value for code in ErrorCode]
+    told = {row[0].strip("`"): int(row[1].partition(",")[0]) for row in table("## Errors")}
+    assert told == {code.value: status for code, status in STATUS.items()}
 
 
 def test_the_close_codes() -> None:

@@ -11,7 +11,7 @@ from tests.docs.test_protocol_doc import DOC
 from tests.support.servers import Server
 
 _, _, SECTION = DOC.partition("\n## An exchange without a WebSocket\n")
-BEGIN, READ_ON = re.findall(r"```sh\n(.*?)```", SECTION.partition("\n## ")[0], re.DOTALL)
+SPEAK_AND_LOOK, READ_ON = re.findall(r"```sh\n(.*?)```", SECTION.partition("\n## ")[0], re.DOTALL)
 ANSWERS = [json.loads(line) for line in re.findall(r"```json\n(.*?)```", SECTION, re.DOTALL)[0].splitlines()]
 
 
@@ -22,12 +22,12 @@ def shell(script: str) -> list[str]:
 
 def test_it_goes_as_it_stands_there(tmp_path: Path) -> None:
     with Server(tmp_path, "--guests") as server:
-        carry_out(server)
+        follow(server)
 
 
-def carry_out(server: Server) -> None:
-    begin = BEGIN.replace("https://chat.example.org", server.url)
-    assert begin != BEGIN
+def follow(server: Server) -> None:
+    begin = SPEAK_AND_LOOK.replace("https://chat.example.org", server.url)
+    assert begin != SPEAK_AND_LOOK
     said, page = (json.loads(line) for line in shell(begin.replace("\ncurl", "\necho; curl -s")) if line)
     assert said.keys() == ANSWERS[0].keys()
     assert page.keys() == ANSWERS[1].keys()

@@ -206,6 +206,31 @@ async def test_an_ack_below_what_the_log_had_reached_is_found() -> None:
         assert (ledger.violations[0].kind, ledger.violations[0].seq) == ("ack", 3)
 
 
+async def test_a_device_that_says_nothing_more_after_a_cut_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does so where it is about to end."""
+
+    async def hearing() -> NoReturn:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    async with driven(speaking(lambda asked: [acknowledged(asked)]), kind="http") as (device, ledger, _):
+        await eventually(lambda: device.connected)
+        monkeypatch.setattr(device, "lose_answers", lambda: None)
+        posts = Posts(device, SocketTransport(device))
+        task = asyncio.create_task(posts.beside(hearing()))
+        command = {"type": "send", "id": "c1.1", "room": "r", "text": "x"}
+        posts.cut(command, 0.9)
+        await eventually(lambda: ledger.counts["posts"] == 1)
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        assert ledger.counts["posts"] == 1
+        posts.send(command)
+        await eventually(lambda: ledger.counts["posts"] == 2)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+
 async def test_a_transport_that_ends_while_it_is_cancelled_is_cancelled() -> None:
     """Else its device would come back, and a run that is over would never end."""
 

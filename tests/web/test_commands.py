@@ -109,6 +109,12 @@ async def test_what_is_no_array_of_commands_is_refused_whole(tmp_path: Path, bod
         assert (answer.status, answer.error["code"]) == (400, "bad_request")
 
 
+async def test_an_empty_body_is_no_command_whatever_it_is_called(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        answer = await ask(here, "POST", "/v1/commands", b"", **{"Content-Type": "text/plain"})
+        assert (answer.status, answer.error["code"]) == (400, "bad_request")
+
+
 async def test_a_command_that_is_wrong_is_told_in_its_place(tmp_path: Path) -> None:
     async with running(tmp_path, max_frame_bytes=16384) as here:
         body = b'[{"type":"send","id":"a","room":"R!","text":"x"},7,'

@@ -612,6 +612,24 @@ async def _ended(stream: Stream) -> tuple[list[Block], bool]:
     return found
 
 
+@pytest.mark.logs("request failed after its answer")
+@pytest.mark.parametrize("pieces", [False, True])
+async def test_a_fault_in_opening_one_ends_with_its_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: bool
+) -> None:
+    def fail(*args: object) -> None:
+        raise ValueError("a fault of the test")
+
+    monkeypatch.setattr("tornado_chat.web.stream.StreamSession", fail)
+    async with running(tmp_path) as here, HTTP(here) as http:
+        asked = f"GET {ROOM} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
+        for part in (asked[:9], asked[9:]) if pieces else (asked,):
+            await asyncio.get_running_loop().sock_sendall(http.sock, part)
+            await asyncio.sleep(0.02)
+        assert await asyncio.get_running_loop().sock_recv(http.sock, 100) == b""
+        await eventually(lambda: not len(here.server.http))
+
+
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_thousand_streams_that_were_closed_leave_nothing(tmp_path: Path, how: str) -> None:
     async with running(tmp_path) as here:

@@ -26,7 +26,7 @@ class Page(NamedTuple):
     erasures: int
 
 
-class Reader(Protocol):
+class PageReader(Protocol):
     """Who waits for a page (Poll)."""
 
     over: bool
@@ -43,10 +43,10 @@ class Pages:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         # Who waits for a page: room, the seq before it, how many events, and whether all of them come from the log.
-        self._reading: dict[tuple[str, int, int, bool], list[Reader]] = {}
+        self._reading: dict[tuple[str, int, int, bool], list[PageReader]] = {}
 
     def read(
-        self, reader: Reader, name: str, room: Room | None, after: int, most_events: int, *, all_of_it: bool
+        self, reader: PageReader, name: str, room: Room | None, after: int, most_events: int, *, all_of_it: bool
     ) -> None:
         """Give `reader` the page after `after`, in a loop turn to come; who asks the same gets the same.
 

@@ -57,8 +57,8 @@ class Polls:
         self.waiting: set[Poll] = set()
         self._hub = hub
         self._limits = limits
-        self.draining = False
         self.pages = Pages(hub)
+        self.draining = False
 
     def begin(
         self, identity: Identity, poller: Poller, cursors: Mapping[str, int], limit: int, wait: float, told: Told

@@ -73,6 +73,8 @@ class Posts:
                 if wait is not None:
                     await asyncio.sleep(min(wait, MOST_PAUSE))
                     self._queue.clear()
+                    if self._cut is None:
+                        self._some.clear()
                     self._device.lose_answers()
         finally:
             await self._client.hang_up()

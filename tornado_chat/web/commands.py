@@ -83,7 +83,7 @@ class OneMessage(Struct):
 def commands(exchange: Exchange, _: None) -> None:
     """Carry out one command, or an array of them, and answer each in its place."""
     media = exchange.media_type or JSON_TYPE
-    codec = CODECS[media]
+    codec = CODECS.get(media, JSON)  # an empty body may be called anything
     settings = exchange.gate.settings
     body = exchange.body
     found = _decoded(codec, commands_of(codec, body), settings.max_frame_bytes, settings.text_chars)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
@@ -24,6 +23,7 @@ from tornado_chat.web.tornado_requests import TornadoRequest
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.handshake import check_host
 from tornado_chat.wire.refusals import RequestError
+from tornado_chat.wire.request import content_length
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +97,7 @@ class Exchange(HTTPMessageDelegate):
             self._let_in(query, headers)
             if self.method != "OPTIONS":
                 self._endpoint, self.path = self._find(self.method, path, headers.get("accept", ""))
-            length = headers.get("content-length", "")
-            self._make_room(int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0)
+            self._make_room(content_length(headers) or 0)
         except (RequestError, ChatError) as error:
             self._refusal = error  # told when the body was read: an answer before that ends the connection
             if "expect" in headers or _is_long(headers):
@@ -278,11 +277,7 @@ class Exchange(HTTPMessageDelegate):
         taken = self._request.answer(int(status), sent, None if self.method == "HEAD" else body, close=close)
         if taken is not None and len(body) > LONG_BYTES:
             self.connection.hold(len(body))
-            taken.add_done_callback(self._taken)
-
-    def _taken(self, written: asyncio.Future[None]) -> None:
-        """The client has taken the answer, or has gone."""
-        self.connection.release()
+            taken.add_done_callback(lambda _: self.connection.release(len(body)))
 
     def answer_object(self, status: int, obj: Any, headers: Mapping[str, str] | None = None) -> None:
         """Answer with `obj`, a dict or a Struct, as JSON."""
@@ -325,10 +320,8 @@ class Exchange(HTTPMessageDelegate):
 
 
 def _is_long(headers: Mapping[str, str]) -> bool:
-    length = headers.get("content-length", "0")
-    if "transfer-encoding" in headers or not (length.isascii() and length.isdigit()):
-        return True
-    return int(length[:20]) > LONG_BYTES
+    length = content_length(headers)
+    return "transfer-encoding" in headers or length is None or length > LONG_BYTES
 
 
 def _expect(headers: HTTPHeaders, version: str) -> None:

@@ -1,6 +1,6 @@
 """One socket that speaks HTTP: what it says is read here, and a plain request to the API is answered here too.
 
-One at a time: what a client pipelines waits in its socket. A post costs 108 us of CPU so, and through Tornado 247
+One at a time: what a client pipelines waits in its socket. Through Tornado a post costs more than twice as much
 (docs/performance.md).
 """
 
@@ -38,52 +38,72 @@ megabytes: a client that pipelines and reads nothing would have a hundred answer
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
 
 
-class Reader(Protocol):
-    """What takes a request as it comes, and answers it (Exchange)."""
+class Answering(Protocol):
+    """What takes one request as it comes and answers it: Exchange, which knows connections and is not known to them."""
 
-    def begin(self, method: str, target: str, version: str, headers: Mapping[str, str]) -> None: ...
-    def data_received(self, chunk: bytes) -> None: ...
-    def finish(self) -> None: ...
-    def on_connection_close(self) -> None: ...
+    def begin(self, method: str, target: str, version: str, headers: Mapping[str, str]) -> None:
+        """The head is here."""
+
+    def data_received(self, chunk: bytes) -> None:
+        """A piece of the body is here."""
+
+    def finish(self) -> None:
+        """All of it is here."""
+
+    def on_connection_close(self) -> None:
+        """The client has gone."""
 
 
-class Front(Protocol):
-    """What answers requests."""
+class HttpFront(Protocol):
+    """Where requests come in (app.py: Front)."""
 
     def let_in(self, connection: HttpConnection, request: Request) -> Callable[[], None] | None:
-        """What makes it a line, if that is what it asks for; or Refused."""
+        """What makes the connection a line, if that is what the plain `request` asks for; Refused if it may not."""
 
-    def read(self, connection: HttpConnection, target: str) -> Reader | None:
+    def read(self, connection: HttpConnection, target: str) -> Answering | None:
         """What reads and answers a plain request for `target`; None: Tornado does."""
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        """Of Tornado's requests."""
+        """What answers a request that Tornado reads."""
 
 
-class Owner(Protocol):
+class HttpConnectionOwner(Protocol):
     """What has the connections (HttpConnections)."""
 
-    front: Front
+    front: HttpFront
     limits: Limits
     loop: asyncio.AbstractEventLoop
     turns: RequestTurns
 
-    def serves(self, connection: HttpConnection) -> bool: ...
-    def set_aside(self, connection: HttpConnection) -> None: ...
-    def take_back(self, connection: HttpConnection) -> bool: ...
-    def make_latest(self, connection: HttpConnection) -> None: ...
-    def let_go(self, connection: HttpConnection) -> None: ...
-    def cut_off(self, connection: HttpConnection) -> None: ...
-    def hand_on(self, connection: HttpConnection, said: bytes) -> None: ...
+    def serves(self, connection: HttpConnection) -> bool:
+        """Whether it is still here, and was not set aside."""
+
+    def set_aside(self, connection: HttpConnection) -> None:
+        """Its request may wait for long: until `take_back` it is not quiet."""
+
+    def take_back(self, connection: HttpConnection) -> bool:
+        """Whether it was set aside."""
+
+    def make_latest(self, connection: HttpConnection) -> None:
+        """Of all connections it has been quiet for the shortest time."""
+
+    def let_go(self, connection: HttpConnection) -> None:
+        """Its socket is somebody else's."""
+
+    def cut_off(self, connection: HttpConnection) -> None:
+        """Close it, if it is still here."""
+
+    def hand_on(self, connection: HttpConnection, said: bytes) -> None:
+        """Let Tornado read and answer its requests, `said` first."""
 
 
 class _UnderWay:
     """A request that is read and answered here."""
 
-    __slots__ = ("lacking", "last", "reader", "taken", "unsent")
+    __slots__ = ("exchange", "lacking", "last", "taken", "unsent")
 
-    def __init__(self, reader: Reader, lacking: int, *, last: bool) -> None:
-        self.reader = reader
+    def __init__(self, exchange: Answering, lacking: int, *, last: bool) -> None:
+        self.exchange = exchange
         self.lacking = lacking  # bytes of its body
         self.last = last  # the connection ends with its answer
         self.unsent = memoryview(b"")  # of its answer
@@ -95,7 +115,6 @@ class HttpConnection:
 
     __slots__ = (
         "_listening",
-        "_queued",
         "_said",
         "_under_way",
         "account",
@@ -111,7 +130,7 @@ class HttpConnection:
 
     protocol = "http"
 
-    def __init__(self, owner: Owner, sock: socket.SocketType, peer: str, account: str | None) -> None:
+    def __init__(self, owner: HttpConnectionOwner, sock: socket.SocketType, peer: str, account: str | None) -> None:
         self.owner = owner
         self.remote_ip = peer
         self.sock = sock
@@ -121,8 +140,7 @@ class HttpConnection:
         self.held_bytes = 0  # of a long body, or of a long answer that the client has not taken
         self.stream: IOStream | None = None  # once Tornado has it
         self._listening = False  # it is read as soon as something comes
-        self._said = b""  # what has come and was not taken yet
-        self._queued = False  # that waits for its turn
+        self._said = b""  # what has come and was not taken yet: MAX_HEAD_BYTES at most
         self._under_way: _UnderWay | None = None
         self.expect_request()
 
@@ -134,9 +152,11 @@ class HttpConnection:
         self.held_bytes += size
         self.owner.limits.http_bytes += size
 
-    def release(self) -> None:
-        self.owner.limits.http_bytes -= self.held_bytes
-        self.held_bytes = 0
+    def release(self, size: int | None = None) -> None:
+        """So many bytes of them are not kept any more; all of them, without `size`."""
+        size = self.held_bytes if size is None else min(size, self.held_bytes)
+        self.held_bytes -= size
+        self.owner.limits.http_bytes -= size
 
     # Time
 
@@ -149,6 +169,7 @@ class HttpConnection:
         self.asked = True
         self.since = monotonic()
         self.due = self.since + seconds
+        self.owner.make_latest(self)
 
     def wait(self, seconds: float) -> None:
         """The answer may take so long: it is not quiet meanwhile."""
@@ -192,7 +213,7 @@ class HttpConnection:
         if request is not None:
             if request.taken is not None:
                 request.taken.cancel()
-            request.reader.on_connection_close()
+            request.exchange.on_connection_close()
 
     def _listen(self) -> None:
         if not self._listening:
@@ -206,7 +227,7 @@ class HttpConnection:
     def _hear(self) -> bool:
         """Whether it says something; if it has hung up, it goes."""
         try:
-            said = self.sock.recv(MAX_HEAD_BYTES)
+            said = self.sock.recv(MAX_HEAD_BYTES - len(self._said))
         except BlockingIOError:
             return False
         except OSError:
@@ -218,21 +239,23 @@ class HttpConnection:
         return True
 
     def _on_readable(self) -> None:
-        if not self._hear():
+        said, request = self._said, self._under_way
+        if len(said) == MAX_HEAD_BYTES:
+            self._unlisten()  # it is read on when something of that has been taken
+        elif not self._hear():
             return
-        request = self._under_way
-        if request is not None and request.lacking:
-            self._read_on(request)
-        elif request is not None or self._queued:
-            self._unlisten()  # it is read on when this request is answered
-        else:
+        elif request is not None:
+            if request.lacking:
+                self._read_on(request)
+            self.owner.loop.call_soon(self._look_again)
+        elif not said:  # else that waits for its turn already
             if not self.asked:
                 # uvloop closes a poll whose socket was reset after data, and is not to be asked for another then.
                 self._unlisten()
             self._wait_for_turn()
 
     def _look_again(self) -> None:
-        """A reset that came together with the request is not told again."""
+        """A reset that came together with the last bytes is not told again."""
         if self._under_way is not None:
             self._on_readable()
 
@@ -242,13 +265,11 @@ class HttpConnection:
         if answer is not None:
             self._refuse(answer)
             return
-        self._queued = True
         turns.wait(self._answer_next, head)
 
     def _answer_next(self) -> None:
         if not self.owner.serves(self):  # it was cut off meanwhile
             return
-        self._queued = False
         said, self._said = self._said, b""
         try:
             taken = self._take(said)
@@ -276,30 +297,32 @@ class HttpConnection:
             self.owner.let_go(self)
             return True
         size = request.body_bytes()
-        reader = None if size is None else front.read(self, request.target)
-        if size is None or reader is None:
+        exchange = None if size is None else front.read(self, request.target)
+        if size is None or exchange is None:
             return False
         if not self.asked:
             limit_unsent(self.sock, UNSENT_BYTES)
         self.expect_answer()
-        under_way = self._under_way = _UnderWay(reader, size, last=request.is_last)
+        under_way = self._under_way = _UnderWay(exchange, size, last=request.is_last)
         self._said = request.rest
-        reader.begin(request.method, request.target, "HTTP/1.1", request.headers)
+        exchange.begin(request.method, request.target, "HTTP/1.1", request.headers)
         if self._under_way is under_way:
             self._read_on(under_way)
         if self._under_way is under_way:
             self._listen()
+            if under_way.lacking:
+                self.owner.loop.call_soon(self._look_again)
         return True
 
     def _read_on(self, request: _UnderWay) -> None:
-        """Give the reader what has come of the body."""
+        """Give the exchange what has come of the body."""
         said = self._said
         body, self._said = said[: request.lacking], said[request.lacking :]
         request.lacking -= len(body)
         if body:
-            request.reader.data_received(body)
+            request.exchange.data_received(body)
         if not request.lacking and self._under_way is request:
-            request.reader.finish()
+            request.exchange.finish()
 
     def detach(self) -> tuple[socket.SocketType, bytes]:
         """The socket, which is the caller's from here on, and what came behind the request."""

@@ -20,7 +20,7 @@ from tornado.httputil import HTTPConnection, HTTPMessageDelegate, HTTPServerConn
 
 from tornado_chat.live.limits import Limits
 from tornado_chat.metrics import Metrics
-from tornado_chat.web.http_connection import Front, HttpConnection
+from tornado_chat.web.http_connection import HttpConnection, HttpFront
 from tornado_chat.web.request_turns import RequestTurns
 from tornado_chat.web.tornado_requests import TornadoStream
 from tornado_chat.wire.request import MAX_HEAD_BYTES
@@ -42,7 +42,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
 
     def __init__(
         self,
-        front: Front,
+        front: HttpFront,
         limits: Limits,
         metrics: Metrics,
         account: Callable[[str], str | None],
@@ -125,7 +125,8 @@ class HttpConnections(HTTPServerConnectionDelegate):
 
     def make_latest(self, connection: HttpConnection) -> None:
         """Of all connections it has been quiet for the shortest time."""
-        self._serving[connection] = self._serving.pop(connection)
+        if connection in self._serving:  # else it is not quiet, or was cut off and Tornado does not know yet
+            self._serving[connection] = self._serving.pop(connection)
 
     def let_go(self, connection: HttpConnection) -> None:
         """Its socket is somebody else's."""
@@ -167,7 +168,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
         """Let Tornado read and answer its requests, `said` first."""
         sock = connection.sock
         tornados = socket.socket(sock.family, sock.type, sock.proto, sock.detach())
-        connection.stream = TornadoStream(tornados, said, self.turns, first=not connection.asked)
+        connection.stream = TornadoStream(tornados, said, self.turns)
         serving = self._serving[connection] = HTTP1ServerConnection(connection.stream, self._parameters, connection)
         serving.start_serving(self)
 

@@ -94,13 +94,11 @@ def _spread_retry(retry_after: float | None) -> int:
     return round(1000 * ((retry_after or event_stream.RETRY_SECONDS) + random.random()))
 
 
-def refused(
-    metrics: Metrics, error: RequestError | ChatError, accept: str, extra: Mapping[str, str] | None = None
-) -> Refused:
-    """The refusal of a plain request with this header Accept; `extra`: further headers of the answer."""
+def refused(metrics: Metrics, error: RequestError | ChatError, accept: str) -> Refused:
+    """The refusal of a plain request with this header Accept."""
     status, headers, retry_after = terms(metrics, error)
     status, found, body = answer(accept, status, error.code, error.message, retry_after)
-    return Refused(last_answer(status, {**(extra or {}), **headers, **found}, body))
+    return Refused(last_answer(status, headers | found, body))
 
 
 def refuse(

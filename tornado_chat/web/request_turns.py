@@ -12,8 +12,7 @@ from tornado_chat.web import shedding
 
 FIRST_REQUESTS, MORE_REQUESTS = 16, 2
 """Requests that are begun in one loop turn: those that are the first of their connection, as a handshake mostly is, and
-others, half of them polls if there are such. They take 4 ms together at most, for which everybody else waits. With six
-of the others, answers to polls came a tenth later, since the next polls were read first."""
+others, half of them polls if there are such. They take 4 ms together at most, for which everybody else waits."""
 
 _POLL = b"POST /v1/poll "
 
@@ -21,11 +20,12 @@ _POLL = b"POST /v1/poll "
 class RequestTurns:
     """Those of one server."""
 
-    __slots__ = ("_first", "_loop", "_metrics", "_more", "_polls")
+    __slots__ = ("_due", "_first", "_loop", "_metrics", "_more", "_polls")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, metrics: Metrics) -> None:
         self._loop = loop
         self._metrics = metrics
+        self._due = False  # a turn comes, or is taken: what is answered at once may let another request wait in it
         # What begins a request, and since when it waits.
         self._first: deque[tuple[float, Callable[[], None]]] = deque()
         self._more: deque[tuple[float, Callable[[], None]]] = deque()
@@ -41,7 +41,8 @@ class RequestTurns:
 
     def wait(self, begin: Callable[[], None], head: bytes | None = None) -> None:
         """A request is begun when it is its turn; `head`: of one that is not the first of its connection."""
-        if not self._first and not self._more and not self._polls:
+        if not self._due:
+            self._due = True
             self._loop.call_soon(self._turn)
         (self._first if head is None else self._lane(head)).append((monotonic(), begin))
 
@@ -62,5 +63,6 @@ class RequestTurns:
                 _, begin = requests.popleft()
                 begin()
         finally:
-            if self._first or self._more or self._polls:
+            self._due = bool(self._first or self._more or self._polls)
+            if self._due:
                 self._loop.call_soon(self._turn)

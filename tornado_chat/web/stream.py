@@ -127,7 +127,11 @@ def _stream(exchange: Exchange, asked: Any) -> None:
             pass  # it has gone
         sock.close()
         return
-    _open(gate, admitted, sock, early)
+    try:
+        _open(gate, admitted, sock, early)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def _admit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -40,9 +40,6 @@ class TornadoRequest:
     def __init__(self, request: HTTP1Connection) -> None:
         self._request = request
 
-    def on_close(self, callback: Callable[[], None]) -> None:
-        self._request.set_close_callback(callback)
-
     def answer(
         self, status: int, headers: Mapping[str, str], body: bytes | None, *, close: bool
     ) -> Future[None] | None:
@@ -61,11 +58,11 @@ class TornadoRequest:
 class TornadoStream(IOStream):
     """Begins with `said`, which was read already; looks at each head before Tornado does, and lets the request wait."""
 
-    def __init__(self, sock: socket.socket, said: bytes, turns: RequestTurns, *, first: bool) -> None:
+    def __init__(self, sock: socket.socket, said: bytes, turns: RequestTurns) -> None:
         super().__init__(sock)
         self._said = said
         self._turns = turns
-        self._first = first
+        self._first = True  # what it begins with has had its turn, and is not turned away any more
 
     def set_nodelay(self, value: bool) -> None:
         """It is on, as the listener has it: Tornado would switch it for each answer, which is one write anyway."""

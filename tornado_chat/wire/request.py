@@ -7,6 +7,7 @@ What is not plain is left to Tornado. So `parse` takes less than Tornado does, a
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 MAX_HEAD_BYTES, MAX_HEADERS = 16 * 1024, 100
@@ -34,8 +35,7 @@ class Request(NamedTuple):
             return None
         if headers.get("connection", "").lower() not in ("", "keep-alive", "close"):
             return None
-        length = headers.get("content-length", "0")
-        return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
+        return content_length(headers)
 
     @property
     def is_last(self) -> bool:
@@ -58,6 +58,12 @@ def parse(data: bytes) -> Request | None:
         name, value = name.lower(), value.strip(" \t")
         headers[name] = f"{headers[name]},{value}" if name in headers else value
     return Request(head[1].decode("ascii"), head[2].decode("ascii"), headers, data[head.end() :])
+
+
+def content_length(headers: Mapping[str, str]) -> int | None:
+    """The header Content-Length, 0 without it; None if that is no number of up to 19 digits (RFC 9110 section 8.6)."""
+    length = headers.get("content-length", "0")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else None
 
 
 def has_bare_breaks(head: bytes) -> bool:

@@ -9,14 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from tests.support import ROOT
 from tests.support.databases import age, sql, tables
 from tests.support.entries import append, everything, message
 from tests.support.sqlite_files import child
-from tornado_chat.errors import ConfigError
-from tornado_chat.log import schema
+from tornado_chat.errors import ConfigError, LogUnavailable
+from tornado_chat.log import migrating, schema
 from tornado_chat.log.migrating import migrate
 from tornado_chat.log.opening import open_log
 
@@ -219,6 +220,25 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(database: str, mon
     assert tables(database) == before
     assert migrate(database, unheard) == ("0001", "0004")
     assert asyncio.run(kept(database)) == epoch
+
+
+def test_a_migration_does_not_wait_for_ever(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(filled(postgres_url))
+    age(postgres_url, "0003")
+    monkeypatch.setattr(migrating, "WAIT", "SET LOCAL lock_timeout = 100")
+
+    async def hold_and_migrate() -> None:
+        backup = await asyncpg.connect(postgres_url)
+        try:
+            async with backup.transaction():
+                await backup.execute("LOCK TABLE events IN ACCESS SHARE MODE")
+                await asyncio.to_thread(migrate, postgres_url, unheard)
+        finally:
+            await backup.close()
+
+    with pytest.raises(LogUnavailable, match="lock timeout"):
+        asyncio.run(hold_and_migrate())
+    assert migrate(postgres_url, unheard) == ("0003", "0004")
 
 
 def test_the_revisions_of_both_databases_are_the_same() -> None:

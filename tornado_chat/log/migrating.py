@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 TIMEOUT = 60.0
 """Seconds to wait for another process that makes or migrates the same database."""
 
+STATEMENT_SECONDS = 3600.0
+"""The longest statement makes an index, or changes a whole table."""
+
 PAUSE = 0.002
 """Seconds between two transactions on SQLite, or another process would never find it unlocked."""
 
@@ -31,6 +34,7 @@ COUNTING = schema.migrating(numbering.REVISION)
 
 # Whatever the planner thinks of tables that it has no statistics of: a piece is a range of the primary key.
 BY_INDEX = "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off"
+WAIT = f"SET LOCAL lock_timeout = {int(TIMEOUT * 1000)}"
 
 Report = Callable[[int, int], None]
 """Told how many events were gone through, and how many there are."""
@@ -116,7 +120,7 @@ async def _migrate_postgres(database: str, report: Report) -> tuple[str | None, 
     newest = max(schema.revisions("postgresql"))
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=partial(postgres_schema.connect, database, TIMEOUT),
+        async_creator=partial(postgres_schema.connect, database, STATEMENT_SECONDS),
         poolclass=sqlalchemy.NullPool,
     )
     with postgres_schema.explained(database):
@@ -135,7 +139,8 @@ async def _step_postgres(connection: AsyncConnection, database: str, report: Rep
     from tornado_chat.log import postgres_schema
 
     async with connection.begin():
-        await connection.exec_driver_sql(postgres_schema.TAKE_LOCK)  # SQLAlchemy begins the transaction with it
+        await connection.exec_driver_sql(WAIT)  # SQLAlchemy begins the transaction with it
+        await connection.exec_driver_sql(postgres_schema.TAKE_LOCK)
         db: Any = (await connection.get_raw_connection()).driver_connection
         await db.execute(BY_INDEX)
         found = await postgres_schema.revision_of(db, database)

@@ -18,6 +18,9 @@ CONNECT_SECONDS = 10.0
 TABLES = ("alembic_version", "meta", "rooms", "events")
 """What every revision has: where some of it is missing, or has other columns, the tables are another program's."""
 
+PASSING = (OSError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError, asyncpg.LockNotAvailableError)
+"""What another attempt may not meet again."""
+
 # Not by to_regclass(): each call of it looks at another moment, and half of what another process makes would be seen.
 FOUND = """
 SELECT array_agg(relname::text ORDER BY relname) FROM pg_class WHERE relname = ANY ($1) AND pg_table_is_visible(oid)
@@ -37,7 +40,7 @@ def explained(database: str) -> Iterator[None]:
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
         why = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
         line = f"database {schema.shown(database)}: cannot be used: {' '.join(why.split())}"
-        if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.CannotConnectNowError):
+        if isinstance(error, PASSING):
             raise LogUnavailable(line) from None
         raise ConfigError(line) from None
 

@@ -93,8 +93,8 @@ def on_one_port(workers: int) -> Dialect:
 OURS_ECHO = Dialect("ours", (sys.executable, "-m", "bench.echo_server", "--port", "{port}"), "/echo")
 
 EVENT = (
-    '{"type":"message","room":"room-{room}","seq":{number},"user":"guest-0123456789abcdef","name":"client-{index}",'
-    '"text":"{text}","ts":1000000000000,"id":"{number}"}'
+    '{"type":"message","room":"room-{room}","seq":{number},"n":{number},"user":"guest-0123456789abcdef",'
+    '"name":"client-{index}","text":"{text}","ts":1000000000000,"id":"{number}"}'
 )
 """What peers are sent, and broadcast: the text of the event that our server makes of its publisher's `send`."""
 

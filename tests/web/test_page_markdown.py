@@ -109,7 +109,7 @@ def run(page: Page, url: str, script: str, given: Any = None) -> Any:
     return page.evaluate(
         f"""async (given) => {{
           const m = {{}};
-          for (const name of ["growing", "markdown", "colours"]) {{
+          for (const name of ["growing", "markdown", "colours", "sentences"]) {{
             Object.assign(m, await import(`{url}/static/${{name}}.js`));
           }}
           {CANONICAL}
@@ -467,6 +467,50 @@ def test_an_open_fence_does_not_flicker(page: Page, server: Server) -> None:
         "So:\n- a\n- b\n\n```python\nx = 1\n```\nand\n\n| a | b |\n|---|---|\n| 1 | 2 |\n",
     )
     assert seen == [1, [], "p,ul,divx = 1,p,div"]
+
+
+def test_what_grows_is_read_by_sentences(page: Page, server: Server) -> None:
+    """Each once and whole, without its marks, however it came; what is read does not wait for the end."""
+    read = run(
+        page,
+        server.url,
+        GROW
+        + """
+        return [1, 7, 30].map((most) => {
+          const growing = new m.Growing(document.createElement("div"));
+          const sentences = new m.Sentences();
+          const read = [];
+          for (let end = 0; end < given.text.length; end += 1 + random(most)) {
+            growing.show(given.text.slice(0, end), true);
+            read.push(sentences.next(growing.said.all, true));
+          }
+          growing.show(given.text);
+          read.push(sentences.next(growing.said.all, false), sentences.next(growing.said.all, false));
+          return read.filter(Boolean);
+        });
+        """,
+        {"seed": 3, "text": "# Title\n\nIt is 3.5 m. *Who* came?\nYes!\n\n- one\n- `two`\n\nThe end"},
+    )
+    for each in read[:2]:
+        assert each == ["Title", "It is 3.5 m.", "Who came?", "Yes!", "one", "two", "The end"]
+    assert " ".join(read[2]) == " ".join(read[0])
+
+
+def test_what_has_no_sentences_is_read_in_parts(page: Page, server: Server) -> None:
+    read = run(
+        page,
+        server.url,
+        """
+        const sentences = new m.Sentences();
+        const read = [];
+        for (let end = 0; end < given.length; end += 10) read.push(sentences.next(given.slice(0, end), true));
+        read.push(sentences.next(given, false));
+        return read.filter(Boolean);
+        """,
+        "word " * 200 + "x" * 2000,
+    )
+    assert " ".join(read).replace("x ", "x") == "word " * 200 + "x" * 2000
+    assert max(map(len, read)) < 450
 
 
 # Code.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Route, expect
 
-from tests.support.chromium import Person, another
+from tests.support.chromium import Person, another, fill_room
 from tests.support.servers import Server
 
 pytest_plugins = ["tests.support.chromium_fixtures"]
@@ -19,6 +19,19 @@ LONG = "```js\n" + "\n".join(f"const a{number} = {number};" for number in range(
 def say(person: Person, *texts: str) -> None:
     """As another program says it: the box of the page is not what is tested."""
     another(person.page, person.url, [{"type": "send", "room": "lobby", "text": text} for text in texts])
+
+
+def edit(person: Person, text: str) -> None:
+    """What the person said last, without a look at the page."""
+    person.page.evaluate(
+        """async (text) => {
+          const box = document.getElementById("text");
+          box.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowUp", bubbles: true }));
+          box.value = text;
+          box.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", bubbles: true }));
+        }""",
+        text,
+    )
 
 
 def test_a_message_is_markdown_and_its_quote_is_a_line_of_words(browser: Browser, server: Server) -> None:
@@ -129,6 +142,37 @@ def test_who_has_scrolled_up_is_not_moved_when_markdown_comes(browser: Browser, 
     page.evaluate("new Promise(requestAnimationFrame)")
     assert abs(page.evaluate("seen.getBoundingClientRect().top") - before) < 2
     bob.leave()
+
+
+def test_who_has_scrolled_up_is_not_moved_by_a_message_that_grows(browser: Browser, server: Server) -> None:
+    """Below what is read, above it, and in its midst; its blocks stay the same nodes."""
+    anna = Person(browser, server.url, "Anna")
+    fill_room(anna.page, server.url, 60)
+    page = anna.page
+    paragraphs = [f"paragraph {number} " * 12 for number in range(12)]
+    anna.say("\n\n".join(paragraphs[:3]))
+    grows = page.locator("li.message").filter(has_text="paragraph 0")
+    expect(grows.locator(".text > p")).to_have_count(3)
+    expect(page.locator("li.pending")).to_have_count(0)
+    page.evaluate(
+        "window.grown = [...document.querySelectorAll('.text > p')].filter((p) => p.textContent.startsWith('p'))"
+    )
+    another(page, server.url, [{"type": "send", "room": "lobby", "text": f"after {number}"} for number in range(40)])
+    expect(page.locator("li.message")).to_have_count(101)
+    texts = ["\n\n".join(paragraphs[:count]) for count in range(4, 13)]
+    for block, seen in (("start", "grown[0]"), ("end", "[...document.querySelectorAll('.text')].at(-1)")):
+        page.evaluate(f"window.watched = {seen}; watched.scrollIntoView({{ block: '{block}' }})")
+        page.evaluate("scroller.scrollTop -= 60")  # not at the end, where one follows
+        expect(page.locator("#jump")).to_be_visible()
+        before = page.evaluate("watched.getBoundingClientRect().top")
+        for _ in range(4):
+            text = texts.pop(0)
+            edit(anna, text)
+            expect(grows.locator(".text > p")).to_have_count(text.count("\n\n") + 1)
+            page.evaluate("new Promise(requestAnimationFrame)")
+            assert abs(page.evaluate("watched.getBoundingClientRect().top") - before) < 2
+    assert page.evaluate("grown.length === 3 && grown.every((node) => node.isConnected)")
+    anna.leave()
 
 
 def test_without_its_files_texts_are_plain(browser: Browser, server: Server) -> None:

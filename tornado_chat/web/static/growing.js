@@ -18,9 +18,9 @@ const AGAIN = 4; // times the text's length: what late definitions may cost befo
 
 // A last line that may become one of several things is not shown before it is known which: nothing flickers.
 const UNDECIDED = /^[-=`~*_#>+|:.)\d \t]+$|^ {0,3}(`{3,}[^`]*|~{3,}.*)$/;
-// Blocks that a line ends, those that an empty line ends, and those that another block ends.
-const ENDED_BY_ITSELF = new Set(["fence", "heading_open", "hr"]);
-const ENDED_BY_A_GAP = new Set(["paragraph_open", "table_open"]);
+// Blocks that their last line ends, those that an empty line ends ("# a|b" may head a table), and those that another ends.
+const ENDED_BY_ITSELF = new Set(["fence", "hr"]);
+const ENDED_BY_A_GAP = new Set(["paragraph_open", "heading_open", "table_open"]);
 const ENDED_BY_OTHERS = new Set([...ENDED_BY_ITSELF, ...ENDED_BY_A_GAP, "code_block"]);
 
 export class Growing {

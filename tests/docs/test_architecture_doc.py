@@ -58,7 +58,7 @@ def test_the_numbers_of_the_bounds_are_the_pages(path: str, name: str, line: str
 
 
 def test_the_files_of_the_page_that_they_name_are_there() -> None:
-    named = set(re.findall(r"web/static/[\w/.]+\.(?:js|json)", DOC))
+    named = set(re.findall(r"web/static/[\w/.]+\.js(?:on)?\b", DOC))
     assert len(named) >= 8
     for name in named:
         assert (PACKAGE / name).exists(), name

@@ -22,10 +22,17 @@ export class CodeBlock {
 
   /** @param {Code} code */
   constructor(code) {
-    const copy = el("button", { type: "button", class: "link", "aria-label": "Copy this code" }, "Copy");
+    const copy = el("button", { type: "button", class: "link" });
+    /** @param {string} words @param {string} name */
+    const labelled = (words, name) => {
+      copy.textContent = words;
+      copy.setAttribute("aria-label", name); // which is read anew when it changes
+    };
+    labelled("Copy", "Copy this code");
     copy.addEventListener("click", async () => {
-      copy.textContent = (await copied(this.#code.text)) ? "Copied" : "Not copied";
-      setTimeout(() => { copy.textContent = "Copy"; }, COPIED);
+      const words = (await copied(this.#code.text)) ? "Copied" : "Not copied";
+      labelled(words, words);
+      setTimeout(labelled, COPIED, "Copy", "Copy this code");
     });
     this.#fold.addEventListener("click", () => this.#folded(this.#fold.getAttribute("aria-expanded") === "true"));
     this.#inner.append(this.#rest);

@@ -74,10 +74,9 @@ export class Growing {
     return this.#units.reduce((sum, { shown }) => sum + shown.length, 0);
   }
 
-  /** What is shown, without its marks: what is complete, and all of it. */
+  /** What is shown, without its marks. */
   get said() {
-    const complete = this.#units.flatMap(({ shown }) => shown).map(({ tree }) => said(tree));
-    return { complete: complete.join("\n"), all: [...complete, ...this.#tail.map(({ tree }) => said(tree))].join("\n") };
+    return [...this.#units.flatMap(({ shown }) => shown), ...this.#tail].map(({ tree }) => said(tree)).join("\n");
   }
 
   /** Another text comes; the nodes stay, and are used for it where they can. */

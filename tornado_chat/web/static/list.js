@@ -375,6 +375,7 @@ export class MessageList {
     const button = around(event, "[data-do]");
     const row = this.#row(node);
     if (!node || !row) return;
+    if (around(event, ".fold")) this.#scrolled(); // the end moved away, or came back: one stays at what one reads
     if (!button) {
       this.#equip(node); // a tap: there is no pointing without touching
       return;

@@ -21,6 +21,14 @@ CONSTANTS = [
 ]
 
 
+PAGE_CONSTANTS = [
+    (path, name, line)
+    for line in DOC.splitlines()
+    for path, names in re.findall(r"`(web/static/\w+\.js): ([A-Z_, ]+)`", line)
+    for name in names.split(", ")
+]
+
+
 def as_told(value: float) -> set[str]:
     """The ways in which a page may write a number."""
     return {f"{value:,.0f}", f"{value / 1024:g} KiB", f"{value / 1024**2:g} MiB", f"{value:g} s"}
@@ -38,6 +46,22 @@ def test_the_numbers_of_the_bounds_are_the_codes(path: str, name: str, line: str
     value = getattr(import_module("tornado_chat." + path.replace("/", ".")), name)
     if isinstance(value, int | float):
         assert as_told(value) & set(re.findall(r"\d[\d,.]*\d(?: (?:KiB|MiB|s)\b)?|\d(?: (?:KiB|MiB|s)\b)?", line))
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "line"), PAGE_CONSTANTS, ids=[f"{path}:{name}" for path, name, _ in PAGE_CONSTANTS]
+)
+def test_the_numbers_of_the_bounds_are_the_pages(path: str, name: str, line: str) -> None:
+    found = re.search(rf"^const {name} = ([\d_]+);", (PACKAGE / path).read_text(encoding="utf-8"), re.MULTILINE)
+    assert found
+    assert f"{int(found[1]):,}" in re.findall(r"\d[\d,]*\d|\d", line)
+
+
+def test_the_files_of_the_page_that_they_name_are_there() -> None:
+    named = set(re.findall(r"web/static/[\w/.]+\.js(?:on)?\b", DOC))
+    assert len(named) >= 8
+    for name in named:
+        assert (PACKAGE / name).exists(), name
 
 
 def test_the_settings_that_they_name_exist() -> None:

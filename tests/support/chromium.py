@@ -72,9 +72,9 @@ class Person:
             self.page.locator("#text").press("Enter")
 
     def row(self, text: str) -> Locator:
-        """The message with exactly this text."""
-        words = self.page.get_by_text(text, exact=True)
-        return self.page.locator("li.message").filter(has=self.page.locator(".text").and_(words))
+        """The message with exactly this text, which is plain."""
+        words = re.compile(r"^\s*" + r"\s+".join(map(re.escape, text.split())) + r"\s*$")
+        return self.page.locator("li.message").filter(has=self.page.locator(".text", has_text=words))
 
     def texts(self) -> list[str]:
         return self.page.locator("li.message .text").all_inner_texts()

@@ -15,7 +15,7 @@ from tests.support.servers import UNLIMITED, Server
 TIMEOUT = 25.0
 
 ASKED = 'document.getElementById("name-dialog").open'
-SEEN = '[...document.querySelectorAll("li.message .text")].map((text) => text.innerText)'
+SEEN = '[...document.querySelectorAll("li.message .text")].map((text) => text.innerText.trim())'
 PENDING = 'document.querySelectorAll("li.pending").length'
 STATE = """[
   document.getElementById("status").dataset.kind, document.querySelector("#status .transport")?.innerText ?? "",
@@ -84,3 +84,55 @@ async def test_it_chats_by_every_way(tmp_path: Path, browser: Browser, kind: str
                 await until(tab, STATE, ["live", shown])
             page = (await bob.get("/v1/rooms/lobby/messages")).raise_for_status().json()
         assert [message["text"] for message in page["messages"]] == said
+
+
+MARKED = """**Hello** ~~all~~
+
+- [x] done
+
+```py
+def f(x):
+    return x
+```
+
+| a | b |
+|---|--:|
+| 1 | 2 |
+"""
+LOOKS = """[
+  [...document.querySelectorAll(".text > *")].map((block) => block.localName),
+  [...document.querySelectorAll(".code .shj-kwd")].map((word) => word.textContent),
+  document.querySelector(".text input")?.checked ?? null,
+  scroller.scrollWidth <= scroller.clientWidth,
+]"""
+
+
+@pytest.mark.parametrize("browser", [chromium, firefox, webkit])
+async def test_it_shows_markdown(tmp_path: Path, browser: Browser) -> None:
+    """What is sent, and the same text as it grows."""
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with browser(tmp_path) as tab:
+            await tab.open(server.url)
+            await until(tab, ASKED, True)
+            await tab.run(
+                """
+                document.getElementById("name-input").value = "Anna";
+                document.getElementById("name-form").requestSubmit();
+                """
+            )
+            await until(tab, STATE, ["live", "WebSocket"])
+            await say(tab, MARKED)
+            await until(tab, PENDING, 0)
+            await until(tab, LOOKS, [["p", "ul", "div", "div"], ["def", "return"], True, True])
+            grown = await tab.run(
+                f"""
+                const {{ Growing }} = await import("./static/growing.js");
+                const text = {MARKED!r};
+                const element = document.createElement("div");
+                const growing = new Growing(element);
+                for (let end = 0; end < text.length; end += 3) growing.show(text.slice(0, end), true);
+                growing.show(text);
+                return [[...element.children].map((block) => block.localName), element.textContent];
+                """
+            )
+        assert grown == [["p", "ul", "div", "div"], "Hello all donePythonCopydef f(x):\n    return xab12"]

@@ -8,6 +8,7 @@ import { Holders } from "./holders.js";
 import { MessageList } from "./list.js";
 import { roomName } from "./room.js";
 import { Credentials, shared, tab } from "./store.js";
+import { Texts } from "./texts.js";
 import { LEAVE, TOKEN, View } from "./view.js";
 
 const FIRST_ROOM = "lobby";
@@ -27,18 +28,21 @@ const chat = new Chat({
 });
 const { connection } = chat;
 
-const view = new View({ enter, leave, who, signIn: () => signIn(null, "Cancel"), retry: () => connection.connect() });
+const view = new View({ enter, leave, who, signIn: () => signIn(null, "Cancel"), retry: () => connection.connect(), said: (text) => texts.said(text) });
 let room = chat.enter(asked());
 let drawing = false;
 
+const texts = new Texts(() => changed(null));
 const messages = new MessageList(
   byId,
   room,
+  texts,
   { allowed: () => credentials.rooms, older: () => chat.older(room), quoted: (seq) => chat.quoted(room, seq), act, seen },
 );
 const composer = new Composer({
   drafts: tab,
   limits: () => chat.limits,
+  said: (text) => texts.said(text),
   on: {
     post(text, replyTo) {
       chat.post(room, text, replyTo);

@@ -43,10 +43,14 @@ export class Composer {
   #editing = /** @type {Editable | null} */ (null);
   #draft = ""; // what stood here before the edit
 
-  /** `limits` are the server's. @param {{ drafts: Slot, limits: () => Wire.Limits, on: On }} parts */
-  constructor({ drafts, limits, on }) {
+  /**
+   * `limits` are the server's; `said` gives a text without its marks.
+   * @param {{ drafts: Slot, limits: () => Wire.Limits, said: (text: string) => string, on: On }} parts
+   */
+  constructor({ drafts, limits, said, on }) {
     this.drafts = drafts;
     this.limits = limits;
+    this.said = said;
     this.on = on;
     this.box = byId.text;
     byId.send.append(icon("send"));
@@ -105,7 +109,7 @@ export class Composer {
 
   /** @param {(string | HTMLElement)[]} what @param {string} text */
   #context(what, text) {
-    const words = el("span", { class: "clipped", dir: "auto" }, excerpt(text));
+    const words = el("span", { class: "clipped", dir: "auto" }, excerpt(this.said(text)));
     byId.contextText.replaceChildren(...what.flatMap((part) => [part, " "]), words);
     byId.context.hidden = false;
   }

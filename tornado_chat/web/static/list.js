@@ -8,6 +8,7 @@ import { fill, shown, signature, toolbar } from "./row.js";
 /** @import { Said } from "./format.js" */
 /** @import { Room } from "./room.js" */
 /** @import { MessageRow, PendingRow, Row, Seen } from "./row.js" */
+/** @import { Texts } from "./texts.js" */
 
 /** @typedef {{ node: HTMLLIElement, signature: string }} Drawn */
 /** @typedef {Pick<Elements, "scroller" | "list" | "top" | "jump">} Parts */
@@ -45,13 +46,14 @@ export class MessageList {
   #stop = /** @type {HTMLElement | null} */ (null); // its node
   #topWords = "";
 
-  /** @param {Parts} parts @param {Room} room @param {On} on */
-  constructor({ scroller, list, top, jump }, room, on) {
+  /** @param {Parts} parts @param {Room} room @param {Texts} texts @param {On} on */
+  constructor({ scroller, list, top, jump }, room, texts, on) {
     this.scroller = scroller;
     this.list = list;
     this.top = top;
     this.jump = jump;
     this.room = room;
+    this.texts = texts;
     this.on = on;
     this.scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.jump.addEventListener("click", () => this.toEnd());
@@ -262,8 +264,8 @@ export class MessageList {
     for (const row of model) {
       const old = this.#rows.get(row.key);
       const node = old?.node ?? el("li", { "data-key": row.key });
-      const drawn = { ...row, node, signature: `${row.kind}|${signature(row, room, me, live)}` };
-      if (drawn.signature !== old?.signature) fill(node, row, room, me, live);
+      const drawn = { ...row, node, signature: `${row.kind}|${this.texts.ready}|${signature(row, room, me, live)}` };
+      if (drawn.signature !== old?.signature) fill(node, row, room, me, live, this.texts);
       if (node === next) next = node.nextSibling;
       else this.list.insertBefore(node, next);
       if (row.kind === "message" || row.kind === "pending") last = node;
@@ -373,6 +375,7 @@ export class MessageList {
     const button = around(event, "[data-do]");
     const row = this.#row(node);
     if (!node || !row) return;
+    if (around(event, ".fold")) this.#scrolled(); // the end moved away, or came back: one stays at what one reads
     if (!button) {
       this.#equip(node); // a tap: there is no pointing without touching
       return;

@@ -1,12 +1,13 @@
 // One row of the list: a message, one of ours on its way, a day, the line above what is new.
 
 import { el, focusIn, icon, refocus } from "./dom.js";
-import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, pieces, shortTime, time, visibleName } from "./format.js";
+import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, shortTime, time, visibleName } from "./format.js";
 
 /** @import { Me } from "./chat.js" */
 /** @import { Person } from "./format.js" */
 /** @import { Sending } from "./outbox.js" */
 /** @import { Message, Room } from "./room.js" */
+/** @import { Texts } from "./texts.js" */
 
 /** @typedef {Message & { state: "" | "gone" | "saving" | "deleting" }} Seen */
 
@@ -75,9 +76,9 @@ export function signature(row, room, me, live) {
 
 /**
  * Fill `node` with what `row` shows.
- * @param {HTMLLIElement} node @param {Row} row @param {Room} room @param {Me | null} me @param {boolean} live
+ * @param {HTMLLIElement} node @param {Row} row @param {Room} room @param {Me | null} me @param {boolean} live @param {Texts} texts
  */
-export function fill(node, row, room, me, live) {
+export function fill(node, row, room, me, live, texts) {
   switch (row.kind) {
     case "day":
       node.className = "day";
@@ -88,68 +89,79 @@ export function fill(node, row, room, me, live) {
       node.replaceChildren(el("span", {}, "New"));
       return;
     case "message":
-      fillMessage(node, row, shown(row.message, room, me), room, me);
+      fillMessage(node, row, shown(row.message, room, me), room, me, texts);
       return;
     case "pending":
-      fillPending(node, row, room, me, live);
+      fillPending(node, row, room, me, live, texts);
   }
 }
 
-/** @param {HTMLLIElement} node @param {MessageRow} row @param {Seen} seen @param {Room} room @param {Me | null} me */
-function fillMessage(node, row, seen, room, me) {
+/** @param {HTMLLIElement} node @param {MessageRow} row @param {Seen} seen @param {Room} room @param {Me | null} me @param {Texts} texts */
+function fillMessage(node, row, seen, room, me, texts) {
   const { ts } = seen;
   const mine = seen.user === me?.user;
   node.className = `message${row.first ? " first" : ""}${mine ? " mine" : ""}${seen.state ? ` ${seen.state}` : ""}`;
   node.tabIndex = -1;
   const when = el("time", { datetime: new Date(ts).toISOString(), title: fullTime(ts) }, time(ts));
-  const content = el("div", { class: "content" });
-  if (row.first) content.append(head(seen, when));
-  if (seen.reply_to && !seen.deleted) content.append(quote(seen.reply_to, room));
+  /** @type {HTMLElement[]} */
+  const content = [];
+  if (row.first) content.push(head(seen, when));
+  if (seen.reply_to && !seen.deleted) content.push(quote(seen.reply_to, room, texts));
   if (seen.deleted) {
-    content.append(el("p", { class: "text" }, "This message was deleted."));
+    content.push(el("p", { class: "text" }, "This message was deleted."));
   } else {
-    const paragraph = text(seen.text);
+    const text = texts.in(node, seen.text);
+    text.querySelector(":scope > .edited")?.remove();
     if (seen.edited || seen.state === "saving") {
       const title = seen.edited ? `Edited ${fullTime(seen.edited)}` : null;
-      paragraph.append(el("span", { class: "edited", title }, seen.state === "saving" ? " saving…" : " (edited)"));
+      text.append(el("span", { class: "edited", title }, seen.state === "saving" ? " saving…" : " (edited)"));
     }
-    content.append(paragraph);
-    if (seen.reactions.size) content.append(reactions(seen.reactions, room, me));
+    content.push(text);
+    if (seen.reactions.size) content.push(reactions(seen.reactions, room, me));
   }
   replace(node, gutter(row.first, seen, when), content);
 }
 
-/** @param {HTMLLIElement} node @param {PendingRow} row @param {Room} room @param {Me | null} me @param {boolean} live */
-function fillPending(node, row, room, me, live) {
+/**
+ * @param {HTMLLIElement} node @param {PendingRow} row @param {Room} room @param {Me | null} me @param {boolean} live
+ * @param {Texts} texts
+ */
+function fillPending(node, row, room, me, live, texts) {
   const { item } = row;
   const author = me ?? { user: "", name: "You" };
   node.className = `message mine pending${row.first ? " first" : ""}${item.error || row.unsure ? " refused" : ""}`;
   node.tabIndex = -1;
   const when = el("time", { datetime: new Date(item.at).toISOString() }, time(item.at));
-  const content = el("div", { class: "content" });
-  if (row.first) content.append(head(author, when));
-  if (item.command.reply_to) content.append(quote(item.command.reply_to, room));
-  content.append(text(item.command.text));
+  /** @type {HTMLElement[]} */
+  const content = [];
+  if (row.first) content.push(head(author, when));
+  if (item.command.reply_to) content.push(quote(item.command.reply_to, room, texts));
+  content.push(texts.in(node, item.command.text));
   if (item.error || row.unsure) {
     const why = item.error ? `Not sent. ${item.error}` : "You were signed in as someone else when this was sent, and no answer came: it may be there already.";
-    content.append(
+    content.push(
       el("p", { class: "fate" }, el("span", {}, why, " "), doing("retry", row.unsure ? "Send again" : "Try again"), " ", doing("discard", "Discard")),
     );
   } else if (item.seq === undefined) {
-    content.append(el("p", { class: "fate" }, live ? "Sending…" : "Will be sent when you are back online."));
+    content.push(el("p", { class: "fate" }, live ? "Sending…" : "Will be sent when you are back online."));
   }
   replace(node, gutter(row.first, author, when), content);
 }
 
 /**
- * Exchange the parts and leave the toolbar, if it hangs here, and the focus where they are.
- * @param {HTMLLIElement} node @param {HTMLElement[]} parts
+ * Exchange the parts. The toolbar, if it hangs here, the focus, and of `content` what is there already stay where they
+ * are: a block of code that was scrolled aside, or a word that is selected, would not outlive being moved.
+ * @param {HTMLLIElement} node @param {HTMLElement} gutter @param {HTMLElement[]} content
  */
-function replace(node, ...parts) {
+function replace(node, gutter, content) {
   const focused = focusIn(node);
-  const toolbar = node.querySelector(":scope > .toolbar");
-  for (const child of [...node.children]) if (child !== toolbar) child.remove();
-  node.prepend(...parts);
+  const old = /** @type {HTMLElement | null} */ (node.querySelector(":scope > .content"));
+  const box = old ?? el("div", { class: "content" });
+  for (const child of [...box.children]) if (!content.some((part) => part === child)) child.remove();
+  for (const [at, part] of content.entries()) if (box.children[at] !== part) box.insertBefore(part, box.children[at] ?? null);
+  node.querySelector(":scope > .gutter")?.remove();
+  node.prepend(gutter);
+  if (!old) gutter.after(box);
   if (focused) (refocus(node, focused) ?? node).focus({ preventScroll: true });
 }
 
@@ -186,22 +198,11 @@ function head(author, when) {
   return el("p", { class: "head" }, name, " ", ...mark, " ", when);
 }
 
-/** @param {string} words */
-function text(words) {
-  const paragraph = el("p", { class: "text", dir: "auto" });
-  for (const piece of pieces(words)) {
-    paragraph.append(
-      piece.href ? el("a", { href: piece.href, target: "_blank", rel: "noopener noreferrer nofollow" }, piece.text) : piece.text,
-    );
-  }
-  return paragraph;
-}
-
-/** @param {number} seq @param {Room} room */
-function quote(seq, room) {
+/** @param {number} seq @param {Room} room @param {Texts} texts */
+function quote(seq, room, texts) {
   const original = room.find(seq);
   const label = `In reply to ${original ? called(original) : "an earlier message"}: go there`;
-  const words = original?.deleted ? "This message was deleted." : excerpt(original?.text ?? "An earlier message");
+  const words = original?.deleted ? "This message was deleted." : excerpt(original ? texts.said(original.text) : "An earlier message");
   return el(
     "button",
     { type: "button", class: "quote", "data-do": "goto", "data-seq": seq, "data-focus": "goto", "aria-label": label },

@@ -10,10 +10,10 @@ import { avatar } from "./row.js";
 /** @import { Room } from "./room.js" */
 
 /**
- * `enter` returns what is wrong with what was typed, or null.
+ * `enter` returns what is wrong with what was typed, or null; `said` a text without its marks.
  * @typedef {{
  *   enter: (typed: string) => string | null, leave: (name: string) => void, who: () => void, signIn: () => void,
- *   retry: () => void,
+ *   retry: () => void, said: (text: string) => string,
  * }} On
  */
 
@@ -174,7 +174,7 @@ export class View {
     this.#spoken.push(message);
     this.#speaking ||= setTimeout(() => {
       const last = this.#spoken[this.#spoken.length - 1];
-      const words = `${called(last)}: ${excerpt(last.text ?? "")}`;
+      const words = `${called(last)}: ${excerpt(this.on.said(last.text ?? ""))}`;
       byId.live.textContent = this.#spoken.length === 1 ? words : `${this.#spoken.length} new messages. ${words}`;
       this.#spoken = [];
       this.#speaking = 0;
@@ -220,7 +220,7 @@ export class View {
 
   /** @param {{ text: string }} message */
   askDelete(message) {
-    byId.deleteText.textContent = excerpt(message.text);
+    byId.deleteText.textContent = excerpt(this.on.said(message.text));
     return ask(byId.deleteDialog, byId.deleteForm, [[LEAVE, byId.deleteKeep]], () => "delete");
   }
 }

@@ -1,0 +1,85 @@
+// The texts of the messages: plain until what shows Markdown is here, which is loaded when there is a first message.
+
+import { el } from "./dom.js";
+import { pieces } from "./format.js";
+
+/** @import { Growing } from "./growing.js" */
+
+const AGAIN = 30_000; // ms after which it is tried once more to load what did not come
+
+/** @typedef {{ Growing: typeof import("./growing.js").Growing, said: (text: string) => string }} Renderer */
+
+export class Texts {
+  #renderer = /** @type {Renderer | null} */ (null);
+  #asked = false;
+  #shown = /** @type {WeakMap<HTMLElement, { element: HTMLElement, growing: Growing }>} */ (new WeakMap()); // by row
+
+  /** @param {() => void} loaded Texts look otherwise now. */
+  constructor(loaded) {
+    this.loaded = loaded;
+  }
+
+  get ready() {
+    return this.#renderer !== null;
+  }
+
+  /**
+   * What shows `text` in `row`: what has shown it there before, if it has, with the blocks that did not change.
+   * @param {HTMLElement} row @param {string} text @param {boolean} [open] More is to come.
+   */
+  in(row, text, open = false) {
+    if (!this.#renderer) {
+      this.#load();
+      return plain(text);
+    }
+    let shown = this.#shown.get(row);
+    if (!shown) {
+      const element = el("div", { class: "text", dir: "auto" });
+      shown = { element, growing: new this.#renderer.Growing(element) };
+      this.#shown.set(row, shown);
+    }
+    shown.growing.show(text, open);
+    return shown.element;
+  }
+
+  /** A text without its marks, for a quote and to be read aloud. @param {string} text */
+  said(text) {
+    return this.#renderer?.said(text) ?? text;
+  }
+
+  async #load() {
+    if (this.#asked) return;
+    this.#asked = true;
+    try {
+      const [{ Growing }, { sayable }] = await Promise.all([import("./growing.js"), import("./markdown.js"), styled()]);
+      this.#renderer = { Growing, said: sayable };
+      this.loaded();
+    } catch {
+      setTimeout(() => { this.#asked = false; }, AGAIN); // the texts are there, only plain
+    }
+  }
+}
+
+/** The style sheet, in force: what is shown before would jump. */
+function styled() {
+  return new Promise((resolve, reject) => {
+    const link = el("link", { rel: "stylesheet", href: new URL("markdown.css", import.meta.url).href });
+    link.addEventListener("load", resolve);
+    link.addEventListener("error", () => {
+      link.remove();
+      reject(new Error("markdown.css did not come"));
+    });
+    document.head.append(link);
+  });
+}
+
+/** @param {string} text */
+function plain(text) {
+  const element = el("div", { class: "text", dir: "auto" });
+  for (const piece of pieces(text)) {
+    element.append(
+      piece.href ? el("a", { href: piece.href, target: "_blank", rel: "noopener noreferrer nofollow" }, piece.text) : piece.text,
+    );
+  }
+  return element;
+}

@@ -11,6 +11,7 @@ from msgspec import to_builtins
 from tests.support.brokers import News, event, typing
 from tornado_chat.broker import Change, news
 from tornado_chat.broker.seal import Seal
+from tornado_chat.log import kinds
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import SEQ_MAX
 from tornado_chat.wire.events import Event
@@ -47,6 +48,35 @@ def test_what_is_said_is_heard() -> None:
     ((room, change),) = heard(news.change_text(Change("w", 7, news.NEVER, {"ann": "Ann"}, ("bob",)))).changes
     assert (room, change.worker, change.version, change.after) == ("a", "w", 7, -1)
     assert (change.joined, change.left) == ({"ann": "Ann"}, ["bob"])
+
+
+OWN: list[dict[str, Any]] = [
+    {"type": "followed", "room": "~", "seq": 1, "about": "a", "level": "nothing", "by": "bob", "user": "bob", "ts": 2},
+    {"type": "unfollowed", "room": "~", "seq": 2, "about": "a", "user": "ann", "ts": 2},
+    {"type": "marked", "room": "~", "seq": 3, "about": "a", "read": 7, "user": "ann", "ts": 2},
+    {"type": "mentioned", "room": "~", "seq": 4, "about": "a", "target": 7, "user": "bob", "name": "Bob", "ts": 2},
+]
+
+
+def test_what_is_said_of_a_log_of_ones_own() -> None:
+    text = news.events_text([Event(data["seq"], data) for data in OWN])
+    receiver = News()
+    news.read("~ann", text)(receiver)
+    assert receiver.data == OWN
+    assert {data["type"] for data in OWN} == kinds.OWN == news.OWN
+    mentioning = news.events_text([Event(1, {**MESSAGE, "mentions": ["bob"]})])
+    for room, wrong in (
+        ("a", text),
+        ("~ann", news.events_text([Event(1, {**MESSAGE, "room": "~"})])),
+        ("~ann", mentioning),
+    ):
+        with pytest.raises(ValueError, match="room"):
+            news.read(room, wrong)
+    assert heard(mentioning).data[0]["mentions"] == ["bob"]
+    for data in OWN:
+        for field in data.keys() - {"by"}:
+            with pytest.raises(ValueError, match=field):
+                news.read("~ann", news.events_text([Event(1, {**data, field: None})]))
 
 
 def but(data: dict[str, Any], **fields: Any) -> dict[str, Any]:

@@ -98,6 +98,26 @@ def nothing_left() -> Iterator[None]:
     assert asyncio.all_tasks() == before
 
 
+async def test_the_log_of_ones_own_is_a_room(tmp_path: Path, live: TransportKind) -> None:
+    with Server(tmp_path, *UNLIMITED) as server, nothing_left():
+        async with (
+            Client(server.url, transport=live, token=server.token("ann")) as ann,
+            Client(server.url, token=server.token("bob")) as bob,
+        ):
+            assert (await ann.join("~"))["state"] == {"rooms": []}
+            await bob.invite("lobby", "ann")
+            assert (await bob.send("lobby", "@ann", mentions=["ann"], mark=False)).seq == 1
+            await ann.read("lobby", 1)
+            await ann.follow("lobby", "mentions")
+            await ann.unfollow("lobby")
+            events = await take(ann, 5)
+            assert [(event["type"], event["room"], event["seq"], event["about"]) for event in events] == [
+                (type, "~", seq, "lobby")
+                for seq, type in enumerate(("followed", "mentioned", "marked", "followed", "unfollowed"), 1)
+            ]
+            assert (await bob.join("lobby"))["read"] == 0
+
+
 def texts(events: list[dict[str, Any]]) -> list[str]:
     return [event["text"] for event in events]
 
@@ -134,7 +154,7 @@ async def test_every_command_is_answered_and_comes_out_as_events(tmp_path: Path,
             ("message", 1), ("message", 2), ("edited", 3), ("reacted", 4), ("reacted", 5), ("deleted", 6),
         ]  # fmt: skip
         assert events[0] == {
-            "type": "message", "room": "lobby", "seq": 1, "user": "alice", "name": "Alice", "text": "hello",
+            "type": "message", "room": "lobby", "seq": 1, "n": 1, "user": "alice", "name": "Alice", "text": "hello",
             "ts": first.ts, "id": "one", "meta": {"a": [1, None]},
         }  # fmt: skip
         assert events[1]["reply_to"] == 1

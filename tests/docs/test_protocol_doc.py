@@ -24,7 +24,7 @@ from tornado_chat.live.session import ROOMS
 from tornado_chat.live.stays import LINGER_SECONDS
 from tornado_chat.live.watch import LONGEST_SECONDS
 from tornado_chat.log import Entry, event_of
-from tornado_chat.log.kinds import KINDS
+from tornado_chat.log.kinds import KINDS, OWN
 from tornado_chat.metrics import Metrics
 from tornado_chat.web import commands, poll, stream
 from tornado_chat.web.app import Front
@@ -45,7 +45,7 @@ TEXT_CHARS = 8_000
 FRONT = Front(cast(Gate, SimpleNamespace(settings=Settings())), Metrics(), list, list)
 
 EVERYTHING: dict[str, Any] = {"key": "k", "id": "i", "target": 1, "emoji": "e", "on": True}
-MESSAGE_ONLY: dict[str, Any] = {"reply_to": 1, "meta": b'{"a":1}'}
+MESSAGE_ONLY: dict[str, Any] = {"reply_to": 1, "meta": b'{"a":1}', "mentions": ("x",)}
 
 OF_REQUESTS = {ErrorCode.NOT_FOUND, ErrorCode.TOO_LARGE, ErrorCode.UNAVAILABLE}
 """What no handshake is refused with."""
@@ -243,7 +243,7 @@ def test_the_events(type: Any) -> None:
             Entry(type, "r", "u", "n", text="t", **EVERYTHING, **more),
             Entry(type, "r", "u", "n", **EVERYTHING, **more),
             Entry(type, "r", "u", "n", text="t", **least),
-            Entry(type, "r", "u", "n", **least),
+            Entry(type, "~u" if type in OWN else "r", "u", "n", **least),
         )
     ]
     keys = [set(data) - {"type"} for data in made]

@@ -62,7 +62,7 @@ async def test_what_is_published_reaches_the_room_and_the_sender(tmp_path: Path)
         member = await here.join("r")
         with author_of(here, "alice") as author:
             asker = Asker("alice")
-            assert author.publish(Send(room="r", text="hello", id="one"), asker)
+            assert author.publish(Send(room="r", text="hello", id="one", mark=False), asker)
             assert author.publish(Edit(room="r", seq=1, text="better"), asker)
             assert author.publish(Read(room="r", seq=1, id="two"), asker)
             await eventually(lambda: len(asker.outcomes) == 3)

@@ -78,6 +78,7 @@ async def test_join_send_ack_and_message(tmp_path: Path) -> None:
             "type": "message",
             "room": "lobby",
             "seq": 1,
+            "n": 1,
             "user": client.welcome["user"],
             "name": client.welcome["name"],
             "text": "hi",
@@ -179,8 +180,8 @@ async def test_edit_delete_react_and_history(tmp_path: Path) -> None:
         assert first["text"] == "first, mended"
         assert first["edited"] == edited["ts"]
         assert first["reactions"] == {"👍": [bob.welcome["user"]]}
-        sent = {"type": "message", "room": "r", "seq": 2, "user": "alice", "name": "alice", "text": "second", "id": "s"}
-        assert second == sent | {"ts": second["ts"]}
+        sent = {"type": "message", "room": "r", "seq": 2, "n": 2, "user": "alice", "name": "alice", "text": "second"}
+        assert second == sent | {"ts": second["ts"], "id": "s"}
         assert (await bob.ask(type="react", room="r", seq=1, emoji="👍", on=False, id="r3"))["type"] == "ack"
         assert (await alice.ask(type="delete", room="r", seq=1, id="d"))["seq"] == 7
         gone: tuple[dict[str, Any], ...] = (
@@ -300,7 +301,7 @@ async def test_read_marks(tmp_path: Path) -> None:
         alice = await here.connect(headers=bearer("alice", name="Alice"))
         bob = await here.join("r")
         for number in range(3):
-            await alice.ask(type="send", room="r", text=str(number))
+            await alice.ask(type="send", room="r", text=str(number), mark=False)
         await bob.collect(3)
         await alice.send(type="read", room="r", seq=2)
         assert await bob.receive() == {"type": "read", "room": "r", "user": "alice", "name": "Alice", "seq": 2}
@@ -324,7 +325,7 @@ async def test_only_a_guest_that_was_just_made_joins_without_a_look_at_its_mark(
     async with running(tmp_path) as here:
         guest = await here.join("r")
         for number in range(3):
-            await guest.ask(type="send", room="r", text=str(number))
+            await guest.ask(type="send", room="r", text=str(number), mark=False)
         await guest.ask(type="read", room="r", seq=2)
         back = await here.connect(f"/ws/r?token={guest.welcome['token']}")
         assert (await back.until("joined"))["read"] == 2

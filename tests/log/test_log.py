@@ -18,6 +18,7 @@ from tests.support.entries import (
     deleted,
     edited,
     everything,
+    followed,
     guests_mark,
     message,
     past,
@@ -25,10 +26,11 @@ from tests.support.entries import (
     reacted,
     read_mark,
     refused,
+    unfollowed,
 )
-from tests.support.log_model import Model, random_entry
+from tests.support.log_model import USERS, Model, random_entry, random_own_entry, told
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
-from tornado_chat.log import Appended, Entry, Log, sweeping
+from tornado_chat.log import Appended, Entry, Log, own, sweeping
 from tornado_chat.log.postgres import open_postgres
 from tornado_chat.log.sqlite import open_sqlite
 from tornado_chat.wire.codec import JSON
@@ -283,7 +285,7 @@ async def test_heads_of_many_rooms(log: Log) -> None:
 
 
 async def test_read_marks_go_forward_only(log: Log) -> None:
-    await append(log, *(message() for _ in range(5)))
+    await append(log, *(message(user="dora") for _ in range(5)))
 
     async def mark(seq: int, user: str = "alice") -> tuple[int, bool]:
         (outcome,) = await append(log, read_mark(seq, user))
@@ -295,7 +297,7 @@ async def test_read_marks_go_forward_only(log: Log) -> None:
     assert await mark(99) == (5, True)  # beyond the head
     assert await mark(0, "bob") == (0, False)
     assert await mark(1, "bob") == (1, True)
-    await append(log, message())
+    await append(log, message(user="dora"))
     assert await mark(2**70) == (6, True)
     wanted = [("lobby", "alice"), ("lobby", "bob"), ("lobby", "carol"), ("nowhere", "alice")]
     assert await log.marks(wanted) == {("lobby", "alice"): 6, ("lobby", "bob"): 1}
@@ -303,7 +305,10 @@ async def test_read_marks_go_forward_only(log: Log) -> None:
 
 
 async def test_a_mark_counts_from_its_place_in_the_batch(log: Log) -> None:
-    outcomes = await append(log, read_mark(9), message(), read_mark(9), message(), read_mark(1), read_mark(9, "bob"))
+    dora = {"user": "dora"}
+    outcomes = await append(
+        log, read_mark(9), message(**dora), read_mark(9), message(**dora), read_mark(1), read_mark(9, "bob")
+    )
     assert [(outcome.seq, outcome.changed) for outcome in outcomes] == [
         (0, False),  # the room has no event yet
         (1, True),
@@ -313,7 +318,9 @@ async def test_a_mark_counts_from_its_place_in_the_batch(log: Log) -> None:
         (2, True),
     ]
     assert await log.marks([("lobby", "alice"), ("lobby", "bob")]) == {("lobby", "alice"): 1, ("lobby", "bob"): 2}
-    again = await append(log, read_mark(2), message(key="a"), read_mark(9), message(key="a"), read_mark(9))
+    again = await append(
+        log, read_mark(2), message(key="a", **dora), read_mark(9), message(key="a", **dora), read_mark(9)
+    )
     assert [outcome.seq for outcome in again] == [2, 3, 3, 3, 3]
 
 
@@ -352,20 +359,20 @@ async def test_guests_marks_lapse_and_no_others(log: Log, clock: Clock) -> None:
     await append(log, read_mark(1), *(guests_mark(1, user, room) for room, user in WANTED[1:]))
     clock.now += 30.9 * DAY
     await swept(log)
-    (moved,) = await append(log, message(user="guest-2"))
+    (moved,) = await append(log, message())
     await append(log, guests_mark(moved.seq, "guest-2"))
     clock.now += 0.2 * DAY
     await swept(log)
-    assert await log.marks(WANTED) == {("lobby", "alice"): 1, ("lobby", "guest-2"): 2}
+    assert await log.marks(WANTED) == {("lobby", "alice"): 2, ("lobby", "guest-2"): 2}
     clock.now += 32 * DAY
     await swept(log)
-    assert await log.marks(WANTED) == {("lobby", "alice"): 1}
+    assert await log.marks(WANTED) == {("lobby", "alice"): 2}
     assert len(await everything(log)) == 2  # messages never go
     assert [outcome.changed for outcome in await append(log, guests_mark(1, "guest-1"))] == [True]
 
 
 async def test_a_mark_that_is_asked_for_stays(log: Log, clock: Clock) -> None:
-    await append(log, message(), guests_mark(1, "guest-1"), guests_mark(1, "guest-2"))
+    await append(log, message(user="dora"), guests_mark(1, "guest-1"), guests_mark(1, "guest-2"))
     for _ in range(4):
         clock.now += 20 * DAY
         assert await log.marks(WANTED[:2]) == {("lobby", "guest-1"): 1}
@@ -729,17 +736,25 @@ async def test_any_sequence_of_batches_agrees_with_the_model(log: Log, seed: int
     for _ in range(60):
         few_kinds = dice.random() < 0.5
         head = max(map(len, model.events.values()), default=0)
-        batch = [random_entry(dice, head, few_kinds) for _ in range(dice.choice((1, 1, 2, 3, 8, 20)))]
+        batch = [
+            random_own_entry(dice) if not few_kinds and dice.random() < 0.3 else random_entry(dice, head, few_kinds)
+            for _ in range(dice.choice((1, 1, 2, 3, 8, 20)))
+        ]
         wanted = [model.apply(entry) for entry in batch]
         outcomes = await log.append(batch)
         got = [
             (outcome.code,)
             if isinstance(outcome, ChatError)
-            else (outcome.seq, outcome.n, outcome.duplicate, outcome.changed)
+            else (outcome.seq, outcome.n, outcome.duplicate, outcome.changed, [seq for _, seq, _ in outcome.along])
             for outcome in outcomes
         ]
         assert got == wanted
-    assert await log.marks([(room, user) for room in "ab" for user in ("alice", "bob", "carol")]) == model.marks
+    assert await log.marks([(room, user) for room in "ab" for user in USERS]) == model.marks
+    for user in USERS:
+        log_of_own = await log.read(own.room_of(user), 0, max_events=10_000, max_bytes=MIB)
+        assert [told(plain(event.data)) for event in log_of_own] == model.owns.get(user, [])
+        state = await log.state(user)
+        assert (state.head, state.floor, state.rooms) == (len(log_of_own), 0, model.state(user))
     for room in "ab":
         events = await everything(log, room)
         assert [event["type"] for event in events] == [entry.type for entry in model.events[room]]
@@ -749,8 +764,8 @@ async def test_any_sequence_of_batches_agrees_with_the_model(log: Log, seed: int
             page = await log.read(room, after, before=after + 5, max_events=3, max_bytes=MIB)
             assert [plain(event.data) for event in page] == events[after : after + 3]
             messages, _ = await log.history(room, before=after + 1, limit=3, max_bytes=MIB)
-            told = [(event["seq"], event["n"]) for event in events[:after] if event["type"] == "message"]
-            assert [(message["seq"], message["n"]) for message in messages] == told[-3:]
+            before = [(event["seq"], event["n"]) for event in events[:after] if event["type"] == "message"]
+            assert [(message["seq"], message["n"]) for message in messages] == before[-3:]
         assert [
             (
                 event["seq"],
@@ -763,8 +778,8 @@ async def test_any_sequence_of_batches_agrees_with_the_model(log: Log, seed: int
 
 async def test_a_mark_counts_what_another_process_has_written(open_log: Open) -> None:
     one, two = await open_log(), await open_log()
-    await append(one, message(), message())
-    await append(two, *(message() for _ in range(10)))
+    await append(one, message(user="bob"), message(user="bob"))
+    await append(two, *(message(user="bob") for _ in range(10)))
     (mark,) = await append(one, read_mark(12))
     assert (mark.seq, mark.changed) == (12, True)
     (beyond,) = await append(one, read_mark(99))
@@ -784,3 +799,154 @@ async def test_the_epoch_that_another_process_gave_is_seen(open_log: Open) -> No
     assert await one.read_epoch() == one.epoch == two.epoch
     new = await two.new_epoch()
     assert await one.read_epoch() == new != one.epoch
+
+
+# Logs of one's own
+
+
+async def rows_of(log: Log, room: str) -> list[int]:
+    return [event.seq for event in await log.read(room, 0, max_events=10_000, max_bytes=MIB)]
+
+
+async def test_a_message_moves_its_senders_mark(log: Log) -> None:
+    async def marks() -> dict[str, int]:
+        return {user: seq for (_, user), seq in (await log.marks([("lobby", user) for user in USERS])).items()}
+
+    await append(log, message(user="alice"), message(user="bob"), message(user="alice"), message(user="bob", on=False))
+    assert await marks() == {"alice": 3, "bob": 2}
+    (unmoved, moved) = await append(log, read_mark(2), read_mark(4))
+    assert (unmoved.seq, unmoved.changed, moved.seq, moved.changed) == (3, False, 4, True)
+    again = message(user="carol", key="a")
+    await append(log, again, message(user="bob"))
+    await append(log, message(user="dora"), again)
+    assert await marks() == {"alice": 4, "bob": 6, "carol": 5}
+
+
+@pytest.mark.parametrize("size", [1, 3, 300])
+async def test_marks_are_the_same_before_and_after_they_are_settled(open_log: Open, size: int) -> None:
+    log, other = await open_log(), await open_log()
+    dice = random.Random(size)
+    seqs: dict[str, int] = {}
+    head = 0
+    for turn in range(3 * own.SETTLED // size):
+        batch = [message(user=f"user-{dice.randrange(40)}", on=dice.choice((None, None, False))) for _ in range(size)]
+        if turn % 5 == 4:
+            batch[0] = reacted(1, user="user-1")
+        await append((log, other)[turn % 2], *batch)
+        for seq, entry in enumerate(batch, head + 1):
+            if entry.type == "message" and entry.on is None:
+                seqs[entry.user] = seq
+        head += size
+        found = await other.marks([("lobby", f"user-{number}") for number in range(40)])
+        assert {user: seq for (_, user), seq in found.items()} == seqs
+
+
+async def test_a_guests_message_leaves_a_mark_that_lapses(log: Log, clock: Clock) -> None:
+    await append(log, *(message(user=user) for user in ("guest-1", "alice") for _ in range(own.SETTLED)))
+    assert await log.marks([("lobby", "guest-1"), ("lobby", "alice")]) == {
+        ("lobby", "guest-1"): own.SETTLED,
+        ("lobby", "alice"): 2 * own.SETTLED,
+    }
+    clock.now += 32 * DAY
+    await swept(log)
+    assert await log.marks([("lobby", "guest-1")]) == {}
+
+
+async def test_a_mention_is_committed_with_its_message_or_not_at_all(log: Log) -> None:
+    outcomes = await log.append([message(mentions=("bob", "\ud800")), message(mentions=("bob", "eve"), key="a")])
+    assert isinstance(outcomes[0], ChatError)
+    assert isinstance(outcomes[1], Appended)
+    assert [(entry.room, seq) for entry, seq, _ in outcomes[1].along] == [("~bob", 1), ("~eve", 1)]
+    (again,) = await append(log, message(mentions=("bob", "carol"), key="a"))
+    assert (again.duplicate, list(again.along)) == (True, [])
+    assert await log.heads(["lobby", "~bob", "~eve", "~carol"]) == {"lobby": 1, "~bob": 1, "~eve": 1, "~carol": 0}
+    (event,) = await everything(log)
+    assert event["mentions"] == ["bob", "eve"]
+    assert (await past(log))[0]["mentions"] == ["bob", "eve"]
+    await append(log, deleted(1))
+    assert "mentions" not in (await everything(log))[0] | (await past(log))[0]
+
+
+async def test_an_own_log_of_a_year_is_as_long_as_one_of_a_day(log: Log, clock: Clock) -> None:
+    await append(log, *(message(str(number), user="alice") for number in range(10)))
+    for day in range(365):
+        clock.now += DAY
+        batch = [message(f"{day}", mentions=("bob",)) for _ in range(6)]
+        head = 10 + 6 * (day + 1)
+        await append(log, *batch, followed("lobby", "bob", ("mentions", "nothing")[day % 2]))
+        if day % 3:
+            await append(log, read_mark(head, "bob"))
+        floors, heads = await log.floors(["~bob", "~nobody"]), await log.heads(["~bob"])
+        assert floors == {"~bob": max(0, heads["~bob"] - own.KEPT), "~nobody": 0}
+    head = heads["~bob"]
+    assert head > 2.5 * own.KEPT
+    assert await rows_of(log, "~bob") == list(range(head - own.KEPT + 1, head + 1))
+    state = await log.state("bob")
+    assert (state.head, state.floor) == (head, head - own.KEPT)
+    messages = 10 + 6 * 365
+    assert state.rooms == [
+        {"room": "lobby", "level": "mentions", "head": messages, "messages": messages, "read": messages}
+        | {"unread": 0, "mentions": 0}
+    ]
+
+
+async def test_unread_mentions_of_one_user_are_bounded(log: Log) -> None:
+    await append(log, followed("lobby", "bob"), followed("den", "bob"))
+    for room in ("den", "lobby"):
+        for _ in range(6):
+            await append(log, *(message(room=room, mentions=("bob",)) for _ in range(100)))
+    most = own.MENTIONS + own.MENTIONS_LOOK
+    den, lobby = (await log.state("bob")).rooms
+    assert own.MENTIONS - own.MENTIONS_LOOK <= den["mentions"] + lobby["mentions"] <= most
+    assert (lobby["mentions"], lobby["unread"], den["unread"]) == (600, 600, 600)
+    await append(log, read_mark(600, "bob", "den"), read_mark(590, "bob"))
+    assert [room["mentions"] for room in (await log.state("bob")).rooms] == [0, 10]
+
+
+async def test_rooms_that_one_user_follows_are_bounded(log: Log) -> None:
+    invited = [followed(f"invited-{number}", "bob", by="eve") for number in range(own.INVITATIONS)]
+    await append(log, *invited)
+    error = await refused(log, followed("one-more", "bob", by="mallory"))
+    assert (error.code, "nobody else can" in error.message) == (ErrorCode.TOO_LARGE, True)
+    (again,) = await append(log, followed("invited-3", "bob", by="mallory"))
+    assert (again.seq, again.changed) == (0, False)
+    await append(log, followed("invited-3", "bob", "mentions"))  # one's own say: no invitation any more
+    await append(log, followed("one-more", "bob", by="mallory"))
+    rest = own.FOLLOWS - own.INVITATIONS - 1
+    await append(log, *(followed(f"room-{number}", "bob") for number in range(rest)))
+    error = await refused(log, followed("room-x", "bob"))
+    assert (error.code, str(own.FOLLOWS)[0] in error.message) == (ErrorCode.TOO_LARGE, True)
+    await append(log, followed("room-1", "bob", "nothing"), unfollowed("room-2", "bob"), followed("room-x", "bob"))
+    state = await log.state("bob")
+    assert len(state.rooms) == own.FOLLOWS
+    by_room = {room["room"]: (room["level"], room.get("by")) for room in state.rooms}
+    assert by_room["invited-3"] == ("mentions", None)
+    assert by_room["invited-4"] == ("everything", "eve")
+    assert by_room["room-1"] == ("nothing", None)
+
+
+async def test_what_changes_nothing_is_no_event(log: Log) -> None:
+    first, second, third = await append(log, unfollowed("den"), followed("den", key="a"), followed("den", key="b"))
+    assert [(outcome.seq, outcome.changed) for outcome in (first, second, third)] == [(0, False), (1, True), (0, False)]
+    (again,) = await append(log, followed("den", level="nothing", key="a"))
+    assert (again.seq, again.duplicate) == (1, True)
+    assert await rows_of(log, "~alice") == [1]
+
+
+async def test_the_state_is_of_one_moment(open_log: Open) -> None:
+    log, other = await open_log(), await open_log()
+    await append(log, followed("lobby", "bob"))
+
+    async def write() -> None:
+        for _ in range(60):
+            await append(other, message(mentions=("bob",)))
+
+    async def look() -> None:
+        while not writing.done():
+            state = await log.state("bob")
+            (room,) = state.rooms
+            assert state.head == 1 + room["head"] == 1 + room["unread"] == 1 + room["mentions"]
+
+    writing = asyncio.ensure_future(write())
+    await look()
+    await writing

@@ -94,7 +94,7 @@ def test_a_migration_that_is_killed_goes_on_where_it_was(
     age(database, "0003")
     dice = random.Random(seed)
     kills = 0
-    while sql(database, "SELECT version_num FROM alembic_version") != [("0004",)]:
+    while sql(database, "SELECT version_num FROM alembic_version") != [("0005",)]:
         migration = child(MIGRATE, database, stdin=subprocess.PIPE)
         process.append(migration)
         assert migration.stdin is not None
@@ -142,7 +142,7 @@ def test_nobody_serves_a_log_that_is_half_numbered(database: str, process: list[
         asyncio.run(open_log(database))
     assert str(caught.value).endswith(f"run: tornado-chat migrate --database {schema.shown(database)}")
     assert "\n" not in str(caught.value)
-    assert migrate(database, lambda done, total: None) == ("migrating-0004", "0004")
+    assert migrate(database, lambda done, total: None) == ("migrating-0004", "0005")
 
 
 OLD_WRITES = {

@@ -57,7 +57,22 @@ def tables(database: str) -> list[tuple[Any, ...]]:
 
 def age(database: str, revision: str = "0001") -> None:
     """Make of a new database what the version of `revision` left; of 0001: the one before Alembic, on SQLite."""
-    undone = ["DROP TABLE others", "ALTER TABLE events RENAME COLUMN previous_message TO last_message"]
+    undone = [
+        "DELETE FROM events WHERE room IN (SELECT id FROM rooms WHERE name LIKE '~%')",
+        "DELETE FROM rooms WHERE name LIKE '~%'",
+        *(f"DROP TABLE {name}" for name in ("settled", "follows", "mentions")),
+    ]
+    undone += ["ALTER TABLE events DROP COLUMN more"]
+    if not database.startswith("sqlite:"):
+        undone += [f"DROP FUNCTION {name}" for name in ("mark_of", "settle")]
+    if revision == "0004":
+        if not database.startswith("sqlite:"):
+            before = _script(database, "0004").partition("-- Appends messages")[2]
+            messages, _, entries = before.partition("-- Appends entries")
+            undone += ["DROP FUNCTION add_messages", "DROP FUNCTION add_entries", "--" + messages, "--" + entries]
+        sql(database, *undone, f"UPDATE alembic_version SET version_num = '{revision}'")
+        return
+    undone += ["DROP TABLE others", "ALTER TABLE events RENAME COLUMN previous_message TO last_message"]
     if not database.startswith("sqlite:"):
         undone += [f"DROP FUNCTION {name}" for name in ("add_messages", "add_entries", "lock_rooms")]
         functions = _script(database, "0001").partition("CREATE FUNCTION lock_rooms")[2]

@@ -46,6 +46,17 @@ def guests_mark(seq: int, user: str, room: str = "lobby") -> Entry:
     return Entry("read", room, user, user.title(), seq=seq, lapses=True)
 
 
+def followed(room: str, user: str = "alice", level: str = "everything", key: str = "", *, by: str = "") -> Entry:
+    """That `user` follows `room`; `by`: who has invited them."""
+    who = by or user
+    key = f"={key or next(numbers)}"
+    return Entry("followed", f"~{user}", who, who.title(), key=key, about=room, level=level)
+
+
+def unfollowed(room: str, user: str = "alice", key: str = "") -> Entry:
+    return Entry("unfollowed", f"~{user}", user, user.title(), key=f"={key or next(numbers)}", about=room)
+
+
 async def append(log: Log, *batch: Entry) -> list[Appended]:
     """Append what must all succeed."""
     outcomes = await log.append(batch)

@@ -12,7 +12,7 @@ from tornado_chat.live.fanout import NO_KEY, Direct
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.limits import AddressAccount, RoomLimits, TokenBucket
 from tornado_chat.live.member import Member, Memberships
-from tornado_chat.log import Appended, Entry, Revocation
+from tornado_chat.log import Appended, Entry, Revocation, State
 from tornado_chat.metrics import Metrics
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import Join
@@ -62,6 +62,12 @@ class MemoryLog:
 
     async def marks(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
         return {}
+
+    async def floors(self, rooms: Collection[str]) -> dict[str, int]:
+        raise NotImplementedError
+
+    async def state(self, user: str) -> State:
+        raise NotImplementedError
 
     async def append(self, batch: Sequence[Entry], limit: int | None = None) -> list[Appended | ChatError]:
         raise NotImplementedError

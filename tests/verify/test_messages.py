@@ -70,6 +70,8 @@ def page(*messages: Data) -> Data:
     [
         WELCOME | {"token": "t", "ping_interval": 0.5, "news": [1]},
         JOINED | {"id": "j", "news": None},
+        JOINED | {"state": {"rooms": []}},
+        MESSAGE | {"mentions": ["ann", "bob"]},
         MESSAGE | {"id": None, "meta": {"a": [1, None, {"b": 2.5}]}, "reply_to": 9},
         {key: value for key, value in MESSAGE.items() if key != "text"} | {"deleted": True},
         {"type": "ack", "id": "i", "room": "r"},

@@ -102,11 +102,15 @@ def test_no_two_schemas_have_one_title(tmp_path: Path) -> None:
 @pytest.mark.parametrize("type", list(KINDS))
 def test_an_event_is_described_as_it_is_made(type: Any) -> None:
     (struct,) = (struct for struct in get_args(AnEvent) if struct.__struct_config__.tag == type)
-    everything: dict[str, Any] = {"key": "k", "id": "i", "target": 1, "emoji": "e", "on": True}
+    least: dict[str, Any] = {"target": 1, "emoji": "e", "on": True, "about": "r", "level": "nothing"}
+    everything = {"key": "k", "id": "i", **least}
     if type == "message":
-        everything |= {"reply_to": 1, "meta": b'{"a":1}'}
-    least = {"target": 1, "emoji": "e", "on": True}
-    entries = [Entry(type, "r", "u", "n", text=text, **more) for text in ("t", None) for more in (everything, least)]
+        everything |= {"reply_to": 1, "meta": b'{"a":1}', "mentions": ("x",)}
+    entries = [
+        Entry(type, room, "u", "n", text=text, **more)
+        for text in ("t", None)
+        for room, more in (("r", everything), ("~u", least))
+    ]
     made = [event_of(entry, 2, 1, 1).data for entry in entries]
     for data in made:
         msgspec.json.decode(JSON.encode(data), type=struct)  # the values have their types
@@ -134,6 +138,7 @@ def test_the_commands_of_a_request_are_described_as_they_are_taken(tmp_path: Pat
         }
         for type in COMMANDS:
             command = {"type": type, "room": "lobby", "text": "hello", "seq": 1, "emoji": "e", "on": True}
+            command |= {"level": "nothing", "user": "bob"}
             (answer,) = ask(server, "POST", "/v1/commands", command, token)[1]
             refused = answer is not None and answer.get("code") == "bad_request"
             assert refused == (type not in offered or "id" in offered[type]["required"]), type
@@ -142,7 +147,8 @@ def test_the_commands_of_a_request_are_described_as_they_are_taken(tmp_path: Pat
                 needed = {} not in operation.get("security", found["security"])
                 address = path.format(room="lobby", seq=1, emoji="e")
                 if "text/event-stream" not in operation["responses"]["200"].get("content", {}):
-                    body = {"text": "hello", "seq": 1, "rooms": {"lobby": 0}, "type": "ping"}
+                    body: dict[str, Any] = {"text": "hello", "seq": 1, "rooms": {"lobby": 0}, "type": "ping"}
+                    body |= {"level": "nothing", "room": "lobby", "user": "bob"}
                     status = ask(server, method.upper(), address, None if method == "get" else body)[0]
                     assert (status == 401) == needed, (method, path, status)
 
@@ -153,7 +159,7 @@ def test_a_message_as_it_is_now_is_described_as_it_is_told(tmp_path: Path) -> No
         messages = "/v1/rooms/lobby/messages"
         for method, path, body in (
             ("POST", messages, {"text": "hello", "id": "1"}),
-            ("POST", messages, {"text": "hi", "id": "2", "reply_to": 1, "meta": {"a": 1}}),
+            ("POST", messages, {"text": "hi", "id": "2", "reply_to": 1, "meta": {"a": 1}, "mentions": ["bob"]}),
             ("PATCH", f"{messages}/2", {"text": "hi!"}),
             ("PUT", f"{messages}/2/reactions/e", {}),
             ("DELETE", f"{messages}/1", {}),

@@ -38,7 +38,9 @@ from tornado_chat.wire.commands import (
     Command,
     Delete,
     Edit,
+    Follow,
     History,
+    Invite,
     Join,
     Leave,
     Ping,
@@ -47,6 +49,7 @@ from tornado_chat.wire.commands import (
     Read,
     Send,
     Typing,
+    Unfollow,
     Unparsed,
     check_name,
     check_user_id,
@@ -150,7 +153,7 @@ def test_each_command_is_its_struct(name: str) -> None:
 
 
 def test_the_structs_by_name() -> None:
-    structs = [Join, Leave, Send, Edit, Delete, React, History, Read, Typing, Presence, Ping]
+    structs = [Join, Leave, Send, Edit, Delete, React, History, Read, Follow, Unfollow, Invite, Typing, Presence, Ping]
     assert [(name, COMMANDS[name]) for name in FULL] == [(struct.__name__.lower(), struct) for struct in structs]
     assert len(COMMANDS) == len(FULL)
 
@@ -175,6 +178,12 @@ def test_the_structs_by_name() -> None:
         (
             {"type": "react", "room": "r", "seq": 1, "emoji": "👍" * 32, "on": False},
             React(room="r", seq=1, emoji="👍" * 32, on=False),
+        ),
+        ({"type": "send", "room": "r", "text": "a", "mentions": []}, Send(room="r", text="a", mentions=[])),
+        ({"type": "send", "room": "r", "text": "a", "mark": None}, Send(room="r", text="a", mark=True)),
+        (
+            {"type": "send", "room": "r", "text": "a", "mentions": ["a"] * 50},
+            Send(room="r", text="a", mentions=["a"] * 50),
         ),
         ({"type": "history", "room": "r"}, History(room="r", limit=50)),
         ({"type": "history", "room": "r", "limit": None, "before": None, "id": None}, History(room="r", limit=50)),
@@ -265,7 +274,8 @@ def test_the_length_of_a_text_is_a_setting() -> None:
 
 def test_a_message_says_what_was_wrong_and_what_would_be_right() -> None:
     assert refused(JSON, as_json(message("join", room="No Spaces")))[0] == (
-        "room: must be 1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit; got a string of 9 characters"
+        "room: must be 1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit; or ~, the log of one's own; "
+        "got a string of 9 characters"
     )
     assert refused(JSON, as_json(message("join", last=501)))[0] == "last: must be an integer from 0 to 500; got 501"
     assert refused(JSON, as_json(message("react", on=1)))[0] == "on: must be true or false; got 1"

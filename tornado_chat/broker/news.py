@@ -25,7 +25,18 @@ from msgspec import Meta
 
 from tornado_chat.broker import Change, Receiver
 from tornado_chat.wire.codec import JSON, Encoded
-from tornado_chat.wire.commands import ID_CHARS, NAME_CHARS, SEQ_MAX, Cursor, Emoji, Id, Seq
+from tornado_chat.wire.commands import (
+    ID_CHARS,
+    NAME_CHARS,
+    SEQ_MAX,
+    Cursor,
+    Emoji,
+    Id,
+    Level,
+    Mentions,
+    RoomName,
+    Seq,
+)
 from tornado_chat.wire.events import Data, Event
 from tornado_chat.wire.replies import Read, Signal, Typing
 
@@ -53,7 +64,7 @@ Worker = Annotated[str, Meta(min_length=1, max_length=ID_CHARS)]
 
 
 class _Event(TypedDict, total=False):
-    type: Required[Literal["message", "edited", "deleted", "reacted"]]
+    type: Required[Literal["message", "edited", "deleted", "reacted", "followed", "unfollowed", "marked", "mentioned"]]
     room: Required[str]
     seq: Required[Seq]
     user: Required[UserId]
@@ -68,6 +79,11 @@ class _Event(TypedDict, total=False):
     meta: msgspec.Raw
     emoji: Emoji
     on: bool
+    mentions: Mentions
+    about: RoomName
+    level: Level
+    by: UserId
+    read: Seq
 
 
 REQUIRED: dict[str, set[str]] = {
@@ -75,8 +91,18 @@ REQUIRED: dict[str, set[str]] = {
     "edited": {"target"},
     "deleted": {"target"},
     "reacted": {"target", "emoji", "on"},
+    "followed": {"about", "level"},
+    "unfollowed": {"about"},
+    "marked": {"about", "read"},
+    "mentioned": {"about", "target", "name"},
 }
 """The fields of each type, besides those that all events have."""
+
+NAME = "~"
+"""What users call their own logs, whose channels are called ~USER."""
+
+OWN = {"followed", "unfollowed", "marked", "mentioned"}
+"""The types of events that are there, and nowhere else."""
 
 _decode_events = msgspec.json.Decoder(list[_Event]).decode
 _decode_signal = msgspec.json.Decoder(tuple[int, UserId | None, Typing | Read]).decode
@@ -122,9 +148,12 @@ def _events(room: str, body: bytes) -> Tell:
     if not events:
         raise ValueError("no event")
     seq = events[0]["seq"]
+    shown = NAME if room.startswith(NAME) else room
     for event in events:
-        if event["seq"] != seq or event["room"] != room:
+        if event["seq"] != seq or event["room"] != shown:
             raise ValueError("events of another room, or with a hole among them")
+        if (event["type"] in OWN) != (shown != room):
+            raise ValueError("events of a log of one's own in a room, or others there")
         _check_fields(event["type"], event.keys())
         seq += 1
     # msgspec has checked each field, and made plain dictionaries.

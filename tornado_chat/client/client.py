@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -168,6 +168,7 @@ class Client:
 
         `after`: the last seq that is held already (with the `epoch` that it came from, if that was kept),
         or `last`: a count; neither: from now on. The room stays joined until `leave`, over all reconnections.
+        The room `~` is the log of one's own, whose `joined` has its `state`.
         """
         self._check({"type": "join", "room": room, "after": after, "last": last})
         joining = self._rooms.join(room, after, last, epoch)
@@ -188,15 +189,22 @@ class Client:
         *,
         reply_to: int | None = None,
         meta: Data | None = None,
+        mentions: Sequence[str] | None = None,
+        mark: bool = True,
         id: str | None = None,
         as_user: str | None = None,
         as_name: str | None = None,
     ) -> Ack:
         """Returns when the message is in the log; ChatError if the server refuses it.
 
+        `mentions`: the ids of users who are told so in the logs of their own. `mark`: it moves the user's read mark.
         `as_user`, and perhaps `as_name`: for whom, if the token's claim `acts_as` covers that user; else `forbidden`.
         """
-        fields = {"text": text, "reply_to": reply_to, "meta": meta}
+        fields: Data = {"text": text, "reply_to": reply_to, "meta": meta}
+        if mentions is not None:
+            fields["mentions"] = list(mentions)
+        if not mark:
+            fields["mark"] = False
         return _ack(await self._ask("send", room, id, **fields, **_acting(as_user, as_name)))
 
     async def edit(
@@ -242,6 +250,19 @@ class Client:
         """Move the user's read mark of `room`."""
         await self._ask("read", room, None, seq=seq, **_acting(as_user, as_name))
 
+    async def follow(
+        self, room: str, level: str = "everything", *, as_user: str | None = None, as_name: str | None = None
+    ) -> None:
+        """Follow `room`; `level`: `everything`, `mentions` or `nothing`. ChatError: `too_large`, one too many."""
+        await self._ask("follow", room, None, level=level, **_acting(as_user, as_name))
+
+    async def unfollow(self, room: str, *, as_user: str | None = None, as_name: str | None = None) -> None:
+        await self._ask("unfollow", room, None, **_acting(as_user, as_name))
+
+    async def invite(self, room: str, user: str, *, as_user: str | None = None, as_name: str | None = None) -> None:
+        """Let another user follow `room`. ChatError: `too_large`, so many have invited them that nobody else can."""
+        await self._ask("invite", room, None, user=user, **_acting(as_user, as_name))
+
     async def typing(self, room: str, on: bool = True) -> None:
         """A signal: dropped where it cannot be sent at once."""
         transport = self._link.transport
@@ -258,6 +279,7 @@ class Client:
 
         `{"type": "reset", "room", "epoch"}`: another log has taken the place of the one that the room's events came
         from; forget them, the room comes again from its first event on.
+        `{"type": "state", "room", "cursor", "state"}`: the log of one's own goes on from there, what was held is void.
         `{"type": "left", "room", "code", "message"}`: the server refused to join the room again after a reconnection.
 
         Ends when the client is closed; raises why it gave up if it did.

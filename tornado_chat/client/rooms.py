@@ -162,7 +162,12 @@ class Rooms:
             return
         room.failures = 0
         epoch, room.epoch = room.epoch, message["epoch"]
-        if room.cursor is None:
+        if "state" in message:  # of the log of one's own, which goes on from there
+            room.cursor, room.last = message["cursor"], None
+            if room.joining.done():
+                told = {"room": room.name, "cursor": room.cursor, "state": message["state"]}
+                self._put({"type": "state", **told})
+        elif room.cursor is None:
             room.cursor, room.last = message["cursor"], None
         elif room.cursor > message["cursor"] or epoch not in (None, room.epoch):
             room.cursor = 0

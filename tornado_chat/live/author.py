@@ -7,8 +7,9 @@ from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.context import Context
 from tornado_chat.live.limits import AddressAccount, rate_limited
 from tornado_chat.live.line import Sender
+from tornado_chat.log import own
 from tornado_chat.log.kinds import Entry, Publishing, entry_of
-from tornado_chat.wire.commands import Actor, Read
+from tornado_chat.wire.commands import Actor, Read, Unfollow
 
 
 class Author:
@@ -32,6 +33,10 @@ class Author:
         """Raise `forbidden` if the token does not cover the room."""
         self.identity.check_room(room)
 
+    def inner(self, room: str) -> str:
+        """The room that this user calls so."""
+        return own.room_of(self.user) if room == own.NAME else room
+
     def check_actor(self, actor: Actor) -> None:
         """Raise `forbidden` if the token does not let its bearer publish for this user."""
         if not self.identity.may_act_as(actor.user):
@@ -41,8 +46,11 @@ class Author:
                 "which may not be a guest's",
             )
 
-    def charge(self) -> None:
-        """Charge one of the user's events, or what costs a room as much; ChatError (rate_limited) if none is left."""
+    def charge(self, along: int = 0) -> None:
+        """Charge one of the user's events, or what costs a room as much; ChatError (rate_limited) if none is left.
+
+        `along` so many more, which are owed if they are not there.
+        """
         limits = self.context.limits
         self.account.event_count += 1
         self.address.event_count += 1
@@ -54,6 +62,10 @@ class Author:
             wait = limits.addresses.take_event(self.address)
             if wait:
                 raise rate_limited("the guests of your address send too much together", wait)
+        if along:
+            limits.users.owe_events(self.account, along)
+            if self.identity.guest:
+                limits.addresses.owe_events(self.address, along)
 
     def owe_bytes(self, count: int) -> float:
         """Charge bytes that came, whatever they say: the seconds for which nothing more is to be read."""
@@ -65,7 +77,8 @@ class Author:
 
         False if the queue is full: `sender` is resumed later. ChatError if the user may not, or not yet.
         """
-        self.check_room(command.room)
+        if not isinstance(command, Unfollow):  # who may not enter any more need not follow for ever
+            self.check_room(command.room)
         if command.as_ is not None:
             self.check_actor(command.as_)
         publisher = self.context.publisher
@@ -73,8 +86,9 @@ class Author:
         if waiting is not None:
             waiting[sender] = None
             return False
-        self.charge()
-        publisher.submit(sender, self._entry(command))
+        entry = self._entry(command)
+        self.charge(len(entry.mentions))
+        publisher.submit(sender, entry)
         return True
 
     def _entry(self, command: Publishing | Read) -> Entry:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from tornado_chat.errors import LogUnavailable
+from tornado_chat.errors import CloseCode, LogUnavailable, retry_reason
 from tornado_chat.live.member import CATCHING, Member, Page
 from tornado_chat.live.ring import Chunk, erase_if
 from tornado_chat.wire.events import Event
@@ -132,8 +132,11 @@ class CatchingUp:
             page = await room.shared.log.read(
                 room.name, after, before=before, max_events=PAGE_EVENTS, max_bytes=PAGE_BYTES
             )
-            if page:
+            if page and page[0].seq == after + 1:
                 return page
+            if page:
+                self._turn_away(after)
+                return []
             logger.error("log lost events room=%s after=%d before=%s", room.name, after, before)
         except LogUnavailable as error:
             room.shared.page_warning.warning(
@@ -143,6 +146,11 @@ class CatchingUp:
             logger.exception("page not read, trying again soon room=%s after=%d", room.name, after)
         await asyncio.sleep(RETRY_SECONDS)
         return []
+
+    def _turn_away(self, after: int) -> None:
+        """The log of one's own has no events behind `after` any more: whoever comes back gets its state."""
+        for member in self.readers[after]:
+            member.line.close(CloseCode.SERVICE_RESTART, retry_reason(0))
 
     def _hand_out(self, page: Page, waiting: set[Member]) -> None:
         room = self.room

@@ -16,11 +16,11 @@ from tornado_chat.live.presence import PresenceTracker
 from tornado_chat.live.room import Room
 from tornado_chat.live.room_signals import RoomSignals
 from tornado_chat.live.shared import Shared
-from tornado_chat.log import Log
+from tornado_chat.log import Log, own
 from tornado_chat.metrics import Metrics
 from tornado_chat.wire.commands import Join
 from tornado_chat.wire.events import Data, Event
-from tornado_chat.wire.replies import Joined, Signal, Typing
+from tornado_chat.wire.replies import Joined, OwnState, Signal, Typing
 
 FLUSH_SECONDS = 10.0
 """A join that waits longer than this for the room to have delivered what the log has is answered `unavailable`."""
@@ -135,11 +135,18 @@ class Hub:
     # Members
 
     async def admit(
-        self, member: Member, join: Join, mark: int, memberships: Memberships, address: AddressAccount
+        self,
+        member: Member,
+        join: Join,
+        mark: int,
+        memberships: Memberships,
+        address: AddressAccount,
+        state: OwnState | None = None,
     ) -> None:
         """Make `member` one of the room that `join` names: `joined` is written, then what it lacks, then what happens.
 
-        `mark` is its user's read mark in the room, as the log has just told it. The member takes its place among the
+        `mark` is its user's read mark in the room, as the log has just told it; `state` that of the own log, at the
+        cursor of `join`. The member takes its place among the
         `memberships` of its session, where an older one of the same room ends. The room is counted for `address`.
         ChatError: one too many; LogUnavailable, TimeoutError: the log does not answer.
         """
@@ -160,7 +167,7 @@ class Hub:
                     async with asyncio.timeout(FLUSH_SECONDS):
                         while room.flushed < target:
                             await room.flush_begun()
-                self._enter(room, member, join, mark, memberships, address, now=False)
+                self._enter(room, member, join, mark, memberships, address, state, now=False)
             finally:
                 room.holds -= 1
                 room.release()
@@ -180,7 +187,7 @@ class Hub:
         self.limits.take(address, name, self.rooms)
         room.holds += 1  # the older membership may be its only one
         try:
-            self._enter(room, member, join, mark, memberships, address, now=True)
+            self._enter(room, member, join, mark, memberships, address, None, now=True)
         except BaseException:
             if memberships.get(name) is not member:
                 address.leave_room(name)
@@ -198,6 +205,7 @@ class Hub:
         mark: int,
         memberships: Memberships,
         address: AddressAccount,
+        state: OwnState | None,
         *,
         now: bool,
     ) -> None:
@@ -211,7 +219,8 @@ class Hub:
         member.line.cork()
         try:
             cursor, encoding = member.cursor, member.encoding
-            joined = Joined(id=join.id, room=room.name, head=head, cursor=cursor, read=mark, epoch=epoch)
+            name = own.shown(room.name)
+            joined = Joined(id=join.id, room=name, head=head, cursor=cursor, read=mark, epoch=epoch, state=state)
             member.line.write(encoding.wrap_at(encoding.codec.encode(joined), cursor))
             member.room = room.name
             memberships.add(member)

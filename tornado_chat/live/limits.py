@@ -187,6 +187,11 @@ class Accounts(Generic[A]):
             account.events = TokenBucket(self.rate, self.burst, now)
         return account.events.take(now)
 
+    def owe_events(self, account: A, count: int) -> None:
+        """Take events that are granted anyway: later ones wait for them."""
+        if account.events is not None:
+            account.events.owe(self.time(), count)
+
     def owe_bytes(self, account: A, count: int) -> float:
         """Charge bytes that came already: the seconds until none is owed."""
         now = self.time()

@@ -113,4 +113,6 @@ def _some(name: str, after: int, events: list[Event]) -> list[Event]:
     if not events:
         logger.error("log lost events room=%s after=%d", name, after)
         raise LogUnavailable("it has no such events")
+    if events[0].seq != after + 1:  # those of a log of one's own have gone meanwhile
+        raise LogUnavailable("it has no such events any more: ask again")
     return events

@@ -21,6 +21,7 @@ from tornado_chat.live.room import Room
 from tornado_chat.live.room_presence import Elsewhere, RoomPresence
 from tornado_chat.live.shared import Shared
 from tornado_chat.live.signs import Signs
+from tornado_chat.log import own
 from tornado_chat.wire.replies import Presence, User
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class PresenceTracker:
 
     def enter(self, room: Room, user: str, name: str) -> None:
         """The first of the user's connections here has joined."""
+        if own.is_own(room.name):
+            return  # nobody else may see it
         here = room.presence
         here.names[user] = name
         here.arrived[user] = name
@@ -79,6 +82,8 @@ class PresenceTracker:
 
     def leave(self, room: Room, user: str) -> None:
         """The last of the user's connections here has left."""
+        if own.is_own(room.name):
+            return
         here = room.presence
         name = here.names.pop(user)
         here.arrived.pop(user, None)
@@ -140,7 +145,7 @@ class PresenceTracker:
 
     def ask(self, room: Room) -> None:
         """Read the broker's records of the others in `room`; soon, and together with those of other rooms."""
-        if self._shared.broker.carries:
+        if self._shared.broker.carries and not own.is_own(room.name):
             self._to_ask[room] = None
             if not self._asking:
                 self._asking = True

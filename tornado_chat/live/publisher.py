@@ -140,7 +140,7 @@ class Publisher:
                     room = self.hub.rooms.get(entry.room)
                     if room is not None:
                         rooms[room] = None
-                    self._deliver(room, entry, outcome, born, news)
+                    self._deliver(room, entry, outcome, born, rooms, news)
                 sender.published(entry, outcome)
             except Exception:
                 _log_fault("entry not announced", entry.room)
@@ -161,16 +161,24 @@ class Publisher:
                 _log_fault("room not flushed", room.name)
 
     def _deliver(
-        self, room: Room | None, entry: Entry, outcome: Appended, born: float, news: dict[str, list[Event]]
+        self,
+        room: Room | None,
+        entry: Entry,
+        outcome: Appended,
+        born: float,
+        rooms: dict[Room, None],
+        news: dict[str, list[Event]],
     ) -> None:
         """Deliver to the room here, and add to the news for the other processes."""
+        for made, seq, ts in outcome.along:
+            self._tell_own(made, seq, ts, born, rooms, news)
         if entry.type == "read":
             if outcome.changed:
                 self.hub.signal(entry.room, Read(room=entry.room, user=entry.user, name=entry.name, seq=outcome.seq))
         elif outcome.duplicate:
             if room is not None and outcome.seq > room.head:
                 room.mend(outcome.seq)  # committed, but never announced here
-        else:
+        elif outcome.changed:
             self.hub.metrics.events += 1
             carries = self.hub.broker.carries
             if room is None and not carries:
@@ -180,6 +188,31 @@ class Publisher:
             if carries:
                 news.setdefault(entry.room, []).append(event)
             if room is not None:
+                room.deliver(event)
+
+    def _tell_own(
+        self,
+        made: Entry,
+        seq: int,
+        ts: int,
+        born: float,
+        rooms: dict[Room, None],
+        news: dict[str, list[Event]],
+    ) -> None:
+        """As `_deliver`, of an event that another one made in a log of one's own."""
+        self.hub.metrics.events += 1
+        room, carries = self.hub.rooms.get(made.room), self.hub.broker.carries
+        if room is None and not carries:
+            return
+        event = event_of(made, seq, 0, ts)
+        event.born = born
+        if carries:
+            news.setdefault(made.room, []).append(event)
+        if room is not None:
+            rooms[room] = None
+            if room.is_full:
+                room.mend(seq)  # who mentions somebody does not wait for that one's devices
+            else:
                 room.deliver(event)
 
 

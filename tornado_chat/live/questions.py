@@ -1,12 +1,15 @@
-"""What a client asks about a room: its history, and who is in it. Over a line or by a request, it is the same."""
+"""What a client is answered, over a line or by a request: history, who is in a room, one's own log, acks."""
 
 from __future__ import annotations
 
 from itertools import islice
 
+from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.context import Context
 from tornado_chat.live.room_presence import RoomPresence
+from tornado_chat.log import Appended, Entry, own
+from tornado_chat.log.kinds import OWN
 from tornado_chat.wire import replies
 from tornado_chat.wire.commands import History, Presence
 
@@ -32,6 +35,25 @@ async def history(context: Context, command: History, max_bytes: int = HISTORY_B
         command.room, before=command.before, limit=command.limit, max_bytes=max_bytes
     )
     return replies.History(id=command.id, room=command.room, messages=messages, more=more)
+
+
+async def own_log(context: Context, identity: Identity, after: int | None) -> tuple[int, replies.OwnState | None]:
+    """The cursor from which the own log goes on for who comes with `after`, and the state there where that is none.
+
+    It is none if it is not given, or if events behind it are gone. LogUnavailable if the log does not tell.
+    """
+    log, room = context.hub.log, own.room_of(identity.user)
+    if after is not None and after >= (await log.floors((room,)))[room]:
+        return after, None
+    state = await log.state(identity.user)
+    rooms = [replies.FollowedRoom(**data) for data in state.rooms if identity.may_enter(data["room"])]
+    return state.head, replies.OwnState(rooms)
+
+
+def ack(entry: Entry, id: str, outcome: Appended) -> replies.Ack:
+    """That `entry`, which the client calls `id`, has been carried out; without a seq if no room has the event."""
+    seq = None if entry.type == "read" or entry.type in OWN else outcome.seq
+    return replies.Ack(id=id, room=entry.about or entry.room, seq=seq, ts=outcome.ts, duplicate=outcome.duplicate)
 
 
 def present(command: Presence, presence: RoomPresence) -> replies.Presence:

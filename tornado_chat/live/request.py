@@ -24,13 +24,16 @@ from tornado_chat.live.author import Author
 from tornado_chat.live.context import Context
 from tornado_chat.live.limits import AddressAccount, rate_limited
 from tornado_chat.log import Appended, Entry
+from tornado_chat.log.kinds import Publishing
 from tornado_chat.wire import replies
 from tornado_chat.wire.codec import Codec
 from tornado_chat.wire.commands import (
     Command,
     Delete,
     Edit,
+    Follow,
     History,
+    Invite,
     Join,
     Leave,
     Ping,
@@ -39,6 +42,7 @@ from tornado_chat.wire.commands import (
     Read,
     Send,
     Typing,
+    Unfollow,
     Unparsed,
 )
 
@@ -216,7 +220,7 @@ class Request(Author):
 
     # Publishing
 
-    def _publish(self, command: Send | Edit | Delete | React | Read) -> bool:
+    def _publish(self, command: Publishing | Read) -> bool:
         if not self._check_known():
             return True
         if command.id is None and not isinstance(command, Read):
@@ -238,10 +242,7 @@ class Request(Author):
         if isinstance(outcome, ChatError):
             self._answers[place] = self._refusal(outcome, entry.id)
         elif entry.id is not None:
-            seq = None if entry.type == "read" else outcome.seq
-            self._answers[place] = replies.Ack(
-                id=entry.id, room=entry.room, seq=seq, ts=outcome.ts, duplicate=outcome.duplicate
-            )
+            self._answers[place] = questions.ack(entry, entry.id, outcome)
 
     def flush_replies(self) -> None:
         """Go on with what waited for the log's answers, or end."""
@@ -339,6 +340,9 @@ _HANDLERS: dict[type[Command], Callable[[Request, Any], bool]] = {
     React: Request._publish,
     History: Request._history,
     Read: Request._publish,
+    Follow: Request._publish,
+    Unfollow: Request._publish,
+    Invite: Request._publish,
     Typing: Request._typing,
     Presence: Request._presence,
     Ping: Request._ping,

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from time import monotonic
 
-from tornado_chat.errors import CloseCode, LogUnavailable
+from tornado_chat.errors import CloseCode, LogUnavailable, retry_reason
 from tornado_chat.live.batch import Batch
 from tornado_chat.live.catching_up import CatchingUp
 from tornado_chat.live.fanout import UNTRIED
@@ -33,6 +33,7 @@ from tornado_chat.live.room_presence import RoomPresence
 from tornado_chat.live.room_signals import RoomSignals
 from tornado_chat.live.shared import Shared
 from tornado_chat.live.watch import Watch
+from tornado_chat.log import own
 from tornado_chat.log.kinds import ERASING
 from tornado_chat.wire.encodings import Encoding
 from tornado_chat.wire.events import Event
@@ -221,7 +222,7 @@ class Room:
         if group is None:
             group = self.groups[member.encoding] = Group()
         group.add(member)
-        member.write(Synced(room=self.name, seq=member.cursor))
+        member.write(Synced(room=own.shown(self.name), seq=member.cursor))
 
     def leave(self, member: Member) -> bool:
         """Nothing of this room is written to `member` any more, not even by a flush that runs.
@@ -273,7 +274,7 @@ class Room:
         self._remove(member)
         member.cursor = after
         self.shared.metrics.frames_deferred += 1
-        member.write(Behind(room=self.name, seq=after, head=self.head))
+        member.write(Behind(room=own.shown(self.name), seq=after, head=self.head))
         self._catch_up(member)
 
     def written(self, member: Member) -> int:
@@ -352,12 +353,23 @@ class Room:
                     logger.error("log has no such events room=%s head=%d known=%d", self.name, self.head, self.known)
                     self.known = self.head
                     self.early.clear()
+                elif page[0].seq > self.head + 1:
+                    await self._skip_to(page[0].seq - 1)
                 for event in page:
                     self.deliver(event)
         except LogUnavailable as error:
             logger.warning("hole not filled, trying again soon room=%s reason=%s", self.name, error)
         finally:
             self.mending = False
+
+    async def _skip_to(self, seq: int) -> None:
+        """Events up to `seq` of a log of one's own are gone, untold here: whoever comes back gets its state."""
+        while self.flushing or self.pending:  # noqa: ASYNC110 - once in a room's life
+            await asyncio.sleep(HOLE_SECONDS)
+        for member in self.members():
+            member.line.close(CloseCode.SERVICE_RESTART, retry_reason(0))
+        self.ring.clear(len(self.ring))
+        self.head = self.flushed = max(seq, self.head)
 
     def signal(self, signal: Signal, not_for: str | None = None) -> None:
         """Tell the live members something that may be lost; `not_for` is the user who need not hear it."""

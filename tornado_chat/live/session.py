@@ -25,14 +25,17 @@ from tornado_chat.live.limits import FRAME_BYTES, AddressAccount
 from tornado_chat.live.line import Line
 from tornado_chat.live.lookup import Question
 from tornado_chat.live.member import Member, Memberships
-from tornado_chat.log import Appended, Entry
+from tornado_chat.log import Appended, Entry, own
+from tornado_chat.log.kinds import Publishing
 from tornado_chat.log.sweeping import Mark
 from tornado_chat.wire import replies
 from tornado_chat.wire.commands import (
     Command,
     Delete,
     Edit,
+    Follow,
     History,
+    Invite,
     Join,
     Leave,
     Ping,
@@ -41,6 +44,7 @@ from tornado_chat.wire.commands import (
     Read,
     Send,
     Typing,
+    Unfollow,
     Unparsed,
     decode,
 )
@@ -261,7 +265,7 @@ class Session(Author):
 
     # Publishing
 
-    def _publish(self, command: Send | Edit | Delete | React | Read) -> bool:
+    def _publish(self, command: Publishing | Read) -> bool:
         if not self.publish(command, self):
             return False
         self.unanswered += 1
@@ -277,9 +281,7 @@ class Session(Author):
         if isinstance(outcome, ChatError):
             self._refuse(outcome, entry.id)
         elif entry.id is not None:
-            seq = None if entry.type == "read" else outcome.seq
-            ack = replies.Ack(id=entry.id, room=entry.room, seq=seq, ts=outcome.ts, duplicate=outcome.duplicate)
-            frame = self.encoding.frame(ack)
+            frame = self.encoding.frame(questions.ack(entry, entry.id, outcome))
             if self.replies is None:
                 self.replies = [frame]
             else:
@@ -322,13 +324,17 @@ class Session(Author):
         """`unmarked`: the user is known to have no read mark anywhere, so none is looked up."""
         if self.unanswered:
             return False
-        self.check_room(command.room)
-        if len(self.members) >= ROOMS and self.members.get(command.room) is None:
+        is_own = command.room == own.NAME
+        if not is_own:
+            self.check_room(command.room)
+        if len(self.members) >= ROOMS and self.members.get(self.inner(command.room)) is None:
             raise ChatError(ErrorCode.TOO_LARGE, f"a connection may be in {ROOMS:,} rooms: leave one first")
         self.context.limits.check_join(self.address)
         if self.flood is not None:
             self.flood.forgive()
-        if unmarked:
+        if is_own:
+            self.asking = self.context.hub.tasks.spawn(self._ask(self._join_own, command))
+        elif unmarked:
             self._enter(command, 0)
         else:
             self.asking = self.context.hub.marks.ask((command.room, self.user), partial(self._marked, command))
@@ -354,10 +360,17 @@ class Session(Author):
     async def _wait(self, member: Member, mark: int, command: Join) -> None:
         await self.context.hub.admit(member, command, mark, self.members, self.address)
 
+    async def _join_own(self, command: Join) -> None:
+        hub = self.context.hub
+        after, state = await questions.own_log(self.context, self.identity, command.after)
+        member = Member(self.line, self.user, self.identity.name, self.encoding)
+        join = Join(id=command.id, room=own.room_of(self.user), after=after)
+        await hub.admit(member, join, 0, self.members, self.address, state)
+
     def _leave(self, command: Leave) -> bool:
         if self.unanswered:  # its ack would come after `left`
             return False
-        self.context.hub.leave(command.room, self.members, self.address)
+        self.context.hub.leave(self.inner(command.room), self.members, self.address)
         self.answer(replies.Left(id=command.id, room=command.room))
         return True
 
@@ -422,6 +435,9 @@ _HANDLERS: dict[type[Command], Callable[[Session, Any], bool]] = {
     React: Session._publish,
     History: Session._history,
     Read: Session._publish,
+    Follow: Session._publish,
+    Unfollow: Session._publish,
+    Invite: Session._publish,
     Typing: Session._typing,
     Presence: Session._presence,
     Ping: Session._ping,

@@ -36,9 +36,9 @@ class StreamSession(Session):
         rooms = self.context.hub.rooms
         cursors = {}
         for join in joins:
-            member = self.members.get(join.room)
+            member = self.members.get(self.inner(join.room))
             if member is not None:
-                cursors[join.room] = rooms[join.room].written(member)
+                cursors[join.room] = rooms[member.room].written(member)
             elif join.after is not None:
                 cursors[join.room] = join.after
         return self.context.streams.cursors(cursors) if cursors else b""

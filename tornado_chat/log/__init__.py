@@ -12,24 +12,55 @@ from tornado_chat.errors import ChatError
 from tornado_chat.log.kinds import Entry, event_of
 from tornado_chat.wire.events import Data, Event
 
-__all__ = ["Appended", "Entry", "Log", "Revocation", "event_of"]
+__all__ = ["Along", "Appended", "Entry", "Log", "Revocation", "State", "event_of"]
+
+
+Along = tuple[Entry, int, int]
+"""An event in a log of one's own, its seq and ts."""
 
 
 class Appended:
     """The outcome of an entry: its `seq` and `ts` (ms since 1970), the first one's if `duplicate`.
 
     Of a new message: `n`, which message of its room it is; of anything else that is 0. Of a `read`: `seq` is the mark
-    as it stands now, `changed` says whether this entry moved it.
+    as it stands now, `changed` says whether this entry moved it. A `followed` or `unfollowed` that changed nothing is
+    no event: its `seq` is 0.
+
+    `along` are the events in logs of one's own that this entry made: a `marked`, or the `mentioned`.
     """
 
-    __slots__ = ("changed", "duplicate", "n", "seq", "ts")
+    __slots__ = ("along", "changed", "duplicate", "n", "seq", "ts")
 
-    def __init__(self, seq: int, ts: int, n: int = 0, *, duplicate: bool = False, changed: bool = True) -> None:
+    def __init__(
+        self,
+        seq: int,
+        ts: int,
+        n: int = 0,
+        *,
+        duplicate: bool = False,
+        changed: bool = True,
+        along: Sequence[Along] = (),
+    ) -> None:
         self.seq = seq
         self.ts = ts
         self.n = n
         self.duplicate = duplicate
         self.changed = changed
+        self.along = along
+
+
+class State:
+    """One's own log at its `head`, of which the events after `floor` are there, and the `rooms` that one follows.
+
+    These are as clients get them: `room`, `level`, `head`, `messages`, `read`, `unread`, `mentions`.
+    """
+
+    __slots__ = ("floor", "head", "rooms")
+
+    def __init__(self, head: int, floor: int, rooms: list[Data]) -> None:
+        self.head = head
+        self.floor = floor
+        self.rooms = rooms
 
 
 class Revocation:
@@ -67,6 +98,10 @@ class Log(Protocol):
         anything else about it is looked at. `edited` and `deleted` of another's message: `forbidden`; of what is no
         message or was deleted, and `reacted` likewise: `not_found` (deleting a deleted message too).
         An entry that the database refuses for its data fails alone, with `bad_request`.
+
+        A message moves its sender's mark, unless its `on` is False. Whom it names has a `mentioned` in the own log, and
+        who has read has a `marked`, in the same transaction. A `followed` is refused (`too_large`) where there are
+        `own.FOLLOWS` or, by others, `own.INVITATIONS` already.
         """
         ...
 
@@ -75,6 +110,7 @@ class Log(Protocol):
     ) -> list[Event]:
         """The events with after < seq (< before), ascending, without holes; at least one if there is one.
 
+        Of a log of one's own the oldest are gone: the first one may be further on.
         `max_bytes` bounds the sum of their texts' and metas' sizes, nearly.
         """
         ...
@@ -88,6 +124,14 @@ class Log(Protocol):
 
         A guest's mark is kept for longer by being asked for, from the next `sweep` on.
         """
+        ...
+
+    async def floors(self, rooms: Collection[str]) -> dict[str, int]:
+        """The seq up to which the events of each of these logs of one's own are gone; 0 of one that has none."""
+        ...
+
+    async def state(self, user: str) -> State:
+        """The user's own log as it is now: all of it at one moment."""
         ...
 
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:

@@ -46,11 +46,13 @@ TABLES = (
     Table(
         "events",
         "room seq",
-        "type user name key hidden text reply_to meta target emoji on previous_message ts",
-        "SELECT room, count(*), max(seq), max(ts), count(text), count(meta) FROM events GROUP BY room ORDER BY room",
+        "type user name key hidden text reply_to meta target emoji on previous_message more ts",
+        "SELECT room, count(*), max(seq), max(ts), count(text), count(meta), count(more) "
+        "FROM events GROUP BY room ORDER BY room",
         booleans=("hidden", "on"),
-        # There are no holes: this reads one row for each room, not all that there are.
-        rows="SELECT CAST(coalesce(sum((SELECT max(seq) FROM events WHERE room = rooms.id)), 0) AS bigint) FROM rooms",
+        # There are no holes: this reads two rows for each room, not all that there are.
+        rows="SELECT CAST(coalesce(sum((SELECT max(seq) FROM events WHERE room = rooms.id) "
+        "- (SELECT min(seq) FROM events WHERE room = rooms.id) + 1), 0) AS bigint) FROM rooms",
     ),
     Table(
         "others",
@@ -84,6 +86,20 @@ TABLES = (
         "seq lapses",
         "SELECT room, count(*), CAST(sum(seq) AS bigint), CAST(sum(lapses) AS bigint) FROM marks "
         "GROUP BY room ORDER BY room",
+    ),
+    Table("settled", "room", "seq", "SELECT room, seq FROM settled ORDER BY room"),
+    Table(
+        "follows",
+        "own room",
+        "level inviter",
+        "SELECT own, count(*), CAST(sum(room) AS bigint), CAST(sum(length(level)) AS bigint), count(inviter) "
+        "FROM follows GROUP BY own ORDER BY own",
+    ),
+    Table(
+        "mentions",
+        "own room target",
+        "seq",
+        "SELECT own, count(*), CAST(sum(target) AS bigint), max(seq) FROM mentions GROUP BY own ORDER BY own",
     ),
     Table("revocations", "id", "jti", "SELECT id, jti FROM revocations ORDER BY id"),
 )

@@ -3,22 +3,25 @@
 `edited`, `deleted` and `reacted` target a message: they are refused where there is none, or where it was deleted. They
 are folded into it where a message is told as it is now (`history`): the databases keep the last edit and the reactions
 that stand (`Kind.folds` says which), so that a page of history needs no events but messages.
+
+`followed`, `unfollowed`, `marked` and `mentioned` are events of logs of one's own (`log/own.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import orjson
 
+from tornado_chat.log import own
 from tornado_chat.wire.codec import Encoded
-from tornado_chat.wire.commands import Delete, Edit, React, Send
+from tornado_chat.wire.commands import Delete, Edit, Follow, Invite, React, Send, Unfollow
 from tornado_chat.wire.events import Data, Event
 
-EventType = Literal["message", "edited", "deleted", "reacted"]
+EventType = Literal["message", "edited", "deleted", "reacted", "followed", "unfollowed", "marked", "mentioned"]
 Folds = Literal["text", "erasure", "reaction"]
-Publishing = Send | Edit | Delete | React
+Publishing = Send | Edit | Delete | React | Follow | Unfollow | Invite
 """The commands that become events."""
 
 
@@ -28,14 +31,21 @@ class Entry:
     `key` names the event of (room, user) for ever: the client's `id`, or a hidden one that no client can guess.
     `id` is what readers of the event see; None for a hidden key. `seq` (of a `read`) is the mark that is asked for,
     `lapses` says that it is a guest's, which goes when it was neither moved nor asked for during 31 days.
-    A `message` or `edited` whose `text` is None was erased by a `deleted`. `meta` is JSON.
+    A `message` or `edited` whose `text` is None was erased by a `deleted`. `meta` is JSON. A `message` whose `on` is
+    False does not move its sender's mark; `mentions` are the users that it names, each once.
+
+    In a log of one's own: `about` is the room that the event is about, `level` that of a `followed`; of a `marked`,
+    `target` is the mark.
     """
 
     __slots__ = (
+        "about",
         "emoji",
         "id",
         "key",
         "lapses",
+        "level",
+        "mentions",
         "meta",
         "name",
         "on",
@@ -65,6 +75,9 @@ class Entry:
         on: bool | None = None,
         seq: int | None = None,
         lapses: bool = False,
+        mentions: tuple[str, ...] = (),
+        about: str = "",
+        level: str | None = None,
     ) -> None:
         self.type = type
         self.room = room
@@ -80,6 +93,9 @@ class Entry:
         self.on = on
         self.seq = seq
         self.lapses = lapses
+        self.mentions = mentions
+        self.about = about
+        self.level = level
 
 
 def _message(entry: Entry, seq: int, n: int, ts: int) -> Data:
@@ -95,6 +111,8 @@ def _message(entry: Entry, seq: int, n: int, ts: int) -> Data:
         data["reply_to"] = entry.reply_to
     if entry.meta is not None:
         data["meta"] = Encoded(entry.meta)
+    if entry.mentions:
+        data["mentions"] = list(entry.mentions)
     return data
 
 
@@ -125,8 +143,48 @@ def _reacted(entry: Entry, seq: int, _n: int, ts: int) -> Data:
     }
 
 
+def _followed(entry: Entry, seq: int, _n: int, ts: int) -> Data:
+    data: Data = {"type": "followed", "room": own.NAME, "seq": seq, "about": entry.about, "level": entry.level}
+    if entry.room != own.room_of(entry.user):
+        data["by"] = entry.user
+    data["user"] = entry.user
+    data["ts"] = ts
+    return data
+
+
+def _unfollowed(entry: Entry, seq: int, _n: int, ts: int) -> Data:
+    return {"type": "unfollowed", "room": own.NAME, "seq": seq, "about": entry.about, "user": entry.user, "ts": ts}
+
+
+def _marked(entry: Entry, seq: int, _n: int, ts: int) -> Data:
+    return {
+        "type": "marked",
+        "room": own.NAME,
+        "seq": seq,
+        "about": entry.about,
+        "read": entry.target,
+        "user": entry.user,
+        "ts": ts,
+    }
+
+
+def _mentioned(entry: Entry, seq: int, _n: int, ts: int) -> Data:
+    return {
+        "type": "mentioned",
+        "room": own.NAME,
+        "seq": seq,
+        "about": entry.about,
+        "target": entry.target,
+        "user": entry.user,
+        "name": entry.name,
+        "ts": ts,
+    }
+
+
 class Kind:
     """One kind of event. `command` asks for it, `data` makes what clients see of an entry, its seq, its n and its ts.
+
+    `command` is None where other commands lead to it.
 
     `folds` is what it does to the message that it targets; None for the message itself. Only whoever wrote that message
     may do it where `own` is true.
@@ -137,7 +195,7 @@ class Kind:
     def __init__(
         self,
         type: EventType,
-        command: type[Publishing],
+        command: type[Publishing] | None,
         data: Callable[[Entry, int, int, int], Data],
         *,
         folds: Folds | None = None,
@@ -157,11 +215,18 @@ KINDS: dict[str, Kind] = {
         Kind("edited", Edit, _edited, folds="text", own=True),
         Kind("deleted", Delete, _deleted, folds="erasure", own=True),
         Kind("reacted", React, _reacted, folds="reaction"),
+        Kind("followed", Follow, _followed),
+        Kind("unfollowed", Unfollow, _unfollowed),
+        Kind("marked", None, _marked),
+        Kind("mentioned", None, _mentioned),
     )
 }
 """By `type`."""
 
-BY_COMMAND = {kind.command: kind for kind in KINDS.values()}
+BY_COMMAND = {kind.command: kind for kind in KINDS.values() if kind.command is not None} | {Invite: KINDS["followed"]}
+
+OWN = frozenset({"followed", "unfollowed", "marked", "mentioned"})
+"""The types of events in logs of one's own."""
 
 
 def entry_of(command: Publishing, user: str, name: str, key: str) -> Entry:
@@ -173,13 +238,53 @@ def entry_of(command: Publishing, user: str, name: str, key: str) -> Entry:
             if command.meta is not None:
                 # A copy: what orjson returns keeps the buffer that it was made in, 4 KiB and more for the least.
                 entry.meta = bytes(memoryview(orjson.dumps(command.meta)))
+            if command.mentions is not None:
+                entry.mentions = tuple(dict.fromkeys(other for other in command.mentions if other != user))
+            if not command.mark:
+                entry.on = False
         case Edit():
             entry.target, entry.text = command.seq, command.text
         case Delete():
             entry.target = command.seq
         case React():
             entry.target, entry.emoji, entry.on = command.seq, command.emoji, command.on
+        case Follow() | Unfollow() | Invite():
+            entry.room, entry.about = own.room_of(command.user if isinstance(command, Invite) else user), command.room
+            entry.key = f"={key}"  # never that of an event which is made along with another
+            if not isinstance(command, Unfollow):
+                entry.level = command.level if isinstance(command, Follow) else "everything"
     return entry
+
+
+def made_along(entry: Entry, seq: int) -> list[Entry]:
+    """The events in logs of one's own that `entry` makes, which has become `seq` of its room, or moved a mark there.
+
+    Their keys are the log's to make.
+    """
+    type: EventType = "marked" if entry.type == "read" else "mentioned"
+    users = (entry.user,) if entry.type == "read" else entry.mentions
+    return [Entry(type, own.room_of(user), entry.user, entry.name, about=entry.room, target=seq) for user in users]
+
+
+def rooms_of(entry: Entry) -> tuple[str, ...]:
+    """The rooms and logs of one's own that `entry` may write to, or name."""
+    if entry.type == "read":
+        return entry.room, own.room_of(entry.user)
+    if entry.mentions:
+        return entry.room, *map(own.room_of, entry.mentions)
+    return (entry.room, entry.about) if entry.about else (entry.room,)
+
+
+def portion(batch: Sequence[Entry], limit: int | None) -> Sequence[Entry]:
+    """The first entries of `batch`, at least one, that make `limit` events at most with those in logs of one's own."""
+    if limit is None or len(batch) + sum(len(entry.mentions) for entry in batch) <= limit:
+        return batch
+    count = 0
+    for place, entry in enumerate(batch):
+        count += 1 + len(entry.mentions)
+        if count > limit and place:
+            return batch[:place]
+    return batch
 
 
 def event_of(entry: Entry, seq: int, n: int, ts: int) -> Event:

@@ -10,7 +10,18 @@ from collections.abc import Collection, Sequence
 import asyncpg
 
 from tornado_chat.errors import ChatError, ConfigError, ErrorCode, LogUnavailable
-from tornado_chat.log import REVOCATIONS, Appended, Delays, Entry, Revocation, postgres_reader, postgres_writer, schema
+from tornado_chat.log import (
+    REVOCATIONS,
+    Appended,
+    Delays,
+    Entry,
+    Revocation,
+    State,
+    postgres_reader,
+    postgres_writer,
+    schema,
+)
+from tornado_chat.log.kinds import portion
 from tornado_chat.log.postgres_pool import DATA_ERRORS, Pool, first_line
 from tornado_chat.log.postgres_schema import Connection, prepare
 from tornado_chat.log.sweeping import Mark, Renewals
@@ -84,7 +95,7 @@ class PostgresLog:
         """As `Log.append` says; a batch with an entry that is refused for its data takes more than one commit."""
         if not batch:
             return []
-        batch = batch[:limit]
+        batch = portion(batch[:limit], limit)
         try:
             return await self._writer.call(lambda db: postgres_writer.append(db, batch))
         except DATA_ERRORS as error:
@@ -109,6 +120,14 @@ class PostgresLog:
         if not wanted:
             return {}
         return self._renewals.seqs(await self._lookups.call(lambda db: postgres_reader.marks(db, wanted)))
+
+    async def floors(self, rooms: Collection[str]) -> dict[str, int]:
+        """As `Log.floors` says."""
+        return await self._lookups.call(lambda db: postgres_reader.floors(db, rooms)) if rooms else {}
+
+    async def state(self, user: str) -> State:
+        """As `Log.state` says."""
+        return await self._pages.call(lambda db: postgres_reader.state(db, user))
 
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         """As `Log.history` says; the encoded messages together have `max_bytes` at most, or there is one only."""

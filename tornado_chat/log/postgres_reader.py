@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from tornado_chat.log import Revocation, rows
+from tornado_chat.log import Revocation, State, own, rows
 from tornado_chat.log.postgres_schema import Connection
 from tornado_chat.log.sweeping import Mark
 from tornado_chat.wire.events import Data, Event
@@ -18,7 +18,7 @@ SELECT
     CASE WHEN type = 'edited' AND EXISTS (
         SELECT FROM erasures AS e WHERE e.room = events.room AND e.target = events.target
     ) THEN NULL ELSE text END,
-    reply_to, meta, target, emoji, "on", ts,
+    reply_to, meta, target, emoji, "on", ts, more,
     coalesce((
         SELECT number FROM others WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq <= $2
         ORDER BY seq DESC LIMIT 1
@@ -35,7 +35,47 @@ MARKS = """
 SELECT wanted.room, wanted."user", m.seq, m.lapses
 FROM unnest($1::text[], $2::text[]) AS wanted (room, "user")
 CROSS JOIN LATERAL (SELECT id FROM rooms WHERE name = wanted.room LIMIT 1) AS r
-CROSS JOIN LATERAL (SELECT seq, lapses FROM marks WHERE room = r.id AND "user" = wanted."user" LIMIT 1) AS m
+CROSS JOIN LATERAL (
+    SELECT
+        mark_of(r.id, wanted."user") AS seq,
+        (SELECT lapses FROM marks WHERE room = r.id AND "user" = wanted."user") AS lapses
+) AS m
+WHERE m.seq > 0
+"""
+FLOORS = """
+SELECT r.name, first.seq - 1
+FROM rooms AS r CROSS JOIN LATERAL (SELECT seq FROM events WHERE room = r.id ORDER BY seq LIMIT 1) AS first
+WHERE r.name = ANY ($1)
+"""
+# One statement, so that all of it is of one moment. The first row is of the log itself.
+STATE = """
+WITH mine AS MATERIALIZED (SELECT id FROM rooms WHERE name = $1)
+SELECT
+    NULL AS name, NULL AS level, NULL AS inviter,
+    coalesce((SELECT max(seq) FROM events WHERE room = (SELECT id FROM mine)), 0) AS head,
+    coalesce((SELECT min(seq) FROM events WHERE room = (SELECT id FROM mine)), 1) - 1,
+    NULL::bigint, NULL::bigint, NULL::bigint
+UNION ALL (
+    SELECT
+        r.name, f.level, f.inviter, h.head,
+        h.head - coalesce((
+            SELECT number FROM others WHERE room = r.id AND seq <= h.head ORDER BY seq DESC LIMIT 1
+        ), 0),
+        h.mark,
+        h.mark - coalesce((
+            SELECT number FROM others WHERE room = r.id AND seq <= h.mark ORDER BY seq DESC LIMIT 1
+        ), 0),
+        (SELECT count(*) FROM mentions AS m WHERE m.own = f.own AND m.room = r.id AND m.target > h.mark)
+    FROM follows AS f
+    CROSS JOIN LATERAL (SELECT id, name FROM rooms WHERE id = f.room LIMIT 1) AS r
+    CROSS JOIN LATERAL (
+        SELECT
+            coalesce((SELECT seq FROM events WHERE room = r.id ORDER BY seq DESC LIMIT 1), 0) AS head,
+            mark_of(r.id, $2) AS mark
+    ) AS h
+    WHERE f.own = (SELECT id FROM mine)
+    ORDER BY r.name
+)
 """
 # The messages before $2, newest first; from one to the next in one step, whatever stands between them.
 MESSAGES = """
@@ -49,7 +89,7 @@ WITH RECURSIVE page (seq, place) AS (
     ), place + 1 FROM page WHERE page.seq > 1 AND place < $3
 )
 SELECT
-    e.seq, e."user", e.name, e.key, e.hidden, e.text, e.reply_to, e.meta, e.ts, a.text, a.edited,
+    e.seq, e."user", e.name, e.key, e.hidden, e.text, e.reply_to, e.meta, e.ts, a.text, a.edited, e.more,
     CASE page.place WHEN 1 THEN coalesce((
         SELECT number FROM others WHERE room = $1 AND seq < page.seq ORDER BY seq DESC LIMIT 1
     ), 0) END
@@ -92,6 +132,19 @@ async def heads(db: Connection, rooms: Collection[str]) -> dict[str, int]:
 async def marks(db: Connection, wanted: Collection[Mark]) -> list[Any]:
     """Of each of `wanted` that there is: room, user, seq, when it lapses."""
     return await db.fetch(MARKS, [room for room, _ in wanted], [user for _, user in wanted])
+
+
+async def floors(db: Connection, rooms: Collection[str]) -> dict[str, int]:
+    """As `Log.floors` says."""
+    found = dict.fromkeys(rooms, 0)
+    found.update((name, floor) for name, floor in await db.fetch(FLOORS, list(found)))
+    return found
+
+
+async def state(db: Connection, user: str) -> State:
+    """As `Log.state` says."""
+    log, *followed = await db.fetch(STATE, own.room_of(user), user)
+    return State(log[3], log[4], rows.followed_rooms([tuple(row) for row in followed]))
 
 
 async def history(db: Connection, room: str, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:

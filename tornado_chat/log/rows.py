@@ -11,6 +11,7 @@ from typing import Any, Literal
 import orjson
 
 from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.log import own
 from tornado_chat.log.kinds import KINDS, Entry, event_of
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.events import Data, Event
@@ -54,9 +55,49 @@ def refusal(entry: Entry, target: tuple[str, str, bool] | None) -> ChatError | N
     return None
 
 
+def more_of(entry: Entry) -> str | None:
+    """What few events have, as JSON: the users that a message names, the room and the level of a `followed` ..."""
+    if entry.mentions:
+        return orjson.dumps({"mentions": entry.mentions}).decode()
+    if entry.about:
+        return orjson.dumps({"about": entry.about} | ({"level": entry.level} if entry.level else {})).decode()
+    return None
+
+
+def _take_more(entry: Entry, more: str) -> None:
+    found = orjson.loads(more)
+    entry.mentions = tuple(found.get("mentions", ()))
+    entry.about = found.get("about", "")
+    entry.level = found.get("level")
+
+
+def followed_rooms(rows: Rows) -> list[Data]:
+    """From room, level, inviter, head, how many messages it has, the user's mark, how many of them are up to that, how
+    many mentions are behind it.
+    """
+    found: list[Data] = []
+    for room, level, inviter, head, messages, mark, read, mentions in rows:
+        data = {"room": room, "level": level, "head": head, "messages": messages, "read": mark}
+        data |= {"unread": messages - read, "mentions": mentions}
+        if inviter is not None:
+            data["by"] = inviter
+        found.append(data)
+    return found
+
+
+def unwanted(entry: Entry, following: int, invited: int) -> ChatError | None:
+    """Why a new `followed` cannot be: how many rooms the user follows, and how many of these by invitation."""
+    if entry.room == own.room_of(entry.user):
+        if following >= own.FOLLOWS:
+            return ChatError(ErrorCode.TOO_LARGE, f"you follow {own.FOLLOWS:,} rooms: unfollow one first")
+    elif invited >= own.INVITATIONS or following >= own.FOLLOWS:
+        return ChatError(ErrorCode.TOO_LARGE, "so many have invited this user already that nobody else can for now")
+    return None
+
+
 def event_of_row(room: str, row: Row, n: int) -> Event:
-    """From seq, type, user, name, key, hidden, text, reply_to, meta (JSON), target, emoji, on, ts, and what follows."""
-    seq, type, user, name, key, hidden, text, reply_to, meta, target, emoji, on, ts, *_ = row
+    """From seq, type, user, name, key, hidden, text, reply_to, meta, target, emoji, on, ts, more, and what follows."""
+    seq, type, user, name, key, hidden, text, reply_to, meta, target, emoji, on, ts, more, *_ = row
     entry = Entry(
         type,
         room,
@@ -70,14 +111,16 @@ def event_of_row(room: str, row: Row, n: int) -> Event:
         emoji=emoji,
         on=None if on is None else on == 1,
     )
+    if more is not None:
+        _take_more(entry, more)
     return event_of(entry, seq, n, ts)
 
 
 def message_of_row(room: str, row: Row, n: int) -> Data:
-    """A message as it is now, from seq, user, name, key, hidden, text, reply_to, meta, ts, last edit, its ts, and what
-    follows.
+    """A message as it is now, from seq, user, name, key, hidden, text, reply_to, meta, ts, last edit, its ts, more, and
+    what follows.
     """
-    seq, user, name, key, hidden, text, reply_to, meta, ts, new_text, edited, *_ = row
+    seq, user, name, key, hidden, text, reply_to, meta, ts, new_text, edited, more, *_ = row
     entry = Entry(
         "message",
         room,
@@ -88,6 +131,8 @@ def message_of_row(room: str, row: Row, n: int) -> Data:
         reply_to=reply_to,
         meta=None if meta is None else meta.encode(),
     )
+    if more is not None:
+        _take_more(entry, more)
     message = event_of(entry, seq, n, ts).data
     if edited is not None:
         message["edited"] = edited

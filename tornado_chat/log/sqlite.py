@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 from tornado_chat.errors import ChatError, ConfigError, LogUnavailable
-from tornado_chat.log import REVOCATIONS, Appended, Delays, Entry, Revocation
+from tornado_chat.log import REVOCATIONS, Appended, Delays, Entry, Revocation, State
 from tornado_chat.log.sqlite_checkpointer import Checkpointer
 from tornado_chat.log.sqlite_reader import Reader
 from tornado_chat.log.sqlite_writer import Writer
@@ -123,6 +123,14 @@ class SQLiteLog:
     async def marks(self, wanted: Collection[Mark]) -> dict[Mark, int]:
         """As `Log.marks` says."""
         return self._renewals.seqs(await self._lookups.call(Reader.marks, wanted)) if wanted else {}
+
+    async def floors(self, rooms: Collection[str]) -> dict[str, int]:
+        """As `Log.floors` says."""
+        return await self._lookups.call(Reader.floors, rooms) if rooms else {}
+
+    async def state(self, user: str) -> State:
+        """As `Log.state` says."""
+        return await self._pages.call(Reader.state, user)
 
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         """As `Log.history` says; the encoded messages together have `max_bytes` at most, or there is one only."""

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from tornado_chat.errors import LogUnavailable
-from tornado_chat.log import Revocation, rows
+from tornado_chat.log import Revocation, State, own, rows
 from tornado_chat.log.sqlite_file import Connected
 from tornado_chat.log.sweeping import Mark
 from tornado_chat.wire.events import Data, Event
@@ -24,7 +24,7 @@ SELECT json_group_array(json_array(
     CASE WHEN type = 'edited' AND EXISTS (
         SELECT 1 FROM erasures AS e WHERE e.room = page.room AND e.target = page.target
     ) THEN NULL ELSE text END,
-    reply_to, meta, target, emoji, "on", ts,
+    reply_to, meta, target, emoji, "on", ts, more,
     coalesce((
         SELECT number FROM others WHERE room = (SELECT id FROM rooms WHERE name = ?1) AND seq <= ?2
         ORDER BY seq DESC LIMIT 1
@@ -39,10 +39,50 @@ HEADS = """
 SELECT json_group_array(json_array(r.name, (SELECT coalesce(max(seq), 0) FROM events WHERE room = r.id)))
 FROM json_each(?) AS wanted CROSS JOIN rooms AS r ON r.name = wanted.value
 """
-MARKS = """
-SELECT json_group_array(json_array(r.name, m.user, m.seq, m.lapses))
-FROM json_each(?) AS wanted CROSS JOIN rooms AS r ON r.name = json_extract(wanted.value, '$[0]')
-CROSS JOIN marks AS m ON m.room = r.id AND m.user = json_extract(wanted.value, '$[1]')
+# Of the room `r.id` and the user `:user`: the mark, which the messages that are not settled yet have moved, too.
+MARK = """max(
+    coalesce((SELECT seq FROM marks WHERE room = r.id AND user = {user}), 0),
+    coalesce((
+        SELECT seq FROM events
+        WHERE room = r.id AND seq > coalesce((SELECT seq FROM settled WHERE room = r.id), 0)
+            AND user = {user} AND type = 'message' AND "on" IS NULL
+        ORDER BY seq DESC LIMIT 1
+    ), 0)
+)"""
+MARKS = f"""
+SELECT json_group_array(json_array(name, user, mark, lapses)) FROM (
+    SELECT
+        r.name, wanted.user, {MARK.format(user="wanted.user")} AS mark,
+        (SELECT lapses FROM marks WHERE room = r.id AND user = wanted.user) AS lapses
+    FROM (
+        SELECT json_extract(value, '$[0]') AS room, json_extract(value, '$[1]') AS user FROM json_each(?)
+    ) AS wanted CROSS JOIN rooms AS r ON r.name = wanted.room
+) WHERE mark > 0
+"""
+FLOORS = """
+SELECT json_group_array(json_array(r.name, coalesce((SELECT min(seq) FROM events WHERE room = r.id), 1) - 1))
+FROM json_each(?) AS wanted CROSS JOIN rooms AS r ON r.name = wanted.value
+"""
+# One statement, so that all of it is of one moment.
+STATE = f"""
+WITH mine AS MATERIALIZED (SELECT id FROM rooms WHERE name = :own)
+SELECT json_array(
+    coalesce((SELECT max(seq) FROM events WHERE room = (SELECT id FROM mine)), 0),
+    coalesce((SELECT min(seq) FROM events WHERE room = (SELECT id FROM mine)), 1) - 1,
+    (SELECT json_group_array(json_array(
+        name, level, inviter, head,
+        head - coalesce((SELECT number FROM others WHERE room = id AND seq <= head ORDER BY seq DESC LIMIT 1), 0),
+        mark,
+        mark - coalesce((SELECT number FROM others WHERE room = id AND seq <= mark ORDER BY seq DESC LIMIT 1), 0),
+        (SELECT count(*) FROM mentions AS m WHERE m.own = found.own AND m.room = id AND m.target > mark)
+    )) FROM (
+        SELECT
+            r.id, r.name, f.own, f.level, f.inviter, {MARK.format(user=":user")} AS mark,
+            coalesce((SELECT max(seq) FROM events WHERE room = r.id), 0) AS head
+        FROM follows AS f CROSS JOIN rooms AS r ON r.id = f.room
+        WHERE f.own = (SELECT id FROM mine) ORDER BY r.name
+    ) AS found)
+)
 """
 # The messages before `before`, newest first; from one to the next in one step, whatever stands between them.
 HISTORY = """
@@ -58,7 +98,7 @@ WITH RECURSIVE page (seq, place) AS (
 )
 SELECT json_group_array(
     json_array(
-        e.seq, e.user, e.name, e.key, e.hidden, e.text, e.reply_to, e.meta, e.ts, a.text, a.edited,
+        e.seq, e.user, e.name, e.key, e.hidden, e.text, e.reply_to, e.meta, e.ts, a.text, a.edited, e.more,
         CASE page.place WHEN 1 THEN coalesce((
             SELECT number FROM others WHERE room = :room AND seq < page.seq ORDER BY seq DESC LIMIT 1
         ), 0) END
@@ -114,6 +154,17 @@ class Reader(Connected):
         """Of each of `wanted` that there is: room, user, seq, when it lapses."""
         return self._array(MARKS, (orjson.dumps(list(wanted)).decode(),))
 
+    def floors(self, rooms: Collection[str]) -> dict[str, int]:
+        """As `Log.floors` says."""
+        floors = dict.fromkeys(rooms, 0)
+        floors.update((room, floor) for room, floor in self._array(FLOORS, (orjson.dumps(list(floors)).decode(),)))
+        return floors
+
+    def state(self, user: str) -> State:
+        """As `Log.state` says."""
+        head, floor, followed = self._array(STATE, {"own": own.room_of(user), "user": user})
+        return State(head, floor, rows.followed_rooms(followed))
+
     def revocations(self, after: int, limit: int) -> list[Revocation]:
         """As `Log.revocations` says."""
         return [Revocation(*row) for row in self._array(REVOCATIONS, (after, limit))]
@@ -145,7 +196,7 @@ class Reader(Connected):
         except sqlite3.Error as error:
             raise LogUnavailable(f"SQLite: {error}") from error
 
-    def _array(self, query: str, parameters: Any) -> list[list[Any]]:
+    def _array(self, query: str, parameters: Any) -> list[Any]:
         """The rows of `query`, which makes one JSON array of them."""
-        rows: list[list[Any]] = orjson.loads(self._execute(query, parameters)[0])
+        rows: list[Any] = orjson.loads(self._execute(query, parameters)[0])
         return rows

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import orjson
 
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
-from tornado_chat.log import Appended, Entry, sqlite_sweeper, sweeping
-from tornado_chat.log.kinds import KINDS
-from tornado_chat.log.rows import refusal
+from tornado_chat.log import Along, Appended, Entry, own, sqlite_sweeper, sweeping
+from tornado_chat.log.kinds import KINDS, OWN, made_along, portion, rooms_of
+from tornado_chat.log.rows import more_of, refusal, unwanted
 from tornado_chat.log.schema import new_epoch
 from tornado_chat.log.sqlite_file import Connected, prepare, transaction
+from tornado_chat.log.sqlite_reader import MARK
 from tornado_chat.log.sqlite_turn import Turn
 from tornado_chat.log.sweeping import Mark
 
@@ -52,6 +53,7 @@ def _insert_of(rows: int) -> str:
     return f"INSERT INTO events ({COLUMNS}) SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"
 
 
+INSERT_NAMING = f"INSERT INTO events ({COLUMNS}, more) VALUES ({', '.join('?' * (WIDTH + 1))})"
 INSERTS = tuple(_insert_of(rows) for rows in SIZES)
 INSERT_FOR = tuple(next(i for i, size in enumerate(SIZES) if size >= rows) for rows in range(SIZES[-1] + 1))
 
@@ -69,10 +71,65 @@ FROM json_each(?) AS wanted CROSS JOIN rooms AS r ON r.name = json_extract(wante
 CROSS JOIN events AS e ON e.room = r.id
     AND e.user = json_extract(wanted.value, '$[1]') AND e.key = json_extract(wanted.value, '$[2]')
 """
-MARKS = """
-SELECT json_group_array(json_array(wanted.key, m.seq))
-FROM json_each(?) AS wanted CROSS JOIN rooms AS r ON r.name = json_extract(wanted.value, '$[0]')
-CROSS JOIN marks AS m ON m.room = r.id AND m.user = json_extract(wanted.value, '$[1]')
+MARKS = f"""
+SELECT json_group_array(json_array(wanted.key, {MARK.format(user="wanted.user")}))
+FROM (
+    SELECT key, json_extract(value, '$[0]') AS room, json_extract(value, '$[1]') AS user FROM json_each(?)
+) AS wanted CROSS JOIN rooms AS r ON r.name = wanted.room
+"""
+# Their `target` is what `kinds.made_along` says, `previous_message` that there is none.
+INSERT_OWN = """
+INSERT INTO events (room, seq, type, user, name, key, hidden, target, previous_message, more, ts)
+SELECT
+    json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+    json_extract(value, '$[4]'), json_extract(value, '$[5]'), true, json_extract(value, '$[6]'), 0,
+    json_extract(value, '$[7]'), json_extract(value, '$[8]')
+FROM json_each(?)
+"""
+# A prefix of each log goes; in steady state one event for each that comes.
+CUT_OWN = """
+DELETE FROM events WHERE (room, seq) IN (
+    SELECT e.room, e.seq FROM json_each(?) AS log CROSS JOIN events AS e
+    ON e.room = json_extract(log.value, '$[0]') AND e.seq <= json_extract(log.value, '$[1]')
+)
+"""
+INSERT_MENTIONS = """
+INSERT OR IGNORE INTO mentions (own, room, target, seq)
+SELECT
+    json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]')
+FROM json_each(?)
+"""
+CUT_MENTIONS = """
+DELETE FROM mentions WHERE own = ?1 AND seq <= (
+    SELECT seq FROM mentions WHERE own = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2
+)
+"""
+FORGET_MENTIONS = """
+DELETE FROM mentions WHERE (own, room, target) IN (
+    SELECT m.own, m.room, m.target FROM json_each(?) AS read CROSS JOIN mentions AS m
+    ON m.own = json_extract(read.value, '$[0]') AND m.room = json_extract(read.value, '$[1]')
+        AND m.target <= json_extract(read.value, '$[2]')
+)
+"""
+FOLLOWED = "SELECT level, inviter FROM follows WHERE own = ? AND room = ?"
+FOLLOWING = "SELECT count(*), count(inviter) FROM follows WHERE own = ?"
+FOLLOW = """
+INSERT INTO follows (own, room, level, inviter) VALUES (?, ?, ?, ?)
+ON CONFLICT (own, room) DO UPDATE SET level = excluded.level, inviter = excluded.inviter
+"""
+UNFOLLOW = "DELETE FROM follows WHERE own = ? AND room = ?"
+# A guest's mark lapses; one that there is does so when it did.
+SETTLE = """
+INSERT INTO marks (room, user, seq, lapses)
+SELECT room, user, max(seq), CASE WHEN user >= 'guest-' AND user < 'guest.' THEN :lapse END
+FROM events
+WHERE room = :room AND seq > coalesce((SELECT seq FROM settled WHERE room = :room), 0) AND seq <= :head
+    AND type = 'message' AND "on" IS NULL
+GROUP BY user
+ON CONFLICT (room, user) DO UPDATE SET seq = max(seq, excluded.seq)
+"""
+SETTLED = """
+INSERT INTO settled (room, seq) VALUES (?, ?) ON CONFLICT (room) DO UPDATE SET seq = excluded.seq
 """
 SET_MARKS = """
 INSERT INTO marks (room, user, seq, lapses)
@@ -93,11 +150,11 @@ REVOKE = "INSERT INTO revocations (jti) SELECT ? WHERE NOT EXISTS (SELECT 1 FROM
 
 
 class Head:
-    """Where a room stands: the row's `id`, its last `seq`, the seq of its last message (0: none), its last `ts`, and
-    how many `others` than messages it has.
+    """Where a room stands: the row's `id`, its last `seq`, the seq of its last message (0: none), its last `ts`, how
+    many `others` than messages it has, and the seq from which on its messages are to be settled.
     """
 
-    __slots__ = ("id", "message", "others", "seq", "ts")
+    __slots__ = ("id", "message", "others", "seq", "settle_at", "ts")
 
     def __init__(self, id: int, seq: int, message: int, ts: int, others: int) -> None:
         self.id = id
@@ -105,6 +162,21 @@ class Head:
         self.message = message
         self.ts = ts
         self.others = others
+        # Not at the same seq in all rooms: what is sent to each of many comes to it in one batch.
+        self.settle_at = seq + own.SETTLED - (seq + id) % own.SETTLED
+
+
+class OwnRows:
+    """What a batch writes to logs of one's own, gathered for few statements."""
+
+    __slots__ = ("cuts", "events", "looks", "mentions", "read")
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []  # as INSERT_OWN wants them
+        self.cuts: dict[int, int] = {}  # by log, up to which seq its events go
+        self.mentions: list[tuple[int, int, int, int]] = []
+        self.read: list[tuple[int, int, int]] = []  # own log, room, mark: the mentions that were read
+        self.looks: list[int] = []  # logs that may have too many mentions
 
 
 class Writer(Connected):
@@ -135,7 +207,7 @@ class Writer(Connected):
     def append(self, batch: Sequence[Entry], limit: int | None = None) -> list[Outcome]:
         """As `Log.append` says. LogUnavailable if SQLite could not: then nothing of `batch` was written."""
         with self._writing():
-            batch = batch[:limit]  # one step for the GIL: the loop may add to it at any time
+            batch = portion(batch[:limit], limit)  # a copy in one step for the GIL: the loop may add to it at any time
             try:
                 return self._append(batch)
             except DATA_ERRORS:
@@ -223,7 +295,7 @@ class Writer(Connected):
 
     def _fits_one_statement(self, batch: Sequence[Entry]) -> bool:
         """Whether these messages are few enough, and their rooms are there."""
-        if len(batch) > SIZES[-1]:
+        if len(batch) > SIZES[-1] or any(entry.mentions for entry in batch):
             return False
         rooms = {entry.room for entry in batch}
         if self._shared or not rooms <= self._heads.keys():
@@ -236,15 +308,30 @@ class Writer(Connected):
         values: list[Any] = []
         outcomes: list[Outcome] = []
         try:
+            due: list[Head] = []
             for entry in batch:
                 head = heads[entry.room]
                 _number(head, entry, now, values)
                 outcomes.append(Appended(head.seq, head.ts, head.seq - head.others))
-            self._insert(values)
+                if head.seq == head.settle_at:
+                    due.append(head)
+            if due:
+                with transaction(self.db, "BEGIN IMMEDIATE"):
+                    self._insert(values)
+                    self._settle(due)
+            else:
+                self._insert(values)
         except BaseException:
             heads.clear()  # they have moved on, the log has not
             raise
         return outcomes
+
+    def _settle(self, due: Iterable[Head]) -> None:
+        """Let the messages of these rooms move their senders' marks in `marks`."""
+        for head in due:
+            self.db.execute(SETTLE, {"room": head.id, "head": head.seq, "lapse": sweeping.lapse()})
+            self.db.execute(SETTLED, (head.id, head.seq))
+            head.settle_at = head.seq + own.SETTLED - (head.seq + head.id) % own.SETTLED
 
     def _insert(self, values: list[Any]) -> None:
         """Insert any number of rows, given as one flat list."""
@@ -291,26 +378,43 @@ class Writer(Connected):
         but a `message` or a `read`.
         """
         now = int(time.time() * 1000)
-        self._load_heads({entry.room for entry in batch})
+        self._load_heads({room for entry in batch for room in rooms_of(entry)})
         firsts = self._load_firsts(batch) if look_up else {}
         marks = self._load_marks(batch)
         moved: dict[tuple[int, str], tuple[int, int | None]] = {}
         values: list[Any] = []  # the rows that are not inserted yet
         others: list[tuple[int, int, int]] = []
+        owns = OwnRows()
+        due: dict[Head, None] = {}
         outcomes: list[Outcome] = []
         for entry in batch:
             if entry.type == "read":
-                outcomes.append(self._read_mark(entry, marks, moved, now))
+                outcomes.append(self._read_mark(entry, marks, moved, owns, now))
                 continue
             name = (entry.room, entry.user, entry.key)
             first = firsts.get(name)
             if first is not None:
                 outcomes.append(Appended(*first, duplicate=True))
                 continue
+            along: Sequence[Along] = ()
             if entry.type == "message":
                 head = self._head(entry.room)
                 _number(head, entry, now, values)
                 n = head.seq - head.others
+                pair = (entry.room, entry.user)
+                if entry.on is None and pair in marks:
+                    marks[pair] = head.seq
+                if entry.mentions:
+                    self.db.execute(INSERT_NAMING, (*values[-WIDTH:], more_of(entry)))
+                    del values[-WIDTH:]
+                    along = [self._add_own(made, owns, now) for made in made_along(entry, head.seq)]
+                    owns.mentions += [(self._heads[made.room].id, head.id, head.seq, seq) for made, seq, _ in along]
+            elif entry.type in OWN:
+                outcome = self._follow(entry, owns, now)
+                if isinstance(outcome, Appended) and outcome.changed:
+                    firsts[name] = (outcome.seq, outcome.ts)
+                outcomes.append(outcome)
+                continue
             else:
                 if values:
                     self._insert(values)
@@ -325,8 +429,10 @@ class Writer(Connected):
                 others.append((head.id, head.seq, head.others))
                 n = 0
                 self._amend(entry, head)
+            if head.seq >= head.settle_at:
+                due[head] = None
             firsts[name] = (head.seq, head.ts)
-            outcomes.append(Appended(head.seq, head.ts, n))
+            outcomes.append(Appended(head.seq, head.ts, n, along=along))
         if values:
             self._insert(values)
         if others:
@@ -334,7 +440,56 @@ class Writer(Connected):
         if moved:
             rows = [(*mark, *place) for mark, place in moved.items()]
             self.db.execute(SET_MARKS, (_json(rows),))
+        self._write_own(owns)
+        self._settle(due)
         return outcomes
+
+    def _add_own(self, entry: Entry, owns: OwnRows, now: int) -> Along:
+        """Number an event of a log of one's own; `_write_own` writes it."""
+        head = self._head(entry.room)
+        head.seq = seq = head.seq + 1
+        head.ts = ts = max(head.ts, now)
+        key = entry.key or f"@{seq}"
+        owns.events.append((head.id, seq, entry.type, entry.user, entry.name, key, entry.target, more_of(entry), ts))
+        if seq > own.KEPT:
+            owns.cuts[head.id] = seq - own.KEPT
+        if entry.type == "mentioned" and not seq % own.MENTIONS_LOOK:
+            owns.looks.append(head.id)
+        return entry, seq, ts
+
+    def _write_own(self, owns: OwnRows) -> None:
+        execute = self.db.execute
+        if owns.events:
+            execute(INSERT_OWN, (_json(owns.events),))
+        if owns.cuts:
+            execute(CUT_OWN, (_json(list(owns.cuts.items())),))
+        if owns.read:
+            execute(FORGET_MENTIONS, (_json(owns.read),))
+        if owns.mentions:
+            execute(INSERT_MENTIONS, (_json(owns.mentions),))
+        for id in owns.looks:
+            execute(CUT_MENTIONS, (id, own.MENTIONS))
+
+    def _follow(self, entry: Entry, owns: OwnRows, now: int) -> Outcome:
+        """A `followed` or `unfollowed`."""
+        execute = self.db.execute
+        place = self._head(entry.room).id, self._head(entry.about).id
+        found = execute(FOLLOWED, place).fetchone()
+        if entry.type == "unfollowed":
+            if found is None:
+                return Appended(0, now, changed=False)
+            execute(UNFOLLOW, place)
+        else:
+            inviter = None if entry.room == own.room_of(entry.user) else entry.user
+            if found is None:
+                error = unwanted(entry, *execute(FOLLOWING, place[:1]).fetchone())
+                if error is not None:
+                    return error
+            elif inviter is not None or found == (entry.level, None):
+                return Appended(0, now, changed=False)
+            execute(FOLLOW, (*place, entry.level, inviter))
+        _, seq, ts = self._add_own(entry, owns, now)
+        return Appended(seq, ts)
 
     def _load_heads(self, rooms: set[str]) -> None:
         """Bring `_heads` up to date for those of `rooms` that are there."""
@@ -354,8 +509,12 @@ class Writer(Connected):
         return {wanted[place]: (seq, ts) for place, seq, ts in self._array(FIRSTS, wanted)}
 
     def _load_marks(self, batch: Sequence[Entry]) -> dict[Mark, int]:
-        wanted = list({(entry.room, entry.user) for entry in batch if entry.type == "read"})
-        return {wanted[place]: seq for place, seq in self._array(MARKS, wanted)} if wanted else {}
+        """The marks of all who read in this batch; 0: none."""
+        marks = {(entry.room, entry.user): 0 for entry in batch if entry.type == "read"}
+        if marks:
+            wanted = list(marks)
+            marks.update((wanted[place], seq) for place, seq in self._array(MARKS, wanted))
+        return marks
 
     def _array(self, query: str, parameter: list[Any]) -> list[list[Any]]:
         """The rows of `query`, which makes one JSON array of them: one step instead of one for each row."""
@@ -376,19 +535,22 @@ class Writer(Connected):
         entry: Entry,
         marks: dict[Mark, int],
         moved: dict[tuple[int, str], tuple[int, int | None]],
+        owns: OwnRows,
         now: int,
     ) -> Appended:
         head = self._heads.get(entry.room)
         if head is None:
             return Appended(0, now, changed=False)
         pair = (entry.room, entry.user)
-        mark = marks.get(pair, 0)
+        mark = marks[pair]
         seq = min(entry.seq or 0, head.seq)
         if seq <= mark:
             return Appended(mark, now, changed=False)
         marks[pair] = seq
         moved[head.id, entry.user] = seq, sweeping.lapse() if entry.lapses else None
-        return Appended(seq, now)
+        along = [self._add_own(made, owns, now) for made in made_along(entry, seq)]
+        owns.read.append((self._heads[along[0][0].room].id, head.id, seq))
+        return Appended(seq, now, along=along)
 
     def _refusal(self, entry: Entry) -> ChatError | None:
         """Why `entry` cannot be done to its target; None if it can."""
@@ -408,7 +570,7 @@ class Writer(Connected):
         if folds == "text":
             execute(AMEND, (*target, entry.text, head.ts))
         elif folds == "erasure":
-            execute("UPDATE events SET text = NULL, meta = NULL WHERE room = ? AND seq = ?", target)
+            execute("UPDATE events SET text = NULL, meta = NULL, more = NULL WHERE room = ? AND seq = ?", target)
             if execute("UPDATE amendments SET text = NULL WHERE room = ? AND target = ?", target).rowcount:
                 self._erasable -= sqlite_sweeper.erase_edits(self.db, *target, self._erasable)
             execute("DELETE FROM reactions WHERE room = ? AND target = ?", target)

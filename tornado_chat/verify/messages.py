@@ -67,6 +67,8 @@ ERROR_STATUSES = {
 
 HISTORY_MAX = 200
 PRESENT_MAX = 200
+MENTIONS_MAX = 50
+LEVELS = ("everything", "mentions", "nothing")
 META_BYTES, META_LEVELS = 2048, 64
 
 
@@ -141,6 +143,30 @@ def _is_users(value: Any) -> bool:
     return len({one["user"] for one in value}) == len(value)
 
 
+def _is_mentions(value: Any) -> bool:
+    """A list of ids, each once; not empty."""
+    if type(value) is not list or not 1 <= len(value) <= MENTIONS_MAX or not all(map(_ID.holds, value)):
+        return False
+    return len(set(value)) == len(value)
+
+
+def _is_state(value: Any) -> bool:
+    """The rooms that somebody follows, each once, with numbers that agree."""
+    rooms = value.get("rooms") if type(value) is dict else None
+    if type(rooms) is not list or not all(type(one) is dict and _is_followed(one) for one in rooms):
+        return False
+    return len({one["room"] for one in rooms}) == len(rooms)
+
+
+def _is_followed(room: Data) -> bool:
+    names = ("head", "messages", "read", "unread", "mentions")
+    if not all(_CURSOR.holds(room.get(name)) for name in names) or not _LEVEL.holds(room.get("level")):
+        return False
+    head, messages, read, unread, mentions = (room[name] for name in names)
+    sound = read <= head and messages <= head and mentions <= unread <= min(messages, head - read)
+    return sound and _ROOM.holds(room.get("room")) and ("by" not in room or _ID.holds(room["by"]))
+
+
 def _is_reactions(value: Any) -> bool:
     """From each emoji to the list of those who gave it, each once."""
     return type(value) is dict and all(
@@ -189,8 +215,11 @@ _PRESENT = Field(
 
 _EVENTS = Field("a list of objects", lambda value: type(value) is list and all(type(one) is dict for one in value))
 
+_LEVEL = Field(f"one of {', '.join(LEVELS)}", lambda value: type(value) is str and value in LEVELS)
+
 _USER = {"user": _ID, "name": _ID}
 _ROOM_EVENT = {"room": _ROOM, "seq": _SEQ}
+_OWN_EVENT = {"room": Field("~", lambda value: value == "~"), "seq": _SEQ, "about": _ROOM}
 
 FIELDS: Mapping[str, Mapping[str, Field]] = {
     "welcome": {
@@ -202,7 +231,15 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "limits": Field("an object with frame_bytes, text_chars, send_rate and send_burst", _is_limits),
         "ping_interval": Field("a number above 0", lambda value: _is_number(value) and value > 0),
     },
-    "joined": {"id?": _ID, "room": _ROOM, "head": _CURSOR, "cursor": _CURSOR, "read": _CURSOR, "epoch": _string()},
+    "joined": {
+        "id?": _ID,
+        "room": _ROOM,
+        "head": _CURSOR,
+        "cursor": _CURSOR,
+        "read": _CURSOR,
+        "epoch": _string(),
+        "state?": Field("an object with rooms", _is_state),
+    },
     "synced": {"room": _ROOM, "seq": _CURSOR},
     "behind": {"room": _ROOM, "seq": _CURSOR, "head": _CURSOR},
     "left": {"id?": _ID, "room": _ROOM},
@@ -216,10 +253,15 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "id?": _ID,
         "reply_to?": _SEQ,
         "meta?": _META,
+        "mentions?": Field(f"a list of at most {MENTIONS_MAX} ids, each once", _is_mentions),
     },
     "edited": {**_ROOM_EVENT, "target": _SEQ, "user": _ID, "text?": _TEXT, "deleted?": _TRUE, "ts": _TIME},
     "deleted": {**_ROOM_EVENT, "target": _SEQ, "user": _ID, "ts": _TIME},
     "reacted": {**_ROOM_EVENT, "target": _SEQ, "user": _ID, "emoji": _EMOJI, "on": _FLAG, "ts": _TIME},
+    "followed": {**_OWN_EVENT, "level": _LEVEL, "by?": _ID, "user": _ID, "ts": _TIME},
+    "unfollowed": {**_OWN_EVENT, "user": _ID, "ts": _TIME},
+    "marked": {**_OWN_EVENT, "read": _SEQ, "user": _ID, "ts": _TIME},
+    "mentioned": {**_OWN_EVENT, "target": _SEQ, **_USER, "ts": _TIME},
     "ack": {"id": _ID, "room": _ROOM, "seq?": _SEQ, "ts?": _TIME, "duplicate?": _TRUE},
     "history": {
         "id?": _ID,

@@ -25,8 +25,10 @@ from tornado_chat.wire.commands import (
     Command,
     Delete,
     Edit,
+    Follow,
     History,
     Id,
+    Invite,
     Join,
     Leave,
     Presence,
@@ -35,6 +37,7 @@ from tornado_chat.wire.commands import (
     RoomName,
     Send,
     Seq,
+    Unfollow,
     Unparsed,
     commands_of,
     decode,
@@ -63,8 +66,8 @@ class Written(Struct):
     id: str
 
 
-class Marked(Struct, omit_defaults=True):
-    """The read mark stands there, or further on."""
+class Applied(Struct, omit_defaults=True):
+    """It is so now: the read mark stands there, or further on; the room is followed, or not."""
 
     room: str
     id: str | None = None
@@ -131,7 +134,7 @@ def _publish(exchange: Exchange, command: Publishing | Read, status: HTTPStatus 
             written = Written(reply.room, reply.seq, reply.ts, reply.id)
             exchange.answer_object(HTTPStatus.OK if reply.duplicate else status, written)
         elif reply is None or isinstance(reply, replies.Ack):
-            exchange.answer_object(HTTPStatus.OK, Marked(command.room, command.id))
+            exchange.answer_object(HTTPStatus.OK, Applied(command.room, command.id))
         else:
             _refuse(exchange, reply)
 
@@ -199,6 +202,7 @@ def message(exchange: Exchange, asked: OneMessage) -> None:
 
 ROOM = "/v1/rooms/{room}"
 MESSAGE = ROOM + "/messages/{seq}"
+ME = "/v1/me"
 REACTION = MESSAGE + "/reactions/{emoji}"
 
 ENDPOINTS = (
@@ -282,7 +286,34 @@ ENDPOINTS = (
         _publish,
         summary="Move one's read mark",
         asks=Read,
-        answers={200: Marked},
+        answers={200: Applied},
+        token="needed",
+    ),
+    Endpoint(
+        "PUT",
+        ME + "/rooms/{room}",
+        _publish,
+        summary="Follow a room, or follow it otherwise",
+        asks=Follow,
+        answers={200: Applied},
+        token="needed",
+    ),
+    Endpoint(
+        "DELETE",
+        ME + "/rooms/{room}",
+        _publish,
+        summary="Follow a room no more",
+        asks=Unfollow,
+        answers={200: Applied},
+        token="needed",
+    ),
+    Endpoint(
+        "POST",
+        ME + "/invitations",
+        _publish,
+        summary="Invite somebody to a room",
+        asks=Invite,
+        answers={200: Applied},
         token="needed",
     ),
     Endpoint(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, defstruct
 
 from tornado_chat.wire import replies
+from tornado_chat.wire.commands import Level
 
 Time = Annotated[int, Meta(description="ms since 1970")]
 Target = Annotated[int, Meta(description="the seq of the message that it is about")]
@@ -23,6 +24,10 @@ class _Event(Struct, kw_only=True, tag_field="type", tag=str.lower, omit_default
     user: str
 
 
+class _Own(_Event, kw_only=True):
+    about: Annotated[str, Meta(description="the room that it is about")]
+
+
 class Message(_Event, kw_only=True):
     """A message: it has `text`, or `deleted` if it was deleted before one came by."""
 
@@ -34,6 +39,7 @@ class Message(_Event, kw_only=True):
     id: str | None = None
     reply_to: int | None = None
     meta: MetaObject | None = None
+    mentions: Annotated[list[str], Meta(description="ids of the users that it names")] | None = None
 
 
 class Edited(_Event, kw_only=True):
@@ -61,7 +67,36 @@ class Reacted(_Event, kw_only=True):
     ts: Time
 
 
-AnEvent = Message | Edited | Deleted | Reacted
+class Followed(_Own, kw_only=True):
+    """One follows the room, in one of one's own words, or because another user (`by`) has invited one."""
+
+    level: Level
+    by: str | None = None
+    ts: Time
+
+
+class Unfollowed(_Own, kw_only=True):
+    """One follows the room no more."""
+
+    ts: Time
+
+
+class Marked(_Own, kw_only=True):
+    """One has read the room up to `read`."""
+
+    read: int
+    ts: Time
+
+
+class Mentioned(_Own, kw_only=True):
+    """A message of a user names one."""
+
+    target: Target
+    name: str
+    ts: Time
+
+
+AnEvent = Message | Edited | Deleted | Reacted | Followed | Unfollowed | Marked | Mentioned
 
 
 class MessageNow(Message, kw_only=True, tag="message"):

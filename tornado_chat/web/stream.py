@@ -13,13 +13,14 @@ from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.event_stream import CursorStream, EventStream, random_retry
 from tornado_chat.live.stream_session import StreamSession
+from tornado_chat.log import own
 from tornado_chat.web.endpoint import EVENTS_TYPE, Endpoint
 from tornado_chat.web.event_schemas import OnStream
 from tornado_chat.web.exchange import Exchange
 from tornado_chat.web.gate import Arguments, Gate
 from tornado_chat.web.handover import begin_session
 from tornado_chat.wire import event_stream
-from tornado_chat.wire.commands import Cursor, Flag, Join, Last, RoomName, read
+from tornado_chat.wire.commands import AnyRoom, Cursor, Flag, Join, Last, read
 from tornado_chat.wire.event_stream import StreamEncoding
 
 ROOMS = 100
@@ -46,7 +47,7 @@ class _Resuming(Struct, kw_only=True, frozen=True):
 class OneRoom(_Resuming, frozen=True):
     """Of `GET /v1/rooms/{room}/events`."""
 
-    room: RoomName
+    room: AnyRoom
     after: Cursor | None = None
     last: Last | None = None
 
@@ -148,7 +149,7 @@ def _admit(
     identity, token = gate.identify(headers, (), arguments)
     joins = _joins(asked, _ids(headers, arguments), gate.settings.text_chars)
     only = joins[0] if len(joins) == 1 else None
-    if only is not None and not identity.may_enter(only.room):
+    if only is not None and only.room != own.NAME and not identity.may_enter(only.room):
         raise ChatError(ErrorCode.FORBIDDEN, f"your token does not let you into {only.room}: ask for one that does")
     if version == "HTTP/1.0":
         framing = event_stream.PLAIN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from math import isfinite
-from typing import Annotated, Any, TypeGuard, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar, get_args
 
 import orjson
 from msgspec import Meta, Raw, Struct, ValidationError, convert, defstruct, field
@@ -16,6 +16,7 @@ from tornado_chat.wire.codec import JSON, MSGPACK, Codec, MapWithOtherKeys, faul
 SEQ_MAX = 2**63 - 1
 ID_CHARS = 64
 NAME_CHARS = 64
+MENTIONS_MAX = 50
 EMOJI_CHARS = 32
 LAST_MAX = 500
 HISTORY_MAX = 200
@@ -29,6 +30,7 @@ META_DEPTH = 64
 """Levels of `meta`: the encoders of clients and of this server stop at some depth (orjson: 254)."""
 
 ROOM_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}\Z"
+ANY_ROOM_PATTERN = r"^(?:~|[a-z0-9][a-z0-9._-]{0,63})\Z"
 
 # The descriptions are what the client reads in the error.
 RoomName = Annotated[
@@ -36,6 +38,14 @@ RoomName = Annotated[
     Meta(
         pattern=ROOM_PATTERN,
         description="1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit",
+        examples=["lobby"],
+    ),
+]
+AnyRoom = Annotated[
+    str,
+    Meta(
+        pattern=ANY_ROOM_PATTERN,
+        description="1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit; or ~, the log of one's own",
         examples=["lobby"],
     ),
 ]
@@ -73,6 +83,22 @@ MetaObject = Annotated[
 ]
 
 
+UserId = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=NAME_CHARS,
+        description=f"a user id, a string of 1 to {NAME_CHARS} printable characters",
+    ),
+]
+Mentions = Annotated[
+    list[UserId], Meta(max_length=MENTIONS_MAX, description=f"an array of at most {MENTIONS_MAX} user ids")
+]
+Level = Annotated[
+    Literal["everything", "mentions", "nothing"], Meta(description="one of everything, mentions, nothing")
+]
+
+
 class Actor(Struct, kw_only=True, frozen=True, gc=False):
     """The user for whom a backend publishes; without `name` they are called by their id."""
 
@@ -100,13 +126,13 @@ class _Acting(_Base, kw_only=True, frozen=True):
 
 
 class Join(_Base, frozen=True):
-    room: RoomName
+    room: AnyRoom
     after: Cursor | None = None
     last: Last | None = None
 
 
 class Leave(_Base, frozen=True):
-    room: RoomName
+    room: AnyRoom
 
 
 class Send(_Acting, frozen=True):
@@ -114,6 +140,8 @@ class Send(_Acting, frozen=True):
     text: Text
     reply_to: Seq | None = None
     meta: MetaObject | None = None
+    mentions: Mentions | None = None
+    mark: Flag = True
 
 
 class Edit(_Acting, frozen=True):
@@ -145,6 +173,20 @@ class Read(_Acting, frozen=True):
     seq: Cursor
 
 
+class Follow(_Acting, frozen=True):
+    room: RoomName
+    level: Level
+
+
+class Unfollow(_Acting, frozen=True):
+    room: RoomName
+
+
+class Invite(_Acting, frozen=True):
+    room: RoomName
+    user: UserId
+
+
 class Typing(_Base, frozen=True):
     room: RoomName
     on: Flag
@@ -158,7 +200,9 @@ class Ping(_Base, frozen=True):
     pass
 
 
-Command = Join | Leave | Send | Edit | Delete | React | History | Read | Typing | Presence | Ping
+Command = (
+    Join | Leave | Send | Edit | Delete | React | History | Read | Follow | Unfollow | Invite | Typing | Presence | Ping
+)
 
 S = TypeVar("S", bound=Struct)
 
@@ -298,13 +342,19 @@ def _checked(command: C, text_chars: int) -> C:
         if len(text) > text_chars:
             raise _bad(f"text: must be {describe(Text, text_chars)}; got {_kind(text)}")
         _check_string("text", text)
-        if isinstance(command, Send) and command.meta is not None:
-            _check_meta(command.meta)
+        if isinstance(command, Send):
+            if command.meta is not None:
+                _check_meta(command.meta)
+            if command.mentions is not None:
+                for user in command.mentions:
+                    check_printable("mentions", user)
     elif isinstance(command, Join):
         if command.after is not None and command.last is not None:
             raise _bad("after, last: give one of the two, or neither")
     elif isinstance(command, React):
         _check_string("emoji", command.emoji)
+    elif isinstance(command, Invite):
+        check_printable("user", command.user)
     if isinstance(command, _Acting) and command.as_ is not None:
         check_printable("as.user", command.as_.user)
         if command.as_.name is not None:

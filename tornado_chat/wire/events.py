@@ -45,7 +45,7 @@ class Event:
         return added
 
     def erase(self) -> None:
-        """Forget text and meta, as a `deleted` asks: whoever comes by later gets `deleted: true` and no `text`."""
-        self.data = {key: value for key, value in self.data.items() if key not in ("text", "meta")}
+        """Forget what was said, as a `deleted` asks: whoever comes by later gets `deleted: true` and no `text`."""
+        self.data = {key: value for key, value in self.data.items() if key not in ("text", "meta", "mentions")}
         self.data["deleted"] = True
         self.frames = {}

@@ -41,6 +41,27 @@ class Welcome(_Reply, kw_only=True):
     ping_interval: float
 
 
+class FollowedRoom(Struct, omit_defaults=True, gc=False):
+    """A room that one follows: its `messages` are so many, `unread` of them are behind `read`, one's mark, and
+    `mentions` of these name one. `by`: who has invited one, while one has not said anything about it.
+    """
+
+    room: str
+    level: str
+    head: int
+    messages: int
+    read: int
+    unread: int
+    mentions: int
+    by: str | None = None
+
+
+class OwnState(Struct, gc=False):
+    """What one's own log leads to, as of the `cursor` that it comes with."""
+
+    rooms: list[FollowedRoom]
+
+
 class Joined(_Reply, kw_only=True):
     id: str | None = None
     room: str
@@ -48,6 +69,7 @@ class Joined(_Reply, kw_only=True):
     cursor: int
     read: int
     epoch: str
+    state: OwnState | None = None
 
 
 class Synced(_Reply, kw_only=True):

@@ -126,7 +126,7 @@ def test_processes_that_migrate_an_empty_database_together_make_it_once(database
     lines = together(MIGRATE, database)
     assert sum("was empty" in line for line in lines) == 1
     assert len(sql(database, "SELECT value FROM meta WHERE name = 'epoch'")) == 1
-    assert migrate(database) == ("0003", "0003")
+    assert migrate(database) == ("0006", "0006")
 
 
 @pytest.mark.parametrize("revision", ["0001", "0002"])
@@ -142,7 +142,7 @@ def test_an_old_database_is_refused_until_it_is_migrated(database: str, revision
     assert "\n" not in line
     assert password_of(database) not in line
     assert tables(database) == before
-    assert migrate(database) == (revision, "0003")
+    assert migrate(database) == (revision, "0006")
     assert tables(database) == new
     assert asyncio.run(kept(database)) == epoch
 
@@ -180,7 +180,7 @@ def test_a_database_of_a_newer_version_is_refused(database: str) -> None:
     (line,) = refusals(database)
     assert "revision 9999" in line
     assert "install the version that wrote it" in line
-    sql(database, "UPDATE alembic_version SET version_num = '0003'")
+    sql(database, "UPDATE alembic_version SET version_num = '0006'")
     assert asyncio.run(kept(database)) == epoch
 
 
@@ -211,12 +211,12 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(database: str, mon
         migrate(database)
     monkeypatch.undo()
     assert tables(database) == before
-    assert migrate(database) == ("0001", "0003")
+    assert migrate(database) == ("0001", "0006")
     assert asyncio.run(kept(database)) == epoch
 
 
 def test_the_revisions_of_both_databases_are_the_same() -> None:
-    assert list(schema.revisions("sqlite")) == list(schema.revisions("postgresql")) == ["0001", "0002", "0003"]
+    assert list(schema.revisions("sqlite")) == list(schema.revisions("postgresql")) == ["0001", "0002", "0003", "0006"]
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,10 @@ def age(database: str, revision: str = "0001") -> None:
             _script(database, "0002").partition("-- Forgets")[0],
             "CREATE FUNCTION revoke_session" + _script(database, "0002").partition("FUNCTION revoke_session")[2],
         ]
+    undone += ["DROP TABLE growing", "DROP TABLE growing_parts"]
+    if not database.startswith("sqlite:"):
+        functions = ("clock_ms", "text_of_growing", "claim_growing", "finishable", "checkpoint_growing")
+        undone += [f"DROP FUNCTION {name}" for name in functions]
     sql(database, *undone, f"UPDATE alembic_version SET version_num = '{revision}'")
     if revision == "0001":
         sql(database, "DROP TABLE revocations")

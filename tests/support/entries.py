@@ -9,7 +9,9 @@ import orjson
 
 from tornado_chat.errors import ChatError
 from tornado_chat.log import Appended, Entry, Log
+from tornado_chat.log.growing import Begin, Finish
 from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.commands import Reason
 from tornado_chat.wire.events import Data
 
 MIB = 1 << 20
@@ -44,6 +46,28 @@ def read_mark(seq: int, user: str = "alice", room: str = "lobby") -> Entry:
 
 def guests_mark(seq: int, user: str, room: str = "lobby") -> Entry:
     return Entry("read", room, user, user.title(), seq=seq, lapses=True)
+
+
+def begun(id: str = "re:1", user: str = "bot", room: str = "lobby", home: str = "here", **more: Any) -> Begin:
+    return Begin(room, user, user.title(), id=id, home=home, **more)
+
+
+def finished(
+    target: int,
+    text: str,
+    user: str = "bot",
+    room: str = "lobby",
+    *,
+    key: str = "",
+    reason: Reason = "done",
+    gen: int = 1,
+    home: str = "here",
+    **more: Any,
+) -> Finish:
+    key = key or f"hidden-{next(numbers)}"
+    return Finish(
+        room, user, user.title(), key=key, target=target, text=text, reason=reason, gen=gen, home=home, **more
+    )
 
 
 async def append(log: Log, *batch: Entry) -> list[Appended]:

@@ -25,7 +25,7 @@ from msgspec import Meta
 
 from tornado_chat.broker import Change, Receiver
 from tornado_chat.wire.codec import JSON, Encoded
-from tornado_chat.wire.commands import ID_CHARS, NAME_CHARS, SEQ_MAX, Cursor, Emoji, Id, Seq
+from tornado_chat.wire.commands import ID_CHARS, NAME_CHARS, SEQ_MAX, Cursor, Emoji, Id, Reason, Seq
 from tornado_chat.wire.events import Data, Event
 from tornado_chat.wire.replies import Read, Signal, Typing
 
@@ -53,7 +53,7 @@ Worker = Annotated[str, Meta(min_length=1, max_length=ID_CHARS)]
 
 
 class _Event(TypedDict, total=False):
-    type: Required[Literal["message", "edited", "deleted", "reacted"]]
+    type: Required[Literal["message", "edited", "deleted", "reacted", "finished"]]
     room: Required[str]
     seq: Required[Seq]
     user: Required[UserId]
@@ -67,6 +67,10 @@ class _Event(TypedDict, total=False):
     meta: msgspec.Raw
     emoji: Emoji
     on: bool
+    streaming: bool
+    reason: Reason
+    length: Cursor
+    crc: Annotated[int, Meta(ge=0, lt=2**32)]
 
 
 REQUIRED: dict[str, set[str]] = {
@@ -74,6 +78,7 @@ REQUIRED: dict[str, set[str]] = {
     "edited": {"target"},
     "deleted": {"target"},
     "reacted": {"target", "emoji", "on"},
+    "finished": {"target", "reason", "length"},
 }
 """The fields of each type, besides those that all events have."""
 

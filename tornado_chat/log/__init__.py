@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from tornado_chat.errors import ChatError
+from tornado_chat.log.growing import Checkpoint, Claim, Held, Open
 from tornado_chat.log.kinds import Entry, event_of
 from tornado_chat.wire.events import Data, Event
 
@@ -18,16 +19,17 @@ __all__ = ["Appended", "Entry", "Log", "Revocation", "event_of"]
 class Appended:
     """The outcome of an entry: its `seq` and `ts` (ms since 1970), the first one's if `duplicate`.
 
-    Of a `read`: `seq` is the mark as it stands now, `changed` says whether this entry moved it.
+    Of a `read`: `seq` is the mark as it stands now, `changed` says whether this entry moved it. Of a `Begin`: `claim`.
     """
 
-    __slots__ = ("changed", "duplicate", "seq", "ts")
+    __slots__ = ("changed", "claim", "duplicate", "seq", "ts")
 
     def __init__(self, seq: int, ts: int, *, duplicate: bool = False, changed: bool = True) -> None:
         self.seq = seq
         self.ts = ts
         self.duplicate = duplicate
         self.changed = changed
+        self.claim: Claim | None = None
 
 
 class Revocation:
@@ -90,6 +92,30 @@ class Log(Protocol):
 
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         """The last `limit` messages before `before`, ascending, as they are now, and whether older ones exist."""
+        ...
+
+    async def checkpoint(self, home: str, parts: Sequence[Checkpoint]) -> list[bool]:
+        """Keep what came of messages that grow in the process `home`, and that it and their authors are there.
+
+        All in one transaction. Of each whether it was kept: else it has ended, or another process has it, or its `gen`
+        is another. After LogUnavailable the same `start` is to be given again, with all that came since.
+        """
+        ...
+
+    async def stop(self, room: str, seqs: Collection[int], by: str) -> None:
+        """Note for whoever has these messages, if they still grow, that the user `by` wants them stopped."""
+        ...
+
+    async def held(self, home: str) -> list[Held]:
+        """The messages that grow in the process `home`."""
+        ...
+
+    async def open(self, room: str) -> list[Open]:
+        """The messages of the room that grow, in ascending order, with what their checkpoints hold."""
+        ...
+
+    async def lapsed(self) -> list[Open]:
+        """The first LAPSED that anybody may finish: their authors and their processes gave no sign in time."""
         ...
 
     async def revoke(self, jti: str) -> None:

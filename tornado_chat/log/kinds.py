@@ -2,11 +2,13 @@
 
 `edited`, `deleted` and `reacted` target a message: they are refused where there is none, or where it was deleted. They
 are folded into it where a message is told as it is now (`history`): the databases keep the last edit and the reactions
-that stand (`Kind.folds` says which), so that a page of history needs no events but messages.
+that stand (`Kind.folds` says which), so that a page of history needs no events but messages. `finished` targets a
+message that grew: it has that message's text (log/growing.py).
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,19 +18,20 @@ from tornado_chat.wire.codec import Encoded
 from tornado_chat.wire.commands import Delete, Edit, React, Send
 from tornado_chat.wire.events import Data, Event
 
-EventType = Literal["message", "edited", "deleted", "reacted"]
-Folds = Literal["text", "erasure", "reaction"]
+EventType = Literal["message", "edited", "deleted", "reacted", "finished"]
+Folds = Literal["text", "erasure", "reaction", "growth"]
 Publishing = Send | Edit | Delete | React
 """The commands that become events."""
 
 
 class Entry:
-    """One thing to be written: an event to be, or (`read`) a user's read mark.
+    """One thing to be written: an event to be, a message that shall grow (`begin`), or (`read`) a user's read mark.
 
     `key` names the event of (room, user) for ever: the client's `id`, or a hidden one that no client can guess.
     `id` is what readers of the event see; None for a hidden key. `seq` (of a `read`) is the mark that is asked for,
     `lapses` says that it is a guest's, which goes when it was neither moved nor asked for during 31 days.
-    A `message` or `edited` whose `text` is None was erased by a `deleted`. `meta` is JSON.
+    A `message` or `edited` whose `text` is None was erased by a `deleted`. `meta` is JSON. A message that grew has
+    `on`. Of a `finished`, `emoji` is the reason and `reply_to` the length in code points: no kind is wider for it.
     """
 
     __slots__ = (
@@ -50,7 +53,7 @@ class Entry:
 
     def __init__(
         self,
-        type: EventType | Literal["read"],
+        type: EventType | Literal["read", "begin"],
         room: str,
         user: str,
         name: str,
@@ -84,6 +87,8 @@ class Entry:
 
 def _message(entry: Entry, seq: int, ts: int) -> Data:
     data: Data = {"type": "message", "room": entry.room, "seq": seq, "user": entry.user, "name": entry.name}
+    if entry.on:
+        data["streaming"] = True
     if entry.text is None:
         data["deleted"] = True
     else:
@@ -125,11 +130,24 @@ def _reacted(entry: Entry, seq: int, ts: int) -> Data:
     }
 
 
+def _finished(entry: Entry, seq: int, ts: int) -> Data:
+    data: Data = {"type": "finished", "room": entry.room, "seq": seq, "target": entry.target, "user": entry.user}
+    data |= {"ts": ts, "reason": entry.emoji, "length": entry.reply_to}
+    if entry.text is None:
+        data["deleted"] = True
+    else:
+        data["crc"] = zlib.crc32(entry.text.encode())
+        data["text"] = entry.text
+        if entry.meta is not None:
+            data["meta"] = Encoded(entry.meta)
+    return data
+
+
 class Kind:
     """One kind of event. `command` asks for it, `data` makes what clients see of an entry with its seq and ts.
 
     `folds` is what it does to the message that it targets; None for the message itself. Only whoever wrote that message
-    may do it where `own` is true.
+    may do it where `own` is true. `command` is None where log/growing.py makes the entries.
     """
 
     __slots__ = ("command", "data", "folds", "own", "type")
@@ -137,7 +155,7 @@ class Kind:
     def __init__(
         self,
         type: EventType,
-        command: type[Publishing],
+        command: type[Publishing] | None,
         data: Callable[[Entry, int, int], Data],
         *,
         folds: Folds | None = None,
@@ -157,11 +175,14 @@ KINDS: dict[str, Kind] = {
         Kind("edited", Edit, _edited, folds="text", own=True),
         Kind("deleted", Delete, _deleted, folds="erasure", own=True),
         Kind("reacted", React, _reacted, folds="reaction"),
+        Kind("finished", None, _finished, folds="growth"),
     )
 }
 """By `type`."""
 
-BY_COMMAND = {kind.command: kind for kind in KINDS.values()}
+BY_COMMAND = {kind.command: kind for kind in KINDS.values() if kind.command is not None}
+
+_DATA = {kind.type: kind.data for kind in KINDS.values()} | {"begin": _message}
 
 
 def entry_of(command: Publishing, user: str, name: str, key: str) -> Entry:
@@ -184,11 +205,11 @@ def entry_of(command: Publishing, user: str, name: str, key: str) -> Entry:
 
 def event_of(entry: Entry, seq: int, ts: int) -> Event:
     """The event that clients see."""
-    return Event(seq, KINDS[entry.type].data(entry, seq, ts))
+    return Event(seq, _DATA[entry.type](entry, seq, ts))
 
 
 ERASING = frozenset(kind.type for kind in KINDS.values() if kind.folds == "erasure")
 """The types of events that erase the texts of their target."""
 
-EDITING = frozenset(kind.type for kind in KINDS.values() if kind.folds == "text")
+EDITING = frozenset(kind.type for kind in KINDS.values() if kind.folds in ("text", "growth"))
 """The types of events whose text is erased with that of their target."""

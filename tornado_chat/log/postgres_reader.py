@@ -44,7 +44,19 @@ WITH RECURSIVE page (seq, place) AS (
         SELECT coalesce(last_message, seq) FROM events WHERE room = $1 AND seq = page.seq - 1
     ), place + 1 FROM page WHERE page.seq > 1 AND place < $3
 )
-SELECT e.seq, e."user", e.name, e.key, e.hidden, e.text, e.reply_to, e.meta, e.ts, a.text, a.edited
+SELECT
+    e.seq, e."user", e.name, e.key, e.hidden,
+    CASE
+        WHEN e."on" IS NULL OR e.text IS NULL THEN e.text
+        WHEN e.target IS NULL THEN text_of_growing(e.room, e.seq)
+        ELSE (SELECT f.text FROM events AS f WHERE f.room = e.room AND f.seq = e.target)
+    END,
+    e.reply_to,
+    CASE
+        WHEN e.target IS NULL THEN e.meta
+        ELSE coalesce((SELECT f.meta FROM events AS f WHERE f.room = e.room AND f.seq = e.target), e.meta)
+    END,
+    e.ts, a.text, a.edited, e."on" AND e.target IS NULL
 FROM page
 CROSS JOIN LATERAL (SELECT * FROM events WHERE room = $1 AND seq = page.seq LIMIT 1) AS e
 LEFT JOIN LATERAL (SELECT * FROM amendments WHERE room = $1 AND target = page.seq LIMIT 1) AS a ON true

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from tornado_chat.errors import ChatError
-from tornado_chat.log import Appended, Entry, sweeping
+from tornado_chat.log import Appended, Entry, postgres_growing, sweeping
+from tornado_chat.log.growing import Begin, Finish
 from tornado_chat.log.postgres_schema import Connection
 from tornado_chat.log.rows import BEYOND, refusal
 from tornado_chat.log.sweeping import Mark
@@ -23,6 +25,7 @@ APPEND_ENTRIES = (
     "SELECT seq, ts, duplicate, changed, refused, target_type, target_user, target_erased "
     "FROM append_entries($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
 )
+LOCK_ROOMS = "SELECT FROM lock_rooms($1)"
 SWEEP = "SELECT sweep($1, $2, $3, $4, $5, $6)"
 
 
@@ -34,6 +37,8 @@ async def append(db: Connection, batch: Sequence[Entry]) -> list[Outcome]:
         outcomes = await _append_messages(db, batch, rooms, now)
         if outcomes is not None:
             return outcomes
+    elif any(isinstance(entry, Begin | Finish) for entry in batch):
+        return await _append_growing(db, batch, rooms, now)
     return await _append_entries(db, batch, rooms, now)
 
 
@@ -73,7 +78,7 @@ async def _append_entries(db: Connection, batch: Sequence[Entry], rooms: list[st
         now,
         rooms,
         [place_of[entry.room] for entry in batch],
-        [entry.type for entry in batch],
+        ["message" if entry.type == "begin" else entry.type for entry in batch],
         *_columns(batch),
         [entry.target for entry in batch],
         [entry.emoji for entry in batch],
@@ -87,6 +92,35 @@ async def _append_entries(db: Connection, batch: Sequence[Entry], rooms: list[st
         error = refusal(entry, None if target[0] is None else target) if refused else None
         outcomes.append(error or Appended(seq, ts, duplicate=duplicate, changed=changed))
     return outcomes
+
+
+async def _append_growing(db: Connection, batch: Sequence[Entry], rooms: list[str], now: int) -> list[Outcome]:
+    """As `_append_entries`, with messages that begin to grow or are finished among them: one after the other."""
+    outcomes: list[Outcome] = []
+    async with db.transaction():
+        await db.execute(LOCK_ROOMS, rooms)  # all at once, and in one order: what follows locks no further room
+        for grows, part in groupby(batch, lambda entry: isinstance(entry, Begin | Finish)):
+            entries = list(part)
+            if not grows:
+                outcomes += await _append_entries(db, entries, sorted({entry.room for entry in entries}), now)
+                continue
+            for entry in entries:
+                outcomes.append(await _append_one_growing(db, entry, now))
+    return outcomes
+
+
+async def _append_one_growing(db: Connection, entry: Entry, now: int) -> Outcome:
+    if isinstance(entry, Finish):
+        answer = await postgres_growing.finishable(db, entry)
+        if answer is not None:
+            return answer
+    (outcome,) = await _append_entries(db, [entry], [entry.room], now)
+    if isinstance(entry, Begin) and isinstance(outcome, Appended):
+        claim = await postgres_growing.claim(db, entry, outcome.seq, new=not outcome.duplicate)
+        if isinstance(claim, ChatError):
+            return claim
+        outcome.claim = claim
+    return outcome
 
 
 async def sweep(db: Connection, renewed: Sequence[Mark]) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, defstruct
 
 from tornado_chat.wire import replies
+from tornado_chat.wire.commands import Reason
 
 Time = Annotated[int, Meta(description="ms since 1970")]
 Target = Annotated[int, Meta(description="the seq of the message that it is about")]
@@ -27,6 +28,9 @@ class Message(_Event, kw_only=True):
     """A message: it has `text`, or `deleted` if it was deleted before one came by."""
 
     name: str
+    streaming: Annotated[Literal[True] | None, Meta(description="its text comes as it grows, or with `finished`")] = (
+        None
+    )
     text: str | None = None
     deleted: Literal[True] | None = None
     ts: Time
@@ -60,7 +64,20 @@ class Reacted(_Event, kw_only=True):
     ts: Time
 
 
-AnEvent = Message | Edited | Deleted | Reacted
+class Finished(_Event, kw_only=True):
+    """A message that grew has ended; whoever was there while it grew has the text."""
+
+    target: Target
+    ts: Time
+    reason: Reason
+    length: Annotated[int, Meta(description="of the text, in code points")]
+    deleted: Literal[True] | None = None
+    crc: Annotated[int | None, Meta(description="CRC-32 of the text in UTF-8")] = None
+    text: str | None = None
+    meta: MetaObject | None = None
+
+
+AnEvent = Message | Edited | Deleted | Reacted | Finished
 
 
 class MessageNow(Message, kw_only=True, tag="message"):

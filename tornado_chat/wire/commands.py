@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from math import isfinite
-from typing import Annotated, Any, TypeGuard, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar, get_args
 
 import orjson
 from msgspec import Meta, Raw, Struct, ValidationError, convert, defstruct, field
@@ -54,6 +54,10 @@ Seq = Annotated[int, Meta(ge=1, le=SEQ_MAX, description="a seq, an integer from 
 Cursor = Annotated[int, Meta(ge=0, le=SEQ_MAX, description="a seq, an integer from 0")]
 Last = Annotated[int, Meta(ge=0, le=LAST_MAX, description=f"an integer from 0 to {LAST_MAX}")]
 Limit = Annotated[int, Meta(ge=1, le=HISTORY_MAX, description=f"an integer from 1 to {HISTORY_MAX}")]
+Reason = Annotated[
+    Literal["done", "stopped", "error", "interrupted"],
+    Meta(description="`done`, `stopped`, `error` or `interrupted`"),
+]
 Flag = Annotated[bool, Meta(description="true or false")]
 GuestName = Annotated[
     str,

@@ -46,6 +46,6 @@ class Event:
 
     def erase(self) -> None:
         """Forget text and meta, as a `deleted` asks: whoever comes by later gets `deleted: true` and no `text`."""
-        self.data = {key: value for key, value in self.data.items() if key not in ("text", "meta")}
+        self.data = {key: value for key, value in self.data.items() if key not in ("text", "meta", "crc")}
         self.data["deleted"] = True
         self.frames = {}

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum, StrEnum
+from typing import Literal
+
+Reason = Literal["done", "stopped", "error", "interrupted"]
+"""Why a message does not grow any more."""
 
 
 class ErrorCode(StrEnum):
@@ -86,7 +90,7 @@ class Conflict(ChatError):
         stream: str | None = None,
         gen: int | None = None,
         length: int | None = None,
-        reason: str | None = None,
+        reason: Reason | None = None,
     ) -> None:
         super().__init__(ErrorCode.CONFLICT, message)
         self.stream = stream

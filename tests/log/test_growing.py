@@ -197,6 +197,8 @@ async def test_a_checkpoint_that_may_have_been_kept_is_given_again(log: Log) -> 
     assert await log.checkpoint("here", [part(1, 7, "hole")]) == [False]
     assert await log.checkpoint("here", [part(1, 6, "g", 2)]) == [False]
     assert await log.checkpoint("here", []) == []
+    assert await log.checkpoint("here", [part(1, 0, "ab")]) == [True], "nothing is left of what came behind it"
+    assert (await log.open("lobby"))[0].text == "ab"
 
 
 async def test_what_has_lapsed_can_be_finished_by_anybody(log: Log, opened: Open, database: str) -> None:

@@ -7,11 +7,10 @@ from typing import Any
 
 import orjson
 
-from tornado_chat.errors import ChatError
+from tornado_chat.errors import ChatError, Reason
 from tornado_chat.log import Appended, Entry, Log
 from tornado_chat.log.growing import Begin, Finish
 from tornado_chat.wire.codec import JSON
-from tornado_chat.wire.commands import Reason
 from tornado_chat.wire.events import Data
 
 MIB = 1 << 20

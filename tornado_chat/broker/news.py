@@ -24,8 +24,9 @@ import orjson
 from msgspec import Meta
 
 from tornado_chat.broker import Change, Receiver
+from tornado_chat.errors import Reason
 from tornado_chat.wire.codec import JSON, Encoded
-from tornado_chat.wire.commands import ID_CHARS, NAME_CHARS, SEQ_MAX, Cursor, Emoji, Id, Reason, Seq
+from tornado_chat.wire.commands import ID_CHARS, NAME_CHARS, SEQ_MAX, Cursor, Emoji, Id, Seq
 from tornado_chat.wire.events import Data, Event
 from tornado_chat.wire.replies import Read, Signal, Typing
 

@@ -7,9 +7,8 @@ commit of `finished`, which has the whole text, takes the row and the parts away
 
 from __future__ import annotations
 
-from tornado_chat.errors import ChatError, Conflict, ErrorCode
+from tornado_chat.errors import ChatError, Conflict, ErrorCode, Reason
 from tornado_chat.log.kinds import Entry
-from tornado_chat.wire.commands import Reason
 
 LEASE_SECONDS = 15.0
 """How long an author may stay away, and a process give no sign of it, before anybody may finish the message."""
@@ -57,7 +56,7 @@ class Finish(Entry):
     `lapsed`: and if neither its author nor that process has given a sign in time.
     """
 
-    __slots__ = ("gen", "home", "lapsed")
+    __slots__ = ("gen", "home", "lapsed", "reason")
 
     def __init__(
         self,
@@ -79,6 +78,7 @@ class Finish(Entry):
             "finished", room, user, name, key=key, id=id, text=text, target=target, emoji=reason, meta=meta
         )
         self.reply_to = len(text)
+        self.reason = reason
         self.gen = gen
         self.home = home
         self.lapsed = lapsed
@@ -94,7 +94,7 @@ class Claim:
     __slots__ = ("gen", "held", "length", "reason", "text")
 
     def __init__(
-        self, gen: int, length: int = 0, text: str = "", *, held: bool = False, reason: str | None = None
+        self, gen: int, length: int = 0, text: str = "", *, held: bool = False, reason: Reason | None = None
     ) -> None:
         self.gen = gen
         self.length = length
@@ -176,7 +176,7 @@ def taken_over_too_soon(room: str, seq: int, gen: int, length: int) -> Conflict:
 
 
 def unfinished(
-    entry: Finish, found: tuple[str, int | None, int | None, str | None, bool | None, str | None] | None
+    entry: Finish, found: tuple[str, int | None, int | None, str | None, bool | None, Reason | None] | None
 ) -> ChatError | None:
     """Why `entry` cannot end its target; None if it can.
 

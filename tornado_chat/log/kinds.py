@@ -211,5 +211,8 @@ def event_of(entry: Entry, seq: int, ts: int) -> Event:
 ERASING = frozenset(kind.type for kind in KINDS.values() if kind.folds == "erasure")
 """The types of events that erase the texts of their target."""
 
+ENDING = frozenset(kind.type for kind in KINDS.values() if kind.folds == "growth")
+"""The types of events that end a message that grew; members who were told its text get them without it."""
+
 EDITING = frozenset(kind.type for kind in KINDS.values() if kind.folds in ("text", "growth"))
 """The types of events whose text is erased with that of their target."""

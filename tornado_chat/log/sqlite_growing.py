@@ -45,7 +45,7 @@ LEFT JOIN events AS f ON f.room = e.room AND f.seq = e.target
 WHERE e.room = ? AND e.seq = ? AND e.type = 'message' AND e."on" = 1
 """
 CHECKPOINTED = """
-SELECT json_group_array(json_array(wanted.key, g.room)) FROM json_each(?) AS wanted
+SELECT json_group_array(json_array(wanted.key, g.room, g.length)) FROM json_each(?) AS wanted
 CROSS JOIN rooms AS r ON r.name = json_extract(wanted.value, '$[0]')
 CROSS JOIN growing AS g ON g.room = r.id AND g.seq = json_extract(wanted.value, '$[1]')
     AND g.gen = json_extract(wanted.value, '$[2]') AND g.home = ? AND g.length >= json_extract(wanted.value, '$[3]')
@@ -58,12 +58,12 @@ UPDATE growing SET
 FROM json_each(?)
 WHERE room = json_extract(value, '$[0]') AND seq = json_extract(value, '$[1]')
 """
+CUT = "DELETE FROM growing_parts WHERE room = ? AND seq = ? AND start >= ?"
 KEEP_PARTS = """
 INSERT INTO growing_parts (room, seq, start, text)
 SELECT
     json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]')
-FROM json_each(?) WHERE true
-ON CONFLICT (room, seq, start) DO UPDATE SET text = excluded.text
+FROM json_each(?)
 """
 STOP = """
 UPDATE growing SET stopped = ?, lapses = min(lapses, ?)
@@ -138,8 +138,10 @@ def checkpoint(db: sqlite3.Connection, home: str, parts: Sequence[Checkpoint]) -
     found: list[list[Any]] = orjson.loads(db.execute(CHECKPOINTED, (_json(wanted), home)).fetchone()[0])
     rows, texts = [], []
     kept = [False] * len(parts)
-    for place, room in found:
+    for place, room, length in found:
         part = parts[place]
+        if length > part.start:  # the last one was kept, and its process did not hear of it
+            db.execute(CUT, (room, part.seq, part.start))
         kept[place] = True
         rows.append((room, part.seq, part.start + len(part.text), part.linked))
         if part.text:

@@ -25,6 +25,7 @@ from tornado_chat.wire.commands import (
     Command,
     Delete,
     Edit,
+    Finish,
     History,
     Id,
     Join,
@@ -45,7 +46,7 @@ CODECS = {JSON_TYPE: JSON, MSGPACK_TYPE: MSGPACK}
 
 def _posted(command: type[Command]) -> Any:
     """`command` as a request gives it, for its description: what makes an event has an `id`."""
-    required = [("id", Id)] if command in BY_COMMAND else []
+    required = [("id", Id)] if command in BY_COMMAND or command is Finish else []
     name = command.__name__
     return defstruct(name + "Command", required, bases=(command,), kw_only=True, frozen=True, tag=name.lower())
 

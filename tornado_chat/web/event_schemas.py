@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, defstruct
 
+from tornado_chat.errors import Reason
 from tornado_chat.wire import replies
-from tornado_chat.wire.commands import Reason
 
 Time = Annotated[int, Meta(description="ms since 1970")]
 Target = Annotated[int, Meta(description="the seq of the message that it is about")]
@@ -93,6 +93,14 @@ History: Any = defstruct(
 """The answer, whose messages are told."""
 
 OnStream = (
-    replies.Welcome | replies.Joined | AnEvent | replies.Synced | replies.Signal | replies.Behind | replies.Error
+    replies.Welcome
+    | replies.Joined
+    | AnEvent
+    | replies.Synced
+    | replies.Signal
+    | replies.Growth
+    | replies.Stream
+    | replies.Behind
+    | replies.Error
 ) | replies.Closing
 """What a stream may bring."""

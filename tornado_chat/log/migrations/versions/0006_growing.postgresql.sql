@@ -141,6 +141,9 @@ BEGIN
             linked = found.linked,
             lapses = CASE WHEN found.linked AND g.stopped IS NULL THEN clock_ms() + lease ELSE g.lapses END
         FROM found WHERE g.room = found.room AND g.seq = found.seq
+    ), gone AS (
+        DELETE FROM growing_parts AS p USING found
+        WHERE p.room = found.room AND p.seq = found.seq AND p.start > found.start
     ), parts AS (
         INSERT INTO growing_parts (room, seq, start, text)
         SELECT room, seq, start, text FROM found WHERE length > 0

@@ -288,7 +288,7 @@ def test_clients_come_with_tokens_of_their_own(bench: Bench, tmp_path: Path) -> 
         load.ask("cut")
         load.connect(server, 4, first=2, path=path, tokens=written(range(6)))
         load.ask("cut")
-        with pytest.raises(BenchError, match="does not let you into room-2"):
+        with pytest.raises(BenchError, match=r"does not let you into room-[2-5]:"):
             load.connect(server, 4, first=2, path=path, tokens=written(range(1, 7)))
     with bench.load() as load, pytest.raises(BenchError, match="No such file"):
         load.connect(server, 1, path=path, tokens=tmp_path / "none.txt")

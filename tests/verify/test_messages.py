@@ -32,7 +32,7 @@ def test_every_type_and_field_of_the_page_and_no_other() -> None:
 
 
 def test_every_code_of_the_page_and_what_it_tells_a_client() -> None:
-    assert {row[0].strip("`"): row[2].startswith("repeat it") for row in table("## Errors")} == ERRORS
+    assert {row[0].strip("`"): row[3].startswith("repeat it") for row in table("## Errors")} == ERRORS
     blames = "do not repeat it"
     assert {int(row[0]): blames not in row[2] for row in table("## Close codes")} == CLOSES
     assert {int(row[0]) for row in table("## Close codes") if "retry_after_ms" in row[2]} == RETRY_CLOSES

@@ -270,6 +270,30 @@ async def test_who_hangs_up_while_a_poll_waits_is_noticed(tmp_path: Path, reset:
         assert not here.server.context.polls.waiting
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (b"", post("not all of it")[:-5]),
+        (post("not all of it")[:-9], b"text"),
+        (poll(50), request("GET", ROOM)),
+        (b"", poll(50) + request("GET", ROOM)),
+    ],
+)
+async def test_a_reset_that_comes_with_what_is_not_all_is_noticed(tmp_path: Path, first: bytes, then: bytes) -> None:
+    async with running(tmp_path) as here, HTTP(here) as http:
+        assert (await http.tell("GET", ROOM)).status == 200
+        (connection,) = here.server.http._serving
+        if first:
+            await send(http, first)
+            await eventually(lambda: connection._under_way)
+            await asyncio.sleep(0.01)
+        http.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        http.sock.send(then)
+        http.sock.close()
+        await eventually(lambda: not len(here.server.http))
+        assert not here.server.context.polls.waiting
+
+
 async def test_who_has_gone_before_the_answer_has_it_written_all_the_same(tmp_path: Path) -> None:
     async with running(tmp_path) as here, HTTP(here) as asking:
         async with HTTP(here) as http:

@@ -299,6 +299,26 @@ async def test_where_there_is_no_room_the_quietest_gives_way(tmp_path: Path, mon
         assert (await asyncio.get_running_loop().sock_recv(second, 65536)).startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.parametrize("path", ["/v1/nothing", "/healthz"])
+async def test_who_has_just_asked_is_not_the_quietest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(http_connections, "RESERVED", 2)
+    monkeypatch.setattr(http_connections, "QUIET_SECONDS", 0.0)
+    async with running(tmp_path, max_connections=2) as here, HTTP(here) as asking, HTTP(here) as quiet:
+        for http in (asking, quiet):
+            assert (await http.tell("GET", path)).status in (200, 404)
+        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n"
+        (connection, _) = here.server.http._serving
+        since = connection.since
+        await asyncio.get_running_loop().sock_sendall(asking.sock, head.encode())
+        await eventually(lambda: connection.since > since)
+        assert (await get(here, "/healthz")).status == 200
+        await asyncio.get_running_loop().sock_sendall(asking.sock, b"{}")
+        assert (await asking.answer()).status in (200, 404)
+        assert await said_by(quiet.sock) == b""
+
+
 @pytest.mark.parametrize("late", [False, True])
 async def test_a_plain_handshake_makes_no_object_of_tornados(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool

@@ -9,20 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from tornado.httputil import HTTPConnection, HTTPMessageDelegate
 from tornado.iostream import IOStream
 
+from tornado_chat.live.limits import Limits
 from tornado_chat.web.refusals import Refused
-from tornado_chat.wire.request import MAX_HEAD_BYTES, parse
-
-if TYPE_CHECKING:
-    from tornado_chat.web.exchange import Exchange
-    from tornado_chat.web.http_connections import HttpConnections
+from tornado_chat.web.request_turns import RequestTurns
+from tornado_chat.wire.request import MAX_HEAD_BYTES, Request, parse
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +38,71 @@ megabytes: a client that pipelines and reads nothing would have a hundred answer
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
 
 
+class Answering(Protocol):
+    """What takes one request as it comes and answers it: Exchange, which knows connections and is not known to them."""
+
+    def begin(self, method: str, target: str, version: str, headers: Mapping[str, str]) -> None:
+        """The head is here."""
+
+    def data_received(self, chunk: bytes) -> None:
+        """A piece of the body is here."""
+
+    def finish(self) -> None:
+        """All of it is here."""
+
+    def on_connection_close(self) -> None:
+        """The client has gone."""
+
+
+class HttpFront(Protocol):
+    """Where requests come in (app.py: Front)."""
+
+    def let_in(self, connection: HttpConnection, request: Request) -> Callable[[], None] | None:
+        """What makes the connection a line, if that is what the plain `request` asks for; Refused if it may not."""
+
+    def read(self, connection: HttpConnection, target: str) -> Answering | None:
+        """What reads and answers a plain request for `target`; None: Tornado does."""
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """What answers a request that Tornado reads."""
+
+
+class HttpConnectionOwner(Protocol):
+    """What has the connections (HttpConnections)."""
+
+    front: HttpFront
+    limits: Limits
+    loop: asyncio.AbstractEventLoop
+    turns: RequestTurns
+
+    def serves(self, connection: HttpConnection) -> bool:
+        """Whether it is still here, and was not set aside."""
+
+    def set_aside(self, connection: HttpConnection) -> None:
+        """Its request may wait for long: until `take_back` it is not quiet."""
+
+    def take_back(self, connection: HttpConnection) -> bool:
+        """Whether it was set aside."""
+
+    def make_latest(self, connection: HttpConnection) -> None:
+        """Of all connections it has been quiet for the shortest time."""
+
+    def let_go(self, connection: HttpConnection) -> None:
+        """Its socket is somebody else's."""
+
+    def cut_off(self, connection: HttpConnection) -> None:
+        """Close it, if it is still here."""
+
+    def hand_on(self, connection: HttpConnection, said: bytes) -> None:
+        """Let Tornado read and answer its requests, `said` first."""
+
+
 class _UnderWay:
     """A request that is read and answered here."""
 
     __slots__ = ("exchange", "lacking", "last", "taken", "unsent")
 
-    def __init__(self, exchange: Exchange, lacking: int, *, last: bool) -> None:
+    def __init__(self, exchange: Answering, lacking: int, *, last: bool) -> None:
         self.exchange = exchange
         self.lacking = lacking  # bytes of its body
         self.last = last  # the connection ends with its answer
@@ -72,7 +130,7 @@ class HttpConnection:
 
     protocol = "http"
 
-    def __init__(self, owner: HttpConnections, sock: socket.SocketType, peer: str, account: str | None) -> None:
+    def __init__(self, owner: HttpConnectionOwner, sock: socket.SocketType, peer: str, account: str | None) -> None:
         self.owner = owner
         self.remote_ip = peer
         self.sock = sock
@@ -111,6 +169,7 @@ class HttpConnection:
         self.asked = True
         self.since = monotonic()
         self.due = self.since + seconds
+        self.owner.make_latest(self)
 
     def wait(self, seconds: float) -> None:
         """The answer may take so long: it is not quiet meanwhile."""
@@ -168,7 +227,7 @@ class HttpConnection:
     def _hear(self) -> bool:
         """Whether it says something; if it has hung up, it goes."""
         try:
-            said = self.sock.recv(MAX_HEAD_BYTES)
+            said = self.sock.recv(MAX_HEAD_BYTES - len(self._said))
         except BlockingIOError:
             return False
         except OSError:
@@ -176,28 +235,27 @@ class HttpConnection:
         if not said:
             self.owner.cut_off(self)
             return False
-        self._said = said
+        self._said = self._said + said if self._said else said
         return True
 
     def _on_readable(self) -> None:
-        if self._said:
-            self._unlisten()  # it is read on when that has been taken
+        said, request = self._said, self._under_way
+        if len(said) == MAX_HEAD_BYTES:
+            self._unlisten()  # it is read on when something of that has been taken
+        elif not self._hear():
             return
-        if not self._hear():
-            return
-        request = self._under_way
-        if request is not None and request.lacking:
-            self._read_on(request)
         elif request is not None:
-            self._unlisten()  # it is read on when this request is answered
-        else:
+            if request.lacking:
+                self._read_on(request)
+            self.owner.loop.call_soon(self._look_again)
+        elif not said:  # else that waits for its turn already
             if not self.asked:
                 # uvloop closes a poll whose socket was reset after data, and is not to be asked for another then.
                 self._unlisten()
             self._wait_for_turn()
 
     def _look_again(self) -> None:
-        """A reset that came together with the request is not told again."""
+        """A reset that came together with the last bytes is not told again."""
         if self._under_way is not None:
             self._on_readable()
 
@@ -250,8 +308,10 @@ class HttpConnection:
         exchange.begin(request.method, request.target, "HTTP/1.1", request.headers)
         if self._under_way is under_way:
             self._read_on(under_way)
-        if self._under_way is under_way and not self._said:
+        if self._under_way is under_way:
             self._listen()
+            if under_way.lacking:
+                self.owner.loop.call_soon(self._look_again)
         return True
 
     def _read_on(self, request: _UnderWay) -> None:
@@ -325,8 +385,8 @@ class HttpConnection:
         self.owner.make_latest(self)
         self.expect_request()
         if self._said:
-            self._wait_for_turn()  # what else has come waits in the socket
-        else:
+            self._wait_for_turn()
+        if self.owner.serves(self):
             self._listen()
 
     def _refuse(self, answer: bytes) -> None:

@@ -14,20 +14,16 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httputil import HTTPConnection, HTTPMessageDelegate, HTTPServerConnectionDelegate
 
 from tornado_chat.live.limits import Limits
 from tornado_chat.metrics import Metrics
-from tornado_chat.web.http_connection import HttpConnection
+from tornado_chat.web.http_connection import HttpConnection, HttpFront
 from tornado_chat.web.request_turns import RequestTurns
 from tornado_chat.web.tornado_requests import TornadoStream
 from tornado_chat.wire.request import MAX_HEAD_BYTES
-
-if TYPE_CHECKING:
-    from tornado_chat.web.app import Front
 
 QUIET_SECONDS = 1.0
 """Where there is no room, a connection that did nothing for this long gives way to a newcomer."""
@@ -46,7 +42,7 @@ class HttpConnections(HTTPServerConnectionDelegate):
 
     def __init__(
         self,
-        front: Front,
+        front: HttpFront,
         limits: Limits,
         metrics: Metrics,
         account: Callable[[str], str | None],
@@ -129,7 +125,8 @@ class HttpConnections(HTTPServerConnectionDelegate):
 
     def make_latest(self, connection: HttpConnection) -> None:
         """Of all connections it has been quiet for the shortest time."""
-        self._serving[connection] = self._serving.pop(connection)
+        if connection in self._serving:  # else it is not quiet, or was cut off and Tornado does not know yet
+            self._serving[connection] = self._serving.pop(connection)
 
     def let_go(self, connection: HttpConnection) -> None:
         """Its socket is somebody else's."""

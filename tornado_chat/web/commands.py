@@ -211,7 +211,15 @@ ENDPOINTS = (
         body=Posted | list[Posted],
         takes=(JSON_TYPE, MSGPACK_TYPE),
         answers={
-            200: list[replies.Ack | replies.Error | event_schemas.History | replies.Presence | replies.Pong | None]
+            200: list[
+                replies.Ack
+                | replies.Error
+                | event_schemas.History
+                | replies.Presence
+                | replies.Pong
+                | replies.Stream
+                | None
+            ]
         },
     ),
     Endpoint(

@@ -19,6 +19,9 @@ from tornado_chat.live import growing, growing_messages
 from tornado_chat.live.growing import STREAM_CHARS, Growing
 from tornado_chat.live.growing_messages import OPEN_MESSAGES
 from tornado_chat.log import sqlite_growing
+from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.encodings import BARE, Encoding
+from tornado_chat.wire.events import Event
 
 
 def bearer(user: str, **claims: Any) -> dict[str, str]:
@@ -537,3 +540,46 @@ async def test_who_reads_pages_and_streams_gets_the_text_with_the_end(tmp_path: 
         page = json.loads((await AsyncHTTPClient().fetch(address, headers=bearer("ann"))).body)
         assert [event["type"] for event in page["events"]] == ["message", "finished"]
         assert page["events"][1]["text"] == "text"
+
+
+def told_by(room: growing.RoomGrowing, flushed: int, events: list[Event]) -> list[Any]:
+    """What a flush writes, in its order: the chunks and the types of the events."""
+    frames = [BARE.frame(event.data) + b"\n" for event in events]
+    signals: list[tuple[bytes, str | None]] = []
+    lines = Encoding(JSON, lambda payload: payload + b"\n")
+    chunks = room.take(flushed, events)
+    if chunks is not None:
+        chunks.put(lines, frames, signals)
+    said = [json.loads(line) for line in b"".join([*frames, *(data for data, _ in signals)]).splitlines()]
+    return [one["chunks"] if one["type"] == "appended" else one["type"] for one in said]
+
+
+async def test_a_chunk_stands_behind_its_message_and_before_its_end() -> None:
+    room = growing.RoomGrowing(asyncio.get_running_loop(), growing.Pace(), "r", lambda _: None)
+    room.open(lambda: None, lambda: 1)
+    for seq in (1, 2, 3, 9):
+        room.messages[seq] = Growing("r", seq, "bot", "Bot", f"re:{seq}", 1, "")
+        room.messages[seq].add(f"text {seq}")
+    events = [
+        Event(seq, {"type": type, "seq": seq, "target": target})
+        for seq, type, target in ((2, "message", 0), (3, "message", 0), (4, "finished", 1), (5, "finished", 2))
+    ]
+    room.want_now()
+    assert told_by(room, 1, events) == [
+        [[1, 1, 0, "text 1"]],
+        "message",
+        [[2, 1, 0, "text 2"]],
+        "message",
+        "finished",
+        "finished",
+        [[3, 1, 0, "text 3"]],
+    ]
+    assert list(room.messages) == [3, 9], "the message of the last one has not come"
+    assert told_by(room, 5, []) == []
+    room.messages[3].add("!")
+    stream = growing.snapshot(room.messages[3], 0)
+    assert (stream.text, stream.offset) == ("text 3", 0), "the next chunk continues it"
+    room.want_now()
+    assert told_by(room, 9, []) == [[[3, 1, 6, "!"], [9, 1, 0, "text 9"]]]
+    for seq in (3, 9):
+        room.remove(seq)

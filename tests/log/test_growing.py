@@ -101,8 +101,8 @@ async def test_it_begins_grows_and_ends_as_an_ordinary_message(log: Log) -> None
     assert terms(begins.claim) == (1, 0, "", False, None)
     assert not begins.duplicate
     assert await now(log, 2) == {
-        "type": "message", "room": "lobby", "seq": 2, "n": 2, "user": "bot", "name": "Bot", "streaming": True, "text": "",
-        "ts": begins.ts, "id": "re:1", "reply_to": 1, "meta": {"a": 1},
+        "type": "message", "room": "lobby", "seq": 2, "n": 2, "user": "bot", "name": "Bot",
+        "streaming": True, "text": "", "ts": begins.ts, "id": "re:1", "reply_to": 1, "meta": {"a": 1},
     }  # fmt: skip
     assert await log.checkpoint("here", [part(2, 0, "Grüße, ")]) == [True]
     assert await log.checkpoint("here", [part(2, 7, "\U0001f600")]) == [True]

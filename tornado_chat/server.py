@@ -177,7 +177,7 @@ class Server:
             "users", "Users with a connection or a spent rate limit.", lambda: len(self.limits.users.accounts)
         )
         metrics.gauge("growing_messages", "Messages that grow here.", lambda: len(self.context.growing.by_name))
-        metrics.gauge("publish_queue", "Entries that are not committed yet.", lambda: len(self.publisher.queue))
+        metrics.gauge("publish_queue", "Entries that are not committed yet.", lambda: self.publisher.queued)
 
     def _tell_user(self, user: str, told: replies.Stop) -> None:
         for line in list(self.lines.open):

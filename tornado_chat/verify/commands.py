@@ -8,6 +8,7 @@ from collections import deque
 from tornado_chat.verify.codecs import Data
 from tornado_chat.verify.findings import Finding
 from tornado_chat.verify.messages import ERRORS
+from tornado_chat.verify.own_log import OwnLog, Setting
 from tornado_chat.verify.record import promised
 from tornado_chat.verify.speaker import Speaker
 from tornado_chat.verify.witness import Witness
@@ -18,14 +19,22 @@ ACKED_KEPT = 200
 MESSAGES_KEPT = 50
 
 
+UNNUMBERED = ("read", "follow", "unfollow", "invite")
+"""Commands whose ack has no seq: no room has an event of theirs."""
+
+
 class Sent:
-    """A command that must become one event, however often it is sent."""
+    """A command that must become one event, however often it is sent, or be carried out (one of UNNUMBERED).
 
-    __slots__ = ("command", "event", "floor", "id", "room", "seq", "since", "writes")
+    `setting` is that of one that changes how a room is followed.
+    """
 
-    def __init__(self, command: Data, user: str, floor: int) -> None:
+    __slots__ = ("command", "event", "floor", "id", "room", "seq", "setting", "since", "writes")
+
+    def __init__(self, command: Data, user: str, floor: int, setting: Setting | None = None) -> None:
         self.command = command
-        self.event = promised(command, user)
+        self.event = None if command["type"] in UNNUMBERED else promised(command, user)
+        self.setting = setting
         self.id: str = command["id"]
         self.room: str = command["room"]
         self.floor = floor  # what the log had reached before it was made
@@ -61,10 +70,24 @@ class Commands:
         """`command` with an id; from now on it must be answered."""
         self._count += 1
         floor = self._device.ledger.records[command["room"]].head  # whatever anybody has heard of is in the log
-        sent = Sent(command | {"id": f"{self._device.name}.{self._count}"}, self._device.user, floor)
+        device, room = self._device, command["room"]
+        setting: Setting | None = None
+        if command["type"] in ("follow", "unfollow", "invite"):
+            by = device.user if command["type"] == "invite" else None
+            setting = Setting("everything" if by else command.get("level"), by)
+            self._set_of(command).set(room, setting)
+        sent = Sent(command | {"id": f"{device.name}.{self._count}"}, device.user, floor, setting)
         self.unanswered[sent.id] = sent
-        self._device.ledger.counts["sent"] += 1
+        if command["type"] == "read":
+            device.own.ask_mark(room, command["seq"], floor)
+        elif command.get("mark") is False:
+            device.ledger.records[room].unmarked.add((device.user, sent.id))
+        device.ledger.counts["sent"] += 1
         return sent
+
+    def _set_of(self, command: Data) -> OwnLog:
+        """Whose own log a `follow`, `unfollow` or `invite` is for."""
+        return self._device.ledger.own_log(command.get("user", self._device.user))
 
     def speak(self, command: Data) -> None:
         """Give `command` an id and send it until it is answered."""
@@ -79,6 +102,8 @@ class Commands:
     def _write(self, sent: Sent) -> None:
         if self._device.connected:
             sent.writes += 1
+            if sent.setting is not None:
+                sent.setting.writes += 1
             sent.since = time.monotonic()
             self._sending[sent.id] = sent
             self._device.rooms[sent.room].pending.append(sent.id)
@@ -88,19 +113,25 @@ class Commands:
         """The command that is acknowledged for the first time, if it is one."""
         device = self._device
         id, seq = ack["id"], ack.get("seq")
-        if seq is None or ack.get("ts") is None:
-            device.violation(Finding("ack", f"{id}: an ack without its seq or ts"), room)
+        sent = self._sending.get(id)
+        numbered = sent is None or sent.event is not None
+        if numbered is (seq is None) or (numbered and ack.get("ts") is None):
+            device.violation(Finding("ack", f"{id}: an ack with the seq {seq} and the ts {ack.get('ts')}"), room)
             return None
         finding = witness.take_ack(id, seq, ack.get("duplicate") is True)
-        sent = self._sending.get(id)
         if finding is not None:
-            device.violation(finding, room, seq)
+            device.violation(finding, room, seq or 0)
         if sent is None or sent.room != room:
             return None
         if id not in witness.pending:
             del self._sending[id]
-        self.unanswered.pop(id, None)
+        first = self.unanswered.pop(id, None) is not None
         now = time.monotonic()
+        if seq is None or sent.event is None:
+            if first:
+                device.ledger.counts["acked"] += 1
+                self._carried_out(sent)
+            return None
         if sent.seq:
             device.ledger.counts["duplicates"] += 1
             if sent.seq != seq:
@@ -119,9 +150,18 @@ class Commands:
         self._keep(sent)
         if sent.command["type"] == "send":
             self.messages.append((room, seq))
+            if sent.command.get("mark", True):
+                device.own.take_mark(room, seq)
         elif sent.command["type"] == "react" and sent.command["on"]:
             self.reactions.append(sent.command)
         return sent
+
+    def _carried_out(self, sent: Sent, *, refused: bool = False) -> None:
+        """One of UNNUMBERED was answered."""
+        if sent.setting is not None:
+            self._set_of(sent.command).take_setting(sent.room, sent.setting, refused=refused)
+        else:
+            self._device.own.take_mark(sent.room, min(sent.command["seq"], sent.floor))
 
     def _keep(self, sent: Sent) -> None:
         """A sample in which every ack so far is as likely: some are sent again long after."""
@@ -147,6 +187,9 @@ class Commands:
             del self._sending[sent.id]
         if ERRORS[code]:
             device.later(wait, lambda: self._retry(sent))
+        elif code == "too_large" and sent.command["type"] == "invite":
+            self.unanswered.pop(sent.id, None)  # others have invited the user to as many rooms as may be
+            self._carried_out(sent, refused=True)
         elif code == "not_found" and sent.command["type"] in ("edit", "react") and not sent.seq:
             self.unanswered.pop(sent.id, None)
             self._not_found.append(sent)

@@ -21,13 +21,16 @@ from tornado_chat.verify.messages import (
     CLOSES,
     ERRORS,
     EVENTS,
+    OWN,
     RETRY_CLOSES,
     TRANSIENT_STATUSES,
     malformed,
     retry_after,
 )
+from tornado_chat.verify.own_log import Known, OwnLog
 from tornado_chat.verify.poll_transport import PollTransport
 from tornado_chat.verify.questions import Questions
+from tornado_chat.verify.record import Record
 from tornado_chat.verify.socket_transport import SocketTransport
 from tornado_chat.verify.stream_transport import StreamTransport
 from tornado_chat.verify.transport import Listener, Transport
@@ -92,6 +95,7 @@ class Device:
         self._away: dict[str, float] = {}  # by room that it leaves: seconds until it joins it again
         self._cut = False
         self._resting = False  # the server has told it to come back later
+        self._back_to: int | None = None  # its own log is to be read from there, where it was begun anew
         self._failures = 0  # connections since the last that was welcomed
 
     @property
@@ -107,7 +111,7 @@ class Device:
         if self._transport is None and not self._resting:
             return "", 0, f"not connected ({self.kind})"
         for room, witness in self.rooms.items():
-            head = self.ledger.records[room].head
+            head = self._record(room).head
             if (not witness.synced and not self._resting) or witness.cursor < head:
                 state = "live" if witness.synced else "catching up" if witness.joined else "not joined"
                 return room, witness.cursor + 1, f"{state} at {witness.cursor}, while the head is {head}"
@@ -115,8 +119,22 @@ class Device:
         if unanswered:
             sent = next(iter(unanswered.values()))
             return sent.room, 0, f"{len(unanswered)} commands without an answer, the first is {sent.id}"
+        if self._back_to is not None:
+            return OWN, self._back_to + 1, "the own log is not read from there on"
         asked = self.questions.waits()
         return None if asked is None else (asked, 0, "a history or presence without an answer")
+
+    @property
+    def own(self) -> OwnLog:
+        return self.ledger.own_log(self.user)
+
+    @property
+    def spoken(self) -> list[str]:
+        """The rooms in which it may say something."""
+        return [room for room in self.rooms if room != OWN]
+
+    def _record(self, room: str) -> Record:
+        return self.own.record if room == OWN else self.ledger.records[room]
 
     # What it does.
 
@@ -155,6 +173,13 @@ class Device:
         witness = self.rooms[room]
         if witness.settled and self._transport is not None:
             self._transport.join_again(room, max(0, witness.cursor - back))
+
+    def begin_anew(self) -> None:
+        """Join the own log without a cursor, for its state; then from where it was, so that nothing stays unseen."""
+        witness = self.rooms[OWN]
+        if witness.settled and self._transport is not None and self._back_to is None:
+            self._back_to = witness.cursor
+            self._transport.join_again(OWN, None)
 
     def leave(self, room: str, seconds: float) -> None:
         """Leave `room`, where that can be said, and join it again so long after the server has said that it is left."""
@@ -215,15 +240,26 @@ class Device:
             await asyncio.sleep(wait)
             self.resumed = max(self.resumed, time.monotonic())
             for room, witness in self.rooms.items():
-                witness.counted_from = self.ledger.records[room].head
+                witness.counted_from = self._record(room).head
 
-    def opening(self) -> dict[str, int]:
-        after: dict[str, int] = {}
+    def opening(self) -> dict[str, int | None]:
+        after: dict[str, int | None] = {}
         for room, witness in self.rooms.items():
             after[room] = witness.wanted
+            if room == OWN and self._back_to is not None and after[room] is not None:
+                after[room], self._back_to = self._back_to, None
             witness.open()
-            witness.ask(after[room])
+            self.ask(room, after[room])
         return after
+
+    def ask(self, room: str, after: int | None) -> None:
+        self.rooms[room].ask(after, self.known(room))
+
+    def known(self, room: str) -> object:
+        """For one's own log a Known, else the user's mark at least."""
+        if not self.user:
+            return None
+        return self.own.known(self.ledger.records) if room == OWN else self.own.marks.get(room, 0)
 
     def lose_answers(self) -> None:
         self.commands.close()
@@ -279,9 +315,7 @@ class Device:
             if sent is not None:
                 self.questions.take_ack(sent)
         elif kind == "joined":
-            finding = witness.take_joined(message["cursor"])
-            witness.counted_from = max(message["head"], self.ledger.records[room].head)
-            self.ledger.take_epoch(message["epoch"], self.name)
+            finding = self._on_joined(room, witness, message)
         elif kind == "synced":
             finding = witness.take_synced(message["seq"])
         elif kind == "behind":
@@ -298,6 +332,8 @@ class Device:
         else:
             self.ledger.counts["signals"] += 1
             finding = witness.take_signal()
+            if finding is None and kind == "read":
+                finding = self._on_read(room, message["user"], message["seq"])
         if finding is not None:
             self.violation(finding, room, message.get("seq", 0))
 
@@ -311,25 +347,68 @@ class Device:
         self.user = user
         self.token = token or self.token
         self._away.clear()
-        for room in self.rooms:
+        for room in self.spoken:
             self.ledger.users[room].add(user)
         transport.begin()
         self.commands.open()
         self.welcomed.set()
 
+    def _on_read(self, room: str, user: str, seq: int) -> Finding | None:
+        own = self.ledger.own.get(user)
+        if own is None or own.may_mark(room, seq):
+            return None
+        return Finding("mark", f"a signal that {user} has read up to it, who has not said so")
+
+    def _on_joined(self, room: str, witness: Witness, joined: Data) -> Finding | None:
+        state, cursor, head = joined.get("state"), joined["cursor"], joined["head"]
+        self.ledger.take_epoch(joined["epoch"], self.name)
+        witness.counted_from = max(head, self._record(room).head)
+        anew = room == OWN and state is not None
+        finding = witness.take_joined(cursor, anew=anew)
+        if finding is not None:
+            return finding
+        if state is None:
+            if room != OWN and isinstance(witness.known, int) and joined["read"] < witness.known:
+                return Finding("mark", f"joined with the mark {joined['read']}, which was {witness.known} before")
+            return None
+        if not anew or cursor != head:
+            return Finding("protocol", f"joined with a state and the cursor {cursor}, while the head is {head}")
+        self.take_state(cursor, state)
+        return None
+
+    def take_state(self, cursor: int, state: Data) -> None:
+        witness = self.rooms[OWN]
+        self.ledger.counts["states"] += 1
+        known = witness.known if isinstance(witness.known, Known) else Known(0, {}, {})
+        for finding in self.own.take_state(cursor, state, self.name, known, after=witness.after, now=time.monotonic()):
+            self.violation(finding, OWN, cursor)
+        if self._back_to is not None and witness.after is None:
+            asyncio.get_running_loop().call_later(self.dice.uniform(0.0, 1.0), self._go_back)
+
+    def _go_back(self) -> None:
+        if self._back_to is not None and self._transport is not None:  # else the next connection does
+            back, self._back_to = self._back_to, None
+            self._transport.join_again(OWN, back)
+
     def _on_event(self, room: str, witness: Witness, event: Data) -> None:
         now = time.monotonic()
         seq: int = event["seq"]
-        record = self.ledger.records[room]
         self.ledger.counts["delivered"] += 1
         finding = witness.take_event(seq)
         if finding is not None:
             self.violation(finding, room, seq)
-        finding, late = record.see(event, self.name, now)
-        if finding is None and self.last:
-            finding = record.survives(event)
-        if finding is not None:
-            self.violation(finding, room, seq)
+        if room == OWN:
+            self.ledger.counts[event["type"]] += 1
+            found, late = self.own.see(event, self.name, now)
+            for finding in found:
+                self.violation(finding, room, seq)
+        else:
+            record = self.ledger.records[room]
+            finding, late = record.see(event, self.name, now)
+            if finding is None and self.last:
+                finding = record.survives(event)
+            if finding is not None:
+                self.violation(finding, room, seq)
         if witness.synced and seq > witness.counted_from and self.resumed < math.inf:
             if self._transport is not None and self._transport.prompt:
                 self.ledger.take_late(late, room, seq, self.name)
@@ -364,7 +443,8 @@ class Device:
         elif not ERRORS[error["code"]]:
             self.violation(Finding("error", f"join: {text}"), room)
         else:
-            witness.asked.popleft()
+            if witness.take_refusal() is None:
+                self._back_to = None
             self.later(wait, lambda: self._join_on(room))
 
     def audit(self) -> None:

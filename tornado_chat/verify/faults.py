@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tornado_chat.verify.findings import Finding
+from tornado_chat.verify.messages import OWN
 
 if TYPE_CHECKING:
     from tornado_chat.verify.crowd import Crowd
@@ -92,8 +93,8 @@ async def stop_reader(scene: Scene) -> None:
 
 async def cut(scene: Scene) -> None:
     device = scene.device()
-    half = scene.dice.random() < 0.7
-    device.cut(scene.crowd.command(device) if half and device.connected else None, scene.dice.random())
+    half = scene.dice.random() < 0.7 and device.connected and device.spoken
+    device.cut(scene.crowd.command(device) if half else None, scene.dice.random())
 
 
 async def resend(scene: Scene) -> None:
@@ -102,7 +103,7 @@ async def resend(scene: Scene) -> None:
         sent = scene.crowd.old(device)
         if sent is not None:
             other = scene.crowd.sibling(device) if scene.dice.random() < 0.5 else device
-            if sent.room in other.rooms:
+            if sent.room in other.rooms and sent.setting is None:  # which is known again only while its event is there
                 other.commands.repeat(sent)
 
 
@@ -112,16 +113,21 @@ async def reconnect(scene: Scene) -> None:
 
 async def join_again(scene: Scene) -> None:
     device = scene.device()
-    device.join_again(scene.dice.choice(list(device.rooms)), scene.dice.randrange(LONGEST_REWIND))
+    room = scene.dice.choice(list(device.rooms))
+    if room == OWN and scene.dice.random() < 0.5:
+        device.begin_anew()
+    else:
+        device.join_again(room, scene.dice.randrange(LONGEST_REWIND))
 
 
 async def leave(scene: Scene) -> None:
-    """Right after a command in the same room, whose ack must come first."""
+    """Right after a command in the same room, whose ack must come first; or one's own log."""
     device = scene.device()
-    if device.connected:
+    if device.connected and device.spoken:
         command = scene.crowd.command(device)
         device.commands.speak(command)
-        device.leave(command["room"], scene.dice.choice((0.0, 0.2, 2.0)))
+        room = OWN if OWN in device.rooms and scene.dice.random() < 0.2 else command["room"]
+        device.leave(room, scene.dice.choice((0.0, 0.2, 2.0)))
 
 
 async def change(scene: Scene) -> None:

@@ -101,7 +101,7 @@ def _is_as_after(record: Record, message: Data, changes: Sequence[Change]) -> bo
     edit = next((change for change in reversed(changes) if change.type == "edited"), None)
     edited = edit.ts if edit else None
     if any(change.type == "deleted" for change in changes):
-        gone = message.get("deleted") is True and message.get("meta") is None
+        gone = message.get("deleted") is True and message.get("meta") is None and message.get("mentions") is None
         return gone and message.get("edited") in (None, edited)
     if message.get("deleted") is True or message.get("edited") != edited:
         return False

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tornado_chat.verify.findings import Finding, Violation
+from tornado_chat.verify.own_log import OwnLog
 from tornado_chat.verify.record import Record
 
 VIOLATIONS_KEPT = 1000
@@ -53,6 +54,8 @@ class Ledger:
     def __init__(self, rooms: Sequence[str]) -> None:
         self.began = time.monotonic()
         self.records = {name: Record(name) for name in rooms}
+        self.own: dict[str, OwnLog] = {}
+        """By user."""
         self.epoch: str | None = None
         self.users: dict[str, set[str]] = {name: set() for name in rooms}
         """By room: everybody who has joined it."""
@@ -79,6 +82,9 @@ class Ledger:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
+
+    def own_log(self, user: str) -> OwnLog:
+        return self.own.get(user) or self.own.setdefault(user, OwnLog(user))
 
     def report(self, finding: Finding, *, room: str = "", seq: int = 0, device: str = "") -> None:
         self.violation_count += 1

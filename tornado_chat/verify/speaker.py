@@ -9,6 +9,7 @@ from typing import Protocol
 from tornado_chat.verify.codecs import Data
 from tornado_chat.verify.findings import Finding
 from tornado_chat.verify.ledger import Ledger
+from tornado_chat.verify.own_log import OwnLog
 from tornado_chat.verify.witness import Witness
 
 
@@ -31,6 +32,10 @@ class Speaker(Protocol):
 
     @property
     def connected(self) -> bool: ...
+
+    @property
+    def own(self) -> OwnLog:
+        """That of its user."""
 
     def send(self, command: Data) -> None:
         """Write `command` to the connection, if there is one."""

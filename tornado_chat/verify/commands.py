@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from tornado_chat.verify.codecs import Data
 from tornado_chat.verify.findings import Finding
+from tornado_chat.verify.growth import Growth, finished
 from tornado_chat.verify.messages import ERRORS
 from tornado_chat.verify.own_log import OwnLog, Setting
 from tornado_chat.verify.record import promised
-from tornado_chat.verify.speaker import Speaker
+from tornado_chat.verify.speaker import Done, Speaker
 from tornado_chat.verify.witness import Witness
 
 MAX_UNANSWERED = 32
@@ -26,15 +28,18 @@ UNNUMBERED = ("read", "follow", "unfollow", "invite")
 class Sent:
     """A command that must become one event, however often it is sent, or be carried out (one of UNNUMBERED).
 
-    `setting` is that of one that changes how a room is followed.
+    `setting` is that of one that changes how a room is followed. `growth` is that of a `begin` or a `finish`, `before`
+    the `begin` of a `finish`, which stands before it in the same request.
     """
 
-    __slots__ = ("command", "event", "floor", "id", "room", "seq", "setting", "since", "writes")
+    __slots__ = ("before", "command", "event", "floor", "growth", "id", "room", "seq", "setting", "since", "writes")
 
     def __init__(self, command: Data, user: str, floor: int, setting: Setting | None = None) -> None:
         self.command = command
         self.event = None if command["type"] in UNNUMBERED else promised(command, user)
         self.setting = setting
+        self.growth: Growth | None = None
+        self.before: Sent | None = None
         self.id: str = command["id"]
         self.room: str = command["room"]
         self.floor = floor  # what the log had reached before it was made
@@ -56,6 +61,9 @@ class Commands:
         self._count = 0
         self._acks = 0
         self._not_found: list[Sent] = []
+        self.begun: set[str] = set()  # ids of each `begin` that was said on this connection
+        self.given_up: list[Sent] = []  # they may have become events
+        self.all_begun: dict[str, Sent] = {}  # by id, each `begin` that was ever said by this device
 
     def open(self) -> None:
         """A new connection: what has no answer is sent again."""
@@ -65,6 +73,7 @@ class Commands:
     def close(self) -> None:
         """The connection is gone, and with it the answers that it would have brought."""
         self._sending.clear()
+        self.begun.clear()
 
     def make(self, command: Data) -> Sent:
         """`command` with an id; from now on it must be answered."""
@@ -80,7 +89,7 @@ class Commands:
         self.unanswered[sent.id] = sent
         if command["type"] == "read":
             device.own.ask_mark(room, command["seq"], floor)
-        elif command.get("mark") is False:
+        elif command["type"] == "begin" or command.get("mark") is False:
             device.ledger.records[room].unmarked.add((device.user, sent.id))
         device.ledger.counts["sent"] += 1
         return sent
@@ -99,15 +108,40 @@ class Commands:
             self._device.ledger.counts["resent"] += 1
             self._write(sent)
 
+    def give_up(self, sent: Sent) -> None:
+        """It need not be answered, and is not sent again."""
+        if self.unanswered.pop(sent.id, None) is not None:
+            self.given_up.append(sent)
+
     def _write(self, sent: Sent) -> None:
-        if self._device.connected:
-            sent.writes += 1
-            if sent.setting is not None:
-                sent.setting.writes += 1
-            sent.since = time.monotonic()
-            self._sending[sent.id] = sent
-            self._device.rooms[sent.room].pending.append(sent.id)
-            self._device.send(sent.command)
+        self.say(sent)
+
+    def say(self, sent: Sent, more: Sequence[Data] = (), done: Done | None = None) -> None:
+        """Write `sent`, and `more` behind it. What grows has its `begin` before it, unless that was said here."""
+        device = self._device
+        if not device.connected:
+            return
+        group = [sent]
+        if sent.before is not None and not (device.one_worker and sent.before.id in self.begun):
+            group.insert(0, sent.before)
+        for one in group:
+            one.writes += 1
+            if one.setting is not None:
+                one.setting.writes += 1
+            one.since = time.monotonic()
+            self._sending[one.id] = one
+            witness = device.rooms[one.room]
+            witness.pending.append(one.id)
+            growth = device.ledger.records[one.room].growths.get(one.command.get("seq", 0))
+            if growth is not None and growth.end is None and one.command["type"] == "delete":
+                witness.late.add(one.id)
+            if one.command["type"] == "begin":
+                self.begun.add(one.id)
+                self.all_begun[one.id] = one
+        if len(group) > 1 or more or done is not None:
+            device.send_together([*(one.command for one in group), *more], done)
+        else:
+            device.send(sent.command)
 
     def take_ack(self, room: str, witness: Witness, ack: Data) -> Sent | None:
         """The command that is acknowledged for the first time, if it is one."""
@@ -115,6 +149,8 @@ class Commands:
         id, seq = ack["id"], ack.get("seq")
         sent = self._sending.get(id)
         numbered = sent is None or sent.event is not None
+        if sent is not None and sent.growth is not None and sent.command["type"] == "finish":
+            sent.event = finished(sent.growth, sent.command)
         if numbered is (seq is None) or (numbered and ack.get("ts") is None):
             device.violation(Finding("ack", f"{id}: an ack with the seq {seq} and the ts {ack.get('ts')}"), room)
             return None
@@ -148,7 +184,10 @@ class Commands:
         if finding is not None:
             device.violation(Finding(finding.kind, f"{id}: {finding.text}"), room, seq)
         self._keep(sent)
-        if sent.command["type"] == "send":
+        if sent.growth is not None and sent.command["type"] == "finish":
+            sent.growth.finish = sent.command["reason"], sent.command["length"]
+            self.messages.append((room, sent.growth.seq))
+        elif sent.command["type"] == "send":
             self.messages.append((room, seq))
             if sent.command.get("mark", True):
                 device.own.take_mark(room, seq)
@@ -190,6 +229,8 @@ class Commands:
         elif code == "too_large" and sent.command["type"] == "invite":
             self.unanswered.pop(sent.id, None)  # others have invited the user to as many rooms as may be
             self._carried_out(sent, refused=True)
+        elif code == "conflict" and self._may_conflict(sent):
+            self.unanswered.pop(sent.id, None)
         elif code == "not_found" and sent.command["type"] in ("edit", "react") and not sent.seq:
             self.unanswered.pop(sent.id, None)
             self._not_found.append(sent)
@@ -197,6 +238,13 @@ class Commands:
             self.unanswered.pop(sent.id, None)
             device.violation(Finding("error", f"{sent.id}: {text}"), sent.room, sent.command.get("seq", 0))
         return sent
+
+    def _may_conflict(self, sent: Sent) -> bool:
+        """It is the end of a message that has ended, or is not as long; or an edit of one that grows."""
+        kind: str = sent.command["type"]
+        target: int = sent.command.get("seq", 0)
+        growth = self._device.ledger.records[sent.room].growths.get(target)
+        return kind == "finish" or (kind == "edit" and growth is not None and sent.floor <= growth.ends_with)
 
     def _retry(self, sent: Sent) -> None:
         if sent.id in self.unanswered and sent.id not in self._sending:

@@ -16,6 +16,7 @@ from tornado_chat.verify.codecs import JSON, MSGPACK, Data
 from tornado_chat.verify.commands import MAX_UNANSWERED, Sent
 from tornado_chat.verify.device import Device
 from tornado_chat.verify.findings import Finding
+from tornado_chat.verify.growth import Growth
 from tornado_chat.verify.handshake import Offer
 from tornado_chat.verify.ledger import Ledger
 from tornado_chat.verify.messages import HISTORY_MAX, LEVELS, MENTIONS_MAX, OWN
@@ -28,6 +29,8 @@ STOP_SECONDS = 5.0
 TICK = 0.02
 """The sends of so many seconds go out together."""
 ROOMS_EACH = 3
+GROWING, GROWING_EACH = 0.02, 3
+"""So many of the commands begin a message that grows; and how many of one device may grow at once."""
 STUCK_SHOWN = 20
 OWN_LOGS_READ = 100
 """Of so many users the own log is read in the end."""
@@ -98,6 +101,7 @@ class Crowd:
         self._absent = f"verify-{self._run}-absent"  # who is named, and has never come
         self.devices = [self._device(number) for number in range(plan.devices)]
         self.began_as = self.kinds()
+        self._ending = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def _device(self, number: int) -> Device:
@@ -144,6 +148,7 @@ class Crowd:
         for device in self.devices[1:]:
             self._spawn(device)
             await asyncio.sleep(0.002)
+        self._tasks.add(asyncio.create_task(self._write()))
         await self._wait(lambda: all(device.welcomed.is_set() for device in self.devices), START_SECONDS)
 
     def kinds(self) -> Counter[str]:
@@ -190,12 +195,39 @@ class Crowd:
         users = len({device.user for device in self.devices})
         return min(self._plan.rate, limit * users * 0.8) if limit else self._plan.rate
 
+    async def _write(self) -> None:
+        """Messages that grow go on, and end when all is to end."""
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            for device in self.devices:
+                if device.authoring.open:
+                    device.authoring.turn(now, ending=self._ending)
+
     def _one(self) -> None:
         device = self.dice.choice(self.devices)
         if device.connected and device.spoken and len(device.commands.unanswered) < MAX_UNANSWERED:
+            if self.dice.random() < GROWING and device.authoring.open < GROWING_EACH:
+                self._begin_growing(device)
+                return
             command = self.command(device)
             device.commands.speak(command)
             self._aside(device, command["room"])
+
+    def _begin_growing(self, device: Device) -> None:
+        """Half of them answer somebody."""
+        dice = self.dice
+        command: Data = {"type": "begin", "room": dice.choice(device.spoken)}
+        other, asker = dice.choice(self.devices), None
+        asked = [seq for room, seq in other.commands.messages if room == command["room"]]
+        if asked and dice.random() < 0.5:
+            command["reply_to"], asker = dice.choice(asked), other.user
+        if dice.random() < 0.1:
+            command["meta"] = {"model": "é"}
+        if dice.random() < 0.2:
+            command["replica"] = device.name
+        words = dice.choices(_WORDS, k=dice.choice((0, 1, 20, 100, 100, 300, 2000)))
+        device.authoring.begin(command, " ".join(words), asker)
 
     def _aside(self, device: Device, room: str) -> None:
         """Now and then what makes no event; right after what does, so that their order is tried."""
@@ -223,6 +255,12 @@ class Crowd:
         if kind < 0.08 and device.commands.messages:
             room, seq = dice.choice(device.commands.messages)
             return {"type": "edit", "room": room, "seq": seq, "text": self._text()}
+        if kind < 0.002 or (0.08 < kind < 0.082):
+            growing = [
+                one for one in self.ledger.still_growing() if one.user == device.user and one.room in device.rooms
+            ]
+            if growing:
+                return self._disturb(dice.choice(growing), edit=kind < 0.01)
         if kind < 0.12 and device.commands.messages:
             room, seq = device.commands.messages[at := dice.randrange(len(device.commands.messages))]
             del device.commands.messages[at]
@@ -275,6 +313,13 @@ class Crowd:
             return {"type": "unfollow", "room": room}
         return {"type": "follow", "room": room, "level": dice.choice(LEVELS)}
 
+    def _disturb(self, growth: Growth, *, edit: bool) -> Data:
+        """What changes a message that is there: the first is refused while it grows, the other stops it before."""
+        if edit:
+            return {"type": "edit", "room": growth.room, "seq": growth.seq, "text": self._text()}
+        growth.stopped = True
+        return {"type": "delete", "room": growth.room, "seq": growth.seq}
+
     def _text(self) -> str:
         size = self.dice.choice((1, 3, 8, 8, 20)) if self.dice.random() < 0.8 else 400
         return f"{self.dice.getrandbits(64):016x} {' '.join(self.dice.choices(_WORDS, k=size))}"[:LONG_TEXT]
@@ -295,6 +340,7 @@ class Crowd:
 
     async def settle(self, patience: float) -> None:
         """Wait until everybody holds everything, read the whole log, and hold all to it; `patience` is in seconds."""
+        self._ending = True
         deadline = time.monotonic() + patience
         await self._wait(self._all_hold, deadline - time.monotonic())
         reader = Device(
@@ -359,10 +405,11 @@ class Crowd:
         return readers
 
     def _all_hold(self) -> bool:
-        return all(device.waits() is None for device in self.devices)
+        return not self.ledger.still_growing() and all(device.waits() is None for device in self.devices)
 
     def _audit(self, reader: Device) -> None:
-        left = [sent.event for device in self.devices for sent in device.commands.unanswered.values()]
+        commands = [device.commands for device in self.devices]
+        left = [sent.event for one in commands for sent in (*one.unanswered.values(), *one.given_up)]
         unanswered = {shape_of(event) for event in left if event is not None}
         for room, record in self.ledger.records.items():
             witness = reader.rooms[room]
@@ -374,6 +421,11 @@ class Crowd:
         for user, own in self.ledger.own.items():
             for finding in own.audit(self.ledger.records, counts):
                 self.ledger.report(finding, room=OWN, device=user)
+        sound = not self.ledger.faults["postgresql-restart"]
+        for room, record in self.ledger.records.items():
+            for growth in record.saying.values():
+                for finding in growth.audit(self.ledger.broken_at, sound=sound):
+                    self.ledger.report(finding, room=room, device=growth.user)
         for device in self.devices:
             device.audit()
         if not self.ledger.counts["acked"] or not self.ledger.counts["delivered"]:

@@ -6,11 +6,12 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
 from tornado_chat.verify.address import ServerAddress
+from tornado_chat.verify.authoring import Authoring
 from tornado_chat.verify.codecs import Data
 from tornado_chat.verify.commands import Commands
 from tornado_chat.verify.endings import ABNORMAL, NORMAL, Broken, Ended, Refused
@@ -30,8 +31,10 @@ from tornado_chat.verify.messages import (
 from tornado_chat.verify.own_log import Known, OwnLog
 from tornado_chat.verify.poll_transport import PollTransport
 from tornado_chat.verify.questions import Questions
+from tornado_chat.verify.reading import Reading
 from tornado_chat.verify.record import Record
 from tornado_chat.verify.socket_transport import SocketTransport
+from tornado_chat.verify.speaker import Done
 from tornado_chat.verify.stream_transport import StreamTransport
 from tornado_chat.verify.transport import Listener, Transport
 from tornado_chat.verify.witness import Witness
@@ -80,6 +83,8 @@ class Device:
         self.rooms = {room: Witness() for room in rooms}
         self.commands = Commands(self)
         self.questions = Questions(self)
+        self.authoring = Authoring(self, self.commands)
+        self.reading = Reading(self)
         self.refusal: Exception | None = None  # why the first connection was not made
         self.welcomed = asyncio.Event()
         self.resumed = 0.0 if address.via is None else math.inf
@@ -121,8 +126,16 @@ class Device:
             return sent.room, 0, f"{len(unanswered)} commands without an answer, the first is {sent.id}"
         if self._back_to is not None:
             return OWN, self._back_to + 1, "the own log is not read from there on"
-        asked = self.questions.waits()
-        return None if asked is None else (asked, 0, "a history or presence without an answer")
+        left = (
+            (self.questions.waits(), "a history or presence without an answer"),
+            (self.authoring.waits(), "a message that its author has not finished, or a stop without an answer"),
+            (self.reading.waits(), "a text that grew and is not complete"),
+        )
+        return next(((where, 0, what) for where, what in left if where is not None), None)
+
+    @property
+    def watched(self) -> bool:
+        return self.address.via is None
 
     @property
     def own(self) -> OwnLog:
@@ -143,6 +156,10 @@ class Device:
         if self._transport is not None:
             self._transport.send(command)
 
+    def send_together(self, commands: list[Data], done: Done | None) -> None:
+        if self._transport is not None:
+            self._transport.send_together(commands, done)
+
     def stop_reading(self, seconds: float) -> None:
         if self._pause == 0.0:  # nor while it goes away
             self._stopped_until = time.monotonic() + seconds
@@ -152,6 +169,13 @@ class Device:
         if self._transport is not None:
             made = None if command is None else self.commands.make(command).command
             self._cut = self._transport.cut(made, part) or self._cut
+
+    def die_writing(self) -> None:
+        """Whoever writes here what grows is gone, and with them the connection."""
+        if self.connected and self.authoring.die():
+            self.ledger.counts["dead authors"] += 1
+            if self.one_worker:
+                self.cut(None, 0.0)
 
     def go_away(self, seconds: float) -> None:
         """Close in good order, and come back after `seconds`; not while it does not read, or it would see no answer."""
@@ -230,8 +254,7 @@ class Device:
             await TRANSPORTS[self.kind](self).run()
         finally:
             self._transport = None
-            self.commands.close()
-            self.questions.close()
+            self._close()
 
     async def idle(self) -> None:
         """Not read on while the reader is stopped; then, what comes late is not the server's fault."""
@@ -262,12 +285,22 @@ class Device:
         return self.own.known(self.ledger.records) if room == OWN else self.own.marks.get(room, 0)
 
     def lose_answers(self) -> None:
-        self.commands.close()
-        self.questions.close()
+        self._close()
         for witness in self.rooms.values():
             witness.lose_answers()
         self._answers = object()
+        self._open()
+
+    def _close(self) -> None:
+        self.commands.close()
+        self.questions.close()
+        self.authoring.close()
+        self.reading.close()
+
+    def _open(self) -> None:
         self.commands.open()
+        self.authoring.connect()
+        self.reading.connect()
 
     def _count_end(self, end: Ended) -> float | None:
         """What a connection's end counts as; the pause in seconds that it asks for."""
@@ -303,6 +336,9 @@ class Device:
         if kind == "error":
             self._on_error(message)
             return
+        if kind == "stop":  # to all sessions of its author's user, wherever they are
+            self.authoring.take_stop(message)
+            return
         witness = self.rooms.get(message.get("room", ""))
         if witness is None:
             raise Broken(f"a message that belongs to no room of ours: {str(message)[:200]}")
@@ -310,10 +346,18 @@ class Device:
         finding: Finding | None = None
         if kind in EVENTS:
             self._on_event(room, witness, message)
+        elif kind == "ack" and message["id"].startswith("stop "):
+            self.authoring.take_stopped(room)
         elif kind == "ack":
             sent = self.commands.take_ack(room, witness, message)
             if sent is not None:
                 self.questions.take_ack(sent)
+            begun = self.commands.all_begun.get(message["id"])
+            if begun is not None:
+                self.authoring.take_begun(begun, message)
+        elif kind == "stream":
+            self._judge(room, self.reading.take_stream(message))
+            finding = witness.take_signal() if message.get("id") is None else None
         elif kind == "joined":
             finding = self._on_joined(room, witness, message)
         elif kind == "synced":
@@ -332,6 +376,8 @@ class Device:
         else:
             self.ledger.counts["signals"] += 1
             finding = witness.take_signal()
+            if finding is None and kind == "appended":
+                self._judge(room, self.reading.take_chunks(room, message["chunks"], witness.cursor))
             if finding is None and kind == "read":
                 finding = self._on_read(room, message["user"], message["seq"])
         if finding is not None:
@@ -350,7 +396,7 @@ class Device:
         for room in self.spoken:
             self.ledger.users[room].add(user)
         transport.begin()
-        self.commands.open()
+        self._open()
         self.welcomed.set()
 
     def _on_read(self, room: str, user: str, seq: int) -> Finding | None:
@@ -409,6 +455,10 @@ class Device:
                 finding = record.survives(event)
             if finding is not None:
                 self.violation(finding, room, seq)
+            elif event["type"] == "finished":
+                self._judge(room, self.reading.take_finished(event, live=witness.synced), seq)
+            elif event["type"] == "message" and event.get("streaming") is True:
+                self.reading.take_message(event)
         if witness.synced and seq > witness.counted_from and self.resumed < math.inf:
             if self._transport is not None and self._transport.prompt:
                 self.ledger.take_late(late, room, seq, self.name)
@@ -416,17 +466,31 @@ class Device:
                 self.ledger.polled.add(late)
         self.questions.take_event(room, seq)
 
+    def _judge(self, room: str, findings: Iterable[Finding], seq: int = 0) -> None:
+        for finding in findings:
+            self.violation(finding, room, seq)
+
     def _on_error(self, error: Data) -> None:
         code, id = error["code"], error.get("id")
         self.ledger.errors[code] += 1
         wait = error.get("retry_after") or self.dice.uniform(0.2, 1.0)
         kind, named, room = (id or "").partition(" ")
+        if id is None and error.get("stream") is not None:
+            self.authoring.take_conflict(error)  # of an append
+            return
         if id is None and ERRORS[code]:
-            return  # of a typing or a read
-        if not named:
+            return  # of a typing, a read or an append
+        if kind == "fetch":
+            room, _, seq = room.partition(" ")
+            self.reading.take_error(room, int(seq), error, wait)
+        elif kind == "stop":
+            self.authoring.take_refused_stop(room, error)
+        elif not named:
             sent = self.commands.take_error(error, wait)
             if sent is not None:
                 self.questions.take_failure(sent)
+                if sent.growth is not None and code == "conflict":
+                    self.authoring.take_conflict(error | {"stream": sent.growth.id})
         elif room not in self.rooms:
             self.violation(Finding("error", f"{code}: {error['message']}: of {id}, which was not sent"))
         elif kind == "join":
@@ -451,6 +515,7 @@ class Device:
         """At the end, when all is known."""
         self.commands.audit()
         self.questions.audit()
+        self.reading.audit()
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Unless what was sent is not answered any more by then: all of it is then sent again anyway."""

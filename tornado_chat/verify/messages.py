@@ -18,8 +18,8 @@ from tornado_chat.verify.frames import MAX_MESSAGE_BYTES
 OWN = "~"
 """What one's own log is called wherever a room may be named."""
 
-CHANGES = frozenset({"edited", "deleted", "reacted"})
-"""Events that change the message with the seq `target`."""
+CHANGES = frozenset({"edited", "deleted", "reacted", "finished"})
+"""Events that change the message with the seq `target`, or end it."""
 EVENTS = frozenset({"message", *CHANGES, "followed", "unfollowed", "marked", "mentioned"})
 
 ERRORS = {

@@ -53,6 +53,9 @@ class PollTransport:
     def send(self, command: Data) -> None:
         self._posts.send(command)
 
+    def send_together(self, commands: list[Data], done: Callable[[bool], None] | None) -> None:
+        self._posts.send_together(commands, done)
+
     def join_again(self, room: str, after: int | None) -> None:
         """By the next request; the one that is on its way is given up."""
         self._device.ask(room, after)

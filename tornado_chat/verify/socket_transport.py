@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NoReturn
 
 from tornado_chat.verify.codecs import Data
@@ -38,6 +39,10 @@ class SocketTransport:
     def send(self, command: Data) -> None:
         if self._socket is not None:
             self._socket.send(command)
+
+    def send_together(self, commands: list[Data], done: Callable[[bool], None] | None) -> None:
+        for command in commands:
+            self.send(command)
 
     def _join(self, room: str, after: int | None) -> None:
         where = {"after": after} if after is not None else {"last": 3} if self._device.dice.random() < 0.5 else {}

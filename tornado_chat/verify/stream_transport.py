@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 from urllib.parse import quote
 
@@ -57,6 +57,9 @@ class StreamTransport:
 
     def send(self, command: Data) -> None:
         self._posts.send(command)
+
+    def send_together(self, commands: list[Data], done: Callable[[bool], None] | None) -> None:
+        self._posts.send_together(commands, done)
 
     def join_again(self, room: str, after: int | None) -> None:
         """By another stream."""

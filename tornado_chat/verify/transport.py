@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from tornado_chat.verify.address import ServerAddress
@@ -29,6 +30,9 @@ class Transport(Protocol):
 
     def send(self, command: Data) -> None:
         """Never waits: a device has only so many commands unanswered."""
+
+    def send_together(self, commands: list[Data], done: Callable[[bool], None] | None) -> None:
+        """In one request, where it takes requests; then `done` is told whether no answer was an error."""
 
     def join_again(self, room: str, after: int | None) -> None:
         """`after` None: without one, for one's own log."""

@@ -22,6 +22,7 @@ class Witness:
         "fresh_ack",
         "joined",
         "known",
+        "late",
         "left",
         "missing",
         "owed_before_left",
@@ -52,6 +53,7 @@ class Witness:
     def lose_answers(self) -> None:
         """What was sent will not be answered any more."""
         self.pending: deque[str] = deque()  # ids of commands that were not answered, in the order sent
+        self.late: set[str] = set()  # of these, those whose ack waits for the end of a message that grows
         self.fresh_ack = 0  # the seq of the last ack that was no duplicate
 
     def ask(self, after: int | None, known: object = None) -> None:
@@ -61,7 +63,7 @@ class Witness:
 
     def leave(self) -> None:
         """A leave was sent, once."""
-        self.owed_before_left = set(self.pending)
+        self.owed_before_left = set(self.pending) - self.late
 
     @property
     def wanted(self) -> int | None:
@@ -177,13 +179,15 @@ class Witness:
     def _answered(self, id: str, what: str) -> Finding | None:
         if id not in self.pending:
             return Finding("ack", f"{id}: {what} for what was not sent on this connection, or a second one")
-        first = self.pending[0]
+        first = next((one for one in self.pending if one not in self.late), id)
+        late = id in self.late
         self._strike(id)
-        if first == id:
+        if late or first == id:
             return None
         return Finding("ack", f"{id}: acknowledged before {first}, which was sent before it")
 
     def _strike(self, id: str) -> None:
         self.pending.remove(id)
+        self.late.discard(id)
         if self.owed_before_left is not None:
             self.owed_before_left.discard(id)

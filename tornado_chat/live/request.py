@@ -207,16 +207,18 @@ class Request(Author):
                 raise command
             return _HANDLERS[type(command)](self, command)
         except ChatError as error:
-            self._answers.append(self._refusal(error, command.id))
+            room = command.room if isinstance(command, Append | Finish) else None
+            self._answers.append(self._refusal(error, command.id, room))
             return True
         except Exception:
             logger.exception("command failed user=%s", self.user)
             self.fail()
             return True
 
-    def _refusal(self, error: ChatError, id: str | None) -> replies.Error:
+    def _refusal(self, error: ChatError, id: str | None, room: str | None = None) -> replies.Error:
+        """`room` is that of a message that grows."""
         self.context.hub.metrics.errors[error.code] += 1
-        return replies.error(error, id)
+        return replies.error(error, id, room)
 
     def _check_known(self) -> bool:
         """Whether the user can be recognised, or else nothing of the request is carried out."""
@@ -320,7 +322,11 @@ class Request(Author):
         """As `Writer.answered` says."""
         if not self._ended:
             place, _ = self._submitted.popleft()
-            self._answers[place] = self._refusal(outcome, entry.id) if isinstance(outcome, ChatError) else outcome
+            if isinstance(outcome, ChatError):
+                room = entry.room if isinstance(outcome, Conflict) else None
+                self._answers[place] = self._refusal(outcome, entry.id, room)
+            else:
+                self._answers[place] = outcome
 
     async def _keep_growing(self, grown: list[Growing]) -> None:
         """What was appended is in the log; else none of the request counts as done."""

@@ -96,7 +96,7 @@ def test_where_streams_are_held_back_it_polls(browser: Browser, server: Server, 
     only(box, "poll")
     anna, bob = Person(browser, box.url, "Anna"), Person(browser, server.url, "Bob")
     comes_by(anna, "poll")
-    assert box.count("/v1/commands") == 0
+    assert box.count("/v1/commands") <= 1  # the room is followed
     assert not [error for error in anna.errors if re.search(NOT_LET_IN, error)]
     chat(anna, bob)
     expect(bob.page.locator("#seen")).to_have_text("Seen by Anna (guest)")

@@ -6,6 +6,7 @@ import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, short
 /** @import { Me } from "./chat.js" */
 /** @import { Person } from "./format.js" */
 /** @import { Sending } from "./outbox.js" */
+/** @import { Named } from "./markdown.js" */
 /** @import { Message, Room } from "./room.js" */
 /** @import { Texts } from "./texts.js" */
 
@@ -48,6 +49,11 @@ export function shown(message, room, me) {
   return seen;
 }
 
+/** Those whom a message names. @param {Message} message @param {Room} room @param {Me | null} me @returns {Named[]} */
+function namedIn({ mentions = [] }, room, me) {
+  return mentions.map((user) => (user === me?.user ? { ...me, me: true } : { ...room.person(user), me: false }));
+}
+
 /** Our own changes of `message` that are on their way. @param {Message} message @param {Room} room */
 function changesOf(message, room) {
   return room.changes.filter(({ command }) => command.seq === message.seq);
@@ -62,8 +68,9 @@ export function signature(row, room, me, live) {
     case "message": {
       const changes = changesOf(row.message, room).map(({ id }) => id);
       const quote = row.message.reply_to ? room.find(row.message.reply_to) : null;
+      const named = namedIn(row.message, room, me).map(({ name }) => name);
       const quoted = quote ? `${quote.seq}.${quote.version}` : "";
-      return `${row.message.version}|${row.first}|${me?.user}|${changes}|${quoted}`;
+      return `${row.message.version}|${row.first}|${me?.user}|${changes}|${quoted}|${named}`;
     }
     case "pending":
       return `${row.first}|${row.item.error}|${row.item.seq}|${live}|${row.unsure}`;
@@ -100,7 +107,9 @@ export function fill(node, row, room, me, live, texts) {
 function fillMessage(node, row, seen, room, me, texts) {
   const { ts } = seen;
   const mine = seen.user === me?.user;
-  node.className = `message${row.first ? " first" : ""}${mine ? " mine" : ""}${seen.state ? ` ${seen.state}` : ""}`;
+  const named = namedIn(seen, room, me);
+  const names = named.some(({ me }) => me) ? " named" : "";
+  node.className = `message${row.first ? " first" : ""}${mine ? " mine" : ""}${names}${seen.state ? ` ${seen.state}` : ""}`;
   node.tabIndex = -1;
   const when = el("time", { datetime: new Date(ts).toISOString(), title: fullTime(ts) }, time(ts));
   /** @type {HTMLElement[]} */
@@ -110,7 +119,7 @@ function fillMessage(node, row, seen, room, me, texts) {
   if (seen.deleted) {
     content.push(el("p", { class: "text" }, "This message was deleted."));
   } else {
-    const text = texts.in(node, seen.text);
+    const text = texts.in(node, seen.text, named);
     text.querySelector(":scope > .edited")?.remove();
     if (seen.edited || seen.state === "saving") {
       const title = seen.edited ? `Edited ${fullTime(seen.edited)}` : null;
@@ -136,7 +145,7 @@ function fillPending(node, row, room, me, live, texts) {
   const content = [];
   if (row.first) content.push(head(author, when));
   if (item.command.reply_to) content.push(quote(item.command.reply_to, room, texts));
-  content.push(texts.in(node, item.command.text));
+  content.push(texts.in(node, item.command.text, []));
   if (item.error || row.unsure) {
     const why = item.error ? `Not sent. ${item.error}` : "You were signed in as someone else when this was sent, and no answer came: it may be there already.";
     content.push(

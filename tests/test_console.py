@@ -206,6 +206,10 @@ def test_each_kind_of_event_has_a_line() -> None:
         event("reacted", target=9, emoji="🎉", on=True),
         event("reacted", target=9, emoji="🎉", on=False),
         event("deleted", target=9),
+        event("message", name="Bot", user="b", text="", streaming=True),
+        event("finished", user="b", target=9, length=1234, crc=1, reason="done"),
+        event("finished", user="b", target=9, length=4, crc=1, reason="done", text="well"),
+        event("finished", user="b", target=9, length=4, deleted=True, reason="done"),
     ]
     assert [printer.line(line)[20:] for line in lines] == [
         "u1 edited #1: x",
@@ -217,6 +221,10 @@ def test_each_kind_of_event_has_a_line() -> None:
         "Ann reacted to #9: 🎉",
         "Ann took back a reaction to #9: 🎉",
         "Ann deleted #9",
+        "#9 Bot: (begins to write)",
+        "Bot finished #9: (1,234 characters)",
+        "Bot finished #9: well",
+        "Bot finished #9: (deleted)",
     ]
 
 

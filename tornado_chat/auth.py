@@ -51,7 +51,7 @@ _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/"
 class Identity(msgspec.Struct, frozen=True, gc=False):
     """A signed-in user. `rooms` are patterns (None: every room), `expires_at` is in Unix seconds (inf: never).
 
-    `acts_as` are patterns of the ids of users for whom they may publish.
+    `acts_as` are patterns of the ids of users for whom they may publish. `moderator`: may stop others' messages.
     `guest`: made here, and given a new token with each connection. `new`: made with this one, so nobody has been it.
     """
 
@@ -64,6 +64,7 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     guest: bool = False
     new: bool = False
     acts_as: tuple[str, ...] = ()
+    moderator: bool = False
 
     def may_enter(self, room: str) -> bool:
         return self.rooms is None or any(matches(pattern, room) for pattern in self.rooms)
@@ -105,6 +106,7 @@ class _Claims(msgspec.Struct):
     jti: str | None = None
     rooms: tuple[str, ...] | None = None
     acts_as: tuple[str, ...] | None = None
+    moderator: bool = False
     guest: object = None
     aud: object = None
 
@@ -120,6 +122,7 @@ def mint(
     jti: str | None = None,
     guest: bool = False,
     acts_as: tuple[str, ...] | list[str] | None = None,
+    moderator: bool = False,
 ) -> str:
     """A token for `user`, good for `ttl` seconds; ChatError (bad_request) for what `authenticate` would refuse.
 
@@ -139,6 +142,8 @@ def mint(
         claims["guest"] = True
     if acts_as is not None:
         claims["acts_as"] = acts_as
+    if moderator:
+        claims["moderator"] = True
     signed = _HEADER + _base64url(msgspec.json.encode(claims))
     token = b"%b.%b" % (signed, _signature(secret, signed))
     if len(token) > MAX_TOKEN_CHARS:
@@ -183,7 +188,17 @@ def authenticate(secret: bytes, token: str, *, guests: bool) -> Identity:
     # Of a backend's token for such an id, or one that an older version gave to a guest, `guest` is False: both are good
     # until they expire, and not renewed, since they cannot be told apart.
     guest = claims.guest is True and jti == user
-    return Identity(user, name, device, claims.rooms, claims.exp, jti, guest, acts_as=claims.acts_as or ())
+    return Identity(
+        user,
+        name,
+        device,
+        claims.rooms,
+        claims.exp,
+        jti,
+        guest,
+        acts_as=claims.acts_as or (),
+        moderator=claims.moderator,
+    )
 
 
 def _fault(token: str, error: jwt.PyJWTError) -> str:

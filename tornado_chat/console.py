@@ -164,11 +164,15 @@ class Printer:
         match event["type"]:
             case "message":
                 answers = f" to #{event['reply_to']}" if "reply_to" in event else ""
+                text = "(begins to write)" if "streaming" in event and not text else text
                 return f"{when} #{event['seq']} {who}{answers}: {text}"
             case "edited":
                 return f"{when} {who} edited #{event['target']}: {text}"
             case "deleted":
                 return f"{when} {who} deleted #{event['target']}"
+            case "finished":
+                told = text if event.keys() & {"text", "deleted"} else f"({event['length']:,} characters)"
+                return f"{when} {who} finished #{event['target']}: {told}"
         done = "reacted to" if event["on"] else "took back a reaction to"
         return f"{when} {who} {done} #{event['target']}: {plain(event['emoji'])}"
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum, StrEnum
+from typing import Literal
+
+Reason = Literal["done", "stopped", "error", "interrupted"]
+"""Why a message does not grow any more."""
 
 
 class ErrorCode(StrEnum):
@@ -13,6 +17,7 @@ class ErrorCode(StrEnum):
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
     TOO_LARGE = "too_large"
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
@@ -70,6 +75,28 @@ class ChatError(Exception):
         self.code = code
         self.message = message
         self.retry_after = retry_after
+
+
+class Conflict(ChatError):
+    """A message that grows is not as the command takes it to be: its `gen` and `length`, or why it ended (`reason`).
+
+    `stream` is the id of its `begin`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stream: str | None = None,
+        gen: int | None = None,
+        length: int | None = None,
+        reason: Reason | None = None,
+    ) -> None:
+        super().__init__(ErrorCode.CONFLICT, message)
+        self.stream = stream
+        self.gen = gen
+        self.length = length
+        self.reason = reason
 
 
 class ConfigError(Exception):

@@ -45,6 +45,7 @@ from tornado_chat.web.app import Front
 from tornado_chat.web.gate import Gate, accountable
 from tornado_chat.web.http_connections import HttpConnections
 from tornado_chat.web.shedding import WAIT_SECONDS
+from tornado_chat.wire import replies
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ class Server:
             partial(accountable, trusted=settings.trusted_proxies),
             self._free,
         )
+        self.context.growing.tell_user = self._tell_user
         self.load = Load(self.context, self.http.by_address)
         self.leave: Callable[[], None] = partial(signal.raise_signal, signal.SIGTERM)
         self.acceptor = Acceptor(loop, self.http, self.metrics)
@@ -174,7 +176,14 @@ class Server:
         metrics.gauge(
             "users", "Users with a connection or a spent rate limit.", lambda: len(self.limits.users.accounts)
         )
+        metrics.gauge("growing_messages", "Messages that grow here.", lambda: len(self.context.growing.by_name))
         metrics.gauge("publish_queue", "Entries that are not committed yet.", lambda: len(self.publisher.queue))
+
+    def _tell_user(self, user: str, told: replies.Stop) -> None:
+        for line in list(self.lines.open):
+            session = line.listener
+            if isinstance(session, Session) and session.user == user:
+                session.answer(told)
 
     def _free(self) -> int:
         """Sockets that there may be besides those of WebSockets and streams."""
@@ -219,7 +228,13 @@ class Server:
         self.http.start()
         self.acceptor.start(self.listeners)
         self.keepalive.start()
-        watched = (self._watch(), self._watch_revocations(), self._sweep_log(), self.hub.presence.run())
+        watched = (
+            self._watch(),
+            self._watch_revocations(),
+            self._sweep_log(),
+            self.hub.presence.run(),
+            self.context.growing.run(),
+        )
         self.watching = [self.hub.tasks.spawn(work) for work in watched]
         self._measure_lag(time.monotonic())
         return listeners.address(self.listeners)
@@ -327,6 +342,7 @@ class Server:
         self.context.polls.drain()
         await self._finish_commands(deadline)
         await self.publisher.stop(max(1.0, deadline - self.loop.time()))
+        await self._keep_growing()
         await self._flush_rooms(deadline)
         await self._close_connections(reconnects)
         self.keepalive.stop()
@@ -343,6 +359,13 @@ class Server:
             context.requests or context.polls.waiting or any(s.unfinished for s in busy)
         ):
             await asyncio.sleep(0.005)
+
+    async def _keep_growing(self) -> None:
+        """Messages that grow here go on elsewhere, from where they are now."""
+        try:
+            await self.context.growing.leave()
+        except LogUnavailable as error:
+            logger.warning("growing messages not kept, their authors send the end again reason=%s", error)
 
     async def _flush_rooms(self, deadline: float) -> None:
         rooms = self.hub.rooms

@@ -47,7 +47,7 @@ FRONT = Front(cast(Gate, SimpleNamespace(settings=Settings())), Metrics(), list,
 EVERYTHING: dict[str, Any] = {"key": "k", "id": "i", "target": 1, "emoji": "e", "on": True}
 MESSAGE_ONLY: dict[str, Any] = {"reply_to": 1, "meta": b'{"a":1}', "mentions": ("x",)}
 
-OF_REQUESTS = {ErrorCode.NOT_FOUND, ErrorCode.TOO_LARGE, ErrorCode.UNAVAILABLE}
+OF_REQUESTS = {ErrorCode.NOT_FOUND, ErrorCode.CONFLICT, ErrorCode.TOO_LARGE, ErrorCode.UNAVAILABLE}
 """What no handshake is refused with."""
 
 
@@ -235,8 +235,8 @@ def test_the_close_codes() -> None:
 
 @pytest.mark.parametrize("type", list(KINDS))
 def test_the_events(type: Any) -> None:
-    more = MESSAGE_ONLY if type == "message" else {}
-    least: dict[str, Any] = {"target": 1, "emoji": "e", "on": True}
+    more = MESSAGE_ONLY if type in ("message", "finished") else {}
+    least: dict[str, Any] = {"target": 1, "emoji": "e", "on": True if type == "reacted" else None}
     made = [
         event_of(entry, 2, 1, 1).data
         for entry in (

@@ -9,7 +9,6 @@ import pytest
 
 from tests.support.chat import Client, running
 from tests.support.wrong_commands import (
-    BAD,
     DEEP,
     FULL,
     ONLY_MSGPACK,
@@ -17,6 +16,7 @@ from tests.support.wrong_commands import (
     TEXT_CHARS,
     as_json,
     as_msgpack,
+    bad,
     message,
 )
 
@@ -26,9 +26,7 @@ Case = tuple[bytes, str]
 
 def json_cases(name: str) -> Iterator[Case]:
     for field in [*FULL[name], *(["last"] if name == "join" else [])]:
-        for value in BAD[field]:
-            if (name, field, value) == ("read", "seq", 0) and type(value) is int:
-                continue  # the one command whose seq may be 0
+        for value in bad(name, field):
             yield as_json(message(name, **{field: value})), field
         for value in (float("nan"), float("inf"), float("-inf")):
             yield as_json(message(name, **{field: value})), "message"
@@ -42,9 +40,7 @@ def json_cases(name: str) -> Iterator[Case]:
 
 def msgpack_cases(name: str) -> Iterator[Case]:
     for field in [*FULL[name], *(["last"] if name == "join" else [])]:
-        for value in [*BAD[field], *ONLY_MSGPACK]:
-            if (name, field, value) == ("read", "seq", 0) and type(value) is int:
-                continue
+        for value in [*bad(name, field), *ONLY_MSGPACK]:
             if not isinstance(value, int) or -(2**63) <= value < 2**64:  # MessagePack has no larger ones
                 try:
                     yield as_msgpack(message(name, **{field: value})), field

@@ -42,7 +42,13 @@ async def test_welcome_tells_all_that_a_client_needs(tmp_path: Path) -> None:
         assert welcome["device"]
         assert welcome["epoch"] == here.server.log.epoch
         assert abs(welcome["server_time"] / 1000 - time.time()) < 60
-        assert welcome["limits"] == {"frame_bytes": 65536, "text_chars": 50, "send_rate": 7, "send_burst": 9}
+        assert welcome["limits"] == {
+            "frame_bytes": 65536,
+            "text_chars": 50,
+            "send_rate": 7,
+            "send_burst": 9,
+            "stream_chars": 262_144,
+        }
         assert welcome["ping_interval"] == 11.0
         again = await here.connect(f"/ws?token={welcome['token']}")
         assert again.welcome["user"] == welcome["user"]

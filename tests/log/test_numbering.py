@@ -24,6 +24,7 @@ from tornado_chat.log_commands import Progress
 pytest_plugins = ["tests.support.database_fixtures", "tests.support.postgres_servers"]
 
 TIMEOUT = 60.0
+NEWEST = max(schema.revisions("sqlite"))
 ROOMS = [f"room-{number}" for number in range(12)]
 
 # Pieces of a few events; each says how far it is, inside its transaction, and waits for a line before it is committed.
@@ -94,7 +95,8 @@ def test_a_migration_that_is_killed_goes_on_where_it_was(
     age(database, "0003")
     dice = random.Random(seed)
     kills = 0
-    while sql(database, "SELECT version_num FROM alembic_version") != [("0005",)]:
+    while sql(database, "SELECT version_num FROM alembic_version") != [(NEWEST,)]:
+        assert kills < 200, "it goes on and on"
         migration = child(MIGRATE, database, stdin=subprocess.PIPE)
         process.append(migration)
         assert migration.stdin is not None
@@ -142,7 +144,7 @@ def test_nobody_serves_a_log_that_is_half_numbered(database: str, process: list[
         asyncio.run(open_log(database))
     assert str(caught.value).endswith(f"run: tornado-chat migrate --database {schema.shown(database)}")
     assert "\n" not in str(caught.value)
-    assert migrate(database, lambda done, total: None) == ("migrating-0004", "0005")
+    assert migrate(database, lambda done, total: None) == ("migrating-0004", NEWEST)
 
 
 OLD_WRITES = {

@@ -57,7 +57,16 @@ def tables(database: str) -> list[tuple[Any, ...]]:
 
 def age(database: str, revision: str = "0001") -> None:
     """Make of a new database what the version of `revision` left; of 0001: the one before Alembic, on SQLite."""
-    undone = [
+    undone = ["DROP TABLE growing", "DROP TABLE growing_parts"]
+    if not database.startswith("sqlite:"):
+        added = ("clock_ms", "text_of_growing", "claim_growing", "finishable", "checkpoint_growing", "add_entries")
+        undone += [f"DROP FUNCTION {name}" for name in added]
+    if revision == "0005":
+        if not database.startswith("sqlite:"):
+            undone += ["CREATE" + _script(database, "0005").partition("DROP FUNCTION add_entries;\nCREATE")[2]]
+        sql(database, *undone, f"UPDATE alembic_version SET version_num = '{revision}'")
+        return
+    undone += [
         "DELETE FROM events WHERE room IN (SELECT id FROM rooms WHERE name LIKE '~%')",
         "DELETE FROM rooms WHERE name LIKE '~%'",
         *(f"DROP TABLE {name}" for name in ("settled", "follows", "mentions")),
@@ -69,12 +78,12 @@ def age(database: str, revision: str = "0001") -> None:
         if not database.startswith("sqlite:"):
             before = _script(database, "0004").partition("-- Appends messages")[2]
             messages, _, entries = before.partition("-- Appends entries")
-            undone += ["DROP FUNCTION add_messages", "DROP FUNCTION add_entries", "--" + messages, "--" + entries]
+            undone += ["DROP FUNCTION add_messages", "--" + messages, "--" + entries]
         sql(database, *undone, f"UPDATE alembic_version SET version_num = '{revision}'")
         return
     undone += ["DROP TABLE others", "ALTER TABLE events RENAME COLUMN previous_message TO last_message"]
     if not database.startswith("sqlite:"):
-        undone += [f"DROP FUNCTION {name}" for name in ("add_messages", "add_entries", "lock_rooms")]
+        undone += [f"DROP FUNCTION {name}" for name in ("add_messages", "lock_rooms")]
         functions = _script(database, "0001").partition("CREATE FUNCTION lock_rooms")[2]
         locking, _, appending = functions.partition("-- Appends messages")
         undone += [

@@ -7,8 +7,9 @@ from typing import Any
 
 import orjson
 
-from tornado_chat.errors import ChatError
+from tornado_chat.errors import ChatError, Reason
 from tornado_chat.log import Appended, Entry, Log
+from tornado_chat.log.growing import Begin, Finish
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.events import Data
 
@@ -55,6 +56,28 @@ def followed(room: str, user: str = "alice", level: str = "everything", key: str
 
 def unfollowed(room: str, user: str = "alice", key: str = "") -> Entry:
     return Entry("unfollowed", f"~{user}", user, user.title(), key=f"={key or next(numbers)}", about=room)
+
+
+def begun(id: str = "re:1", user: str = "bot", room: str = "lobby", home: str = "here", **more: Any) -> Begin:
+    return Begin(room, user, user.title(), id=id, home=home, **more)
+
+
+def finished(
+    target: int,
+    text: str,
+    user: str = "bot",
+    room: str = "lobby",
+    *,
+    key: str = "",
+    reason: Reason = "done",
+    gen: int = 1,
+    home: str = "here",
+    **more: Any,
+) -> Finish:
+    key = key or f"hidden-{next(numbers)}"
+    return Finish(
+        room, user, user.title(), key=key, target=target, text=text, reason=reason, gen=gen, home=home, **more
+    )
 
 
 async def append(log: Log, *batch: Entry) -> list[Appended]:

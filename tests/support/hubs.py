@@ -13,6 +13,7 @@ from tornado_chat.live.hub import Hub
 from tornado_chat.live.limits import AddressAccount, RoomLimits, TokenBucket
 from tornado_chat.live.member import Member, Memberships
 from tornado_chat.log import Appended, Entry, Revocation, State
+from tornado_chat.log.growing import Checkpoint, Held, Open
 from tornado_chat.metrics import Metrics
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import Join
@@ -74,6 +75,21 @@ class MemoryLog:
 
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         raise NotImplementedError
+
+    async def checkpoint(self, home: str, parts: Sequence[Checkpoint]) -> list[bool]:
+        raise NotImplementedError
+
+    async def stop(self, room: str, seqs: Collection[int], by: str) -> None:
+        raise NotImplementedError
+
+    async def held(self, home: str) -> list[Held]:
+        return []
+
+    async def open(self, room: str) -> list[Open]:
+        return []
+
+    async def lapsed(self) -> list[Open]:
+        return []
 
     async def probe(self) -> None:
         pass

@@ -30,6 +30,11 @@ FULL: dict[str, dict[str, Any]] = {
     "typing": {**ROOM, "on": False},
     "presence": {**ROOM},
     "ping": {"id": "c1"},
+    "begin": {**ROOM, "reply_to": 3, "meta": {"a": 1}, "replica": "one", "take_over": False},
+    "append": {**ROOM, "stream": "re:3", "offset": 0, "text": "hello", "gen": 1},
+    "finish": {**ROOM, "stream": "re:3", "length": 5, "reason": "done", "meta": {"a": 1}},
+    "stop": {**ROOM, "seq": 3},
+    "fetch": {**ROOM, "seq": 3, "offset": 2},
 }
 """Each command with its fields; `last`, which does not go with `after`, is tried by itself."""
 
@@ -48,6 +53,11 @@ REQUIRED = {
     "typing": {"room", "on"},
     "presence": {"room"},
     "ping": set[str](),
+    "begin": {"id", "room"},
+    "append": {"room", "stream", "offset", "text"},
+    "finish": {"room", "stream", "length", "reason"},
+    "stop": {"room"},
+    "fetch": {"room", "seq"},
 }
 
 
@@ -100,6 +110,13 @@ BAD: dict[str, list[Any]] = {
     ],
     "user": [*TEXTUAL, "a" * 65, "a\nb"],
     "level": [*TEXTUAL, "all", "Everything", "everything "],
+    "take_over": [0, 1, 1.0, "true", "", [], {}, DEEP],
+    "replica": [*TEXTUAL, "a" * 65],
+    "stream": [*TEXTUAL, "a" * 65],
+    "offset": NUMERIC,
+    "length": NUMERIC,
+    "gen": [*NUMERIC, 0],
+    "reason": [*TEXTUAL, "Done", "done "],
     "meta": [
         *[5, 1.5, True, "a", "", [], [{}], DEEP, {"a": DEEP}, {"a": nested(64)}, {"a": nested(300)}],
         *[{"a\0": 1}, {"a": "\0"}, {"a": ["\ud800"]}, {"\ud800": 1}, {"a": 2**64}, {"a": [-(2**63) - 1]}],
@@ -109,6 +126,16 @@ BAD: dict[str, list[Any]] = {
 NAN: list[Any] = [math.nan, math.inf, -math.inf]
 EXTENSIONS: list[Any] = [msgpack.ExtType(5, b"a"), msgpack.ExtType(5, b""), msgpack.Timestamp(1)]
 ONLY_MSGPACK: list[Any] = [b"a", b"\xff", b"", {1: 2}, {None: 1}, {b"a": 1}, *NAN]
+
+
+def bad(name: str, field: str) -> list[Any]:
+    """What must be refused in this field of this command."""
+    values = BAD[field]
+    if (name, field) == ("read", "seq"):  # the one command whose seq may be 0
+        values = NUMERIC
+    if (name, field) == ("append", "text"):  # of any length
+        values = TEXTUAL
+    return values
 
 
 def message(name: str, **changes: Any) -> dict[str, Any]:

@@ -106,10 +106,16 @@ def test_an_event_is_described_as_it_is_made(type: Any) -> None:
     everything = {"key": "k", "id": "i", **least}
     if type == "message":
         everything |= {"reply_to": 1, "meta": b'{"a":1}', "mentions": ("x",)}
+    elif type == "finished":
+        everything |= {"emoji": "done", "reply_to": 1, "meta": b'{"a":1}'}
+        least |= {"emoji": "done", "reply_to": 1}
+    rooms = (("r", everything), ("~u", least))
+    ons = (None, True) if type == "message" else (True,)
     entries = [
-        Entry(type, room, "u", "n", text=text, **more)
+        Entry(type, room, "u", "n", text=text, **more | {"on": on})
         for text in ("t", None)
-        for room, more in (("r", everything), ("~u", least))
+        for room, more in rooms
+        for on in ons
     ]
     made = [event_of(entry, 2, 1, 1).data for entry in entries]
     for data in made:
@@ -139,6 +145,7 @@ def test_the_commands_of_a_request_are_described_as_they_are_taken(tmp_path: Pat
         for type in COMMANDS:
             command = {"type": type, "room": "lobby", "text": "hello", "seq": 1, "emoji": "e", "on": True}
             command |= {"level": "nothing", "user": "bob"}
+            command |= {"stream": "s", "offset": 0, "length": 0, "reason": "done"}
             (answer,) = ask(server, "POST", "/v1/commands", command, token)[1]
             refused = answer is not None and answer.get("code") == "bad_request"
             assert refused == (type not in offered or "id" in offered[type]["required"]), type
@@ -170,7 +177,7 @@ def test_a_message_as_it_is_now_is_described_as_it_is_told(tmp_path: Path) -> No
     assert page["messages"] == told
     for each in told:
         assert each == JSON.decode(JSON.encode(msgspec.convert(each, MessageNow)))
-    names = {field.name for field in fields(MessageNow)} | {"type"}
+    names = {field.name for field in fields(MessageNow)} - {"streaming"} | {"type"}
     assert set().union(*told) == names
     assert page == JSON.decode(JSON.encode(msgspec.convert(page, History)))
 

@@ -24,6 +24,7 @@ import orjson
 from msgspec import Meta
 
 from tornado_chat.broker import Change, Receiver
+from tornado_chat.errors import Reason
 from tornado_chat.wire.codec import JSON, Encoded
 from tornado_chat.wire.commands import (
     ID_CHARS,
@@ -64,7 +65,9 @@ Worker = Annotated[str, Meta(min_length=1, max_length=ID_CHARS)]
 
 
 class _Event(TypedDict, total=False):
-    type: Required[Literal["message", "edited", "deleted", "reacted", "followed", "unfollowed", "marked", "mentioned"]]
+    type: Required[
+        Literal["message", "edited", "deleted", "reacted", "finished", "followed", "unfollowed", "marked", "mentioned"]
+    ]
     room: Required[str]
     seq: Required[Seq]
     user: Required[UserId]
@@ -79,6 +82,10 @@ class _Event(TypedDict, total=False):
     meta: msgspec.Raw
     emoji: Emoji
     on: bool
+    streaming: bool
+    reason: Reason
+    length: Cursor
+    crc: Annotated[int, Meta(ge=0, lt=2**32)]
     mentions: Mentions
     about: RoomName
     level: Level
@@ -91,6 +98,7 @@ REQUIRED: dict[str, set[str]] = {
     "edited": {"target"},
     "deleted": {"target"},
     "reacted": {"target", "emoji", "on"},
+    "finished": {"target", "reason", "length"},
     "followed": {"about", "level"},
     "unfollowed": {"about"},
     "marked": {"about", "read"},

@@ -7,12 +7,13 @@ from time import monotonic
 
 from tornado_chat.live.fanout import UNTRIED, send_all
 from tornado_chat.live.group import Group
+from tornado_chat.live.growing import Told
 
 
 class Batch:
     """For those who are in the group now; nobody in it moves until `Group.flushed`."""
 
-    __slots__ = ("_end", "_place", "_users", "after", "data", "events", "frames", "group", "signals")
+    __slots__ = ("_end", "_place", "_users", "after", "data", "events", "frames", "group", "signals", "told")
 
     def __init__(self, group: Group, frames: list[bytes], after: int, signals: list[tuple[bytes, str | None]]) -> None:
         self.group = group
@@ -20,6 +21,7 @@ class Batch:
         self.events = len(frames)
         self.frames = frames
         self.signals = signals  # with the user whom each is not for
+        self.told: Told | None = None  # before the batch, where something grows: what who falls behind in it has got
         self.data = b"".join(frames + [frame for frame, _ in signals])
         self._users = {user for _, user in signals if user is not None}
         self._place = 0  # in the group: those before it were sent to, or told

@@ -8,6 +8,8 @@ import secrets
 import time
 
 from tornado_chat.config import Settings
+from tornado_chat.live.growing import STREAM_CHARS
+from tornado_chat.live.growing_messages import GrowingMessages
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.limits import Limits
 from tornado_chat.live.polls import Polls
@@ -26,6 +28,7 @@ class Context:
         "_hidden_keys",
         "_hidden_prefix",
         "draining",
+        "growing",
         "hub",
         "limits",
         "lines",
@@ -52,10 +55,11 @@ class Context:
         self.requests = 0  # whose commands are under way
         self.draining = False  # nothing more is read; what was read is finished
         self.welcome_limits = replies.Limits(
-            settings.max_frame_bytes, settings.text_chars, settings.send_rate, settings.send_burst
+            settings.max_frame_bytes, settings.text_chars, settings.send_rate, settings.send_burst, STREAM_CHARS
         )
         self._hidden_keys = itertools.count()
         self._hidden_prefix = f"\x01{time.time_ns():x}{secrets.token_hex(16)}-"
+        self.growing = GrowingMessages(hub, publisher, hub.presence.uid, self.hidden_key)
 
     def hidden_key(self) -> str:
         """A key that no client knows or can guess; ascending, since that costs an index least."""

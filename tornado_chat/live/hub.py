@@ -8,6 +8,7 @@ from functools import partial
 from tornado_chat.broker import Broker, Change
 from tornado_chat.errors import LogReplaced
 from tornado_chat.live.fanout import Direct
+from tornado_chat.live.growing import Pace, RoomGrowing
 from tornado_chat.live.limits import AddressAccount, RoomLimits
 from tornado_chat.live.line import Line
 from tornado_chat.live.lookup import Lookup
@@ -64,6 +65,8 @@ class Hub:
         self.heads = Lookup(self.tasks, self.shared.turns, log.heads)
         self.marks = Lookup(self.tasks, self.shared.turns, log.marks)
         self.typing: dict[str, RoomSignals] = {}  # in rooms that are not open here: members are elsewhere
+        self.growing: dict[str, RoomGrowing] = {}  # by room, open here or not
+        self.pace = Pace()
         self.poll_wanted = asyncio.Event()  # the heads are to be asked for now, not at the next turn
 
     async def stop(self) -> None:
@@ -82,6 +85,9 @@ class Hub:
             signals = self.typing.pop(name, None)
             if signals is not None:
                 room.signals.take_over(name, signals)
+            growing = self.growing.get(name)
+            if growing is not None:
+                self._grow(room, growing)
             self.tasks.spawn(self._open(room))
         return room
 
@@ -131,6 +137,28 @@ class Hub:
             room = self.rooms.get(name)
             if room is not None and head > room.head:
                 room.expect(head)
+
+    # Messages that grow
+
+    def grow(self, name: str) -> RoomGrowing:
+        """What grows in the room, whose messages the caller has here."""
+        growing = self.growing.get(name)
+        if growing is None:
+            growing = self.growing[name] = RoomGrowing(self.shared.loop, self.pace, name, self._ungrow)
+            room = self.rooms.get(name)
+            if room is not None:
+                self._grow(room, growing)
+        return growing
+
+    def _grow(self, room: Room, growing: RoomGrowing) -> None:
+        room.growing = growing
+        growing.open(room.flush_soon, room.size)
+
+    def _ungrow(self, name: str) -> None:
+        del self.growing[name]
+        room = self.rooms.get(name)
+        if room is not None:
+            room.growing = None
 
     # Members
 

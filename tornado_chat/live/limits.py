@@ -12,6 +12,13 @@ from tornado_chat.errors import ChatError, ErrorCode
 PROCESS_SHARE = 4
 """The process takes this many times the joins a second that one address may ask for."""
 
+APPEND_BYTES = 8
+"""What an `append` counts for besides its characters, in place of its frame: 50 tokens a second in each of 100 messages
+are what one user may send by the default limits."""
+
+BEGIN_BYTES = 4096
+"""What a `begin` counts for besides its frame: it brings two events."""
+
 FRAME_BYTES = 128
 """Each frame counts as so many bytes more than it has: the least of them costs 1 us."""
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+from tornado_chat.live.growing import Told
 from tornado_chat.live.line import Line
 from tornado_chat.wire.encodings import Encoding
 from tornado_chat.wire.events import Event
@@ -35,7 +36,7 @@ class Page:
 class Member:
     """`cursor` is the last seq that was written to it; a live member's is the room's `flushed` and not kept here."""
 
-    __slots__ = ("cursor", "due", "encoding", "line", "name", "page", "place", "room", "state", "user")
+    __slots__ = ("cursor", "due", "encoding", "lacks", "line", "name", "page", "place", "room", "state", "user")
 
     def __init__(self, line: Line, user: str, name: str, encoding: Encoding) -> None:
         self.line = line
@@ -48,6 +49,7 @@ class Member:
         self.place = 0  # in its group, while it is live
         self.due = False  # it stands in the queue for its next chunk
         self.page: Page | None = None
+        self.lacks: Told | None = None  # what it was told of messages that grow before it fell behind
 
     def write(self, reply: Any) -> None:
         self.line.write(self.encoding.frame(reply))

@@ -34,6 +34,11 @@ async def history(context: Context, command: History, max_bytes: int = HISTORY_B
     messages, more = await context.hub.log.history(
         command.room, before=command.before, limit=command.limit, max_bytes=max_bytes
     )
+    for message in messages:
+        if "streaming" in message:
+            growing = context.growing.find(command.room, message["seq"])
+            if growing is not None:
+                message["text"] = growing.told_text()
     return replies.History(id=command.id, room=command.room, messages=messages, more=more)
 
 

@@ -18,20 +18,27 @@ from typing import Any
 from msgspec import Raw
 
 from tornado_chat.auth import Identity
-from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
+from tornado_chat.errors import ChatError, Conflict, ErrorCode, LogUnavailable
 from tornado_chat.live import questions
 from tornado_chat.live.author import Author
 from tornado_chat.live.context import Context
+from tornado_chat.live.growing import Growing
 from tornado_chat.live.limits import AddressAccount, rate_limited
+from tornado_chat.live.writing import Writing
 from tornado_chat.log import Appended, Entry
 from tornado_chat.log.kinds import Publishing
 from tornado_chat.wire import replies
 from tornado_chat.wire.codec import Codec
 from tornado_chat.wire.commands import (
+    Append,
+    Begin,
     Command,
     Delete,
     Edit,
+    Fetch,
+    Finish,
     Follow,
+    Growth,
     History,
     Invite,
     Join,
@@ -41,6 +48,7 @@ from tornado_chat.wire.commands import (
     React,
     Read,
     Send,
+    Stop,
     Typing,
     Unfollow,
     Unparsed,
@@ -87,8 +95,11 @@ class Request(Author):
         "_going_on",
         "_held",
         "_history_bytes",
+        "_kept",
+        "_late",
         "_submitted",
         "_timer",
+        "_writing",
     )
 
     def __init__(
@@ -116,6 +127,9 @@ class Request(Author):
         self._going_on: asyncio.Handle | None = None
         self._answers: list[Answer] = []  # of those that were begun
         self._submitted: deque[tuple[int, str | None]] = deque()  # places and ids of those the log has not answered
+        self._late: dict[str | None, int] = {}  # places, by id, of what waits for the end of a message that grows
+        self._writing: Writing | None = None  # of messages that grow
+        self._kept = False  # or about to be: what was appended
         self._asking: asyncio.Task[None] | None = None
         self._history_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -164,13 +178,20 @@ class Request(Author):
             if monotonic() - started > TURN_SECONDS:
                 self._going_on = self.context.hub.shared.loop.call_soon(self._go_on)
                 return
-        if self._begun and not self._submitted and self._asking is None:
-            self._end(self._answers)
+        if self._begun and not self._submitted and not self._late and self._asking is None:
+            grown = self._writing.messages() if self._writing is not None and not self._kept else None
+            if grown:
+                self._kept = True
+                self._asking = self.context.hub.tasks.spawn(self._keep_growing(grown))
+            else:
+                self._end(self._answers)
 
     def _end(self, outcome: list[Answer] | ChatError) -> None:
         if self._ended:
             return
         self._ended = True
+        if self._writing is not None:
+            self._writing.end()
         self.end()
         if self._counted:
             self.context.requests -= 1
@@ -210,7 +231,7 @@ class Request(Author):
 
     def _give_up(self) -> None:
         """What was submitted may still be kept; what was not begun is not."""
-        for place, id in self._submitted:
+        for place, id in (*self._submitted, *((place, id) for id, place in self._late.items())):
             self._answers[place] = self._refusal(_NOT_IN_TIME, id)
         overloaded = ChatError(ErrorCode.OVERLOADED, "its turn did not come in time: try again", retry_after=1.0)
         while (command := self._held or next(self._commands, None)) is not None:
@@ -238,8 +259,12 @@ class Request(Author):
         """As `Sender.published` says."""
         if self._ended:  # it was given up, or failed: places may be wrong
             return
-        place, _ = self._submitted.popleft()
-        if isinstance(outcome, ChatError):
+        late = self._late.pop(entry.id, None)
+        place = self._submitted.popleft()[0] if late is None else late
+        if isinstance(outcome, Conflict) and entry.type == "deleted":
+            self._late[entry.id] = place
+            self.context.growing.delete(entry, self)
+        elif isinstance(outcome, ChatError):
             self._answers[place] = self._refusal(outcome, entry.id)
         elif entry.id is not None:
             self._answers[place] = questions.ack(entry, entry.id, outcome)
@@ -256,6 +281,83 @@ class Request(Author):
     def fail(self) -> None:
         """As `Sender.fail` says."""
         self._end(ChatError(ErrorCode.UNAVAILABLE, "the server failed on this request: send it again", 1.0))
+
+    # Messages that grow
+
+    def _write_growth(self, command: Growth) -> bool:
+        """An `append` belongs to a request that has the `begin` of its message before it."""
+        if not self._check_known():
+            return True
+        if isinstance(command, Finish) and command.id is None:
+            raise ChatError(ErrorCode.BAD_REQUEST, "id: is missing; finish needs one here")
+        if self._writing is None:
+            self._writing = Writing(self)
+        if not isinstance(command, Append):
+            return self._writing.take(command)
+        if not self._writing.has_begun(command.room, command.stream):
+            raise Conflict(
+                "a request that has an `append` has the `begin` of its message before", stream=command.stream
+            )
+        if not self._writing.take(command):
+            return False
+        self._answers.append(None)
+        return True
+
+    @property
+    def gone(self) -> bool:
+        """As `Writer.gone` says."""
+        return self._ended
+
+    def charge_bytes(self, count: int) -> None:
+        self.owe_bytes(count)
+
+    def submitted(self, entry: Entry) -> None:
+        """As `Writer.submitted` says."""
+        self._submitted.append((len(self._answers), entry.id))
+        self._answers.append(None)
+
+    def answered(self, entry: Entry, outcome: replies.Ack | ChatError | None) -> None:
+        """As `Writer.answered` says."""
+        if not self._ended:
+            place, _ = self._submitted.popleft()
+            self._answers[place] = self._refusal(outcome, entry.id) if isinstance(outcome, ChatError) else outcome
+
+    async def _keep_growing(self, grown: list[Growing]) -> None:
+        """What was appended is in the log; else none of the request counts as done."""
+        try:
+            await self.context.growing.checkpoint(only=grown)
+        except LogUnavailable as error:
+            self.context.log_warning.warning("log unavailable reason=%s", error)
+            self._answers = [
+                self._refusal(_NOT_IN_TIME, None) if answer is None else answer for answer in self._answers
+            ]
+        self._asking = None
+        self._end(self._answers)
+
+    def _stop(self, command: Stop) -> bool:
+        if not self._check_known():
+            return True
+        if self._submitted:
+            return False
+        self.check_room(command.room)
+        self.charge()
+        self._ask(partial(self._end_growth, command), command)
+        return True
+
+    async def _end_growth(self, command: Stop) -> Answer:
+        growing = self.context.growing
+        await growing.stop(command.room, command.seq, self.user, moderator=self.identity.moderator)
+        return None if command.id is None else replies.Ack(id=command.id, room=command.room)
+
+    def _fetch(self, command: Fetch) -> bool:
+        if self._submitted:
+            return False
+        self.check_room(command.room)
+        self.charge()
+        questions.check_unread(self.context, 0)
+        growing = self.context.growing
+        self._ask(partial(growing.fetch, command.room, command.seq, command.offset, command.id), command)
+        return True
 
     # Questions
 
@@ -346,5 +448,10 @@ _HANDLERS: dict[type[Command], Callable[[Request, Any], bool]] = {
     Typing: Request._typing,
     Presence: Request._presence,
     Ping: Request._ping,
+    Begin: Request._write_growth,
+    Append: Request._write_growth,
+    Finish: Request._write_growth,
+    Stop: Request._stop,
+    Fetch: Request._fetch,
 }
 """Each begins one command and keeps a place for its answer, or returns False if its turn has not come."""

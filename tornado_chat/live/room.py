@@ -25,6 +25,7 @@ from tornado_chat.live.batch import Batch
 from tornado_chat.live.catching_up import CatchingUp
 from tornado_chat.live.fanout import UNTRIED
 from tornado_chat.live.group import Group
+from tornado_chat.live.growing import RoomGrowing, Told, short
 from tornado_chat.live.line import Sender, resume_all
 from tornado_chat.live.member import CATCHING, GONE, LIVE, Member
 from tornado_chat.live.rest import Rest
@@ -34,7 +35,7 @@ from tornado_chat.live.room_signals import RoomSignals
 from tornado_chat.live.shared import Shared
 from tornado_chat.live.watch import Watch
 from tornado_chat.log import own
-from tornado_chat.log.kinds import ERASING
+from tornado_chat.log.kinds import ENDING, ERASING
 from tornado_chat.wire.encodings import Encoding
 from tornado_chat.wire.events import Event
 from tornado_chat.wire.replies import Behind, Signal, Synced
@@ -75,6 +76,7 @@ class Room:
         "flushed",
         "flushing",
         "groups",
+        "growing",
         "head",
         "holds",
         "hole",
@@ -126,6 +128,7 @@ class Room:
         self.users: dict[str, int] = {}  # how many members each has here, and one if it polls
         self.watch: Watch | None = None  # of those who poll; from the first of them on
         self.presence = RoomPresence()
+        self.growing: RoomGrowing | None = None  # only while something grows here
         self.closed = False  # forgotten: whoever asks for the room gets another
 
     # Opening and closing
@@ -143,6 +146,9 @@ class Room:
         self.closed = True
         self.early.clear()
         self.signals.shut()
+        if self.growing is not None:
+            self.growing.close()
+            self.growing = None
         if self.hole is not None:
             self.hole.cancel()
             self.hole = None
@@ -223,6 +229,10 @@ class Room:
             group = self.groups[member.encoding] = Group()
         group.add(member)
         member.write(Synced(room=own.shown(self.name), seq=member.cursor))
+        if self.growing is not None:
+            for stream in self.growing.snapshots(member.cursor, member.lacks):
+                member.write(stream)
+        member.lacks = None
 
     def leave(self, member: Member) -> bool:
         """Nothing of this room is written to `member` any more, not even by a flush that runs.
@@ -270,9 +280,10 @@ class Room:
                 logger.exception("member not fed room=%s user=%s", self.name, member.user)
                 member.line.close(CloseCode.INTERNAL_ERROR, "the server failed on a room")
 
-    def _fall_behind(self, member: Member, after: int) -> None:
+    def _fall_behind(self, member: Member, after: int, told: Told | None) -> None:
         self._remove(member)
         member.cursor = after
+        member.lacks = told
         self.shared.metrics.frames_deferred += 1
         member.write(Behind(room=own.shown(self.name), seq=after, head=self.head))
         self._catch_up(member)
@@ -310,15 +321,18 @@ class Room:
         if self.early:
             self.early.pop(event.seq, None)  # it came twice
         self.ring.append(event)
-        if event.data["type"] in ERASING:
+        type = event.data["type"]
+        if type in ERASING:
             target = event.data["target"]
             self.ring.erase(target)
             if self.catching:
                 self.catching.erase(target)
             if self.watch:
                 self.watch.erase(target)
+        elif type in ENDING and self.growing is not None and event.data["target"] in self.growing.messages:
+            event = short(event)  # else it grew elsewhere, and nobody here was told its text
         self.pending.append(event)
-        self._flush_soon()
+        self.flush_soon()
 
     def expect(self, known: int) -> None:
         """The log holds events up to `known`: those that are missing here have a moment to come by themselves."""
@@ -374,7 +388,7 @@ class Room:
     def signal(self, signal: Signal, not_for: str | None = None) -> None:
         """Tell the live members something that may be lost; `not_for` is the user who need not hear it."""
         if self.groups and self.signals.add(signal, not_for, self.size()):
-            self._flush_soon()
+            self.flush_soon()
 
     def tell(self, signal: Signal, not_for: str | None = None) -> None:
         """`signal`, in all processes."""
@@ -383,7 +397,7 @@ class Room:
 
     # The flush
 
-    def _flush_soon(self) -> None:
+    def flush_soon(self) -> None:
         if not self.flushing:
             self.flushing = True
             self.due = self.shared.loop.call_soon(self._flush)
@@ -433,11 +447,19 @@ class Room:
             if self.watch:
                 self.watch.wake(self.flushed)
         told = self.signals.take({encoding.codec for encoding in self.groups}) if self.signals.waiting else None
+        growing = self.growing
+        grown = growing.told() if growing is not None else None
+        chunks = growing.take(after, events) if growing is not None else None
         total = 0
         for encoding, group in self.groups.items():
             frames = [event.frames[encoding] for event in events]
             signals = [(encoding.wrap(payload), not_for) for payload, not_for in told[encoding.codec]] if told else []
-            self.batches.append(Batch(group, frames, after, signals))
+            if chunks is not None:
+                chunks.put(encoding, frames, signals)
+            batch = Batch(group, frames, after, signals)
+            if chunks is not None or events:
+                batch.told = grown
+            self.batches.append(batch)
             total += len(group)
         self._flush_has_begun()
         if total <= SLICE:
@@ -499,8 +521,8 @@ class Room:
             line.sent(data, taken)
             return True
         if line.outbox_bytes and line.outbox_bytes + len(data) > self.shared.high_water_mark:
-            if batch.events:
-                self._fall_behind(member, batch.after)
+            if batch.events or batch.told is not None:
+                self._fall_behind(member, batch.after, batch.told)
             return False
         own = batch.of(member.user)
         if own:
@@ -521,8 +543,8 @@ class Room:
             self.resting = self.shared.loop.call_later(seconds, self._rested)
         else:
             self.flushing = False
-            if self.pending or self.signals.waiting:
-                self._flush_soon()
+            if self.pending or self.signals.waiting or (self.growing is not None and self.growing.ready):
+                self.flush_soon()
         if len(self.pending) <= PENDING_EVENTS // 2:
             self._unblock()
 

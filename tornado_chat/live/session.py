@@ -16,24 +16,30 @@ from functools import partial
 from typing import Any, TypeVar
 
 from tornado_chat.auth import Identity
-from tornado_chat.errors import ChatError, CloseCode, ErrorCode, LogUnavailable
+from tornado_chat.errors import ChatError, CloseCode, Conflict, ErrorCode, LogUnavailable
 from tornado_chat.live import questions
 from tornado_chat.live.author import Author
 from tornado_chat.live.context import Context
 from tornado_chat.live.flood import Flood
-from tornado_chat.live.limits import FRAME_BYTES, AddressAccount
+from tornado_chat.live.limits import APPEND_BYTES, FRAME_BYTES, AddressAccount
 from tornado_chat.live.line import Line
 from tornado_chat.live.lookup import Question
 from tornado_chat.live.member import Member, Memberships
+from tornado_chat.live.writing import Writing
 from tornado_chat.log import Appended, Entry, own
 from tornado_chat.log.kinds import Publishing
 from tornado_chat.log.sweeping import Mark
 from tornado_chat.wire import replies
 from tornado_chat.wire.commands import (
+    Append,
+    Begin,
     Command,
     Delete,
     Edit,
+    Fetch,
+    Finish,
     Follow,
+    Growth,
     History,
     Invite,
     Join,
@@ -43,6 +49,7 @@ from tornado_chat.wire.commands import (
     React,
     Read,
     Send,
+    Stop,
     Typing,
     Unfollow,
     Unparsed,
@@ -52,7 +59,7 @@ from tornado_chat.wire.encodings import Encoding
 
 logger = logging.getLogger(__name__)
 
-C = TypeVar("C", Join, History, Presence)
+C = TypeVar("C", Join, History, Presence, Fetch)
 
 UNFINISHED = 64
 """Commands of one client that are not answered yet; it is read again when there are half as many."""
@@ -63,6 +70,9 @@ may be 50 KiB of objects.)"""
 
 UNCHARGED_BYTES = 16 * 1024
 """Bytes that came are charged when they are so many: most messages then cost one addition."""
+
+STOPS = 16
+"""`stop` commands of one connection that wait for the end of what they stop; nothing else waits for them."""
 
 ROOMS = 1000
 """Rooms that one connection may be in."""
@@ -81,8 +91,10 @@ class Session(Author):
         "members",
         "paying",
         "replies",
+        "stops",
         "unanswered",
         "uncharged",
+        "writing",
     )
 
     line: Line
@@ -100,6 +112,8 @@ class Session(Author):
         self.flood: Flood | None = None  # of refusals
         self.uncharged = 0  # bytes that came
         self.paying: asyncio.TimerHandle | None = None  # nothing is read until what came is paid
+        self.stops = 0  # `stop` commands under way
+        self.writing: Writing | None = None  # of messages that grow
 
     def begin(self, line: Line, answer: bytes, token: str | None, joins: Sequence[Join]) -> None:
         """Belong to `line` from now on: write the `answer` to its request and `welcome`, and carry out its `joins`.
@@ -135,7 +149,7 @@ class Session(Author):
             ping_interval=self.context.settings.ping_interval,
         )
 
-    def answer(self, reply: replies.Reply | replies.Presence) -> None:
+    def answer(self, reply: replies.Reply | replies.Presence | replies.Stop) -> None:
         self._write(self.encoding.frame(reply))
 
     def _write(self, data: bytes) -> None:
@@ -156,6 +170,8 @@ class Session(Author):
         except Unparsed as error:
             self._refuse(error, error.id)
         else:
+            if command.__class__ is Append:
+                self.uncharged += len(command.text) + APPEND_BYTES - size - FRAME_BYTES
             self.take(command, size)
 
     def on_overhead(self, size: int) -> None:
@@ -194,6 +210,8 @@ class Session(Author):
         for member in list(self.members):
             hub.leave(member.room, self.members, self.address)
         self.held = None
+        if self.writing is not None:
+            self.writing.end()
         if self.asking is not None:
             self.asking.cancel()
             self.asking = None
@@ -279,13 +297,21 @@ class Session(Author):
         if self.line.closing:
             return
         if isinstance(outcome, ChatError):
-            self._refuse(outcome, entry.id)
-        elif entry.id is not None:
-            frame = self.encoding.frame(questions.ack(entry, entry.id, outcome))
-            if self.replies is None:
-                self.replies = [frame]
+            if isinstance(outcome, Conflict) and entry.type == "deleted":
+                self.unanswered += 1
+                self.context.growing.delete(entry, self)
             else:
-                self.replies.append(frame)
+                self._refuse(outcome, entry.id)
+        elif entry.id is not None:
+            self._reply(questions.ack(entry, entry.id, outcome))
+
+    def _reply(self, ack: replies.Ack) -> None:
+        """`ack` goes with the others of its commit."""
+        frame = self.encoding.frame(ack)
+        if self.replies is None:
+            self.replies = [frame]
+        else:
+            self.replies.append(frame)
 
     def fail(self) -> None:
         """As `Sender.fail` says."""
@@ -297,6 +323,67 @@ class Session(Author):
             made, self.replies = self.replies, None
             self._write(b"".join(made) if len(made) > 1 else made[0])
         self.resume()
+
+    # Messages that grow
+
+    def _write_growth(self, command: Growth) -> bool:
+        if self.writing is None:
+            self.writing = Writing(self)
+        return self.writing.take(command)
+
+    @property
+    def gone(self) -> bool:
+        """As `Writer.gone` says."""
+        return self.line.closing
+
+    def charge_bytes(self, count: int) -> None:
+        self.uncharged += count
+
+    def submitted(self, entry: Entry) -> None:
+        """As `Writer.submitted` says."""
+        self.unanswered += 1
+
+    def answered(self, entry: Entry, outcome: replies.Ack | ChatError | None) -> None:
+        """As `Writer.answered` says."""
+        self.unanswered -= 1
+        if self.line.closing:
+            return
+        if isinstance(outcome, ChatError):
+            self._refuse(outcome, entry.id, entry.room if isinstance(outcome, Conflict) else None)
+        elif outcome is not None:
+            self._reply(outcome)
+
+    def _stop(self, command: Stop) -> bool:
+        self.check_room(command.room)
+        self.charge()
+        if self.stops >= STOPS:
+            raise ChatError(ErrorCode.RATE_LIMITED, f"{STOPS} of your `stop` are under way", retry_after=2.0)
+        self.stops += 1
+        self.context.hub.tasks.spawn(self._await_end(command))
+        return True
+
+    async def _await_end(self, command: Stop) -> None:
+        try:
+            await self.context.growing.stop(command.room, command.seq, self.user, moderator=self.identity.moderator)
+        except Exception as error:
+            if not self.line.closing:
+                self._fail_on(command, error)
+        else:
+            if command.id is not None and not self.line.closing:
+                self.answer(replies.Ack(id=command.id, room=command.room))
+        finally:
+            self.stops -= 1
+
+    def _fetch(self, command: Fetch) -> bool:
+        self.check_room(command.room)
+        self.charge()
+        questions.check_unread(self.context, 0)
+        self.asking = self.context.hub.tasks.spawn(self._ask(self._fetch_text, command))
+        return True
+
+    async def _fetch_text(self, command: Fetch) -> None:
+        reply = await self.context.growing.fetch(command.room, command.seq, command.offset, command.id)
+        self._write(self.encoding.plain.frame(reply))
 
     # Questions
 
@@ -419,8 +506,11 @@ class Session(Author):
 
 
 def _room_of(command: Command) -> str | None:
-    """Only a `join` says in its error which room it was: who reads a stream of several has nothing else to know it."""
-    return command.room if isinstance(command, Join) else None
+    """A `join` says in its error which room it was: who reads a stream of several has nothing else to know it.
+
+    So do those of messages that grow: an `append` has no id.
+    """
+    return command.room if isinstance(command, Join | Append | Begin | Finish) else None
 
 
 OWN_FAULTS = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND, ErrorCode.TOO_LARGE})
@@ -441,5 +531,10 @@ _HANDLERS: dict[type[Command], Callable[[Session, Any], bool]] = {
     Typing: Session._typing,
     Presence: Session._presence,
     Ping: Session._ping,
+    Begin: Session._write_growth,
+    Append: Session._write_growth,
+    Finish: Session._write_growth,
+    Stop: Session._stop,
+    Fetch: Session._fetch,
 }
 """Each carries out one command, or returns False if its turn has not come."""

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from tornado_chat.errors import ChatError
+from tornado_chat.log.growing import Checkpoint, Claim, Held, Open
 from tornado_chat.log.kinds import Entry, event_of
 from tornado_chat.wire.events import Data, Event
 
@@ -24,12 +25,12 @@ class Appended:
 
     Of a new message: `n`, which message of its room it is; of anything else that is 0. Of a `read`: `seq` is the mark
     as it stands now, `changed` says whether this entry moved it. A `followed` or `unfollowed` that changed nothing is
-    no event: its `seq` is 0.
+    no event: its `seq` is 0. Of a `Begin`: `claim`.
 
     `along` are the events in logs of one's own that this entry made: a `marked`, or the `mentioned`.
     """
 
-    __slots__ = ("along", "changed", "duplicate", "n", "seq", "ts")
+    __slots__ = ("along", "changed", "claim", "duplicate", "n", "seq", "ts")
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class Appended:
         self.duplicate = duplicate
         self.changed = changed
         self.along = along
+        self.claim: Claim | None = None
 
 
 class State:
@@ -136,6 +138,30 @@ class Log(Protocol):
 
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         """The last `limit` messages before `before`, ascending, as they are now, and whether older ones exist."""
+        ...
+
+    async def checkpoint(self, home: str, parts: Sequence[Checkpoint]) -> list[bool]:
+        """Keep what came of messages that grow in the process `home`, and that it and their authors are there.
+
+        All in one transaction. Of each whether it was kept: else it has ended, or another process has it, or its `gen`
+        is another. After LogUnavailable the same `start` is to be given again, with all that came since.
+        """
+        ...
+
+    async def stop(self, room: str, seqs: Collection[int], by: str) -> None:
+        """Note for whoever has these messages, if they still grow, that the user `by` wants them stopped."""
+        ...
+
+    async def held(self, home: str) -> list[Held]:
+        """The messages that grow in the process `home`."""
+        ...
+
+    async def open(self, room: str) -> list[Open]:
+        """The messages of the room that grow, in ascending order, with what their checkpoints hold."""
+        ...
+
+    async def lapsed(self) -> list[Open]:
+        """The first LAPSED that anybody may finish: their authors and their processes gave no sign in time."""
         ...
 
     async def revoke(self, jti: str) -> None:

@@ -101,6 +101,21 @@ TABLES = (
         "seq",
         "SELECT own, count(*), CAST(sum(target) AS bigint), max(seq) FROM mentions GROUP BY own ORDER BY own",
     ),
+    Table(
+        "growing",
+        "room seq",
+        "gen replica home linked lapses length stopped",
+        "SELECT room, count(*), CAST(sum(seq) AS bigint), CAST(sum(gen) AS bigint), CAST(sum(length) AS bigint) "
+        "FROM growing GROUP BY room ORDER BY room",
+        booleans=("linked",),
+    ),
+    Table(
+        "growing_parts",
+        "room seq start",
+        "text",
+        "SELECT room, count(*), CAST(sum(seq) AS bigint), CAST(sum(start) AS bigint), "
+        "CAST(sum(length(text)) AS bigint) FROM growing_parts GROUP BY room ORDER BY room",
+    ),
     Table("revocations", "id", "jti", "SELECT id, jti FROM revocations ORDER BY id"),
 )
 

@@ -2,13 +2,15 @@
 
 `edited`, `deleted` and `reacted` target a message: they are refused where there is none, or where it was deleted. They
 are folded into it where a message is told as it is now (`history`): the databases keep the last edit and the reactions
-that stand (`Kind.folds` says which), so that a page of history needs no events but messages.
+that stand (`Kind.folds` says which), so that a page of history needs no events but messages. `finished` targets a
+message that grew: it has that message's text (log/growing.py).
 
 `followed`, `unfollowed`, `marked` and `mentioned` are events of logs of one's own (`log/own.py`).
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -19,20 +21,23 @@ from tornado_chat.wire.codec import Encoded
 from tornado_chat.wire.commands import Delete, Edit, Follow, Invite, React, Send, Unfollow
 from tornado_chat.wire.events import Data, Event
 
-EventType = Literal["message", "edited", "deleted", "reacted", "followed", "unfollowed", "marked", "mentioned"]
-Folds = Literal["text", "erasure", "reaction"]
+EventType = Literal[
+    "message", "edited", "deleted", "reacted", "finished", "followed", "unfollowed", "marked", "mentioned"
+]
+Folds = Literal["text", "erasure", "reaction", "growth"]
 Publishing = Send | Edit | Delete | React | Follow | Unfollow | Invite
 """The commands that become events."""
 
 
 class Entry:
-    """One thing to be written: an event to be, or (`read`) a user's read mark.
+    """One thing to be written: an event to be, a message that shall grow (`begin`), or (`read`) a user's read mark.
 
     `key` names the event of (room, user) for ever: the client's `id`, or a hidden one that no client can guess.
     `id` is what readers of the event see; None for a hidden key. `seq` (of a `read`) is the mark that is asked for,
     `lapses` says that it is a guest's, which goes when it was neither moved nor asked for during 31 days.
     A `message` or `edited` whose `text` is None was erased by a `deleted`. `meta` is JSON. A `message` whose `on` is
-    False does not move its sender's mark; `mentions` are the users that it names, each once.
+    False does not move its sender's mark; one that grew has True. `mentions` are the users that it names, each once. Of
+    a `finished`, `emoji` is the reason and `reply_to` the length in code points: no kind is wider for it.
 
     In a log of one's own: `about` is the room that the event is about, `level` that of a `followed`; of a `marked`,
     `target` is the mark.
@@ -60,7 +65,7 @@ class Entry:
 
     def __init__(
         self,
-        type: EventType | Literal["read"],
+        type: EventType | Literal["read", "begin"],
         room: str,
         user: str,
         name: str,
@@ -100,6 +105,8 @@ class Entry:
 
 def _message(entry: Entry, seq: int, n: int, ts: int) -> Data:
     data: Data = {"type": "message", "room": entry.room, "seq": seq, "n": n, "user": entry.user, "name": entry.name}
+    if entry.on:
+        data["streaming"] = True
     if entry.text is None:
         data["deleted"] = True
     else:
@@ -143,6 +150,19 @@ def _reacted(entry: Entry, seq: int, _n: int, ts: int) -> Data:
     }
 
 
+def _finished(entry: Entry, seq: int, _n: int, ts: int) -> Data:
+    data: Data = {"type": "finished", "room": entry.room, "seq": seq, "target": entry.target, "user": entry.user}
+    data |= {"ts": ts, "reason": entry.emoji, "length": entry.reply_to}
+    if entry.text is None:
+        data["deleted"] = True
+    else:
+        data["crc"] = zlib.crc32(entry.text.encode())
+        data["text"] = entry.text
+        if entry.meta is not None:
+            data["meta"] = Encoded(entry.meta)
+    return data
+
+
 def _followed(entry: Entry, seq: int, _n: int, ts: int) -> Data:
     data: Data = {"type": "followed", "room": own.NAME, "seq": seq, "about": entry.about, "level": entry.level}
     if entry.room != own.room_of(entry.user):
@@ -184,7 +204,7 @@ def _mentioned(entry: Entry, seq: int, _n: int, ts: int) -> Data:
 class Kind:
     """One kind of event. `command` asks for it, `data` makes what clients see of an entry, its seq, its n and its ts.
 
-    `command` is None where other commands lead to it.
+    `command` is None where others lead to it, or log/growing.py makes the entries.
 
     `folds` is what it does to the message that it targets; None for the message itself. Only whoever wrote that message
     may do it where `own` is true.
@@ -215,6 +235,7 @@ KINDS: dict[str, Kind] = {
         Kind("edited", Edit, _edited, folds="text", own=True),
         Kind("deleted", Delete, _deleted, folds="erasure", own=True),
         Kind("reacted", React, _reacted, folds="reaction"),
+        Kind("finished", None, _finished, folds="growth"),
         Kind("followed", Follow, _followed),
         Kind("unfollowed", Unfollow, _unfollowed),
         Kind("marked", None, _marked),
@@ -227,6 +248,8 @@ BY_COMMAND = {kind.command: kind for kind in KINDS.values() if kind.command is n
 
 OWN = frozenset({"followed", "unfollowed", "marked", "mentioned"})
 """The types of events in logs of one's own."""
+
+_DATA = {kind.type: kind.data for kind in KINDS.values()} | {"begin": _message}
 
 
 def entry_of(command: Publishing, user: str, name: str, key: str) -> Entry:
@@ -289,11 +312,14 @@ def portion(batch: Sequence[Entry], limit: int | None) -> Sequence[Entry]:
 
 def event_of(entry: Entry, seq: int, n: int, ts: int) -> Event:
     """The event that clients see; `n` counts for a message only."""
-    return Event(seq, KINDS[entry.type].data(entry, seq, n, ts))
+    return Event(seq, _DATA[entry.type](entry, seq, n, ts))
 
 
 ERASING = frozenset(kind.type for kind in KINDS.values() if kind.folds == "erasure")
 """The types of events that erase the texts of their target."""
 
-EDITING = frozenset(kind.type for kind in KINDS.values() if kind.folds == "text")
+ENDING = frozenset(kind.type for kind in KINDS.values() if kind.folds == "growth")
+"""The types of events that end a message that grew; members who were told its text get them without it."""
+
+EDITING = frozenset(kind.type for kind in KINDS.values() if kind.folds in ("text", "growth"))
 """The types of events whose text is erased with that of their target."""

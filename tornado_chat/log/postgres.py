@@ -17,10 +17,12 @@ from tornado_chat.log import (
     Entry,
     Revocation,
     State,
+    postgres_growing,
     postgres_reader,
     postgres_writer,
     schema,
 )
+from tornado_chat.log.growing import Checkpoint, Held, Open
 from tornado_chat.log.kinds import portion
 from tornado_chat.log.postgres_pool import DATA_ERRORS, Pool, first_line
 from tornado_chat.log.postgres_schema import Connection, prepare
@@ -132,6 +134,26 @@ class PostgresLog:
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         """As `Log.history` says; the encoded messages together have `max_bytes` at most, or there is one only."""
         return await self._histories.call(lambda db: postgres_reader.history(db, room, before, limit, max_bytes))
+
+    async def checkpoint(self, home: str, parts: Sequence[Checkpoint]) -> list[bool]:
+        """As `Log.checkpoint` says."""
+        return await self._writer.call(lambda db: postgres_growing.checkpoint(db, home, parts))
+
+    async def stop(self, room: str, seqs: Collection[int], by: str) -> None:
+        """As `Log.stop` says."""
+        await self._writer.call(lambda db: postgres_growing.stop(db, room, seqs, by))
+
+    async def held(self, home: str) -> list[Held]:
+        """As `Log.held` says."""
+        return await self._lookups.call(lambda db: postgres_growing.held(db, home))
+
+    async def open(self, room: str) -> list[Open]:
+        """As `Log.open` says."""
+        return await self._pages.call(lambda db: postgres_growing.opened(db, room))
+
+    async def lapsed(self) -> list[Open]:
+        """As `Log.lapsed` says."""
+        return await self._lookups.call(postgres_growing.lapsed)
 
     async def revoke(self, jti: str) -> None:
         """As `Log.revoke` says."""

@@ -89,7 +89,18 @@ WITH RECURSIVE page (seq, place) AS (
     ), place + 1 FROM page WHERE page.seq > 1 AND place < $3
 )
 SELECT
-    e.seq, e."user", e.name, e.key, e.hidden, e.text, e.reply_to, e.meta, e.ts, a.text, a.edited, e.more,
+    e.seq, e."user", e.name, e.key, e.hidden,
+    CASE
+        WHEN e."on" IS NOT TRUE OR e.text IS NULL THEN e.text
+        WHEN e.target IS NULL THEN text_of_growing(e.room, e.seq)
+        ELSE (SELECT f.text FROM events AS f WHERE f.room = e.room AND f.seq = e.target)
+    END,
+    e.reply_to,
+    CASE
+        WHEN e.target IS NULL THEN e.meta
+        ELSE coalesce((SELECT f.meta FROM events AS f WHERE f.room = e.room AND f.seq = e.target), e.meta)
+    END,
+    e.ts, a.text, a.edited, e.more, e."on" AND e.target IS NULL,
     CASE page.place WHEN 1 THEN coalesce((
         SELECT number FROM others WHERE room = $1 AND seq < page.seq ORDER BY seq DESC LIMIT 1
     ), 0) END

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from tornado_chat.errors import ChatError
-from tornado_chat.log import Appended, Entry, own, sweeping
+from tornado_chat.log import Appended, Entry, own, postgres_growing, sweeping
+from tornado_chat.log.growing import Begin, Finish
 from tornado_chat.log.kinds import made_along, rooms_of
 from tornado_chat.log.postgres_schema import Connection
 from tornado_chat.log.rows import BEYOND, more_of, refusal, unwanted
@@ -24,6 +26,7 @@ ADD_ENTRIES = (
     "SELECT seq, ts, n, duplicate, changed, along_seqs, along_stamps, refused, following, invited, "
     f"target_type, target_user, target_erased FROM add_entries({', '.join(f'${n}' for n in range(1, 25))})"
 )
+LOCK_ROOMS = "SELECT FROM lock_rooms($1)"
 SWEEP = "SELECT sweep($1, $2, $3, $4, $5, $6)"
 
 
@@ -35,7 +38,10 @@ async def append(db: Connection, batch: Sequence[Entry]) -> list[Outcome]:
         outcomes = await _add_messages(db, batch, rooms, now)
         if outcomes is not None:
             return outcomes
-    return await _add_entries(db, batch, sorted({room for entry in batch for room in rooms_of(entry)}), now)
+    rooms = _rooms(batch)
+    if any(isinstance(entry, Begin | Finish) for entry in batch):
+        return await _append_growing(db, batch, rooms, now)
+    return await _add_entries(db, batch, rooms, now)
 
 
 async def _add_messages(db: Connection, batch: Sequence[Entry], rooms: list[str], now: int) -> list[Outcome] | None:
@@ -79,7 +85,7 @@ async def _add_entries(db: Connection, batch: Sequence[Entry], rooms: list[str],
         now,
         rooms,
         [place_of[entry.room] for entry in batch],
-        [entry.type for entry in batch],
+        ["message" if entry.type == "begin" else entry.type for entry in batch],
         *_columns(batch),
         [entry.target for entry in batch],
         [entry.emoji for entry in batch],
@@ -106,6 +112,40 @@ async def _add_entries(db: Connection, batch: Sequence[Entry], rooms: list[str],
         along = list(zip(made_along(entry, seq), seqs, stamps, strict=True)) if seqs else ()
         outcomes.append(error or Appended(seq, ts, n or 0, duplicate=duplicate, changed=changed, along=along))
     return outcomes
+
+
+async def _append_growing(db: Connection, batch: Sequence[Entry], rooms: list[str], now: int) -> list[Outcome]:
+    """As `_add_entries`, with messages that begin to grow or are finished among them: one after the other."""
+    outcomes: list[Outcome] = []
+    async with db.transaction():
+        await db.execute(LOCK_ROOMS, rooms)  # all at once, and in one order: what follows locks no further room
+        for grows, part in groupby(batch, lambda entry: isinstance(entry, Begin | Finish)):
+            entries = list(part)
+            if not grows:
+                outcomes += await _add_entries(db, entries, _rooms(entries), now)
+                continue
+            for entry in entries:
+                outcomes.append(await _append_one_growing(db, entry, now))
+    return outcomes
+
+
+def _rooms(batch: Sequence[Entry]) -> list[str]:
+    """The rooms and logs of one's own that `batch` may write to, in the order of locking."""
+    return sorted({room for entry in batch for room in rooms_of(entry)})
+
+
+async def _append_one_growing(db: Connection, entry: Entry, now: int) -> Outcome:
+    if isinstance(entry, Finish):
+        answer = await postgres_growing.finishable(db, entry)
+        if answer is not None:
+            return answer
+    (outcome,) = await _add_entries(db, [entry], [entry.room], now)
+    if isinstance(entry, Begin) and isinstance(outcome, Appended):
+        claim = await postgres_growing.claim(db, entry, outcome.seq, new=not outcome.duplicate)
+        if isinstance(claim, ChatError):
+            return claim
+        outcome.claim = claim
+    return outcome
 
 
 def _more_along(entry: Entry) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import orjson
 
-from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.errors import ChatError, Conflict, ErrorCode
 from tornado_chat.log import own
 from tornado_chat.log.kinds import KINDS, Entry, event_of
 from tornado_chat.wire.codec import JSON
@@ -37,10 +37,13 @@ def within(seq: int) -> int:
 def refusal(entry: Entry, target: tuple[str, str, bool] | None) -> ChatError | None:
     """Why `entry` cannot be done to its target; None if it can.
 
-    `target` is the target's type and user, and whether its text was erased; None if there is none.
+    `target` is the target's type and user, and whether its text was erased; None if there is none. Where the entry has
+    to wait until the message has ended, the type is `growing`.
     """
     room, seq = entry.room, entry.target
-    if target is None or target[0] != "message":
+    if target is not None and target[0] == "growing" and target[1] == entry.user:
+        return Conflict(f"message {seq} of room {room} still grows; stop it first, or wait until it has ended")
+    if target is None or target[0] not in ("message", "growing"):
         what = "no event" if target is None else f"not a message but `{target[0]}`"
         return ChatError(ErrorCode.NOT_FOUND, f"seq {seq} of room {room} is {what}; `seq` must be that of a message")
     _, user, erased = target
@@ -117,10 +120,12 @@ def event_of_row(room: str, row: Row, n: int) -> Event:
 
 
 def message_of_row(room: str, row: Row, n: int) -> Data:
-    """A message as it is now, from seq, user, name, key, hidden, text, reply_to, meta, ts, last edit, its ts, more, and
-    what follows.
+    """A message as it is now.
+
+    From seq, user, name, key, hidden, text, reply_to, meta, ts, last edit, its ts, more, whether the message still
+    grows, and what follows.
     """
-    seq, user, name, key, hidden, text, reply_to, meta, ts, new_text, edited, more, *_ = row
+    seq, user, name, key, hidden, text, reply_to, meta, ts, new_text, edited, more, grows, *_ = row
     entry = Entry(
         "message",
         room,
@@ -130,6 +135,7 @@ def message_of_row(room: str, row: Row, n: int) -> Data:
         text=text if new_text is None else new_text,
         reply_to=reply_to,
         meta=None if meta is None else meta.encode(),
+        on=True if grows else None,
     )
     if more is not None:
         _take_more(entry, more)

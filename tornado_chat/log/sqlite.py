@@ -15,6 +15,7 @@ from functools import partial
 
 from tornado_chat.errors import ChatError, ConfigError, LogUnavailable
 from tornado_chat.log import REVOCATIONS, Appended, Delays, Entry, Revocation, State
+from tornado_chat.log.growing import Checkpoint, Held, Open
 from tornado_chat.log.sqlite_checkpointer import Checkpointer
 from tornado_chat.log.sqlite_reader import Reader
 from tornado_chat.log.sqlite_writer import Writer
@@ -135,6 +136,30 @@ class SQLiteLog:
     async def history(self, room: str, *, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         """As `Log.history` says; the encoded messages together have `max_bytes` at most, or there is one only."""
         return await self._histories.call(Reader.history, room, before, limit, max_bytes)
+
+    async def checkpoint(self, home: str, parts: Sequence[Checkpoint]) -> list[bool]:
+        """As `Log.checkpoint` says."""
+        kept = await self._writer.call(Writer.checkpoint, home, parts)
+        self._check_files()
+        self._count(len(parts))
+        return kept
+
+    async def stop(self, room: str, seqs: Collection[int], by: str) -> None:
+        """As `Log.stop` says."""
+        await self._writer.call(Writer.stop, room, list(seqs), by)
+        self._check_files()
+
+    async def held(self, home: str) -> list[Held]:
+        """As `Log.held` says."""
+        return await self._lookups.call(Reader.held, home)
+
+    async def open(self, room: str) -> list[Open]:
+        """As `Log.open` says."""
+        return await self._pages.call(Reader.open, room)
+
+    async def lapsed(self) -> list[Open]:
+        """As `Log.lapsed` says."""
+        return await self._lookups.call(Reader.lapsed)
 
     async def revoke(self, jti: str) -> None:
         """As `Log.revoke` says."""

@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 
 from tornado_chat.errors import LogUnavailable
-from tornado_chat.log import Revocation, State, own, rows
+from tornado_chat.log import Revocation, State, own, rows, sqlite_growing
+from tornado_chat.log.growing import Held, Open
 from tornado_chat.log.sqlite_file import Connected
 from tornado_chat.log.sweeping import Mark
 from tornado_chat.wire.events import Data, Event
@@ -96,14 +97,26 @@ WITH RECURSIVE page (seq, place) AS (
         SELECT coalesce(previous_message, seq) FROM events WHERE room = :room AND seq = page.seq - 1
     ), place + 1 FROM page WHERE page.seq > 1 AND place < :limit
 )
-SELECT json_group_array(
-    json_array(
-        e.seq, e.user, e.name, e.key, e.hidden, e.text, e.reply_to, e.meta, e.ts, a.text, a.edited, e.more,
-        CASE page.place WHEN 1 THEN coalesce((
-            SELECT number FROM others WHERE room = :room AND seq < page.seq ORDER BY seq DESC LIMIT 1
-        ), 0) END
-    )
-)
+SELECT json_group_array(json_array(
+    e.seq, e.user, e.name, e.key, e.hidden,
+    CASE
+        WHEN e."on" IS NOT 1 OR e.text IS NULL THEN e.text
+        WHEN e.target IS NULL THEN coalesce((
+            SELECT group_concat(text, '')
+            FROM (SELECT text FROM growing_parts AS p WHERE p.room = e.room AND p.seq = e.seq ORDER BY p.start)
+        ), '')
+        ELSE (SELECT text FROM events AS f WHERE f.room = e.room AND f.seq = e.target)
+    END,
+    e.reply_to,
+    CASE
+        WHEN e.target IS NULL THEN e.meta
+        ELSE coalesce((SELECT meta FROM events AS f WHERE f.room = e.room AND f.seq = e.target), e.meta)
+    END,
+    e.ts, a.text, a.edited, e.more, e."on" = 1 AND e.target IS NULL,
+    CASE page.place WHEN 1 THEN coalesce((
+        SELECT number FROM others WHERE room = :room AND seq < page.seq ORDER BY seq DESC LIMIT 1
+    ), 0) END
+))
 FROM page CROSS JOIN events AS e ON e.room = :room AND e.seq = page.seq
 LEFT JOIN amendments AS a ON a.room = e.room AND a.target = e.seq
 """
@@ -168,6 +181,18 @@ class Reader(Connected):
     def revocations(self, after: int, limit: int) -> list[Revocation]:
         """As `Log.revocations` says."""
         return [Revocation(*row) for row in self._array(REVOCATIONS, (after, limit))]
+
+    def held(self, home: str) -> list[Held]:
+        """As `Log.held` says."""
+        return [Held(*row) for row in self._array(sqlite_growing.HELD, (home,))]
+
+    def open(self, room: str) -> list[Open]:
+        """As `Log.open` says."""
+        return [Open(*row) for row in self._array(sqlite_growing.OPEN_IN, (room,))]
+
+    def lapsed(self) -> list[Open]:
+        """As `Log.lapsed` says."""
+        return [Open(*row) for row in self._array(sqlite_growing.LAPSED_ONES, (sqlite_growing.now(),))]
 
     def history(self, room: str, before: int | None, limit: int, max_bytes: int) -> tuple[list[Data], bool]:
         """As `Log.history` says."""

@@ -17,7 +17,8 @@ from typing import Any
 import orjson
 
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
-from tornado_chat.log import Along, Appended, Entry, own, sqlite_sweeper, sweeping
+from tornado_chat.log import Along, Appended, Entry, own, sqlite_growing, sqlite_sweeper, sweeping
+from tornado_chat.log.growing import Begin, Checkpoint, Finish
 from tornado_chat.log.kinds import KINDS, OWN, made_along, portion, rooms_of
 from tornado_chat.log.rows import more_of, refusal, unwanted
 from tornado_chat.log.schema import new_epoch
@@ -146,6 +147,18 @@ AMEND = """
 INSERT INTO amendments (room, target, text, edited) VALUES (?, ?, ?, ?)
 ON CONFLICT (room, target) DO UPDATE SET text = excluded.text, edited = excluded.edited
 """
+# A reaction does not wait until its target has ended.
+TARGET = """
+SELECT
+    CASE WHEN "on" = 1 AND target IS NULL AND type = 'message' AND ? <> 'reacted' THEN 'growing' ELSE type END,
+    user, text IS NULL
+FROM events WHERE room = ? AND seq = ?
+"""
+# With the `finished` of a message that grew.
+ERASE = """
+UPDATE events SET text = NULL, meta = NULL, more = NULL
+WHERE room = ?1 AND seq IN (?2, (SELECT target FROM events WHERE room = ?1 AND seq = ?2))
+"""
 REVOKE = "INSERT INTO revocations (jti) SELECT ? WHERE NOT EXISTS (SELECT 1 FROM revocations WHERE jti = ?)"
 
 
@@ -231,6 +244,16 @@ class Writer(Connected):
         with self._writing():
             self.db.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (epoch,))
         return epoch
+
+    def checkpoint(self, home: str, parts: Sequence[Checkpoint]) -> list[bool]:
+        """As `Log.checkpoint` says."""
+        with self._writing(), transaction(self.db, "BEGIN IMMEDIATE"):
+            return sqlite_growing.checkpoint(self.db, home, parts)
+
+    def stop(self, room: str, seqs: Sequence[int], by: str) -> None:
+        """As `Log.stop` says."""
+        with self._writing():
+            sqlite_growing.stop(self.db, room, seqs, by)
 
     def revoke(self, jti: str) -> None:
         """As `Log.revoke` says."""
@@ -393,7 +416,7 @@ class Writer(Connected):
                 continue
             name = (entry.room, entry.user, entry.key)
             first = firsts.get(name)
-            if first is not None:
+            if first is not None and entry.type != "begin":
                 outcomes.append(Appended(*first, duplicate=True))
                 continue
             along: Sequence[Along] = ()
@@ -419,6 +442,15 @@ class Writer(Connected):
                 if values:
                     self._insert(values)
                     values = []
+                if isinstance(entry, Begin):
+                    outcome = self._begin(entry, first, now)
+                    if isinstance(outcome, Appended):
+                        firsts[name] = (outcome.seq, outcome.ts)
+                        head = self._heads[entry.room]
+                        if head.seq >= head.settle_at:
+                            due[head] = None
+                    outcomes.append(outcome)
+                    continue
                 refusal = self._refusal(entry)
                 if refusal is not None:
                     outcomes.append(refusal)
@@ -552,14 +584,32 @@ class Writer(Connected):
         owns.read.append((self._heads[along[0][0].room].id, head.id, seq))
         return Appended(seq, now, along=along)
 
+    def _begin(self, entry: Begin, first: tuple[int, int] | None, now: int) -> Outcome:
+        """Make a new message grow, or let the `first` of its key go on."""
+        head = self._head(entry.room)
+        if first is not None:
+            claim = sqlite_growing.claim(self.db, head.id, first[0], entry)
+            if isinstance(claim, ChatError):
+                return claim
+            outcome = Appended(*first, duplicate=True)
+        else:
+            values: list[Any] = []
+            _number(head, entry, now, values)
+            self._insert(values)
+            claim = sqlite_growing.begin(self.db, head.id, head.seq, entry)
+            outcome = Appended(head.seq, head.ts, head.seq - head.others)
+        outcome.claim = claim
+        return outcome
+
     def _refusal(self, entry: Entry) -> ChatError | None:
         """Why `entry` cannot be done to its target; None if it can."""
         target, room = entry.target, entry.room
         head = self._heads.get(room)
         row = None
         if head is not None:
-            query = "SELECT type, user, text IS NULL FROM events WHERE room = ? AND seq = ?"
-            row = self.db.execute(query, (head.id, target)).fetchone()
+            if isinstance(entry, Finish):
+                return sqlite_growing.refusal(self.db, head.id, entry)
+            row = self.db.execute(TARGET, (entry.type, head.id, target)).fetchone()
         return refusal(entry, row)
 
     def _amend(self, entry: Entry, head: Head) -> None:
@@ -570,11 +620,13 @@ class Writer(Connected):
         if folds == "text":
             execute(AMEND, (*target, entry.text, head.ts))
         elif folds == "erasure":
-            execute("UPDATE events SET text = NULL, meta = NULL, more = NULL WHERE room = ? AND seq = ?", target)
+            execute(ERASE, target)
             if execute("UPDATE amendments SET text = NULL WHERE room = ? AND target = ?", target).rowcount:
                 self._erasable -= sqlite_sweeper.erase_edits(self.db, *target, self._erasable)
             execute("DELETE FROM reactions WHERE room = ? AND target = ?", target)
             self.erased = True
+        elif folds == "growth":
+            sqlite_growing.end(self.db, head.id, entry.target or 0, head.seq)
         elif entry.on:
             reaction = (*target, entry.emoji, entry.user)
             execute("INSERT OR IGNORE INTO reactions (room, target, emoji, user) VALUES (?, ?, ?, ?)", reaction)
@@ -588,8 +640,10 @@ def _number(head: Head, entry: Entry, now: int, values: list[Any]) -> None:
     head.seq = seq = head.seq + 1
     if now > head.ts:
         head.ts = now
-    meta = entry.meta
-    if entry.type == "message":
+    meta, type = entry.meta, entry.type
+    if type == "begin":
+        type = "message"
+    if type == "message":
         previous_message = None
         head.message = seq
     else:
@@ -597,7 +651,7 @@ def _number(head: Head, entry: Entry, now: int, values: list[Any]) -> None:
     values += (
         head.id,
         seq,
-        entry.type,
+        type,
         entry.user,
         entry.name,
         entry.key,

@@ -22,6 +22,7 @@ ERRORS = {
     "unauthorized": False,
     "forbidden": False,
     "not_found": False,
+    "conflict": False,
     "too_large": False,
     "rate_limited": True,
     "overloaded": True,
@@ -64,6 +65,9 @@ ERROR_STATUSES = {
     503: "unavailable",
 }
 """The code that the error of an answer over HTTP must have by its status; 503 may be `overloaded` too."""
+
+REASONS = ("done", "stopped", "error", "interrupted")
+"""Why a message does not grow any more."""
 
 HISTORY_MAX = 200
 PRESENT_MAX = 200
@@ -183,6 +187,18 @@ def _is_page(value: Any) -> bool:
     return type(value) is list and len(value) <= HISTORY_MAX and all(type(one) is dict for one in value)
 
 
+def _is_chunks(value: Any) -> bool:
+    return type(value) is list and all(
+        type(chunk) is list
+        and len(chunk) == 4
+        and _SEQ.holds(chunk[0])
+        and _SEQ.holds(chunk[1])
+        and _CURSOR.holds(chunk[2])
+        and _TEXT.holds(chunk[3])
+        for chunk in value
+    )
+
+
 def _is_cursors(value: Any) -> bool:
     return type(value) is dict and all(_ROOM.holds(room) and _CURSOR.holds(seq) for room, seq in value.items())
 
@@ -201,6 +217,8 @@ _ROOM = Field(
 )
 _EMOJI = _string(1, 32)
 _TEXT = _string()
+_ANY_TEXT = _string(0)
+_REASON = Field(f"one of {', '.join(REASONS)}", lambda value: type(value) is str and value in REASONS)
 _SEQ = _integer(1)
 _CURSOR = _integer(0)
 _TIME = _integer(1)
@@ -247,7 +265,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         **_ROOM_EVENT,
         "n": _SEQ,
         **_USER,
-        "text?": _TEXT,
+        "streaming?": _TRUE,
+        "text?": _ANY_TEXT,
         "deleted?": _TRUE,
         "ts": _TIME,
         "id?": _ID,
@@ -258,11 +277,33 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "edited": {**_ROOM_EVENT, "target": _SEQ, "user": _ID, "text?": _TEXT, "deleted?": _TRUE, "ts": _TIME},
     "deleted": {**_ROOM_EVENT, "target": _SEQ, "user": _ID, "ts": _TIME},
     "reacted": {**_ROOM_EVENT, "target": _SEQ, "user": _ID, "emoji": _EMOJI, "on": _FLAG, "ts": _TIME},
+    "finished": {
+        **_ROOM_EVENT,
+        "target": _SEQ,
+        "user": _ID,
+        "ts": _TIME,
+        "reason": _REASON,
+        "length": _CURSOR,
+        "deleted?": _TRUE,
+        "crc?": _CURSOR,
+        "text?": _ANY_TEXT,
+        "meta?": _META,
+    },
     "followed": {**_OWN_EVENT, "level": _LEVEL, "by?": _ID, "user": _ID, "ts": _TIME},
     "unfollowed": {**_OWN_EVENT, "user": _ID, "ts": _TIME},
     "marked": {**_OWN_EVENT, "read": _SEQ, "user": _ID, "ts": _TIME},
     "mentioned": {**_OWN_EVENT, "target": _SEQ, **_USER, "ts": _TIME},
-    "ack": {"id": _ID, "room": _ROOM, "seq?": _SEQ, "ts?": _TIME, "duplicate?": _TRUE},
+    "ack": {
+        "id": _ID,
+        "room": _ROOM,
+        "seq?": _SEQ,
+        "ts?": _TIME,
+        "duplicate?": _TRUE,
+        "gen?": _SEQ,
+        "length?": _CURSOR,
+        "held?": _TRUE,
+        "reason?": _REASON,
+    },
     "history": {
         "id?": _ID,
         "room": _ROOM,
@@ -276,12 +317,27 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "code": Field(f"one of {', '.join(ERRORS)}", lambda value: type(value) is str and value in ERRORS),
         "message": _string(),
         "retry_after?": Field("a number of seconds", _is_number),
+        "stream?": _ID,
+        "gen?": _SEQ,
+        "length?": _CURSOR,
+        "reason?": _REASON,
     },
     "closing": {
         "code": Field(f"one of {', '.join(map(str, CLOSES))}", lambda value: type(value) is int and value in CLOSES),
         "reason?": _string(),
         "retry_after_ms?": _CURSOR,
     },
+    "stream": {
+        "id?": _ID,
+        "room": _ROOM,
+        "seq": _SEQ,
+        "gen": _SEQ,
+        "offset": _CURSOR,
+        "text": _ANY_TEXT,
+        "done": _FLAG,
+    },
+    "appended": {"room": _ROOM, "chunks": Field("a list of [seq, gen, offset, text]", _is_chunks)},
+    "stop": {"room": _ROOM, "seq": _SEQ, "by": _ID},
     "typing": {"room": _ROOM, **_USER, "on": _FLAG},
     "read": {"room": _ROOM, **_USER, "seq": _CURSOR},
     "presence": {
@@ -339,6 +395,8 @@ def malformed(message: Data) -> str | None:
     if checks is None:
         return f"a message of the type {name!r}"
     fault = _faults(checks, message) or _contradiction(message)
+    if fault is None and name == "message" and message.get("text") == "" and not message.get("streaming"):
+        fault = "a text without characters, and it does not grow"
     if fault is None and name == "history":
         fault = next(_of_page(message), None)
     return f"{name}: {fault}" if fault else None
@@ -377,7 +435,7 @@ def _contradiction(message: Data) -> str | None:
     match message["type"]:
         case "message" | "edited" if (message.get("text") is None) is (message.get("deleted") is None):
             return "neither a text nor deleted" if message.get("text") is None else "deleted, with a text"
-        case "edited" | "deleted" | "reacted" if message["target"] >= message["seq"]:
+        case "edited" | "deleted" | "reacted" | "finished" if message["target"] >= message["seq"]:
             return f"the target {message['target']} is not before the seq {message['seq']}"
         case "joined" if max(message["cursor"], message["read"]) > message["head"]:
             return f"the cursor {message['cursor']} or the mark {message['read']} is beyond the head {message['head']}"

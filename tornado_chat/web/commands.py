@@ -25,6 +25,7 @@ from tornado_chat.wire.commands import (
     Command,
     Delete,
     Edit,
+    Finish,
     Follow,
     History,
     Id,
@@ -48,7 +49,7 @@ CODECS = {JSON_TYPE: JSON, MSGPACK_TYPE: MSGPACK}
 
 def _posted(command: type[Command]) -> Any:
     """`command` as a request gives it, for its description: what makes an event has an `id`."""
-    required = [("id", Id)] if command in BY_COMMAND else []
+    required = [("id", Id)] if command in BY_COMMAND or command is Finish else []
     name = command.__name__
     return defstruct(name + "Command", required, bases=(command,), kw_only=True, frozen=True, tag=name.lower())
 
@@ -214,7 +215,15 @@ ENDPOINTS = (
         body=Posted | list[Posted],
         takes=(JSON_TYPE, MSGPACK_TYPE),
         answers={
-            200: list[replies.Ack | replies.Error | event_schemas.History | replies.Presence | replies.Pong | None]
+            200: list[
+                replies.Ack
+                | replies.Error
+                | event_schemas.History
+                | replies.Presence
+                | replies.Pong
+                | replies.Stream
+                | None
+            ]
         },
     ),
     Endpoint(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, defstruct
 
+from tornado_chat.errors import Reason
 from tornado_chat.wire import replies
 from tornado_chat.wire.commands import Level
 
@@ -33,6 +34,9 @@ class Message(_Event, kw_only=True):
 
     n: Annotated[int, Meta(description="which message of its room it is: 1, 2, 3 ...")]
     name: str
+    streaming: Annotated[Literal[True] | None, Meta(description="its text comes as it grows, or with `finished`")] = (
+        None
+    )
     text: str | None = None
     deleted: Literal[True] | None = None
     ts: Time
@@ -67,6 +71,19 @@ class Reacted(_Event, kw_only=True):
     ts: Time
 
 
+class Finished(_Event, kw_only=True):
+    """A message that grew has ended; whoever was there while it grew has the text."""
+
+    target: Target
+    ts: Time
+    reason: Reason
+    length: Annotated[int, Meta(description="of the text, in code points")]
+    deleted: Literal[True] | None = None
+    crc: Annotated[int | None, Meta(description="CRC-32 of the text in UTF-8")] = None
+    text: str | None = None
+    meta: MetaObject | None = None
+
+
 class Followed(_Own, kw_only=True):
     """One follows the room, in one of one's own words, or because another user (`by`) has invited one."""
 
@@ -96,7 +113,7 @@ class Mentioned(_Own, kw_only=True):
     ts: Time
 
 
-AnEvent = Message | Edited | Deleted | Reacted | Followed | Unfollowed | Marked | Mentioned
+AnEvent = Message | Edited | Deleted | Reacted | Finished | Followed | Unfollowed | Marked | Mentioned
 
 
 class MessageNow(Message, kw_only=True, tag="message"):
@@ -112,6 +129,14 @@ History: Any = defstruct(
 """The answer, whose messages are told."""
 
 OnStream = (
-    replies.Welcome | replies.Joined | AnEvent | replies.Synced | replies.Signal | replies.Behind | replies.Error
+    replies.Welcome
+    | replies.Joined
+    | AnEvent
+    | replies.Synced
+    | replies.Signal
+    | replies.Growth
+    | replies.Stream
+    | replies.Behind
+    | replies.Error
 ) | replies.Closing
 """What a stream may bring."""

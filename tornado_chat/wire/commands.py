@@ -10,7 +10,7 @@ import orjson
 from msgspec import Meta, Raw, Struct, ValidationError, convert, defstruct, field
 from msgspec.structs import astuple, fields
 
-from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.errors import ChatError, ErrorCode, Reason
 from tornado_chat.wire.codec import JSON, MSGPACK, Codec, MapWithOtherKeys, fault, without_lone_surrogates
 
 SEQ_MAX = 2**63 - 1
@@ -64,7 +64,11 @@ Seq = Annotated[int, Meta(ge=1, le=SEQ_MAX, description="a seq, an integer from 
 Cursor = Annotated[int, Meta(ge=0, le=SEQ_MAX, description="a seq, an integer from 0")]
 Last = Annotated[int, Meta(ge=0, le=LAST_MAX, description=f"an integer from 0 to {LAST_MAX}")]
 Limit = Annotated[int, Meta(ge=1, le=HISTORY_MAX, description=f"an integer from 1 to {HISTORY_MAX}")]
+WhyEnded = Annotated[Reason, Meta(description="done, stopped, error or interrupted", examples=["done"])]
 Flag = Annotated[bool, Meta(description="true or false")]
+Part = Annotated[str, Meta(min_length=1, description="a string of at least 1 character", examples=["hel"])]
+Count = Annotated[int, Meta(ge=0, le=SEQ_MAX, description="a number of characters, an integer from 0")]
+Gen = Annotated[int, Meta(ge=1, le=SEQ_MAX, description="an integer from 1")]
 GuestName = Annotated[
     str,
     Meta(
@@ -200,8 +204,67 @@ class Ping(_Base, frozen=True):
     pass
 
 
+class Begin(_Base, kw_only=True, frozen=True):
+    """A message that grows. `replica` names the process of several that share a user."""
+
+    id: Id
+    room: RoomName
+    reply_to: Seq | None = None
+    meta: MetaObject | None = None
+    replica: Id | None = None
+    take_over: Flag | None = None
+
+
+class Append(_Base, frozen=True):
+    """`stream` is the id of the `begin`; `offset` is where `text` begins, in code points."""
+
+    room: RoomName
+    stream: Id
+    offset: Count
+    text: Part
+    gen: Gen | None = None
+
+
+class Finish(_Base, frozen=True):
+    room: RoomName
+    stream: Id
+    length: Count
+    reason: WhyEnded
+    meta: MetaObject | None = None
+
+
+class Stop(_Base, frozen=True):
+    room: RoomName
+    seq: Seq | None = None
+
+
+class Fetch(_Base, frozen=True):
+    room: RoomName
+    seq: Seq
+    offset: Count = 0
+
+
+Growth = Begin | Append | Finish
+"""What the author of a message that grows says."""
+
 Command = (
-    Join | Leave | Send | Edit | Delete | React | History | Read | Follow | Unfollow | Invite | Typing | Presence | Ping
+    Join
+    | Leave
+    | Send
+    | Edit
+    | Delete
+    | React
+    | History
+    | Read
+    | Follow
+    | Unfollow
+    | Invite
+    | Typing
+    | Presence
+    | Ping
+    | Growth
+    | Stop
+    | Fetch
 )
 
 S = TypeVar("S", bound=Struct)
@@ -348,6 +411,8 @@ def _checked(command: C, text_chars: int) -> C:
             if command.mentions is not None:
                 for user in command.mentions:
                     check_printable("mentions", user)
+    elif isinstance(command, (Append, Begin, Finish)):
+        _check_growth(command)
     elif isinstance(command, Join):
         if command.after is not None and command.last is not None:
             raise _bad("after, last: give one of the two, or neither")
@@ -360,6 +425,18 @@ def _checked(command: C, text_chars: int) -> C:
         if command.as_.name is not None:
             check_name(command.as_.name, "as.name")
     return command
+
+
+def _check_growth(command: Growth) -> None:
+    if isinstance(command, Append):
+        _check_string("text", command.text)
+        _check_string("stream", command.stream)
+    elif command.meta is not None:
+        _check_meta(command.meta)
+    if isinstance(command, Finish):
+        _check_string("stream", command.stream)
+    elif isinstance(command, Begin) and command.replica is not None:
+        _check_string("replica", command.replica)
 
 
 def _is_id(value: object) -> TypeGuard[str]:

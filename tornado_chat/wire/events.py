@@ -46,6 +46,6 @@ class Event:
 
     def erase(self) -> None:
         """Forget what was said, as a `deleted` asks: whoever comes by later gets `deleted: true` and no `text`."""
-        self.data = {key: value for key, value in self.data.items() if key not in ("text", "meta", "mentions")}
+        self.data = {key: value for key, value in self.data.items() if key not in ("text", "meta", "mentions", "crc")}
         self.data["deleted"] = True
         self.frames = {}

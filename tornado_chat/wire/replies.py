@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 from msgspec import Meta, Struct
 
-from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.errors import ChatError, Conflict, ErrorCode, Reason
 
 Data = dict[str, Any]
 Code = Annotated[str, Meta(extra_json_schema={"enum": [code.value for code in ErrorCode]})]
@@ -20,12 +20,16 @@ class _Reply(Struct, tag_field="type", tag=str.lower, omit_defaults=True, gc=Fal
 
 
 class Limits(Struct, gc=False):
-    """What a client may send: bytes of a frame, characters of a text, and events a second and at once (0: no limit)."""
+    """What a client may send: bytes of a frame, characters of a text, and events a second and at once (0: no limit).
+
+    `stream_chars`: characters of a message that grows.
+    """
 
     frame_bytes: int
     text_chars: int
     send_rate: int
     send_burst: int
+    stream_chars: int
 
 
 class Welcome(_Reply, kw_only=True):
@@ -94,6 +98,10 @@ class Ack(_Reply, kw_only=True):
     seq: int | None = None
     ts: int | None = None
     duplicate: bool = False
+    gen: int | None = None
+    length: int | None = None
+    held: bool = False
+    reason: Reason | None = None
 
 
 class History(_Reply, kw_only=True):
@@ -116,13 +124,29 @@ class Closing(_Reply, kw_only=True):
 
 
 class Error(_Reply, kw_only=True):
-    """`retry_after` is in seconds; `room` is that of a `join`."""
+    """`retry_after` is in seconds; `room` is that of a `join`, or of a message that grows, like the fields after it."""
 
     id: str | None = None
     room: str | None = None
     code: Code
     message: str
     retry_after: float | None = None
+    stream: str | None = None
+    gen: int | None = None
+    length: int | None = None
+    reason: Reason | None = None
+
+
+class Stream(_Reply, kw_only=True):
+    """The text of a message that grows, from the code point `offset` on; the answer to `fetch`, or a notice."""
+
+    id: str | None = None
+    room: str
+    seq: int
+    gen: int
+    offset: int
+    text: str
+    done: bool
 
 
 class User(Struct, gc=False):
@@ -159,13 +183,35 @@ class Read(_Reply, kw_only=True):
     seq: int
 
 
-Reply = Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Error | Closing
-Signal = Presence | Typing | Read
+class Appended(_Reply, kw_only=True):
+    """A signal: of messages that grow the seq, gen, the code point at which `text` begins, and that text."""
 
-REPLIES: dict[str, type[Reply | Signal]] = {struct.__name__.lower(): struct for struct in get_args(Reply | Signal)}
+    room: str
+    chunks: list[tuple[int, int, int, str]]
+
+
+class Stop(_Reply, kw_only=True):
+    """A signal to the author's user: `by` wants the message to end."""
+
+    room: str
+    seq: int
+    by: str
+
+
+Reply = Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Error | Closing | Stream
+Signal = Presence | Typing | Read
+Growth = Appended | Stop
+"""Signals of messages that grow."""
+
+REPLIES: dict[str, type[Reply | Signal | Growth]] = {
+    struct.__name__.lower(): struct for struct in get_args(Reply | Signal | Growth)
+}
 """The Struct of each `type`."""
 
 
 def error(error: ChatError, id: str | None = None, room: str | None = None) -> Error:
     """`error` as a client gets it."""
-    return Error(id=id, room=room, code=error.code, message=error.message, retry_after=error.retry_after)
+    told = Error(id=id, room=room, code=error.code, message=error.message, retry_after=error.retry_after)
+    if isinstance(error, Conflict):
+        told.stream, told.gen, told.length, told.reason = error.stream, error.gen, error.length, error.reason
+    return told

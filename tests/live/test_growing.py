@@ -1,0 +1,585 @@
+"""Messages that grow, over real sockets: their authors, their readers, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest
+
+from tests.support.chat import SECRET, Client, Running, eventually, running
+from tornado_chat.auth import mint
+from tornado_chat.live import growing, growing_messages
+from tornado_chat.live.growing import STREAM_CHARS, Growing
+from tornado_chat.live.growing_messages import OPEN_MESSAGES
+from tornado_chat.log import sqlite_growing
+from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.encodings import BARE, Encoding
+from tornado_chat.wire.events import Event
+
+
+def bearer(user: str, **claims: Any) -> dict[str, str]:
+    return {"Authorization": "Bearer " + mint(SECRET, user, ttl=60, **claims)}
+
+
+@asynccontextmanager
+async def chat(path: Path, **settings: Any) -> AsyncIterator[Running]:
+    """A server in which nothing grows any more when it ends, and nothing of it is left."""
+    async with running(path, **settings) as here:
+        yield here
+        for client in here.clients:
+            await client.close()
+        messages = here.server.context.growing
+        for message in list(messages.by_name.values()):
+            message.ends_at = 0.0
+        await eventually(lambda: not messages.by_name)
+        await eventually(lambda: not here.server.hub.growing)
+        assert not messages._open
+        assert not here.server.hub.pace.sizes
+
+
+async def author(here: Running, user: str = "bot", **claims: Any) -> Client:
+    return await here.connect(headers=bearer(user, **claims))
+
+
+async def reader(here: Running, user: str = "ann", **join: Any) -> Client:
+    client = await here.connect(headers=bearer(user))
+    client.joined = await client.ask(type="join", room="r", **join)
+    await client.until("synced")
+    return client
+
+
+async def begin(client: Client, id: str = "re:1", **more: Any) -> Any:
+    return await client.ask(type="begin", id=id, room="r", **more)
+
+
+async def append(client: Client, offset: int, text: str, id: str = "re:1", **more: Any) -> None:
+    await client.send(type="append", room="r", stream=id, offset=offset, text=text, **more)
+
+
+async def finish(client: Client, length: int, id: str = "re:1", reason: str = "done", **more: Any) -> Any:
+    more.setdefault("id", f"end {id}")
+    return await client.ask(type="finish", room="r", stream=id, length=length, reason=reason, **more)
+
+
+def find(here: Running, seq: int = 1) -> Growing:
+    message = here.server.context.growing.find("r", seq)
+    assert message is not None
+    return message
+
+
+class Text:
+    """The text of one message as a reader puts it together; every chunk must continue it."""
+
+    def __init__(self) -> None:
+        self.gen = 0
+        self.text = ""
+        self.chunks = 0
+        self.end: Any = None
+
+    def take(self, got: Any, seq: int) -> None:
+        if got["type"] == "appended":
+            for number, gen, offset, text in got["chunks"]:
+                if number == seq:
+                    if gen > self.gen:
+                        self.gen, self.text = gen, ""
+                    assert gen == self.gen
+                    assert offset == len(self.text), "a chunk does not continue the text"
+                    self.text += text
+                    self.chunks += 1
+        elif got["type"] == "stream" and got["seq"] == seq:
+            assert got["offset"] <= len(self.text)
+            self.gen = got["gen"]
+            self.text = self.text[: got["offset"]] + got["text"]
+        elif got["type"] == "finished" and got["target"] == seq:
+            self.end = got
+            self.text = self.text[: got["length"]]
+            assert len(self.text) == got["length"]
+            assert zlib.crc32(self.text.encode()) == got["crc"]
+
+
+async def read(client: Client, seq: int = 1, until: str | None = None, text: Text | None = None) -> Text:
+    """Read on until the message has ended, or has this text."""
+    text = text or Text()
+    while text.end is None and (until is None or text.text != until):
+        got = await client.receive()
+        assert got is not None
+        text.take(got, seq)
+    return text
+
+
+async def test_a_message_grows_before_the_eyes_of_those_who_are_there(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        ann, bot = await reader(here), await author(here)
+        ack = await begin(bot, reply_to=None)
+        assert {key: ack.get(key) for key in ("seq", "gen", "length", "duplicate", "held", "reason")} == {
+            "seq": 1, "gen": 1, "length": 0, "duplicate": None, "held": None, "reason": None,
+        }  # fmt: skip
+        message = await ann.until("message")
+        assert (message["streaming"], message["text"], message["id"], message["user"]) == (True, "", "re:1", "bot")
+        words = ["Grüße", ", ", "\U0001f600", "!"]
+        offset = 0
+        for word in words:
+            await append(bot, offset, word)
+            offset += len(word)
+        found = await read(ann, until="".join(words))
+        assert found.gen == 1
+        ack = await finish(bot, offset)
+        assert ack["seq"] == 2
+        await read(ann, text=found)
+        assert found.end == {
+            "type": "finished", "room": "r", "seq": 2, "target": 1, "user": "bot", "ts": ack["ts"], "reason": "done",
+            "length": 9, "crc": zlib.crc32("Grüße, \U0001f600!".encode()),
+        }  # fmt: skip
+        late = await here.connect(headers=bearer("ben"))
+        await late.send(type="join", room="r", after=0)
+        events = await late.collect(1)
+        assert events[0]["streaming"] is True
+        assert (await late.until("finished"))["text"] == "Grüße, \U0001f600!"
+        history = await late.ask(type="history", room="r")
+        assert (history["messages"][0]["text"], "streaming" in history["messages"][0]) == ("Grüße, \U0001f600!", False)
+
+
+async def test_who_comes_late_goes_on_from_what_is_there(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        ann, bot = await reader(here), await author(here)
+        await begin(bot)
+        await append(bot, 0, "first ")
+        await read(ann, until="first ")
+        ben = await here.connect(headers=bearer("ben"))
+        await ben.send(type="join", room="r")
+        await ben.until("synced")
+        stream = await ben.receive()
+        assert stream == {
+            "type": "stream", "room": "r", "seq": 1, "gen": 1, "offset": 0, "text": "first ", "done": False,
+        }  # fmt: skip
+        text = Text()
+        text.take(stream, 1)
+        history = await ben.ask(type="history", room="r")
+        assert (history["messages"][0]["text"], history["messages"][0]["streaming"]) == ("first ", True)
+        await append(bot, 6, "second")
+        await read(ben, until="first second", text=text)
+        fetched = await ben.ask(type="fetch", room="r", seq=1, offset=6)
+        assert (fetched["text"], fetched["offset"], fetched["done"]) == ("second", 6, False)
+        await finish(bot, 12)
+        await read(ben, text=text)
+        fetched = await ben.ask(type="fetch", room="r", seq=1)
+        assert (fetched["text"], fetched["gen"], fetched["done"]) == ("first second", 1, True)
+        assert (await ben.ask(type="fetch", room="r", seq=2))["code"] == "not_found"
+
+
+async def test_all_at_once_without_waiting_for_anything(tmp_path: Path) -> None:
+    """Begin, text and end may be in one flush: the text comes after its message and before its end."""
+    async with chat(tmp_path) as here:
+        ann, bot = await reader(here), await author(here)
+        for number in range(20):
+            id, seq = f"re:{number}", 2 * number + 1
+            await bot.send(type="begin", id=id, room="r")
+            await append(bot, 0, "all ", id)
+            await append(bot, 4, "of it", id)
+            await bot.send(type="finish", id=f"end:{number}", room="r", stream=id, length=9, reason="done")
+            text = await read(ann, seq)
+            assert text.text == "all of it"
+            assert (await bot.until("ack", id=f"end:{number}"))["seq"] == seq + 1
+
+
+async def test_many_messages_are_told_in_one_frame(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        ann, bot = await reader(here), await author(here)
+        for number in range(10):
+            await begin(bot, f"re:{number}")
+        texts = {number + 1: Text() for number in range(10)}
+        for _ in range(30):
+            for number in range(10):
+                await append(bot, len("word ") * _, "word ", f"re:{number}")
+        frames = 0
+        while any(text.text != "word " * 30 for text in texts.values()):
+            got = await ann.receive()
+            frames += got["type"] == "appended"
+            for seq, text in texts.items():
+                text.take(got, seq)
+        assert frames <= 30, "300 appends in a moment"
+        assert all(text.chunks <= frames for text in texts.values())
+
+
+async def test_an_author_hears_of_a_gap_once_and_repeats_in_vain(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        ann, bot = await reader(here), await author(here)
+        await begin(bot)
+        await append(bot, 0, "abc")
+        await append(bot, 0, "abc")
+        await append(bot, 1, "bcdé")
+        await append(bot, 9, "far")
+        await append(bot, 12, "farther")
+        await bot.send(type="ping", id="p")
+        error = await bot.receive()
+        assert error.pop("message")
+        assert error == {"type": "error", "room": "r", "code": "conflict", "stream": "re:1", "gen": 1, "length": 5}
+        assert (await bot.receive())["type"] == "pong", "the second gap is the same one"
+        await append(bot, 5, "f")
+        await append(bot, 9, "again")
+        assert (await bot.until("error"))["length"] == 6
+        await read(ann, until="abcdéf")
+        assert (await finish(bot, 7))["code"] == "conflict"
+        ack = await finish(bot, 4, id="re:1")
+        assert ack["seq"] == 2
+        end = await ann.until("finished")
+        assert (end["length"], end["crc"]) == (4, zlib.crc32(b"abcd"))
+        assert (await finish(bot, 4)) == {**ack, "duplicate": True}
+        await append(bot, 4, "late")
+        await append(bot, 8, "later")
+        await bot.send(type="ping", id="q")
+        error = await bot.receive()
+        assert (error["code"], error["reason"], error["stream"]) == ("conflict", "done", "re:1")
+        assert (await bot.receive())["type"] == "pong"
+        late = await bot.ask(type="finish", id="another", room="r", stream="re:1", length=4, reason="error")
+        assert (late["code"], late["reason"]) == ("conflict", "done")
+        again = await begin(bot)
+        assert (again["duplicate"], again["length"], again["reason"]) == (True, 4, "done")
+
+
+async def test_what_was_never_begun_has_no_text(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        await append(bot, 0, "x")
+        assert (await bot.until("error"))["code"] == "conflict"
+        assert (await finish(bot, 0))["code"] in ("conflict", "not_found")
+        await bot.ask(type="send", room="r", id="plain", text="hello")
+        assert (await begin(bot, "plain"))["duplicate"] is True
+        await append(bot, 0, "x", "plain")
+        assert (await bot.until("error"))["code"] == "conflict"
+
+
+async def test_a_text_has_its_bound_and_a_user_too(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        await begin(bot)
+        size = 8192
+        for start in range(0, STREAM_CHARS, size):
+            await append(bot, start, "é" * size)
+        await append(bot, STREAM_CHARS, "!")
+        error = await bot.until("error")
+        assert error["code"] == "too_large"
+        await append(bot, STREAM_CHARS + 1, "!")
+        assert (await finish(bot, STREAM_CHARS))["seq"] == 2
+        for number in range(OPEN_MESSAGES):
+            assert (await begin(bot, f"more:{number}"))["type"] == "ack"
+        assert (await begin(bot, "one too many"))["code"] == "too_large"
+        assert (await begin(bot, "more:0"))["duplicate"] is True
+
+
+async def test_who_may_stop_it_and_the_author_ends_it(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        ann, bot, other = await reader(here), await author(here), await author(here)
+        await ann.ask(type="send", room="r", text="?", id="q")
+        await begin(bot, reply_to=1)
+        await append(bot, 0, "well")
+        eve = await here.connect(headers=bearer("eve"))
+        assert (await eve.ask(type="stop", room="r"))["code"] == "not_found"
+        assert (await eve.ask(type="stop", room="r", seq=2))["code"] == "forbidden"
+        assert (await eve.ask(type="stop", room="r", seq=1))["code"] == "not_found"
+        await ann.send(type="stop", id="s", room="r", seq=2)
+        for client in (bot, other):
+            assert (await client.until("stop")) == {"type": "stop", "room": "r", "seq": 2, "by": "ann"}
+        await finish(bot, 4, reason="stopped")
+        assert (await ann.until("finished"))["reason"] == "stopped"
+        assert (await ann.until("ack", id="s"))["room"] == "r"
+        assert (await ann.ask(type="stop", room="r", seq=2))["type"] == "ack", "it has ended"
+        assert (await ann.ask(type="stop", room="r"))["code"] == "not_found"
+
+
+@pytest.mark.parametrize("who", ["asker", "author", "moderator"])
+async def test_the_server_stops_who_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    monkeypatch.setattr(growing_messages, "STOP_SECONDS", 0.3)
+    async with chat(tmp_path) as here:
+        ann, bot = await reader(here), await author(here)
+        await ann.ask(type="send", room="r", text="?", id="q")
+        await begin(bot, reply_to=1)
+        await append(bot, 0, "on and on")
+        stopper = {"asker": ann, "author": await author(here), "moderator": await author(here, "mod", moderator=True)}
+        await stopper[who].send(type="stop", id="s", room="r")
+        text = await read(ann, 2)
+        assert (text.text, text.end["reason"]) == ("on and on", "stopped")
+        await stopper[who].until("ack", id="s") if who != "asker" else None
+        await append(bot, 9, "more")
+        error = await bot.until("error")
+        assert (error["code"], error["reason"]) == ("conflict", "stopped")
+
+
+async def test_an_author_that_comes_back_goes_on(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        ann, bot = await reader(here), await author(here)
+        await begin(bot, replica="a")
+        await append(bot, 0, "first ")
+        text = await read(ann, until="first ")
+        bot.socket.close()
+        again = await author(here)
+        ack = await begin(again, replica="a")
+        assert (ack["gen"], ack["length"], ack["duplicate"]) == (1, 6, True)
+        await append(again, 6, "second")
+        await finish(again, 12)
+        await read(ann, text=text)
+        assert text.text == "first second"
+
+
+async def test_an_author_that_stays_away_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growing_messages, "LEASE_SECONDS", 0.3)
+    async with chat(tmp_path) as here:
+        ann, bot = await reader(here), await author(here)
+        await begin(bot)
+        await append(bot, 0, "so far")
+        bot.socket.close()
+        text = await read(ann)
+        assert (text.text, text.end["reason"]) == ("so far", "interrupted")
+
+
+async def test_one_replica_answers_and_another_may_take_over(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        ann, one, two = await reader(here), await author(here), await author(here)
+        await begin(one, replica="1")
+        held = await begin(two, replica="2")
+        assert (held["held"], held["seq"], held["gen"]) == (True, 1, 1)
+        error = await begin(two, replica="2", take_over=True)
+        assert (error["code"], error["gen"], error["room"]) == ("conflict", 1, "r")
+        await append(one, 0, "the first one's")
+        text = await read(ann, until="the first one's")
+        one.socket.close()
+        await eventually(lambda: not find(here).linked)
+        ack = await begin(two, replica="2", take_over=True)
+        assert (ack["gen"], ack["length"]) == (2, 0)
+        await append(two, 0, "anew", gen=1)
+        assert (await two.until("error"))["gen"] == 2
+        await append(two, 0, "anew")
+        await finish(two, 4)
+        await read(ann, text=text)
+        assert (text.text, text.gen) == ("anew", 2)
+
+
+async def test_a_deletion_stops_it_first(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        ann, bot = await reader(here), await author(here)
+        await begin(bot)
+        await append(bot, 0, "secret")
+        assert (await bot.ask(type="edit", room="r", seq=1, text="x"))["code"] == "conflict"
+        assert (await ann.ask(type="react", room="r", seq=1, emoji="+", on=True))["type"] == "ack"
+        await bot.send(type="delete", room="r", id="d", seq=1)
+        await bot.until("stop")
+        await finish(bot, 6, reason="stopped")
+        assert (await bot.until("ack", id="d"))["seq"] == 4
+        assert (await ann.until("deleted"))["target"] == 1
+        ben = await here.connect(headers=bearer("ben"))
+        await ben.send(type="join", room="r", after=0)
+        end = await ben.until("finished")
+        assert end["deleted"] is True
+        assert not {"text", "crc"} & end.keys()
+
+
+async def test_a_slow_reader_gets_what_is_there(tmp_path: Path) -> None:
+    """It reads nothing while more is written than all sockets hold: what it is told then is the text, not its past."""
+    async with chat(tmp_path, high_water_mark=16_384) as here:
+        ann, bot = await reader(here), await author(here)
+        texts = {number + 1: Text() for number in range(40)}
+        for seq in texts:
+            await begin(bot, f"re:{seq}")
+            await append(bot, 0, "begin ", f"re:{seq}")
+        part, parts = "x" * 30_000, 8
+        for number in range(parts):
+            for seq in texts:
+                await append(bot, 6 + number * len(part), part, f"re:{seq}")
+        await bot.ask(type="presence", room="r")
+        assert here.server.metrics.frames_deferred > 0
+        told: list[Any] = []
+        while any(len(text.text) < 6 + parts * len(part) for text in texts.values()):
+            got = await ann.receive()
+            told.append(got["type"])
+            for seq, text in texts.items():
+                text.take(got, seq)
+        assert told.count("behind") == told.count("synced") > 0
+        assert told.count("stream") > 0
+        for seq, text in texts.items():
+            await finish(bot, 6 + parts * len(part), f"re:{seq}")
+            await read(ann, seq, text=text)
+
+
+async def test_the_window_follows_the_members() -> None:
+    pace = growing.Pace()
+    sizes = [0]
+    room = growing.RoomGrowing(asyncio.get_running_loop(), pace, "r", lambda _: None)
+    room.open(lambda: None, lambda: sizes[0])
+    windows = []
+    for number, size in enumerate((0, 4_000, 40_000, 400_000)):
+        sizes[0] = size
+        windows.append(pace.window(10.0 * (number + 1)))
+    assert windows == [0.05, 0.05, 0.5, 1.0]
+    room.close()
+
+
+async def test_another_process_goes_on_where_this_one_died(tmp_path: Path) -> None:
+    async with chat(tmp_path, siblings=1) as here:
+        bot = await author(here)
+        await begin(bot, replica="a")
+        await append(bot, 0, "x" * 5000)
+        await eventually(lambda: find(here).kept == 5000)
+        await append(bot, 5000, "lost")
+        await asyncio.sleep(0.05)
+        async with running(tmp_path, siblings=1) as there:
+            ann, again = await reader(there), await author(there)
+            ack = await begin(again, replica="a")
+            assert (ack["gen"], ack["length"], ack["duplicate"]) == (1, 5000, True)
+            await append(again, 5000, "lost and found")
+            text = Text()
+            await finish(again, 5014)
+            end = await ann.until("finished")
+            assert end["crc"] == zlib.crc32(b"x" * 5000 + b"lost and found")
+            await eventually(lambda: not here.server.context.growing.by_name)
+            await append(bot, 5004, "late")
+            assert (await bot.until("error"))["code"] == "conflict"
+            assert text.end is None
+
+
+async def test_what_a_process_left_is_finished_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_growing, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(growing_messages, "LAPSED_SECONDS", 0.1)
+    async with running(tmp_path) as here:
+        bot = await author(here)
+        await begin(bot)
+        await append(bot, 0, "so far")
+    async with chat(tmp_path) as there:
+        ann = await there.connect(headers=bearer("ann"))
+        await ann.send(type="join", room="r", after=0)
+        end = await ann.until("finished")
+        assert (end["reason"], end.get("crc")) == ("interrupted", zlib.crc32(b"so far"))
+
+
+async def posted(here: Running, *commands: dict[str, Any], user: str = "bot") -> list[Any]:
+    """The answers to the commands of one request."""
+    request = HTTPRequest(
+        here.address + "/v1/commands",
+        method="POST",
+        headers=bearer(user) | {"Content-Type": "application/json"},
+        body=json.dumps(commands),
+    )
+    answers: list[Any] = json.loads((await AsyncHTTPClient().fetch(request)).body)
+    return answers
+
+
+async def test_a_message_that_grows_by_requests(tmp_path: Path) -> None:
+    """Each begins it again, and what it appended is in the log when it is answered."""
+    async with chat(tmp_path) as here:
+        ann = await reader(here)
+        first = {"type": "begin", "id": "re:1", "room": "r"}
+        part = {"type": "append", "room": "r", "stream": "re:1"}
+        ack, nothing = await posted(here, first, part | {"offset": 0, "text": "first "})
+        assert (ack["seq"], ack["gen"], ack["length"], nothing) == (1, 1, 0, None)
+        assert [one.text for one in await here.server.log.open("r")] == ["first "]
+        text = await read(ann, until="first ")
+        ack, _, gap = await posted(
+            here, first, part | {"offset": 6, "text": "second"}, part | {"offset": 20, "text": "hole"}
+        )
+        assert (ack["length"], ack["duplicate"]) == (6, True)
+        assert (gap["code"], gap["length"], gap["stream"]) == ("conflict", 12, "re:1")
+        await read(ann, until="first second", text=text)
+        (alone,) = await posted(here, part | {"offset": 12, "text": "!"})
+        assert alone["code"] == "conflict"
+        fetched, other = await posted(
+            here,
+            {"type": "fetch", "room": "r", "seq": 1},
+            {"type": "stop", "id": "s", "room": "r", "seq": 1},
+            user="eve",
+        )
+        assert (fetched["text"], other["code"]) == ("first second", "forbidden")
+        end = {"type": "finish", "room": "r", "stream": "re:1", "length": 12, "reason": "done"}
+        assert (await posted(here, end))[0]["code"] == "bad_request", "it has no id"
+        ack, done = await posted(here, first, end | {"id": "end"})
+        assert (ack["length"], done["seq"]) == (12, 2)
+        await read(ann, text=text)
+        assert text.text == "first second"
+
+
+async def test_a_deletion_by_request_stops_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growing_messages, "STOP_SECONDS", 0.2)
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        await begin(bot)
+        deletion = {"type": "delete", "id": "d", "room": "r", "seq": 1}
+        gone, pong = await posted(here, deletion, {"type": "ping", "id": "p"})
+        assert (gone["seq"], pong["type"]) == (3, "pong")
+        assert [event.data["type"] for event in await here.server.log.read("r", 0, max_events=9, max_bytes=99)] == [
+            "message",
+            "finished",
+            "deleted",
+        ]
+
+
+async def test_a_server_that_stops_keeps_what_it_has(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        bot = await author(here)
+        await begin(bot)
+        await append(bot, 0, "kept")
+        await eventually(lambda: find(here).length == 4)
+        await here.server.stop()
+    async with chat(tmp_path) as there:
+        again = await author(there)
+        assert (await begin(again))["length"] == 4
+        await finish(again, 4)
+
+
+async def test_who_reads_pages_and_streams_gets_the_text_with_the_end(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        await begin(bot)
+        await append(bot, 0, "text")
+        await finish(bot, 4)
+        address = here.address + "/v1/rooms/r/events"
+        page = json.loads((await AsyncHTTPClient().fetch(address, headers=bearer("ann"))).body)
+        assert [event["type"] for event in page["events"]] == ["message", "finished"]
+        assert page["events"][1]["text"] == "text"
+
+
+def told_by(room: growing.RoomGrowing, flushed: int, events: list[Event]) -> list[Any]:
+    """What a flush writes, in its order: the chunks and the types of the events."""
+    frames = [BARE.frame(event.data) + b"\n" for event in events]
+    signals: list[tuple[bytes, str | None]] = []
+    lines = Encoding(JSON, lambda payload: payload + b"\n")
+    chunks = room.take(flushed, events)
+    if chunks is not None:
+        chunks.put(lines, frames, signals)
+    said = [json.loads(line) for line in b"".join([*frames, *(data for data, _ in signals)]).splitlines()]
+    return [one["chunks"] if one["type"] == "appended" else one["type"] for one in said]
+
+
+async def test_a_chunk_stands_behind_its_message_and_before_its_end() -> None:
+    room = growing.RoomGrowing(asyncio.get_running_loop(), growing.Pace(), "r", lambda _: None)
+    room.open(lambda: None, lambda: 1)
+    for seq in (1, 2, 3, 9):
+        room.messages[seq] = Growing("r", seq, "bot", "Bot", f"re:{seq}", 1, "")
+        room.messages[seq].add(f"text {seq}")
+    events = [
+        Event(seq, {"type": type, "seq": seq, "target": target})
+        for seq, type, target in ((2, "message", 0), (3, "message", 0), (4, "finished", 1), (5, "finished", 2))
+    ]
+    room.want_now()
+    assert told_by(room, 1, events) == [
+        [[1, 1, 0, "text 1"]],
+        "message",
+        [[2, 1, 0, "text 2"]],
+        "message",
+        "finished",
+        "finished",
+        [[3, 1, 0, "text 3"]],
+    ]
+    assert list(room.messages) == [3, 9], "the message of the last one has not come"
+    assert told_by(room, 5, []) == []
+    room.messages[3].add("!")
+    stream = growing.snapshot(room.messages[3], 0)
+    assert (stream.text, stream.offset) == ("text 3", 0), "the next chunk continues it"
+    room.want_now()
+    assert told_by(room, 9, []) == [[[3, 1, 6, "!"], [9, 1, 0, "text 9"]]]
+    for seq in (3, 9):
+        room.remove(seq)

@@ -1,0 +1,299 @@
+"""Messages that grow in this process: the text of each, and what of it the next flush of their room tells.
+
+The text is the buffer: nothing is kept for a reader. Live members are told chunks, those of all messages of a room and
+flush in one frame; whoever comes, or has read too slowly, is told what is there from the code point that they lack.
+
+What is true of a `Growing` whenever the loop runs something else: `kept` <= `length` and `told` <= `length`. Every live
+member of the room has been written the first `told` code points, or is about to be by a flush that runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any
+
+from tornado_chat.errors import Reason
+from tornado_chat.log.kinds import ENDING
+from tornado_chat.wire.codec import Codec
+from tornado_chat.wire.encodings import Encoding
+from tornado_chat.wire.events import Event
+from tornado_chat.wire.replies import Appended, Stream
+
+STREAM_CHARS = 262_144
+"""Code points of one message that grows."""
+
+WINDOW_SECONDS, MEMBER_SECONDS, LONGEST_SECONDS = 0.05, 12.5e-6, 1.0
+"""A room's chunks are told at once, and the next ones after a window: so long, or so long for each member of the rooms
+where something grows, if that is more. A write to a sleeping member takes 5 us: all rooms together take 40 % of a core
+at most (of 80,000 memberships; beyond, the rooms' own rests hold)."""
+
+MEASURE_SECONDS = 0.1
+"""How long a count of these members is good for."""
+
+Told = dict[int, tuple[int, int]]
+"""Of a room's messages that grow, by seq: the gen and the code points that were told."""
+
+Chunk = tuple[int, int, int, str]
+"""seq, gen, offset, text."""
+
+
+class Growing:
+    """One message, in the process that has it. `writer` is who writes it, None while nobody is connected."""
+
+    __slots__ = (
+        "_fresh",
+        "_pieces",
+        "done",
+        "end_reason",
+        "ending",
+        "ends_at",
+        "gap",
+        "gen",
+        "id",
+        "kept",
+        "kept_at",
+        "length",
+        "linked",
+        "name",
+        "over",
+        "room",
+        "seq",
+        "told",
+        "user",
+        "writer",
+    )
+
+    def __init__(self, room: str, seq: int, user: str, name: str, id: str, gen: int, text: str) -> None:
+        """`text` is what the checkpoints hold."""
+        self.room = room
+        self.seq = seq
+        self.user = user
+        self.name = name
+        self.id = id
+        self.writer: object = None
+        self.done: asyncio.Future[None] | None = None  # for those who wait for the end
+        self.over = False  # it ended, or is another process's: the room lets go of it with the next flush
+        self.ending = False  # its `finished` is on its way through the log
+        self.ends_at: float | None = None  # by monotonic(): when it is finished here, for `end_reason`
+        self.end_reason: Reason = "interrupted"
+        self.linked = True  # as the log has it
+        self.kept_at = monotonic()
+        self.begin(gen, text)
+
+    def begin(self, gen: int, text: str = "") -> None:
+        """The text begins again with `text`, which the log holds."""
+        self.gen = gen
+        self._pieces: list[str] = []  # what was told
+        self._fresh = [text] if text else []  # what was not
+        self.told = 0
+        self.length = self.kept = len(text)
+        self.gap = False  # its author was told of one, and has not come back to the end of the text
+
+    def add(self, text: str) -> None:
+        self._fresh.append(text)
+        self.length += len(text)
+
+    def tell(self) -> str:
+        """What was not told: it counts as told from now on."""
+        text = "".join(self._fresh)
+        self._fresh = []
+        if text:
+            self._pieces.append(text)
+            self.told += len(text)
+        return text
+
+    def text(self) -> str:
+        return "".join(self._pieces) + "".join(self._fresh)
+
+    def told_text(self) -> str:
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
+
+    def cut(self, length: int) -> None:
+        """Only the first `length` code points are its text."""
+        if length < self.length:
+            text = self.text()[:length]
+            self._pieces, self._fresh = [text[: self.told]], [text[self.told :]]
+            self.length = length
+            self.told, self.kept = min(self.told, length), min(self.kept, length)
+
+
+class Pace:
+    """How long rooms gather chunks, by how many members all of those have where something grows."""
+
+    __slots__ = ("_counted_at", "_window", "sizes")
+
+    def __init__(self) -> None:
+        self.sizes: dict[RoomGrowing, Callable[[], int]] = {}  # how many members each room has now
+        self._window = WINDOW_SECONDS
+        self._counted_at = 0.0
+
+    def window(self, now: float) -> float:
+        if now > self._counted_at + MEASURE_SECONDS:
+            self._counted_at = now
+            members = sum(size() for size in self.sizes.values())
+            self._window = min(max(WINDOW_SECONDS, members * MEMBER_SECONDS), LONGEST_SECONDS)
+        return self._window
+
+
+class Chunks:
+    """What one flush tells of messages that grow: before its events, after them, and behind some of them."""
+
+    __slots__ = ("_behind", "_lead", "_payloads", "_room", "_tail")
+
+    def __init__(self, room: str, lead: list[Chunk], behind: dict[int, Chunk], tail: list[Chunk]) -> None:
+        """`behind` are those whose message and end are in the same flush, by the place of the message."""
+        self._room = room
+        self._lead = lead
+        self._behind = behind
+        self._tail = tail
+        self._payloads: dict[tuple[Codec, str | int], bytes] = {}
+
+    def put(self, encoding: Encoding, frames: list[bytes], signals: list[tuple[bytes, str | None]]) -> None:
+        """Add them to the frames of the events, and to the signals that come after those."""
+        if self._lead:
+            data = self._frame(encoding, "lead", self._lead)
+            if frames:
+                frames[0] = data + frames[0]
+            else:
+                signals.insert(0, (data, None))
+        for place, chunk in self._behind.items():
+            frames[place] += self._frame(encoding, place, [chunk])
+        if self._tail:
+            signals.append((self._frame(encoding, "tail", self._tail), None))
+
+    def _frame(self, encoding: Encoding, key: str | int, chunks: list[Chunk]) -> bytes:
+        payload = self._payloads.get((encoding.codec, key))
+        if payload is None:
+            payload = encoding.codec.encode(Appended(room=self._room, chunks=chunks))
+            self._payloads[encoding.codec, key] = payload
+        return encoding.wrap(payload)
+
+
+class RoomGrowing:
+    """What grows in one room here; it exists while something does."""
+
+    __slots__ = ("_flush_soon", "_loop", "_next", "_on_empty", "_pace", "_timer", "messages", "ready", "room")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pace: Pace, room: str, on_empty: Callable[[str], None]) -> None:
+        self.room = room
+        self.messages: dict[int, Growing] = {}  # by seq
+        self.ready = False  # chunks go with the next flush
+        self._loop = loop
+        self._pace = pace
+        self._on_empty = on_empty
+        self._flush_soon: Callable[[], None] | None = None  # of the room, while it is open
+        self._next = 0.0  # by monotonic(): when chunks may be told again
+        self._timer: asyncio.TimerHandle | None = None
+
+    def open(self, flush_soon: Callable[[], None], size: Callable[[], int]) -> None:
+        """The room is open here now; nobody is in it yet."""
+        self._flush_soon = flush_soon
+        self._pace.sizes[self] = size
+        for message in self.messages.values():
+            message.tell()
+
+    def close(self) -> None:
+        """The room is not open here any more."""
+        self._flush_soon = None
+        self._pace.sizes.pop(self, None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for message in [message for message in self.messages.values() if message.over]:
+            self.remove(message.seq)
+
+    def remove(self, seq: int) -> None:
+        if self.messages.pop(seq, None) is not None and not self.messages:
+            self.close()
+            self._on_empty(self.room)
+
+    @property
+    def is_open(self) -> bool:
+        return self._flush_soon is not None
+
+    def want(self) -> None:
+        """Some text came: it is told at once, or when the window has passed."""
+        if self.ready or self._timer is not None or self._flush_soon is None:
+            return
+        wait = self._next - monotonic()
+        if wait <= 0:
+            self.want_now()
+        else:
+            self._timer = self._loop.call_later(wait, self.want_now)
+
+    def want_now(self) -> None:
+        """It is told with the next flush, whatever was told just now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._flush_soon is not None:
+            self.ready = True
+            self._flush_soon()
+
+    def told(self) -> Told:
+        return {seq: (message.gen, message.told) for seq, message in self.messages.items()}
+
+    def take(self, flushed: int, events: list[Event]) -> Chunks | None:
+        """What a flush tells that takes the room from `flushed` on by `events`; what ended in it is let go of."""
+        places = {event.seq: place for place, event in enumerate(events)}
+        ended = [event.data["target"] for event in events if event.data["type"] in ENDING]
+        if not self.ready and not ended:
+            return None
+        last = events[-1].seq if events else flushed
+        lead: list[Chunk] = []
+        tail: list[Chunk] = []
+        behind: dict[int, Chunk] = {}
+        # A chunk comes after its message and before the end of that.
+        for seq, message in self.messages.items():
+            if seq > last or (not self.ready and seq not in ended):
+                continue
+            offset, text = message.told, message.tell()
+            if not text:
+                continue
+            chunk = seq, message.gen, offset, text
+            if seq <= flushed:
+                lead.append(chunk)
+            elif seq in ended:
+                behind[places[seq]] = chunk
+            else:
+                tail.append(chunk)
+        if self.ready:
+            self.ready = False
+            now = monotonic()
+            self._next = now + self._pace.window(now)
+        for seq in ended:
+            self.remove(seq)
+        return Chunks(self.room, lead, behind, tail) if lead or tail or behind else None
+
+    def snapshots(self, cursor: int, lacks: Told | None) -> Iterator[Stream]:
+        """What a member is told of each message up to `cursor` when it becomes live; `lacks` is what it has been."""
+        for seq, message in self.messages.items():
+            if seq <= cursor:
+                gen, offset = lacks.get(seq, (0, 0)) if lacks is not None else (0, 0)
+                yield snapshot(message, offset if gen == message.gen else 0)
+
+
+def snapshot(message: Growing, offset: int, id: str | None = None) -> Stream:
+    """What was told of the message, from a code point on: the next chunk continues it."""
+    offset = min(offset, message.told)
+    return Stream(
+        id=id,
+        room=message.room,
+        seq=message.seq,
+        gen=message.gen,
+        offset=offset,
+        text=message.told_text()[offset:],
+        done=False,
+    )
+
+
+def short(event: Event) -> Event:
+    """A `finished` as those get it who were there while the message grew: without its text."""
+    data: dict[str, Any] = {key: value for key, value in event.data.items() if key != "text"}
+    found = Event(event.seq, data)
+    found.born = event.born
+    return found

@@ -1,0 +1,198 @@
+"""Messages that grow: the entries that begin and finish one, and what a log tells of one meanwhile. No I/O.
+
+A message that grows is an event `message` without text, and a row beside it for as long as it grows: who writes it, in
+which process, and until when that is believed without a sign. Its text is kept in parts, a checkpoint at a time. The
+commit of `finished`, which has the whole text, takes the row and the parts away.
+"""
+
+from __future__ import annotations
+
+from tornado_chat.errors import ChatError, Conflict, ErrorCode, Reason
+from tornado_chat.log.kinds import Entry
+
+LEASE_SECONDS = 15.0
+"""How long an author may stay away, and a process give no sign of it, before anybody may finish the message."""
+
+STOP_SECONDS = 2.0
+"""How long an author has to finish by itself what somebody stopped."""
+
+STOPPED_SECONDS = 5.0
+"""When anybody may finish what was stopped: the process that has it had its time, and is not there."""
+
+LAPSED = 16
+"""Messages that one call of `Log.lapsed` tells, each with its whole text."""
+
+
+class Begin(Entry):
+    """An entry that makes a message grow, or goes on with the one of its key: it moves to the process `home`.
+
+    `replica` names the one of several authors with the same user that holds it; None: whoever it is may go on.
+    """
+
+    __slots__ = ("home", "replica", "take_over")
+
+    def __init__(
+        self,
+        room: str,
+        user: str,
+        name: str,
+        *,
+        id: str,
+        home: str,
+        replica: str | None = None,
+        take_over: bool = False,
+        reply_to: int | None = None,
+        meta: bytes | None = None,
+    ) -> None:
+        super().__init__("begin", room, user, name, key=id, id=id, text="", reply_to=reply_to, meta=meta, on=True)
+        self.home = home
+        self.replica = replica
+        self.take_over = take_over
+
+
+class Finish(Entry):
+    """An entry that ends the message `target` with its whole `text`, if `home` still has it with this `gen`.
+
+    `lapsed`: and if neither its author nor that process has given a sign in time.
+    """
+
+    __slots__ = ("gen", "home", "lapsed", "reason")
+
+    def __init__(
+        self,
+        room: str,
+        user: str,
+        name: str,
+        *,
+        key: str,
+        id: str | None = None,
+        target: int,
+        text: str,
+        reason: Reason,
+        gen: int,
+        home: str,
+        lapsed: bool = False,
+        meta: bytes | None = None,
+    ) -> None:
+        super().__init__(
+            "finished", room, user, name, key=key, id=id, text=text, target=target, emoji=reason, meta=meta
+        )
+        self.reply_to = len(text)
+        self.reason = reason
+        self.gen = gen
+        self.home = home
+        self.lapsed = lapsed
+
+
+class Claim:
+    """What a `Begin` is answered besides its seq.
+
+    `text` is what the checkpoints hold and the author goes on from. `held`: another replica has it, and nothing was
+    changed. `reason`: it has ended, with `length` code points. `gen` 0: the event of this key is no message that grows.
+    """
+
+    __slots__ = ("gen", "held", "length", "reason", "text")
+
+    def __init__(
+        self, gen: int, length: int = 0, text: str = "", *, held: bool = False, reason: Reason | None = None
+    ) -> None:
+        self.gen = gen
+        self.length = length
+        self.text = text
+        self.held = held
+        self.reason = reason
+
+
+class Checkpoint:
+    """What came of a message since the last one: `text` from the code point `start` on, perhaps none.
+
+    `linked`: its author's link lives. Else the lease runs out LEASE_SECONDS after the last checkpoint that had one.
+    """
+
+    __slots__ = ("gen", "linked", "room", "seq", "start", "text")
+
+    def __init__(self, room: str, seq: int, gen: int, start: int, text: str, *, linked: bool) -> None:
+        self.room = room
+        self.seq = seq
+        self.gen = gen
+        self.start = start
+        self.text = text
+        self.linked = linked
+
+
+class Open:
+    """A message that grows, as the log has it: `text` is that of its checkpoints, `stopped` who asked to stop it.
+
+    `asker` is the user whom it answers, by `reply_to`; None: there is none.
+    """
+
+    __slots__ = ("asker", "gen", "home", "id", "name", "room", "seq", "stopped", "text", "user")
+
+    def __init__(
+        self,
+        room: str,
+        seq: int,
+        user: str,
+        name: str,
+        id: str,
+        gen: int,
+        home: str,
+        stopped: str | None,
+        asker: str | None,
+        text: str,
+    ) -> None:
+        self.room = room
+        self.seq = seq
+        self.user = user
+        self.name = name
+        self.id = id
+        self.gen = gen
+        self.home = home
+        self.stopped = stopped
+        self.asker = asker
+        self.text = text
+
+
+class Held:
+    """One of those that a process has, by its own name: `stopped` is who asked to stop it."""
+
+    __slots__ = ("gen", "room", "seq", "stopped")
+
+    def __init__(self, room: str, seq: int, gen: int, stopped: str | None) -> None:
+        self.room = room
+        self.seq = seq
+        self.gen = gen
+        self.stopped = stopped
+
+
+def taken_over_too_soon(room: str, seq: int, gen: int, length: int) -> Conflict:
+    """The refusal of a `Begin` with `take_over` while the link of who holds the message lives."""
+    return Conflict(
+        f"message {seq} of room {room} is held by another replica, whose connection lives; it can be taken over when "
+        "that has ended",
+        gen=gen,
+        length=length,
+    )
+
+
+def unfinished(
+    entry: Finish, found: tuple[str, int | None, int | None, str | None, bool | None, Reason | None] | None
+) -> ChatError | None:
+    """Why `entry` cannot end its target; None if it can.
+
+    `found` is of the target: its user, the gen and length of its row, the row's home, whether that has lapsed, and the
+    reason that it ended for; None in place of what there is not, None: there is no message that grew.
+    """
+    room, seq = entry.room, entry.target
+    if found is None:
+        return ChatError(ErrorCode.NOT_FOUND, f"seq {seq} of room {room} is no message that grows")
+    user, gen, length, home, lapsed, reason = found
+    if user != entry.user:
+        return ChatError(ErrorCode.FORBIDDEN, f"message {seq} of room {room} is another user's")
+    if gen is None:
+        return Conflict(f"message {seq} of room {room} has ended ({reason})", reason=reason)
+    if gen != entry.gen or home != entry.home or (entry.lapsed and not lapsed):
+        return Conflict(
+            f"message {seq} of room {room} is written by somebody else now; `begin` it again", gen=gen, length=length
+        )
+    return None

@@ -1,0 +1,110 @@
+"""Messages that grow, in a PostgreSQL log."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from tornado_chat.errors import ChatError
+from tornado_chat.log import Appended
+from tornado_chat.log.growing import (
+    LAPSED,
+    LEASE_SECONDS,
+    STOPPED_SECONDS,
+    Begin,
+    Checkpoint,
+    Claim,
+    Finish,
+    Held,
+    Open,
+    taken_over_too_soon,
+    unfinished,
+)
+from tornado_chat.log.postgres_schema import Connection
+
+LEASE = int(LEASE_SECONDS * 1000)
+
+CLAIM = "SELECT gen, length, text, held, reason, refused FROM claim_growing($1, $2, $3, $4, $5, $6, $7)"
+FINISHABLE = "SELECT seq, ts, author, gen, length, home, lapsed, reason FROM finishable($1, $2, $3, $4)"
+CHECKPOINT = "SELECT checkpoint_growing($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+STOP = """
+UPDATE growing SET stopped = $3, lapses = least(lapses, clock_ms() + $4)
+WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq = ANY ($2) AND stopped IS NULL
+"""
+OPEN = """
+SELECT
+    r.name, g.seq, e."user", e.name, e.key, g.gen, g.home, g.stopped,
+    (SELECT asked."user" FROM events AS asked WHERE asked.room = g.room AND asked.seq = e.reply_to),
+    text_of_growing(g.room, g.seq)
+FROM ({which}) AS g
+CROSS JOIN LATERAL (SELECT name FROM rooms WHERE id = g.room LIMIT 1) AS r
+CROSS JOIN LATERAL (SELECT * FROM events WHERE room = g.room AND seq = g.seq LIMIT 1) AS e
+ORDER BY g.{order}
+"""
+OPEN_IN = OPEN.format(which="SELECT * FROM growing WHERE room = (SELECT id FROM rooms WHERE name = $1)", order="seq")
+LAPSED_ONES = OPEN.format(
+    which=f"SELECT * FROM growing WHERE lapses <= clock_ms() ORDER BY lapses LIMIT {LAPSED}", order="lapses"
+)
+HELD = """
+SELECT r.name, g.seq, g.gen, g.stopped
+FROM growing AS g CROSS JOIN LATERAL (SELECT name FROM rooms WHERE id = g.room LIMIT 1) AS r WHERE g.home = $1
+"""
+
+
+async def claim(db: Connection, entry: Begin, seq: int, *, new: bool) -> Claim | ChatError:
+    """The message `seq` grows from now on, or goes on with `entry`, if that may have it; its room is locked."""
+    row = await db.fetchrow(CLAIM, entry.room, seq, new, entry.replica, entry.home, entry.take_over, LEASE)
+    assert row is not None
+    gen, length, text, held, reason, refused = row
+    if refused:
+        return taken_over_too_soon(entry.room, seq, gen, length)
+    return Claim(gen, length, text, held=held, reason=reason)
+
+
+async def finishable(db: Connection, entry: Finish) -> Appended | ChatError | None:
+    """None if `entry` can end its target; else what it is answered. Its room is locked."""
+    row = await db.fetchrow(FINISHABLE, entry.room, entry.target, entry.user, entry.key)
+    assert row is not None
+    seq, ts, author, *found = row
+    if seq is not None:
+        return Appended(seq, ts, duplicate=True)
+    return unfinished(entry, None if author is None else (author, *found))
+
+
+async def checkpoint(db: Connection, home: str, parts: Sequence[Checkpoint]) -> list[bool]:
+    """As `Log.checkpoint` says."""
+    places = await db.fetchval(
+        CHECKPOINT,
+        home,
+        LEASE,
+        [part.room for part in parts],
+        [part.seq for part in parts],
+        [part.gen for part in parts],
+        [part.start for part in parts],
+        [len(part.text) for part in parts],
+        [part.linked for part in parts],
+        [part.text for part in parts],
+    )
+    kept = [False] * len(parts)
+    for place in places:
+        kept[place - 1] = True
+    return kept
+
+
+async def stop(db: Connection, room: str, seqs: Collection[int], by: str) -> None:
+    """As `Log.stop` says."""
+    await db.execute(STOP, room, list(seqs), by, int(STOPPED_SECONDS * 1000))
+
+
+async def held(db: Connection, home: str) -> list[Held]:
+    """As `Log.held` says."""
+    return [Held(*row) for row in await db.fetch(HELD, home)]
+
+
+async def opened(db: Connection, room: str) -> list[Open]:
+    """As `Log.open` says."""
+    return [Open(*row) for row in await db.fetch(OPEN_IN, room)]
+
+
+async def lapsed(db: Connection) -> list[Open]:
+    """As `Log.lapsed` says."""
+    return [Open(*row) for row in await db.fetch(LAPSED_ONES)]

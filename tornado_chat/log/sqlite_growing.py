@@ -1,0 +1,166 @@
+"""Messages that grow, in an SQLite log: each function inside its caller's transaction, or one statement. Blocking."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from tornado_chat.errors import ChatError
+from tornado_chat.log.growing import (
+    LAPSED,
+    LEASE_SECONDS,
+    STOPPED_SECONDS,
+    Begin,
+    Checkpoint,
+    Claim,
+    Finish,
+    taken_over_too_soon,
+    unfinished,
+)
+
+BEGIN = """
+INSERT INTO growing (room, seq, gen, replica, home, linked, lapses, length) VALUES (?, ?, 1, ?, ?, 1, ?, 0)
+"""
+FOUND = "SELECT gen, replica, linked AND lapses > ?, length FROM growing WHERE room = ? AND seq = ?"
+ENDED = """
+SELECT e."on", f.emoji, f.reply_to FROM events AS e LEFT JOIN events AS f ON f.room = e.room AND f.seq = e.target
+WHERE e.room = ? AND e.seq = ?
+"""
+CLAIM = """
+UPDATE growing SET gen = ?, replica = coalesce(?, replica), home = ?, linked = 1, lapses = ?, length = ?
+WHERE room = ? AND seq = ?
+"""
+TEXT = """
+SELECT coalesce(group_concat(text, ''), '')
+FROM (SELECT text FROM growing_parts WHERE room = ? AND seq = ? ORDER BY start)
+"""
+TO_FINISH = """
+SELECT e.user, g.gen, g.length, g.home, g.lapses <= ?, f.emoji
+FROM events AS e LEFT JOIN growing AS g ON g.room = e.room AND g.seq = e.seq
+LEFT JOIN events AS f ON f.room = e.room AND f.seq = e.target
+WHERE e.room = ? AND e.seq = ? AND e.type = 'message' AND e."on" = 1
+"""
+CHECKPOINTED = """
+SELECT json_group_array(json_array(wanted.key, g.room, g.length)) FROM json_each(?) AS wanted
+CROSS JOIN rooms AS r ON r.name = json_extract(wanted.value, '$[0]')
+CROSS JOIN growing AS g ON g.room = r.id AND g.seq = json_extract(wanted.value, '$[1]')
+    AND g.gen = json_extract(wanted.value, '$[2]') AND g.home = ? AND g.length >= json_extract(wanted.value, '$[3]')
+"""
+KEEP = """
+UPDATE growing SET
+    length = json_extract(value, '$[2]'),
+    linked = json_extract(value, '$[3]'),
+    lapses = CASE WHEN json_extract(value, '$[3]') AND stopped IS NULL THEN ? ELSE lapses END
+FROM json_each(?)
+WHERE room = json_extract(value, '$[0]') AND seq = json_extract(value, '$[1]')
+"""
+CUT = "DELETE FROM growing_parts WHERE room = ? AND seq = ? AND start >= ?"
+KEEP_PARTS = """
+INSERT INTO growing_parts (room, seq, start, text)
+SELECT
+    json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]')
+FROM json_each(?)
+"""
+STOP = """
+UPDATE growing SET stopped = ?, lapses = min(lapses, ?)
+WHERE room = (SELECT id FROM rooms WHERE name = ?) AND seq IN (SELECT value FROM json_each(?)) AND stopped IS NULL
+"""
+OPEN = """
+SELECT json_group_array(json_array(
+    r.name, g.seq, e.user, e.name, e.key, g.gen, g.home, g.stopped,
+    (SELECT user FROM events AS asked WHERE asked.room = g.room AND asked.seq = e.reply_to),
+    coalesce((
+        SELECT group_concat(text, '')
+        FROM (SELECT text FROM growing_parts AS p WHERE p.room = g.room AND p.seq = g.seq ORDER BY p.start)
+    ), '')
+))
+FROM ({which}) AS g CROSS JOIN rooms AS r ON r.id = g.room CROSS JOIN events AS e ON e.room = g.room AND e.seq = g.seq
+"""
+OPEN_IN = OPEN.format(which="SELECT * FROM growing WHERE room = (SELECT id FROM rooms WHERE name = ?) ORDER BY seq")
+LAPSED_ONES = OPEN.format(which=f"SELECT * FROM growing WHERE lapses <= ? ORDER BY lapses LIMIT {LAPSED}")
+HELD = """
+SELECT json_group_array(json_array(r.name, g.seq, g.gen, g.stopped))
+FROM growing AS g CROSS JOIN rooms AS r ON r.id = g.room WHERE g.home = ?
+"""
+
+
+def now() -> int:
+    """Ms since 1970. All who share the file share the machine, and so its clock."""
+    return int(time.time() * 1000)
+
+
+def begin(db: sqlite3.Connection, room: int, seq: int, entry: Begin) -> Claim:
+    """The message `seq` of the room with this id is new: it grows from now on."""
+    db.execute(BEGIN, (room, seq, entry.replica, entry.home, _lease()))
+    return Claim(1)
+
+
+def claim(db: sqlite3.Connection, room: int, seq: int, entry: Begin) -> Claim | ChatError:
+    """The message is there already: it goes on with `entry`, if that may have it."""
+    found = db.execute(FOUND, (now(), room, seq)).fetchone()
+    if found is None:
+        grew, reason, length = db.execute(ENDED, (room, seq)).fetchone()
+        return Claim(0, length, reason=reason) if grew and reason is not None else Claim(0)
+    gen, replica, linked, length = found
+    text = ""
+    if None not in (replica, entry.replica) and replica != entry.replica:
+        if not entry.take_over:
+            return Claim(gen, length, held=True)
+        if linked:
+            return taken_over_too_soon(entry.room, seq, gen, length)
+        gen, length = gen + 1, 0
+        db.execute("DELETE FROM growing_parts WHERE room = ? AND seq = ?", (room, seq))
+    else:
+        text = db.execute(TEXT, (room, seq)).fetchone()[0]
+    db.execute(CLAIM, (gen, entry.replica, entry.home, _lease(), length, room, seq))
+    return Claim(gen, length, text)
+
+
+def refusal(db: sqlite3.Connection, room: int, entry: Finish) -> ChatError | None:
+    """Why `entry` cannot end its target; None if it can."""
+    return unfinished(entry, db.execute(TO_FINISH, (now(), room, entry.target)).fetchone())
+
+
+def end(db: sqlite3.Connection, room: int, target: int, seq: int) -> None:
+    """The `finished` of the message `target` stands at `seq`."""
+    db.execute("UPDATE events SET target = ? WHERE room = ? AND seq = ?", (seq, room, target))
+    db.execute("DELETE FROM growing WHERE room = ? AND seq = ?", (room, target))
+    db.execute("DELETE FROM growing_parts WHERE room = ? AND seq = ?", (room, target))
+
+
+def checkpoint(db: sqlite3.Connection, home: str, parts: Sequence[Checkpoint]) -> list[bool]:
+    """As `Log.checkpoint` says."""
+    wanted = [(part.room, part.seq, part.gen, part.start) for part in parts]
+    found: list[list[Any]] = orjson.loads(db.execute(CHECKPOINTED, (_json(wanted), home)).fetchone()[0])
+    rows, texts = [], []
+    kept = [False] * len(parts)
+    for place, room, length in found:
+        part = parts[place]
+        if length > part.start:  # the last one was kept, and its process did not hear of it
+            db.execute(CUT, (room, part.seq, part.start))
+        kept[place] = True
+        rows.append((room, part.seq, part.start + len(part.text), part.linked))
+        if part.text:
+            texts.append((room, part.seq, part.start, part.text))
+    if rows:
+        db.execute(KEEP, (_lease(), _json(rows)))
+    if texts:
+        db.execute(KEEP_PARTS, (_json(texts),))
+    return kept
+
+
+def stop(db: sqlite3.Connection, room: str, seqs: Sequence[int], by: str) -> None:
+    """As `Log.stop` says."""
+    db.execute(STOP, (by, now() + int(STOPPED_SECONDS * 1000), room, _json(seqs)))
+
+
+def _lease() -> int:
+    return now() + int(LEASE_SECONDS * 1000)
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

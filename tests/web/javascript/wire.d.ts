@@ -2,7 +2,7 @@
 // tests/web/test_page_types.py holds it to the tables there.
 
 declare namespace Wire {
-  type Command = Join | Leave | Send | Edit | Delete | React | GetHistory | MarkRead | Follow | Unfollow | Invite | SayTyping | GetPresence | Ping;
+  type Command = Join | Leave | Send | Edit | Delete | React | GetHistory | MarkRead | Follow | Unfollow | Invite | Stop | Fetch | SayTyping | GetPresence | Ping;
 
   interface Join { type: "join"; id?: string; room: string; after?: number; last?: number }
   /** What a stream begins with: the fields of a `join`. */
@@ -17,26 +17,29 @@ declare namespace Wire {
   interface Follow { type: "follow"; id?: string; room: string; level: Level }
   interface Unfollow { type: "unfollow"; id?: string; room: string }
   interface Invite { type: "invite"; id?: string; room: string; user: string }
+  interface Stop { type: "stop"; id?: string; room: string; seq?: number }
+  interface Fetch { type: "fetch"; id?: string; room: string; seq: number; offset?: number }
   interface SayTyping { type: "typing"; id?: string; room: string; on: boolean }
   interface GetPresence { type: "presence"; id?: string; room: string }
   interface Ping { type: "ping"; id?: string }
 
   type Event = RoomEvent | OwnEvent;
-  type RoomEvent = Message | Edited | Deleted | Reacted;
+  type RoomEvent = Message | Edited | Deleted | Reacted | Finished;
   /** The events of one's own log. */
   type OwnEvent = Followed | Unfollowed | Marked | Mentioned;
 
-  interface Message { type: "message"; room: string; seq: number; n: number; user: string; name: string; text?: string; deleted?: boolean; ts: number; id?: string; reply_to?: number; mentions?: string[] }
+  interface Message { type: "message"; room: string; seq: number; n: number; user: string; name: string; streaming?: boolean; text?: string; deleted?: boolean; ts: number; id?: string; reply_to?: number; mentions?: string[] }
   interface Edited { type: "edited"; room: string; seq: number; target: number; user: string; text?: string; deleted?: boolean; ts: number }
   interface Deleted { type: "deleted"; room: string; seq: number; target: number; user: string; ts: number }
   interface Reacted { type: "reacted"; room: string; seq: number; target: number; user: string; emoji: string; on: boolean; ts: number }
+  interface Finished { type: "finished"; room: string; seq: number; target: number; user: string; ts: number; reason: string; length: number; deleted?: boolean; crc?: number; text?: string }
 
   interface Followed { type: "followed"; room: string; seq: number; about: string; level: Level; by?: string; user: string; ts: number }
   interface Unfollowed { type: "unfollowed"; room: string; seq: number; about: string; user: string; ts: number }
   interface Marked { type: "marked"; room: string; seq: number; about: string; read: number; user: string; ts: number }
   interface Mentioned { type: "mentioned"; room: string; seq: number; about: string; target: number; user: string; name: string; ts: number }
 
-  type Frame = Event | Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Failure | Typing | Read | Presence | Closing;
+  type Frame = Event | Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Failure | Typing | Read | Presence | Appended | Grown | Closing;
 
   interface Welcome { type: "welcome"; user: string; name: string; token?: string; limits: Partial<Limits>; ping_interval: number }
   interface Joined { type: "joined"; id?: string; room: string; head: number; cursor: number; read: number; epoch: string; state?: OwnState }
@@ -53,6 +56,9 @@ declare namespace Wire {
   interface Typing { type: "typing"; room: string; user: string; name: string; on: boolean }
   interface Read { type: "read"; room: string; user: string; name: string; seq: number }
   interface Presence { type: "presence"; id?: string; room: string; count: number; users?: Person[] }
+  /** Of each chunk the seq of its message, the gen, the offset and the text. */
+  interface Appended { type: "appended"; room: string; chunks: [number, number, number, string][] }
+  interface Grown { type: "stream"; id?: string; room: string; seq: number; gen: number; offset: number; text: string; done: boolean }
 
   interface Person { user: string; name: string }
 
@@ -63,7 +69,7 @@ declare namespace Wire {
   interface Limits { text_chars: number; frame_bytes: number }
 
   /** A message as `history` has it: as it is now. */
-  type Past = Message & { edited?: number; reactions?: { [emoji: string]: string[] } };
+  type Past = Message & { edited?: number; reason?: string; reactions?: { [emoji: string]: string[] } };
 
   /** The body of a refused handshake. */
   interface Refusal { error?: { code: string; message: string; retry_after?: number } }

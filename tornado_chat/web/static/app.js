@@ -5,7 +5,6 @@ import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
 import { byId } from "./dom.js";
 import { called, isGuest } from "./format.js";
-import { Holders } from "./holders.js";
 import { MessageList } from "./list.js";
 import { news } from "./own.js";
 import { roomName } from "./room.js";
@@ -17,22 +16,24 @@ const FIRST_ROOM = "lobby";
 const MOST_ROOMS = 40; // of those that we follow: they are joined, so that what is unread is told as it changes
 const PAGES_BACK = 20; // of history, looked through for a message that a reply quotes
 
+/** @import { Hearing } from "./hearing.js" */
 /** @import { State } from "./connection.js" */
 /** @import { Acted } from "./list.js" */
-/** @import { Room } from "./room.js" */
+/** @import { Message, Room } from "./room.js" */
 /** @import { Seen } from "./row.js" */
 
 const credentials = new Credentials();
 const chat = new Chat({
   store: tab,
-  connect: (on) => new Connection({ base: new URL(".", location.href), credentials, memory: tab, holders: new Holders(shared), on: { ...on, state: stateChanged } }),
-  on: { changed, told, notice: (text) => view.notice(text) },
+  connect: (on) => new Connection({ base: new URL(".", location.href), credentials, memory: tab, shared, on: { ...on, state: stateChanged } }),
+  on: { changed, grown, told, notice: (text) => view.notice(text) },
 });
 const { connection } = chat;
 
 const view = new View({ enter, options, leave, who, signIn: () => signIn(null, "Cancel"), retry: () => connection.connect(), said: (text) => texts.said(text) });
 let room = chat.enter(asked());
 let drawing = false;
+let hearing = /** @type {Promise<Hearing | null> | null} */ (null);
 let kept = shared.get("followed", null); // the rooms that we followed when they were last known
 const entered = /** @type {Set<string>} */ (new Set()); // to be followed as soon as we are in them
 
@@ -165,6 +166,7 @@ function arrive() {
 
 function show() {
   entered.add(room.name);
+  hearing?.then((hearing) => hearing?.clear());
   composer.open(room);
   messages.open(room);
   if (matchMedia("(hover: hover)").matches) composer.focus(); // on a phone it would open the keyboard
@@ -184,11 +186,23 @@ function unescaped(text) {
 
 /** @param {Room | null} where @param {Wire.RoomEvent} [event] */
 function changed(where, event) {
-  if (event?.type === "message" && where === room && room.synced && event.user !== chat.me?.user) view.speak(event);
+  const spoken = event?.type === "message" && !event.streaming && event.user !== chat.me?.user;
+  if (spoken && where === room && room.synced) view.speak(event);
   if (drawing) return;
   drawing = true;
   if (document.hidden) setTimeout(draw, 200); // no frames there, but the title counts
   else requestAnimationFrame(draw);
+}
+
+/** @param {Room} where @param {Message} message */
+async function grown(where, message) {
+  changed(where);
+  if (where !== room || message.user === chat.me?.user) return;
+  hearing ??= import("./hearing.js").then(({ Hearing }) => new Hearing({
+    said: (message) => messages.said(message),
+    tell: (words) => view.tell(words),
+  })).catch(() => null);
+  (await hearing)?.grown(message);
 }
 
 function draw() {
@@ -240,6 +254,7 @@ function act(action, row, button) {
 async function actOnMessage(action, message, emoji) {
   const here = room;
   if (action === "reply") composer.reply(message);
+  else if (action === "stop") chat.stop(here, message.seq);
   else if (action === "edit") composer.edit(message);
   else if (action === "delete") {
     if ((await view.askDelete(message)) !== LEAVE) chat.delete(here, message.seq);

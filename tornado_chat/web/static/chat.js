@@ -18,22 +18,25 @@ const NOT_TO_BE_REPEATED = new Set([1002, 1003, 1007, 1009]);
 
 /** @import { Callbacks, Connection } from "./connection.js" */
 /** @import { Item, Publishing } from "./outbox.js" */
+/** @import { Growth } from "./growth.js" */
+/** @import { Message } from "./room.js" */
 /** @import { Slot } from "./store.js" */
 
-/** @typedef {{ user: string, name: string, guest: boolean }} Me */
+/** @typedef {{ user: string, name: string, guest: boolean, moderator: boolean }} Me */
 /**
- * `changed`: look again at the room, or (null) at all; `told`: an event came in our own log.
+ * `changed`: look again at the room, or (null) at all; `grown`: at a message whose text grows or has ended.
+ * `told`: an event came in our own log.
  * @typedef {{
- *   changed: (room: Room | null, event?: Wire.RoomEvent) => void, told: (event: Wire.OwnEvent) => void,
+ *   changed: (room: Room | null, event?: Wire.RoomEvent) => void, grown: (room: Room, message: Message) => void, told: (event: Wire.OwnEvent) => void,
  *   notice: (text: string) => void,
  * }} On
  */
-/** @typedef {Wire.Joined | Wire.History | Wire.Presence | Wire.Failure | null} Answer The last: the connection was lost. */
+/** @typedef {Wire.Joined | Wire.History | Wire.Presence | Wire.Grown | Wire.Failure | null} Answer The last: the connection was lost. */
 
 /**
- * The outbox item on its way: one at a time, or a refused one would be overtaken by the next. What we follow is no part
- * of what we say: neither waits for the other.
- * @typedef {{ following: boolean, sending: Item | null, resend: number }} Lane
+ * The outbox item on its way: one at a time, or a refused one would be overtaken by the next. What we follow and
+ * stop is no part of what we say: neither waits for the other.
+ * @typedef {{ aside: boolean, sending: Item | null, resend: number }} Lane
  */
 
 export class Chat {
@@ -43,12 +46,14 @@ export class Chat {
   limits = /** @type {Wire.Limits} */ ({ text_chars: 8000, frame_bytes: 65536 });
   // By id: the joins and histories of this connection.
   #requests = /** @type {Map<string, { type: string, room: Room | OwnLog, answer: (frame: Answer) => void, timer: number }>} */ (new Map());
-  #lanes = [false, true].map((following) => /** @type {Lane} */ ({ following, sending: null, resend: 0 }));
+  #lanes = [false, true].map((aside) => /** @type {Lane} */ ({ aside, sending: null, resend: 0 }));
   #tries = 0;
   #typingSent = 0;
   #unsaid = /** @type {Set<Room>} */ (new Set()); // rooms whose read mark the server does not know
   #saying = 0;
   #stale = 0;
+  #growth = /** @type {Growth | null} */ (null);
+  #growing = 0; // ms since 1970: when it was last tried to load it
 
   /**
    * `connect` makes the connection, not connected yet, from the callbacks for what comes of it.
@@ -111,6 +116,11 @@ export class Chat {
   /** @param {Room} room @param {number} seq @param {string} emoji @param {boolean} on */
   react(room, seq, emoji, on) {
     this.#queue({ type: "react", room: room.name, seq, emoji, on });
+  }
+
+  /** End a message that grows. @param {Room} room @param {number} seq */
+  stop(room, seq) {
+    this.#queue({ type: "stop", room: room.name, seq });
   }
 
   /** @param {string} name @param {Wire.Level} level */
@@ -234,9 +244,28 @@ export class Chat {
     return new Promise((resolve) => {
       this.#request(room, { type: "history", room: room.name, ...fields }, (frame) => {
         room.history(frame?.type === "history" ? frame : null, as);
+        if (frame?.type === "history" && frame.messages.some(({ streaming }) => streaming)) this.#grow(room);
         this.on.changed(room);
         resolve(frame);
       });
+    });
+  }
+
+  /** Something is to be done about messages that grow. @param {Room} room */
+  async #grow(room) {
+    if (this.#growth) return this.#growth.look(room);
+    if (Date.now() - this.#growing < STALE) return;
+    this.#growing = Date.now();
+    const loaded = await import("./growth.js").catch(() => null);
+    if (!loaded || this.#growth) return;
+    this.#growth = new loaded.Growth({
+      rooms: () => this.rooms.values(),
+      polls: () => this.connection.state.name === "open" && this.connection.state.kind === "poll",
+      grown: (room, message) => this.on.grown(room, message),
+      fetch: (room, seq, offset) => new Promise((resolve) => {
+        if (!this.connection.live) return resolve(null);
+        this.#request(room, { type: "fetch", room: room.name, seq, offset }, (frame) => resolve(frame?.type === "stream" ? frame : null));
+      }),
     });
   }
 
@@ -244,7 +273,7 @@ export class Chat {
 
   /**
    * `answer` gets the reply, an error (silence is one too), or null when the connection is lost.
-   * @param {Room | OwnLog} room @param {Wire.Join | Wire.GetHistory | Wire.GetPresence} frame @param {(frame: Answer) => void} answer
+   * @param {Room | OwnLog} room @param {Wire.Join | Wire.GetHistory | Wire.GetPresence | Wire.Fetch} frame @param {(frame: Answer) => void} answer
    */
   #request(room, frame, answer) {
     const id = newId();
@@ -301,7 +330,7 @@ export class Chat {
   /** @param {Wire.Welcome} frame */
   #welcome(frame) {
     if (this.me && this.me.user !== frame.user) this.own.forget();
-    this.me = { user: frame.user, name: frame.name, guest: Boolean(frame.token) };
+    this.me = { user: frame.user, name: frame.name, guest: Boolean(frame.token), moderator: this.connection.credentials.claims.moderator === true };
     this.limits = { ...this.limits, ...frame.limits };
     this.#tries = 0;
     // Edits and reactions as someone whom we no longer are mean nothing now; messages are left for a person to judge.
@@ -373,6 +402,16 @@ export class Chat {
         if (!log?.member) return;
         log.synced = frame.type === "synced";
         break;
+      case "stream":
+        if (this.#answered(frame) || !room?.member) return;
+        if (this.#growth) this.#growth.grown(room, frame);
+        else this.#grow(room);
+        return;
+      case "appended":
+        if (!room?.member) return;
+        if (this.#growth) this.#growth.appended(room, frame);
+        else this.#grow(room);
+        return;
       case "typing":
         room?.typing(frame);
         break;
@@ -411,6 +450,10 @@ export class Chat {
   #event(room, event) {
     const counted = room.event(event, this.me?.user);
     if (counted === "missing") return this.#join(room); // whatever is missing comes again, this event too
+    const ended = event.type === "finished" ? room.find(event.target) : null;
+    if (ended && this.#growth) this.#growth.end(room, ended);
+    else if (ended?.end || (event.type === "message" && event.streaming && !this.#growth)) this.#grow(room);
+    if (ended) this.on.grown(room, ended);
     // Ours, seen before its ack: it is in the log, which is all that an ack says.
     const item = event.type === "message" && event.id !== undefined ? this.outbox.find(event.id) : null;
     if (item && item.user === event.user && item.command.room === event.room) {
@@ -493,7 +536,7 @@ export class Chat {
   #pump() {
     if (!this.connection.live || !this.me) return;
     for (const lane of this.#lanes) {
-      const item = lane.sending ? null : this.outbox.next(this.me.user, lane.following);
+      const item = lane.sending ? null : this.outbox.next(this.me.user, lane.aside);
       if (!item) continue;
       lane.sending = item;
       this.connection.send({ ...item.command, id: item.id });

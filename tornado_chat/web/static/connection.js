@@ -83,16 +83,17 @@ export class Connection {
   #renewal = 0;
 
   /**
-   * `base` is the page's address; `memory` keeps the transport that worked.
-   * @param {{ base: URL, credentials: Credentials, memory: Slot, holders: Holders, on: Callbacks }} parts
+   * `base` is the page's address; `memory` keeps the transport that worked, `shared` is that of all tabs.
+   * @param {{ base: URL, credentials: Credentials, memory: Slot, shared: Slot, on: Callbacks }} parts
    */
-  constructor({ base, credentials, memory, holders, on }) {
+  constructor({ base, credentials, memory, shared, on }) {
     this.credentials = credentials;
     this.network = new Network(memory);
-    this.holders = holders;
+    this.shared = shared;
     this.on = on;
     this.requests = new Requests({ base, credentials });
-    this.commands = /** @type {Commands | null} */ (null);
+    this.commands = /** @type {Commands | null} */ (null); // as the next, only below the WebSocket
+    this.holders = /** @type {Holders | null} */ (null);
   }
 
   get live() {
@@ -158,10 +159,6 @@ export class Connection {
     clearTimeout(this.#step);
     const kind = this.#left.shift();
     if (!kind) return this.#failed();
-    if (kind === "stream") {
-      this.#crowded = !this.holders.take();
-      if (this.#crowded) return this.#next();
-    }
     this.#step = setTimeout(() => this.#next(), PATIENCE[kind]);
     const candidate = /** @type {Candidate} */ ({ welcome: null, proven: false, since: Date.now() });
     this.#tried.push(candidate);
@@ -183,12 +180,17 @@ export class Connection {
     const lower = await import("./lower.js").catch(() => null);
     if (!this.#tried.includes(candidate)) return;
     if (!lower) return this.#ended(candidate, { code: 0 });
-    const { requests, holders } = this;
+    const { requests } = this;
+    this.holders ??= new lower.Holders(this.shared);
     this.commands ??= new lower.Commands({
       requests,
       on: { frame: (frame) => this.on.frame(frame), ended: (end) => this.#unheard(end) },
     });
-    const parts = { requests, commands: this.commands, joins: this.on.joins, holders, on };
+    if (kind === "stream") {
+      this.#crowded = !this.holders.take();
+      if (this.#crowded) return this.#ended(candidate, { code: 0 });
+    }
+    const parts = { requests, commands: this.commands, joins: this.on.joins, holders: this.holders, on };
     candidate.transport = kind === "stream" ? new lower.StreamTransport(parts) : new lower.PollTransport(parts);
   }
 
@@ -226,7 +228,7 @@ export class Connection {
     this.#refusals = 0;
     before?.transport.close();
     const { kind } = candidate.transport;
-    if (kind === "websocket") this.holders.release();
+    if (kind === "websocket") this.holders?.release();
     if (before?.transport.kind !== kind) this.network.took(this.#borne(kind));
     this.credentials.welcomed(frame.token ?? null);
     this.#become({ name: "open", kind, crowded: this.#crowded });
@@ -301,7 +303,7 @@ export class Connection {
     this.#renewal = 0;
     this.#halt();
     this.commands?.clear();
-    this.holders.release();
+    this.holders?.release();
     const before = this.#current;
     this.#current = null;
     before?.transport.close();

@@ -12,9 +12,11 @@ const TYPING = 6_000;
 /** @import { Changing, Item, Sending } from "./outbox.js" */
 
 /**
- * A message as we hold it: as it is now. `version` counts its changes.
+ * A message as we hold it: as it is now. `version` counts its changes, `grown` those of a text that grows. `end`: what its
+ * text must be in the end, until it is known to be.
  * @typedef {Wire.Message & {
  *   text: string, deleted: boolean, edited: number | null, reactions: Map<string, Set<string>>, version: number,
+ *   streaming: boolean, grown: number, reason: string | null, end: { length: number, crc: number } | null,
  * }} Message
  */
 
@@ -97,7 +99,7 @@ export class Room extends Log {
       this.named(event.user, event.name);
       this.#typing.delete(event.user);
       this.messages.push(message(event));
-      if (event.user === me) this.read = Math.max(this.read, event.seq); // as the server does: one's own words are read
+      if (event.user === me && !event.streaming) this.read = Math.max(this.read, event.seq); // as the server does: one's own words are read
       if (this.messages.length > KEPT && this.trimmable) this.#trim();
     } else {
       this.#edits?.push(event);
@@ -118,8 +120,16 @@ export class Room extends Log {
     const target = this.find(event.target);
     if (!target) return;
     target.version++;
-    if (event.type === "deleted" || (event.type === "edited" && event.deleted)) {
+    if (event.type === "finished") {
+      if (event.text !== undefined) target.text = event.text;
+      else if (event.crc !== undefined && target.streaming) target.end = { length: event.length, crc: event.crc };
+      target.streaming = false;
+      target.reason = event.reason;
+    }
+    if (event.type === "deleted" || ("deleted" in event && event.deleted)) {
       target.deleted = true;
+      target.streaming = false;
+      target.end = null;
       target.text = "";
       target.reactions.clear();
     } else if (target.deleted) {
@@ -303,5 +313,9 @@ function message(data) {
     edited: data.edited ?? null,
     reactions: new Map(Object.entries(data.reactions ?? {}).map(([emoji, users]) => [emoji, new Set(users)])),
     version: 0,
+    streaming: data.streaming ?? false,
+    grown: 0,
+    reason: data.reason ?? null,
+    end: null,
   };
 }

@@ -10,7 +10,7 @@ import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, short
 /** @import { Message, Room } from "./room.js" */
 /** @import { Texts } from "./texts.js" */
 
-/** @typedef {Message & { state: "" | "gone" | "saving" | "deleting" }} Seen */
+/** @typedef {Message & { state: "" | "gone" | "saving" | "deleting" | "stopping" }} Seen */
 
 /**
  * What a row shows; `first`: with a name over it, as the first of several by one user.
@@ -20,6 +20,9 @@ import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, short
  * @typedef {{ key: string, kind: "pending", item: Sending, unsure: boolean, first: boolean }} PendingRow
  * @typedef {DayRow | NewRow | MessageRow | PendingRow} Row
  */
+
+/** How a message that has grown may end, but for well. */
+const ENDS = new Map([["stopped", "stopped"], ["interrupted", "interrupted"], ["error", "ended by an error"]]);
 
 export const EMOJI = ["👍", "❤️", "😂", "🎉", "😮", "😢", "🙏", "👀"];
 
@@ -33,7 +36,9 @@ export function shown(message, room, me) {
   const seen = { ...message, reactions, state: message.deleted ? "gone" : "" };
   if (message.deleted) return seen;
   for (const { command } of changesOf(message, room)) {
-    if (command.type === "edit") {
+    if (command.type === "stop") {
+      if (seen.streaming) seen.state ||= "stopping";
+    } else if (command.type === "edit") {
       seen.text = command.text;
       seen.state ||= "saving";
     } else if (command.type === "delete") {
@@ -103,6 +108,22 @@ export function fill(node, row, room, me, live, texts) {
   }
 }
 
+/** Show what has come of a text that grows. @param {HTMLLIElement} node @param {MessageRow} row @param {Room} room @param {Me | null} me @param {Texts} texts */
+export function grow(node, row, room, me, texts) {
+  const { message } = row;
+  const text = texts.in(node, message.text, namedIn(message, room, me), message.streaming);
+  if (!text.isConnected) node.querySelector(":scope > .content > .text")?.replaceWith(text); // it is plain still
+}
+
+/** That it grows, and a button to end it for who may. @param {Seen} message @param {Room} room @param {Me | null} me */
+function growing(message, room, me) {
+  const asker = message.reply_to ? room.find(message.reply_to)?.user : null;
+  const may = me && (me.moderator || me.user === message.user || me.user === asker);
+  const stop = message.state === "stopping" ? el("span", {}, "Stopping…") : doing("stop", "Stop");
+  if (message.state !== "stopping") stop.setAttribute("aria-label", `Stop the message of ${called(message)}`);
+  return el("p", { class: "growing" }, el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")), may ? stop : null);
+}
+
 /** @param {HTMLLIElement} node @param {MessageRow} row @param {Seen} seen @param {Room} room @param {Me | null} me @param {Texts} texts */
 function fillMessage(node, row, seen, room, me, texts) {
   const { ts } = seen;
@@ -119,13 +140,15 @@ function fillMessage(node, row, seen, room, me, texts) {
   if (seen.deleted) {
     content.push(el("p", { class: "text" }, "This message was deleted."));
   } else {
-    const text = texts.in(node, seen.text, named);
+    const text = texts.in(node, seen.text, named, seen.streaming);
     text.querySelector(":scope > .edited")?.remove();
-    if (seen.edited || seen.state === "saving") {
+    const ended = ENDS.get(seen.reason ?? "");
+    if (seen.edited || seen.state === "saving" || ended) {
       const title = seen.edited ? `Edited ${fullTime(seen.edited)}` : null;
-      text.append(el("span", { class: "edited", title }, seen.state === "saving" ? " saving…" : " (edited)"));
+      text.append(el("span", { class: "edited", title }, seen.state === "saving" ? " saving…" : seen.edited ? " (edited)" : ` (${ended})`));
     }
     content.push(text);
+    if (seen.streaming) content.push(growing(seen, room, me));
     if (seen.reactions.size) content.push(reactions(seen.reactions, room, me));
   }
   replace(node, gutter(row.first, seen, when), content);

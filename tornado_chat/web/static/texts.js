@@ -44,6 +44,11 @@ export class Texts {
     return shown.element;
   }
 
+  /** What is shown in `row`, without its marks. @param {HTMLElement} row */
+  heard(row) {
+    return this.#shown.get(row)?.growing.said ?? "";
+  }
+
   /** A text without its marks, for a quote and to be read aloud. @param {string} text */
   said(text) {
     return this.#renderer?.said(text) ?? text;

@@ -34,6 +34,7 @@ const narrow = matchMedia("(max-width: 760px)");
 export class View {
   #countdown = 0;
   #spoken = /** @type {Wire.Message[]} */ ([]); // new messages that a screen reader is to hear of
+  #told = /** @type {string[]} */ ([]); // ... and sentences of others
   #speaking = 0;
   #last = /** @type {Map<string, string>} */ (new Map()); // what was drawn, to draw it again only when it changed
 
@@ -183,13 +184,24 @@ export class View {
   /** Tell a screen reader of a new message: one a second at most, however busy the room is. @param {Wire.Message} message */
   speak(message) {
     this.#spoken.push(message);
-    this.#speaking ||= setTimeout(() => {
-      const last = this.#spoken[this.#spoken.length - 1];
-      const words = `${called(last)}: ${excerpt(this.on.said(last.text ?? ""))}`;
-      byId.live.textContent = this.#spoken.length === 1 ? words : `${this.#spoken.length} new messages. ${words}`;
-      this.#spoken = [];
-      this.#speaking = 0;
-    }, 1_000);
+    this.#speaking ||= setTimeout(() => this.#speak(), 1_000);
+  }
+
+  /** Tell a screen reader some words. @param {string} words */
+  tell(words) {
+    this.#told.push(words);
+    this.#speaking ||= setTimeout(() => this.#speak(), 1_000);
+  }
+
+  #speak() {
+    const words = [...this.#told];
+    const last = this.#spoken.at(-1);
+    if (this.#spoken.length > 1) words.push(`${this.#spoken.length} new messages.`);
+    if (last) words.push(`${called(last)}: ${excerpt(this.on.said(last.text ?? ""))}`);
+    byId.live.textContent = words.join(" ");
+    this.#spoken = [];
+    this.#told = [];
+    this.#speaking = 0;
   }
 
   // The dialogs. Each resolves with what was given, or with LEAVE, TOKEN for the other buttons.

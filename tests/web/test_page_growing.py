@@ -26,8 +26,9 @@ class Author:
 
     def __init__(self, server: Server, id: str = "m", **begin: Any) -> None:
         self.chat = RawChat(server.port, "/ws", f"Authorization: Bearer {server.token('agent', name='Agent')}")
-        self.id, self.length = id, 0
-        self.seq = self.chat.ask(type="begin", id=id, room="lobby", **begin)["seq"]
+        self.id = id
+        ack = self.chat.ask(type="begin", id=id, room="lobby", **begin)
+        self.seq, self.length = ack["seq"], ack["length"]
 
     def append(self, text: str) -> None:
         self.chat.say({"type": "append", "room": "lobby", "stream": self.id, "offset": self.length, "text": text})
@@ -156,6 +157,30 @@ def test_what_was_missed_is_asked_for(browser: Browser, server: Server) -> None:
     assert frames.count("fetch") >= 2
     author.leave()
     anna.leave()
+
+
+def test_it_goes_on_after_a_kill(browser: Browser, server: Server) -> None:
+    """Of the text that the page has, the server may have lost the end: the author says it again."""
+    anna = Person(browser, server.url, "Anna")
+    author = Author(server)
+    for part in pieces(TEXT[:600]):
+        author.append(part)
+    expect(anna.page.locator("li.message .text p")).to_have_count(14)
+    server.kill()
+    anna.offline()
+    author.leave()
+    server.start()
+    author = Author(server)
+    assert author.length <= 600
+    for part in pieces(TEXT[author.length :]):
+        author.append(part)
+    anna.live()
+    author.finish()
+    expect(anna.page.locator("li.message .text p")).to_have_text(
+        [f"Sentence {number} of a text 😀 that grows." for number in range(40)]
+    )
+    author.leave()
+    anna.leave(SERVER_AWAY)
 
 
 def test_who_has_scrolled_up_is_not_moved(browser: Browser, server: Server) -> None:

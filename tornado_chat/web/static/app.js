@@ -106,7 +106,7 @@ function inherit(/** @type {string} */ user) {
 function told(event) {
   if (event.type === "followed" && event.by && event.by !== chat.me?.user) {
     view.notice(`You are invited to #${event.about} by ${called(chat.person(event.by))}.`);
-  } else if (event.type === "mentioned" && !chat.own.rooms.has(event.about)) {
+  } else if (event.type === "mentioned" && event.about !== room.name && !chat.own.rooms.has(event.about)) {
     view.notice(`${called(event)} has named you in #${event.about}.`);
   }
 }

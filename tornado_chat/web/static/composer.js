@@ -82,6 +82,7 @@ export class Composer {
     this.cancel();
     if (this.#room) this.on.typing(false);
     this.#room = room;
+    this.#picked = [];
     this.box.value = this.drafts.get("drafts", {})[room.name] ?? "";
     this.box.placeholder = `Message #${room.name}`;
     this.#changed(false);

@@ -237,7 +237,7 @@ function quote(seq, room, texts) {
   const words = original?.deleted ? "This message was deleted." : excerpt(original ? texts.said(original.text) : "An earlier message");
   return el(
     "button",
-    { type: "button", class: "quote", "data-do": "goto", "data-seq": seq, "data-focus": "goto", "aria-label": label },
+    { type: "button", class: "quote", "data-do": "goto", "data-seq": seq, "data-focus": "goto", title: label },
     ...(original ? named(original).flatMap((part) => [part, " "]) : []),
     el("span", { class: "clipped", dir: "auto" }, words),
   );

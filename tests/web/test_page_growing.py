@@ -165,7 +165,7 @@ def test_it_goes_on_after_a_kill(browser: Browser, server: Server) -> None:
     author = Author(server)
     for part in pieces(TEXT[:600]):
         author.append(part)
-    expect(anna.page.locator("li.message .text p")).to_have_count(14)
+    expect(anna.page.locator("li.message .text p")).to_have_count(16)
     server.kill()
     anna.offline()
     author.leave()

@@ -294,7 +294,7 @@ class Request(Author):
             self._writing = Writing(self)
         if not isinstance(command, Append):
             return self._writing.take(command)
-        if not self._writing.has_begun(command.room, command.stream):
+        if not self._writing.has_begun(self._writing.name_of(command)):
             raise Conflict(
                 "a request that has an `append` has the `begin` of its message before", stream=command.stream
             )
@@ -340,13 +340,16 @@ class Request(Author):
         if self._submitted:
             return False
         self.check_room(command.room)
+        if command.as_ is not None:
+            self.check_actor(command.as_)
         self.charge()
         self._ask(partial(self._end_growth, command), command)
         return True
 
     async def _end_growth(self, command: Stop) -> Answer:
         growing = self.context.growing
-        await growing.stop(command.room, command.seq, self.user, moderator=self.identity.moderator)
+        user = self.user if command.as_ is None else command.as_.user
+        await growing.stop(command.room, command.seq, user, moderator=self.identity.moderator)
         return None if command.id is None else replies.Ack(id=command.id, room=command.room)
 
     def _fetch(self, command: Fetch) -> bool:

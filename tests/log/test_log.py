@@ -868,6 +868,13 @@ async def test_a_mention_is_committed_with_its_message_or_not_at_all(log: Log) -
     assert "mentions" not in (await everything(log))[0] | (await past(log))[0]
 
 
+async def test_who_is_named_behind_a_duplicate_hears_of_it(log: Log) -> None:
+    await append(log, message(mentions=("bob",), key="a"))
+    again, other = await append(log, message(mentions=("bob",), key="a"), message(mentions=("eve", "bob"), key="b"))
+    assert (again.duplicate, [(entry.room, seq) for entry, seq, _ in other.along]) == (True, [("~eve", 1), ("~bob", 2)])
+    assert await log.heads(["~bob", "~eve"]) == {"~bob": 2, "~eve": 1}
+
+
 async def test_an_own_log_of_a_year_is_as_long_as_one_of_a_day(log: Log, clock: Clock) -> None:
     await append(log, *(message(str(number), user="alice") for number in range(10)))
     for day in range(365):

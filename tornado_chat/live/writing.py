@@ -236,6 +236,9 @@ class Writing:
         present = None if writer.gone else writer
         message = writer.context.growing.begun(entry, outcome, present)
         gen, length = claim.gen or None, claim.length
+        if claim.reason is not None:  # the log does not keep it
+            ended = writer.context.growing.ended.get((entry.room, entry.user, entry.key))
+            gen = ended.gen if ended is not None else 1
         if message is not None:
             gen, length = message.gen, message.length
             if len(self._gens) >= STREAMS:

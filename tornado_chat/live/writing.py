@@ -93,10 +93,10 @@ class Writing:
         names = [(room, self.user, id) for room, id in self._gens]
         return [found[name] for name in names if name in found]
 
-    def end(self) -> None:
-        """The connection has ended."""
+    def end(self, patience: float = 0.0) -> None:
+        """The connection has ended; for `patience` seconds its user counts as connected nevertheless."""
         for message in self.messages():
-            self._writer.context.growing.let_go(message, self._writer)
+            self._writer.context.growing.let_go(message, self._writer, patience)
 
     def _begin(self, command: Begin) -> Entry:
         writer = self._writer
@@ -176,6 +176,7 @@ class Writing:
             reason=command.reason,
             gen=gen or 0,
             home=messages.home,
+            stream=command.stream,
             meta=_json(command.meta),
         )
 
@@ -191,7 +192,11 @@ class Writing:
         ended = self._writer.context.growing.ended.get((command.room, self.user, id))
         if ended is not None:
             return Conflict(
-                f"it has ended ({ended[1]})", stream=id, gen=ended[0].gen, length=ended[0].length, reason=ended[1]
+                f"it has ended ({ended[1]})",
+                stream=id,
+                gen=ended[0].gen or None,
+                length=ended[0].length,
+                reason=ended[1],
             )
         if message is not None:
             return Conflict("it is being finished", stream=id, gen=message.gen, length=message.length)
@@ -215,12 +220,17 @@ class Writing:
                 ack = replies.Ack(
                     id=entry.id, room=entry.room, seq=outcome.seq, ts=outcome.ts, duplicate=outcome.duplicate
                 )
+            if isinstance(outcome, Conflict):
+                outcome.stream = entry.stream
+            elif isinstance(outcome, ChatError) and outcome.code is ErrorCode.NOT_FOUND and not entry.target:
+                outcome = Conflict("no such message of yours grows here: `begin` it", stream=entry.stream)
         self._writer.answered(entry, outcome if isinstance(outcome, ChatError) else ack)
 
     def _begun(self, entry: BeginEntry, outcome: Appended) -> replies.Ack:
         writer, claim = self._writer, outcome.claim
         assert claim is not None
         present = None if writer.gone else writer
+        self._refused = None
         message = writer.context.growing.begun(entry, outcome, present)
         gen, length = claim.gen or None, claim.length
         if message is not None:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection, Sequence
 from time import monotonic
+from typing import NamedTuple
 
 from tornado_chat.errors import ChatError, Conflict, ErrorCode, LogUnavailable, Reason
 from tornado_chat.live.growing import Growing, snapshot
@@ -52,6 +53,14 @@ Name = tuple[str, str, str]
 """room, user, id of the `begin`."""
 
 
+class Ended(NamedTuple):
+    """How a message ended that grew here: its text is the log's."""
+
+    gen: int
+    length: int
+    reason: Reason
+
+
 class GrowingMessages:
     """Made once; `run` is its task. It is the Sender of what the server finishes itself."""
 
@@ -60,7 +69,7 @@ class GrowingMessages:
         self.user = ""
         self.home = home
         self.by_name: dict[Name, Growing] = {}
-        self.ended: dict[Name, tuple[Growing, Reason]] = {}  # the last ones, oldest first
+        self.ended: dict[Name, Ended] = {}  # the last ones, oldest first
         self._hub = hub
         self._publisher = publisher
         self._key = key
@@ -75,9 +84,9 @@ class GrowingMessages:
 
     # What their authors do
 
-    def check_open(self, room: str, user: str, id: str) -> None:
+    def check_open(self, name: Name) -> None:
         """Raise `too_large` if another message of the user's would be one too many."""
-        if (room, user, id) not in self.by_name and self._open.get(user, 0) >= OPEN_MESSAGES:
+        if name not in self.by_name and self._open.get(name[1], 0) >= OPEN_MESSAGES:
             raise ChatError(
                 ErrorCode.TOO_LARGE, f"{OPEN_MESSAGES} messages of yours may grow at once: finish one first"
             )
@@ -96,9 +105,7 @@ class GrowingMessages:
         name = entry.room, entry.user, entry.key
         if not claim.gen:
             if claim.reason is not None and name not in self.ended:
-                ended = Growing(entry.room, outcome.seq, entry.user, entry.name, entry.key, 0, "")
-                ended.length = claim.length
-                self._remember_end(name, ended, claim.reason)
+                self._remember_end(name, Ended(1, claim.length, claim.reason))
             return None
         if claim.before:
             self._hub.broker.publish_moved(claim.before)
@@ -181,8 +188,9 @@ class GrowingMessages:
         message.over = True
         if message.done is not None and not message.done.done():
             message.done.set_result(None)
+        message.done = None
         if reason is not None:
-            self._remember_end(name, message, reason)
+            self._remember_end(name, Ended(message.gen, message.length, reason))
         growing = self._hub.growing.get(message.room)
         # Where the room is open the flush of the `finished` lets go of it: its last chunk goes before.
         if growing is not None and not growing.is_open:
@@ -191,8 +199,8 @@ class GrowingMessages:
             message.over = message.ending = False
             self._hub.elsewhere.release(message)  # those who are here go on to hear of it
 
-    def _remember_end(self, name: Name, message: Growing, reason: Reason) -> None:
-        self.ended[name] = message, reason
+    def _remember_end(self, name: Name, ended: Ended) -> None:
+        self.ended[name] = ended
         if len(self.ended) > ENDED:
             del self.ended[next(iter(self.ended))]
 
@@ -294,7 +302,8 @@ class GrowingMessages:
             if not found or found[0]["seq"] != seq or "text" not in found[0]:
                 raise ChatError(ErrorCode.NOT_FOUND, f"seq {seq} of room {room} is no message, or it was deleted")
             text = found[0]["text"]
-            gen = next((one.gen for one, _ in self.ended.values() if (one.room, one.seq) == (room, seq)), 0) or 1
+            ended = self.ended.get((room, found[0]["user"], found[0].get("id", "")))
+            gen = 1 if ended is None else ended.gen
         offset = min(offset, len(text))
         return Stream(id=id, room=room, seq=seq, gen=gen, offset=offset, text=text[offset:], done=open_one is None)
 

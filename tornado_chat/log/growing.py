@@ -59,7 +59,7 @@ class Finish(Entry):
     `lapsed`: and if neither its author nor that process has given a sign in time.
     """
 
-    __slots__ = ("gen", "home", "lapsed", "reason", "stream")
+    __slots__ = ("gen", "home", "lapsed", "reason")
 
     def __init__(
         self,
@@ -75,10 +75,8 @@ class Finish(Entry):
         gen: int,
         home: str,
         lapsed: bool = False,
-        stream: str | None = None,
         meta: bytes | None = None,
     ) -> None:
-        """`stream` is what its author calls the message."""
         super().__init__(
             "finished", room, user, name, key=key, id=id, text=text, target=target, emoji=reason, meta=meta
         )
@@ -87,7 +85,6 @@ class Finish(Entry):
         self.gen = gen
         self.home = home
         self.lapsed = lapsed
-        self.stream = stream
 
 
 class Claim:

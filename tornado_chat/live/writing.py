@@ -238,7 +238,7 @@ class Writing:
         gen, length = claim.gen or None, claim.length
         if claim.reason is not None:  # the log does not keep it
             ended = writer.context.growing.ended.get((entry.room, entry.user, entry.key))
-            gen = ended[0].gen if ended is not None else 1
+            gen = ended.gen if ended is not None else 1
         if message is not None:
             gen, length = message.gen, message.length
             if len(self._gens) >= STREAMS:

@@ -176,6 +176,7 @@ class Server:
         metrics.gauge(
             "users", "Users with a connection or a spent rate limit.", lambda: len(self.limits.users.accounts)
         )
+        metrics.gauge("bodies", "Requests whose body is a message that grows.", lambda: len(self.context.bodies))
         metrics.gauge("growing_messages", "Messages that grow here.", lambda: len(self.context.growing.by_name))
         metrics.gauge("publish_queue", "Entries that are not committed yet.", lambda: len(self.publisher.queue))
 
@@ -184,6 +185,9 @@ class Server:
             session = line.listener
             if isinstance(session, Session) and session.user == user:
                 session.answer(told)
+        for body in list(self.context.bodies):
+            if body.user == user:
+                body.hear(told)
 
     def _free(self) -> int:
         """Sockets that there may be besides those of WebSockets and streams."""

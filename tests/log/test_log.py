@@ -826,10 +826,11 @@ async def test_a_message_moves_its_senders_mark(log: Log) -> None:
 async def test_marks_are_the_same_before_and_after_they_are_settled(open_log: Open, size: int) -> None:
     log, other = await open_log(), await open_log()
     dice = random.Random(size)
+    users = [f'"us\\ér"-{number}' for number in range(40)]
     seqs: dict[str, int] = {}
     head = 0
     for turn in range(3 * own.SETTLED // size):
-        batch = [message(user=f"user-{dice.randrange(40)}", on=dice.choice((None, None, False))) for _ in range(size)]
+        batch = [message(user=users[dice.randrange(40)], on=dice.choice((None, None, False))) for _ in range(size)]
         if turn % 5 == 4:
             batch[0] = reacted(1, user="user-1")
         await append((log, other)[turn % 2], *batch)
@@ -837,7 +838,7 @@ async def test_marks_are_the_same_before_and_after_they_are_settled(open_log: Op
             if entry.type == "message" and entry.on is None:
                 seqs[entry.user] = seq
         head += size
-        found = await other.marks([("lobby", f"user-{number}") for number in range(40)])
+        found = await other.marks([("lobby", user) for user in users])
         assert {user: seq for (_, user), seq in found.items()} == seqs
 
 

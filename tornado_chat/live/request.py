@@ -72,6 +72,8 @@ CARRY_OUT_SECONDS = 20.0
 TURN_SECONDS = 0.001
 """Of a loop turn that one request takes."""
 
+TOKEN_NEEDED = "to say something a token is needed, by which a resend is recognised: POST /v1/session gives one"
+
 _NOT_IN_TIME = ChatError(
     ErrorCode.UNAVAILABLE, "this was not done in time: send it again with the same id", retry_after=1.0
 )
@@ -223,12 +225,7 @@ class Request(Author):
     def _check_known(self) -> bool:
         """Whether the user can be recognised, or else nothing of the request is carried out."""
         if self.identity.new:
-            self._end(
-                ChatError(
-                    ErrorCode.UNAUTHORIZED,
-                    "to say something a token is needed, by which a resend is recognised: POST /v1/session gives one",
-                )
-            )
+            self._end(ChatError(ErrorCode.UNAUTHORIZED, TOKEN_NEEDED))
         return not self._ended
 
     def _give_up(self) -> None:

@@ -22,7 +22,7 @@ from tornado_chat.log import (
     postgres_writer,
     schema,
 )
-from tornado_chat.log.growing import Checkpoint, Held, Open
+from tornado_chat.log.growing import Checkpoint, Grown, Held, Open, Orphan, Part
 from tornado_chat.log.kinds import portion
 from tornado_chat.log.postgres_pool import DATA_ERRORS, Pool, first_line
 from tornado_chat.log.postgres_schema import Connection, prepare
@@ -118,6 +118,10 @@ class PostgresLog:
         """As `Log.heads` says."""
         return await self._lookups.call(lambda db: postgres_reader.heads(db, rooms)) if rooms else {}
 
+    async def openings(self, rooms: Collection[str]) -> dict[str, tuple[int, bool]]:
+        """As `Log.openings` says."""
+        return await self._lookups.call(lambda db: postgres_reader.openings(db, rooms))
+
     async def marks(self, wanted: Collection[Mark]) -> dict[Mark, int]:
         """As `Log.marks` says."""
         if not wanted:
@@ -151,6 +155,18 @@ class PostgresLog:
     async def open(self, room: str) -> list[Open]:
         """As `Log.open` says."""
         return await self._pages.call(lambda db: postgres_growing.opened(db, room))
+
+    async def growing(self, room: str | None = None) -> list[Grown]:
+        """As `Log.growing` says."""
+        return await self._lookups.call(lambda db: postgres_growing.growing(db, room))
+
+    async def parts(self, wanted: Sequence[Part]) -> list[str]:
+        """As `Log.parts` says."""
+        return await self._pages.call(lambda db: postgres_growing.parts(db, wanted))
+
+    async def orphan(self, home: str) -> list[Orphan]:
+        """As `Log.orphan` says."""
+        return await self._writer.call(lambda db: postgres_growing.orphan(db, home))
 
     async def lapsed(self) -> list[Open]:
         """As `Log.lapsed` says."""

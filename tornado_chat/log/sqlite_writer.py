@@ -18,7 +18,7 @@ import orjson
 
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.log import Along, Appended, Entry, own, sqlite_growing, sqlite_sweeper, sweeping
-from tornado_chat.log.growing import Begin, Checkpoint, Finish
+from tornado_chat.log.growing import Begin, Checkpoint, Finish, Orphan
 from tornado_chat.log.kinds import KINDS, OWN, made_along, portion, rooms_of
 from tornado_chat.log.rows import more_of, refusal, unwanted
 from tornado_chat.log.schema import new_epoch
@@ -267,6 +267,11 @@ class Writer(Connected):
         """As `Log.stop` says."""
         with self._writing():
             sqlite_growing.stop(self.db, room, seqs, by)
+
+    def orphan(self, home: str) -> list[Orphan]:
+        """As `Log.orphan` says."""
+        with self._writing(), transaction(self.db, "BEGIN IMMEDIATE"):
+            return sqlite_growing.orphan(self.db, home)
 
     def revoke(self, jti: str) -> None:
         """As `Log.revoke` says."""

@@ -305,7 +305,7 @@ function message(data) {
     version: 0,
     streaming: data.streaming ?? false,
     grown: 0,
-    reason: data.reason ?? null,
+    reason: null,
     end: null,
   };
 }

@@ -57,7 +57,7 @@ export class Texts {
     if (this.#asked) return;
     this.#asked = true;
     try {
-      const [{ Growing }, { sayable }] = await Promise.all([import("./growing.js"), import("./markdown.js"), styled("markdown.css"), styled("more.css")]);
+      const [{ Growing }, { sayable }] = await Promise.all([import("./growing.js"), import("./markdown.js"), styled("markdown.css")]);
       this.#renderer = { Growing, said: sayable };
       this.loaded();
     } catch {

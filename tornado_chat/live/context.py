@@ -6,6 +6,7 @@ import itertools
 import logging
 import secrets
 import time
+from typing import Protocol
 
 from tornado_chat.config import Settings
 from tornado_chat.live.growing import STREAM_CHARS
@@ -21,12 +22,22 @@ from tornado_chat.wire import replies
 from tornado_chat.wire.event_stream import StreamEncodings
 
 
+class Hearing(Protocol):
+    """An author whose link brings nothing to it."""
+
+    user: str
+
+    def hear(self, stop: replies.Stop) -> None:
+        """Somebody wants a message of this user to end."""
+
+
 class Context:
     """Made once by the server, given to each session."""
 
     __slots__ = (
         "_hidden_keys",
         "_hidden_prefix",
+        "bodies",
         "draining",
         "growing",
         "hub",
@@ -52,6 +63,7 @@ class Context:
         self.log_warning = Repeated(logging.getLogger("tornado_chat.live.session"))
         self.settings = settings
         self.streams = StreamEncodings(hub.log.epoch)
+        self.bodies: set[Hearing] = set()  # requests whose body is a message that grows
         self.requests = 0  # whose commands are under way
         self.draining = False  # nothing more is read; what was read is finished
         self.welcome_limits = replies.Limits(

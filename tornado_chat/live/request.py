@@ -69,8 +69,13 @@ LONG_BYTES = 64 * 1024
 CARRY_OUT_SECONDS = 20.0
 """A request is answered within this time, whatever its commands wait for."""
 
+BETWEEN_SECONDS = 5.0
+"""How long who writes a message by requests counts as connected after each of them."""
+
 TURN_SECONDS = 0.001
 """Of a loop turn that one request takes."""
+
+TOKEN_NEEDED = "to say something a token is needed, by which a resend is recognised: POST /v1/session gives one"
 
 _NOT_IN_TIME = ChatError(
     ErrorCode.UNAVAILABLE, "this was not done in time: send it again with the same id", retry_after=1.0
@@ -191,7 +196,7 @@ class Request(Author):
             return
         self._ended = True
         if self._writing is not None:
-            self._writing.end()
+            self._writing.end(BETWEEN_SECONDS)
         self.end()
         if self._counted:
             self.context.requests -= 1
@@ -207,26 +212,23 @@ class Request(Author):
                 raise command
             return _HANDLERS[type(command)](self, command)
         except ChatError as error:
-            self._answers.append(self._refusal(error, command.id))
+            room = command.room if isinstance(command, Append | Finish) else None
+            self._answers.append(self._refusal(error, command.id, room))
             return True
         except Exception:
             logger.exception("command failed user=%s", self.user)
             self.fail()
             return True
 
-    def _refusal(self, error: ChatError, id: str | None) -> replies.Error:
+    def _refusal(self, error: ChatError, id: str | None, room: str | None = None) -> replies.Error:
+        """`room` is that of a message that grows."""
         self.context.hub.metrics.errors[error.code] += 1
-        return replies.error(error, id)
+        return replies.error(error, id, room)
 
     def _check_known(self) -> bool:
         """Whether the user can be recognised, or else nothing of the request is carried out."""
         if self.identity.new:
-            self._end(
-                ChatError(
-                    ErrorCode.UNAUTHORIZED,
-                    "to say something a token is needed, by which a resend is recognised: POST /v1/session gives one",
-                )
-            )
+            self._end(ChatError(ErrorCode.UNAUTHORIZED, TOKEN_NEEDED))
         return not self._ended
 
     def _give_up(self) -> None:
@@ -320,7 +322,11 @@ class Request(Author):
         """As `Writer.answered` says."""
         if not self._ended:
             place, _ = self._submitted.popleft()
-            self._answers[place] = self._refusal(outcome, entry.id) if isinstance(outcome, ChatError) else outcome
+            if isinstance(outcome, ChatError):
+                room = entry.room if isinstance(outcome, Conflict) else None
+                self._answers[place] = self._refusal(outcome, entry.id, room)
+            else:
+                self._answers[place] = outcome
 
     async def _keep_growing(self, grown: list[Growing]) -> None:
         """What was appended is in the log; else none of the request counts as done."""

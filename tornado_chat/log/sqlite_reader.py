@@ -7,14 +7,14 @@ may have to wait for the GIL. Measured with pages of 500 events and two cores: 9
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import orjson
 
 from tornado_chat.errors import LogUnavailable
 from tornado_chat.log import Revocation, State, own, rows, sqlite_growing
-from tornado_chat.log.growing import Held, Open
+from tornado_chat.log.growing import Grown, Held, Open, Part
 from tornado_chat.log.sqlite_file import Connected
 from tornado_chat.log.sweeping import Mark
 from tornado_chat.wire.events import Data, Event
@@ -40,6 +40,14 @@ HEADS = """
 SELECT json_group_array(json_array(r.name, (SELECT coalesce(max(seq), 0) FROM events WHERE room = r.id)))
 FROM json_each(?) AS wanted CROSS JOIN rooms AS r ON r.name = wanted.value
 """
+OPENINGS = """
+SELECT json_group_array(json_array(
+    r.name,
+    (SELECT coalesce(max(seq), 0) FROM events WHERE room = r.id),
+    EXISTS (SELECT 1 FROM growing WHERE room = r.id)
+))
+FROM json_each(?) AS wanted CROSS JOIN rooms AS r ON r.name = wanted.value
+"""
 # Of the room `r.id` and the user `:user`: the mark, which the messages that are not settled yet have moved, too.
 MARK = """max(
     coalesce((SELECT seq FROM marks WHERE room = r.id AND user = {user}), 0),
@@ -50,14 +58,23 @@ MARK = """max(
         ORDER BY seq DESC LIMIT 1
     ), 0)
 )"""
-MARKS = f"""
+# Each room's messages are looked at once, however many ask for their marks there.
+MARKS = """
+WITH wanted AS MATERIALIZED (
+    SELECT r.id AS room, r.name, json_extract(asked.value, '$[1]') AS user
+    FROM json_each(?) AS asked CROSS JOIN rooms AS r ON r.name = json_extract(asked.value, '$[0]')
+), sent AS MATERIALIZED (
+    SELECT e.room, e.user, max(e.seq) AS seq
+    FROM (SELECT DISTINCT room FROM wanted) AS w CROSS JOIN events AS e
+    ON e.room = w.room AND e.seq > coalesce((SELECT seq FROM settled WHERE room = w.room), 0)
+    WHERE (e.room, e.user) IN (SELECT room, user FROM wanted) AND e.type = 'message' AND e."on" IS NULL
+    GROUP BY e.room, e.user
+)
 SELECT json_group_array(json_array(name, user, mark, lapses)) FROM (
-    SELECT
-        r.name, wanted.user, {MARK.format(user="wanted.user")} AS mark,
-        (SELECT lapses FROM marks WHERE room = r.id AND user = wanted.user) AS lapses
-    FROM (
-        SELECT json_extract(value, '$[0]') AS room, json_extract(value, '$[1]') AS user FROM json_each(?)
-    ) AS wanted CROSS JOIN rooms AS r ON r.name = wanted.room
+    SELECT w.name, w.user, max(coalesce(m.seq, 0), coalesce(s.seq, 0)) AS mark, m.lapses
+    FROM wanted AS w
+    LEFT JOIN marks AS m ON m.room = w.room AND m.user = w.user
+    LEFT JOIN sent AS s ON s.room = w.room AND s.user = w.user
 ) WHERE mark > 0
 """
 FLOORS = """
@@ -163,6 +180,11 @@ class Reader(Connected):
         heads.update((room, head) for room, head in rows)
         return heads
 
+    def openings(self, rooms: Collection[str]) -> dict[str, tuple[int, bool]]:
+        """As `Log.openings` says."""
+        found = self._array(OPENINGS, (orjson.dumps(list(rooms)).decode(),))
+        return {room: (head, bool(grows)) for room, head, grows in found}
+
     def marks(self, wanted: Collection[Mark]) -> list[list[Any]]:
         """Of each of `wanted` that there is: room, user, seq, when it lapses."""
         return self._array(MARKS, (orjson.dumps(list(wanted)).decode(),))
@@ -189,6 +211,17 @@ class Reader(Connected):
     def open(self, room: str) -> list[Open]:
         """As `Log.open` says."""
         return [Open(*row) for row in self._array(sqlite_growing.OPEN_IN, (room,))]
+
+    def growing(self, room: str | None) -> list[Grown]:
+        """As `Log.growing` says."""
+        if room is None:
+            return [Grown(*row) for row in self._array(sqlite_growing.GROWN_ANYWHERE, ())]
+        return [Grown(*row) for row in self._array(sqlite_growing.GROWN_IN, (room,))]
+
+    def parts(self, wanted: Sequence[Part]) -> list[str]:
+        """As `Log.parts` says."""
+        found = dict(self._array(sqlite_growing.PARTS, (orjson.dumps(wanted).decode(),)))
+        return [found.get(place, "") for place in range(len(wanted))]
 
     def lapsed(self) -> list[Open]:
         """As `Log.lapsed` says."""

@@ -21,7 +21,7 @@ from tornado_chat.errors import ChatError
 from tornado_chat.metrics import Metrics
 from tornado_chat.web import commands, poll, sessions, socket, stream
 from tornado_chat.web.api import PREFIX, Api
-from tornado_chat.web.exchange import Exchange
+from tornado_chat.web.exchange import Exchange, is_text
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.http_connection import HttpConnection
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
@@ -67,9 +67,11 @@ class Front(HTTPServerConnectionDelegate):
         begin = socket.let_in(self.gate, connection.remote_ip, request)
         return partial(begin, connection.sock, request.rest)
 
-    def read(self, connection: HttpConnection, target: str) -> Exchange | None:
-        """What reads and answers a plain request for `target`; None: Tornado does."""
-        return self.api.read(connection) if _is_api(target.partition("?")[0]) else None
+    def read(self, connection: HttpConnection, request: Request) -> Exchange | None:
+        """What reads and answers a plain `request`; None: Tornado does."""
+        if not _is_api(request.target.partition("?")[0]) or is_text(request.headers):
+            return None
+        return self.api.read(connection)
 
 
 class _Fork(HTTPMessageDelegate):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Iterator
 from functools import reduce
 from http import HTTPStatus
@@ -19,6 +17,8 @@ from tornado_chat.log.kinds import BY_COMMAND, Publishing
 from tornado_chat.web import event_schemas
 from tornado_chat.web.endpoint import JSON_TYPE, MSGPACK_TYPE, Endpoint, renamed
 from tornado_chat.web.exchange import Exchange
+from tornado_chat.web.texts import Text
+from tornado_chat.web.written import Written, new_id
 from tornado_chat.wire import replies
 from tornado_chat.wire.codec import JSON, MSGPACK, Codec
 from tornado_chat.wire.commands import (
@@ -56,15 +56,6 @@ def _posted(command: type[Command]) -> Any:
 
 Posted: Any = reduce(or_, (_posted(command) for command in get_args(Command) if command not in (Join, Leave)))
 """A command of a request."""
-
-
-class Written(Struct):
-    """The event is on the disk; `ts` is in ms since 1970."""
-
-    room: str
-    seq: int
-    ts: int
-    id: str
 
 
 class Applied(Struct, omit_defaults=True):
@@ -140,11 +131,6 @@ def _publish(exchange: Exchange, command: Publishing | Read, status: HTTPStatus 
             _refuse(exchange, reply)
 
     _begin(exchange, iter((command,)), JSON, done)
-
-
-def new_id() -> str:
-    """An id that nobody else chooses; ids in the order of time are cheap to keep."""
-    return f"{time.time_ns() // 1000:x}-{secrets.token_hex(8)}"
 
 
 def _refuse(exchange: Exchange, reply: Any) -> None:
@@ -232,6 +218,7 @@ ENDPOINTS = (
         send,
         summary="Say something; 200: it was there already",
         asks=Send,
+        reads_text=Text,
         token="needed",
         answers={201: Written, 200: Written},
     ),

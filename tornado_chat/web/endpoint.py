@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin
 from urllib.parse import unquote
 
 from msgspec import Raw, Struct, defstruct
@@ -18,6 +18,7 @@ from tornado_chat.wire.commands import read
 
 JSON_TYPE = "application/json"
 MSGPACK_TYPE = "application/msgpack"
+TEXT_TYPE = "text/plain"
 EVENTS_TYPE = event_stream.CONTENT_TYPE
 
 WHOLE_BYTES = 64 * 1024
@@ -29,6 +30,26 @@ Token = Literal["needed", "welcome", "given"]
 
 MAX_DIGITS = 20
 """Of a number in an address; a longer one is not made a number."""
+
+
+class BodyReader(Protocol):
+    """What takes a body as it comes, and answers its exchange. More is read when the last call has returned.
+
+    What they raise is answered; `end` follows each answer.
+    """
+
+    has_begun: bool
+    """`begin` has returned: the client has been told to send the body, or will be."""
+
+    async def begin(self) -> None: ...
+
+    async def take(self, chunk: bytes) -> None: ...
+
+    async def finish(self) -> None:
+        """All of it was here."""
+
+    def end(self) -> None:
+        """The request is answered, or the client has gone. It may be called again."""
 
 
 class Endpoint:
@@ -45,6 +66,7 @@ class Endpoint:
     those whose Accept names it.
     `in_body` reads the fields of a long body alone.
     `body`: of one that reads its body by itself, what it may be; `takes`: its media types.
+    `reads_text`: what reads a body of TEXT_TYPE, for an Exchange whose head is here. It raises as `call` does.
     `token` only describes: `call` asks for it.
     """
 
@@ -62,6 +84,7 @@ class Endpoint:
         "kinds",
         "method",
         "path",
+        "reads_text",
         "segments",
         "summary",
         "takes",
@@ -81,6 +104,7 @@ class Endpoint:
         body: Any = None,
         takes: tuple[str, ...] = (JSON_TYPE,),
         gives: str = JSON_TYPE,
+        reads_text: Callable[[Any], BodyReader] | None = None,
         token: Token = "welcome",
     ) -> None:
         self.method = method
@@ -94,6 +118,7 @@ class Endpoint:
         self.body = body
         self.takes = takes
         self.gives = gives
+        self.reads_text = reads_text
         self.token = token
         self.in_path = [segment[1:-1] for segment in self.segments if segment[:1] == "{"]
         self.kinds = {field.encode_name: _kind(field.type) for field in fields(asks)} if asks else {}
@@ -122,19 +147,19 @@ class Endpoint:
                 values = arguments.all(name)
                 if values:
                     kind = self.kinds[name]
-                    asked[name] = list(values) if kind is list else _value(kind, values[-1])
+                    asked[name] = list(values) if kind is list else value_of(kind, values[-1])
         else:
             try:
                 asked = self._object(body)
             except ChatError as error:
                 raise renamed(error, "body") from None
             if "id" in self.kinds and asked.get("id") is None:
-                key = headers.get("idempotency-key")
+                key = key_of(headers)
                 if key is not None:
-                    asked["id"] = _key(key)
+                    asked["id"] = key
         for name, segment in path.items():
             try:
-                asked[name] = _value(self.kinds[name], unquote(segment, errors="strict"))
+                asked[name] = value_of(self.kinds[name], unquote(segment, errors="strict"))
             except UnicodeDecodeError:
                 raise ChatError(ErrorCode.BAD_REQUEST, f"{name}: must be UTF-8 behind its percent signs") from None
         asked.update(self.fixed)
@@ -181,14 +206,17 @@ def renamed(error: ChatError, name: str) -> ChatError:
     return ChatError(error.code, f"{name}:{rest}") if colon and what == "message" else error
 
 
-def _key(value: str) -> str:
+def key_of(headers: Mapping[str, str]) -> str | None:
     """The Idempotency-Key, which may stand in quotes (it is a structured field: RFC 9651 section 3.3.3)."""
+    value = headers.get("idempotency-key")
+    if value is None:
+        return None
     if not value.isascii() or not value.isprintable():
         raise ChatError(ErrorCode.BAD_REQUEST, "Idempotency-Key: must be printable characters of ASCII")
     return value[1:-1] if len(value) > 2 and value[0] == value[-1] == '"' else value
 
 
-def _value(kind: type, text: str) -> object:
+def value_of(kind: type, text: str) -> object:
     """`text` as a value of `kind`; what is none stays text, and is refused as such."""
     if kind is int:
         return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from http import HTTPStatus
 from socket import SocketType
 from typing import Any
@@ -15,7 +15,7 @@ from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.live.limits import rate_limited
 from tornado_chat.live.questions import check_unread
 from tornado_chat.live.request import REQUEST_BYTES
-from tornado_chat.web.endpoint import JSON_TYPE, Endpoint
+from tornado_chat.web.endpoint import JSON_TYPE, TEXT_TYPE, BodyReader, Endpoint
 from tornado_chat.web.gate import Arguments, Gate, bearer, client_address, cookie
 from tornado_chat.web.http_connection import HttpConnection
 from tornado_chat.web.refusals import answer, terms
@@ -43,6 +43,9 @@ _PREFLIGHT = {
     "Access-Control-Max-Age": "7200",
 }
 
+LINGER_SECONDS = 5.0
+"""Of a body that was answered before its end, the rest is read for so long, and dropped."""
+
 Find = Callable[[str, str, str], tuple[Endpoint, dict[str, str]]]
 """Of a method, a path and a header Accept: the endpoint, and what stands in the path for its names."""
 
@@ -50,7 +53,8 @@ Find = Callable[[str, str, str], tuple[Endpoint, dict[str, str]]]
 class Exchange(HTTPMessageDelegate):
     """One request. When `endpoint` is called, all of it is here: `path` by name, `arguments`, `headers`, `body`.
 
-    A delegate and not a RequestHandler: those cost some 60 us more for each request.
+    A delegate and not a RequestHandler: those cost some 60 us more for each request. A body of `text/plain`, where the
+    endpoint takes one, is read by that as it comes (`Endpoint.reads_text`), and by Tornado, which waits with the rest.
     """
 
     def __init__(
@@ -73,9 +77,11 @@ class Exchange(HTTPMessageDelegate):
         self._find = find
         self._request = request if request is not None else connection
         self._endpoint: Endpoint | None = None
+        self._reader: BodyReader | None = None  # of a body that is not kept here
         self._refusal: RequestError | ChatError | None = None
         self._answered = False
         self._whole = False  # all of it has been read
+        self._early = False  # it was answered before that, and not ended
         self._body: bytes | bytearray = b""  # a bytearray, if it came in pieces
         self._size = 0  # of it, so far as it is counted
         self._cors: dict[str, str] = {}
@@ -84,10 +90,11 @@ class Exchange(HTTPMessageDelegate):
 
     def headers_received(  # type: ignore[override]  # Tornado's is also for clients, which get a ResponseStartLine
         self, start_line: RequestStartLine, headers: HTTPHeaders
-    ) -> None:
+    ) -> Awaitable[None] | None:
         if "expect" in headers:
             _expect(headers, start_line.version)
         self.begin(start_line.method, start_line.path, start_line.version, headers)
+        return None if self._reader is None else self._carry_out(self._reader.begin())
 
     def begin(self, method: str, target: str, version: str, headers: Mapping[str, str]) -> None:
         """The head is here; `headers` has names in lower case, or ignores case."""
@@ -97,11 +104,32 @@ class Exchange(HTTPMessageDelegate):
             self._let_in(query, headers)
             if self.method != "OPTIONS":
                 self._endpoint, self.path = self._find(self.method, path, headers.get("accept", ""))
-            self._make_room(content_length(headers) or 0)
+            if self._endpoint is not None and self._endpoint.reads_text is not None and is_text(headers):
+                self._begin_text(self._endpoint.reads_text)
+            else:
+                self._make_room(content_length(headers) or 0)
         except (RequestError, ChatError) as error:
             self._refusal = error  # told when the body was read: an answer before that ends the connection
             if "expect" in headers or _is_long(headers):
                 self.refuse(error)
+
+    def _begin_text(self, reads_text: Callable[[Exchange], BodyReader]) -> None:
+        """Raise ChatError or RequestError if no text is read."""
+        size = content_length(self.headers)
+        if size is not None and size > MAX_BODY_BYTES:
+            raise _too_long()
+        if "transfer-encoding" not in self.headers and not size:
+            raise ChatError(ErrorCode.BAD_REQUEST, "body: must be the text of the message")
+        charset = self.headers["content-type"].lower().replace('"', "").partition("charset=")[2].partition(";")[0]
+        encoded = self.headers.get("content-encoding", "identity") != "identity"
+        if self.is_by_cookie or encoded or charset.strip() not in ("", "utf-8", "us-ascii"):
+            raise RequestError(
+                "a text should come as Content-Type: text/plain; charset=utf-8, not compressed, and by a token in the "
+                "header Authorization; with the cookie, only JSON is taken",
+                status=415,
+                headers={"Accept": JSON_TYPE if self.is_by_cookie else f"{JSON_TYPE}, {TEXT_TYPE}"},
+            )
+        self._reader = reads_text(self)
 
     def _let_in(self, query: str, headers: Mapping[str, str]) -> None:
         """Raise ChatError or RequestError if nothing of the kind may be asked from there."""
@@ -126,9 +154,11 @@ class Exchange(HTTPMessageDelegate):
         """The cookie is what tells who asks."""
         return bearer(self.headers) is None and cookie(self.headers) is not None
 
-    def data_received(self, chunk: bytes) -> None:
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         if self._answered or self._refusal is not None:
-            return
+            return None
+        if self._reader is not None:
+            return self._carry_out(self._reader.take(chunk))
         if not self._body:
             self._body = chunk
         else:
@@ -140,11 +170,12 @@ class Exchange(HTTPMessageDelegate):
         except ChatError as error:
             self._body = b""
             self.refuse(error)
+        return None
 
     def _make_room(self, size: int) -> None:
         """Raise ChatError if no body of `size` bytes, or no more of them, is taken."""
         if size > MAX_BODY_BYTES:
-            raise ChatError(ErrorCode.TOO_LARGE, f"a body has {MAX_BODY_BYTES:,} bytes at most: send less at once")
+            raise _too_long()
         if size > max(LONG_BYTES, self._size):
             if not self._size:
                 self._check_owed()
@@ -162,12 +193,16 @@ class Exchange(HTTPMessageDelegate):
     def finish(self) -> None:
         self._whole = True
         if self._answered:
+            self._end_early()
             return
         if self._refusal is not None:
             self.refuse(self._refusal)
             return
         if self.method == "OPTIONS":
             self.answer(HTTPStatus.NO_CONTENT, headers=_PREFLIGHT)
+            return
+        if self._reader is not None:
+            self.gate.context.hub.tasks.spawn(self._carry_out(self._reader.finish()))
             return
         endpoint = self._endpoint
         assert endpoint is not None
@@ -203,6 +238,9 @@ class Exchange(HTTPMessageDelegate):
     def on_connection_close(self) -> None:
         self.gone = True
         self._body = b""
+        self._early = False
+        if self._reader is not None:
+            self._reader.end()
         on_gone, self.on_gone = self.on_gone, None
         if on_gone is not None and not self._answered:
             on_gone()
@@ -211,7 +249,8 @@ class Exchange(HTTPMessageDelegate):
         try:
             await work
         except Exception as error:
-            self.fail(error)
+            if not self._answered or self._reader is None:  # else it was told why it ends, as it ended
+                self.fail(error)
 
     # For endpoints
 
@@ -220,6 +259,11 @@ class Exchange(HTTPMessageDelegate):
         if isinstance(self._body, bytearray):
             self._body = bytes(self._body)
         return self._body
+
+    @property
+    def is_answered(self) -> bool:
+        """Or the client has gone."""
+        return self._answered or self.gone
 
     @property
     def media_type(self) -> str:
@@ -274,10 +318,27 @@ class Exchange(HTTPMessageDelegate):
             sent["Content-Length"] = str(len(body))
         close |= not self._whole or self.gate.context.draining
         self.connection.release()
+        if self._reader is not None:
+            self._reader.end()
+            if self._reader.has_begun and not self._whole:
+                self._answer_early(int(status), sent, body)
+                return
         taken = self._request.answer(int(status), sent, None if self.method == "HEAD" else body, close=close)
         if taken is not None and len(body) > LONG_BYTES:
             self.connection.hold(len(body))
             taken.add_done_callback(lambda _: self.connection.release(len(body)))
+
+    def _answer_early(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        assert isinstance(self._request, TornadoRequest)
+        self._early = True
+        self._request.answer_early(status, headers, body)
+        self.connection.expect_answer(LINGER_SECONDS)
+
+    def _end_early(self) -> None:
+        if self._early:
+            assert isinstance(self._request, TornadoRequest)
+            self._early = False
+            self._request.end()
 
     def answer_object(self, status: int, obj: Any, headers: Mapping[str, str] | None = None) -> None:
         """Answer with `obj`, a dict or a Struct, as JSON."""
@@ -317,6 +378,15 @@ class Exchange(HTTPMessageDelegate):
         message = "the server failed on this request: try again"
         status, headers, body = answer(self.headers.get("accept", ""), 500, ErrorCode.UNAVAILABLE, message)
         self.answer(status, body, headers)
+
+
+def is_text(headers: Mapping[str, str]) -> bool:
+    """Whether the body is `text/plain`."""
+    return headers.get("content-type", "")[: len(TEXT_TYPE)].lower() == TEXT_TYPE
+
+
+def _too_long() -> ChatError:
+    return ChatError(ErrorCode.TOO_LARGE, f"a body has {MAX_BODY_BYTES:,} bytes at most: send less at once")
 
 
 def _is_long(headers: Mapping[str, str]) -> bool:

@@ -158,7 +158,8 @@ class Gate:
         if self.context.draining:
             raise ChatError(ErrorCode.OVERLOADED, "this server is stopping: come back in a moment", retry_after=1)
         context = self.context
-        context.limits.check_connection(address, len(context.lines.open) + len(context.polls.waiting))
+        sockets = len(context.lines.open) + len(context.polls.waiting) + len(context.bodies)
+        context.limits.check_connection(address, sockets)
 
     def identify(
         self, headers: Mapping[str, str], subprotocols: tuple[str, ...], arguments: Arguments

@@ -44,7 +44,7 @@ class Answering(Protocol):
     def begin(self, method: str, target: str, version: str, headers: Mapping[str, str]) -> None:
         """The head is here."""
 
-    def data_received(self, chunk: bytes) -> None:
+    def data_received(self, chunk: bytes) -> object:
         """A piece of the body is here."""
 
     def finish(self) -> None:
@@ -60,8 +60,8 @@ class HttpFront(Protocol):
     def let_in(self, connection: HttpConnection, request: Request) -> Callable[[], None] | None:
         """What makes the connection a line, if that is what the plain `request` asks for; Refused if it may not."""
 
-    def read(self, connection: HttpConnection, target: str) -> Answering | None:
-        """What reads and answers a plain request for `target`; None: Tornado does."""
+    def read(self, connection: HttpConnection, request: Request) -> Answering | None:
+        """What reads and answers a plain `request`; None: Tornado does."""
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """What answers a request that Tornado reads."""
@@ -297,7 +297,7 @@ class HttpConnection:
             self.owner.let_go(self)
             return True
         size = request.body_bytes()
-        exchange = None if size is None else front.read(self, request.target)
+        exchange = None if size is None else front.read(self, request)
         if size is None or exchange is None:
             return False
         if not self.asked:

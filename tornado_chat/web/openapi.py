@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import FieldInfo, fields
 
-from tornado_chat.web.endpoint import EVENTS_TYPE, JSON_TYPE, Endpoint, Token
+from tornado_chat.web.endpoint import EVENTS_TYPE, JSON_TYPE, TEXT_TYPE, Endpoint, Token
 from tornado_chat.web.gate import COOKIE
 from tornado_chat.wire.commands import Id
 from tornado_chat.wire.replies import Code
@@ -39,6 +39,11 @@ _SECURITY: dict[Token, list[dict[str, list[str]]]] = {
 _STREAM = (
     "Server-sent events, without end. The `data` of each is one JSON object of this schema; but `event: ping` with "
     "`{}` is a heartbeat, and a block that has only an `id` tells cursors"
+)
+
+_TEXT = (
+    "The text of a message that grows: what has come is shown, and the answer comes after the end. In UTF-8; a chunked "
+    "body may take as long as it likes. Not with the cookie"
 )
 
 _REF = "#/components/schemas/{name}"
@@ -238,6 +243,11 @@ def _operation(endpoint: Endpoint, names: _Schemas) -> Schema:
                 }
             )
         body = _body(endpoint, names)
+        if body is not None and endpoint.reads_text is not None:
+            body["content"][TEXT_TYPE] = {"schema": {"type": "string", "description": _TEXT}}
+            parameters += [
+                _of_text(_parameter(name, "query", said[name], names)) for name in ("id", "reply_to") if name in said
+            ]
         if body is not None:
             operation["requestBody"] = body
     return operation
@@ -251,6 +261,11 @@ def _parameter(name: str, where: str, field: FieldInfo, names: _Schemas) -> Sche
     if "description" in schema:
         parameter["description"] = schema["description"]
     return parameter
+
+
+def _of_text(parameter: Schema) -> Schema:
+    description = parameter.get("description", "")
+    return parameter | {"description": f"{description} (with `Content-Type: {TEXT_TYPE}`)".strip()}
 
 
 def _body(endpoint: Endpoint, names: _Schemas) -> Schema | None:

@@ -43,13 +43,24 @@ class TornadoRequest:
     def answer(
         self, status: int, headers: Mapping[str, str], body: bytes | None, *, close: bool
     ) -> Future[None] | None:
+        written = self._write(status, headers, body, close=close)
+        self._request.finish()
+        return None if written.done() else written
+
+    def answer_early(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Answer in the middle of the body, whose rest is read until `end`: else the answer might be lost with it."""
+        self._write(status, headers, body, close=True)
+
+    def end(self) -> None:
+        """Nothing follows what was answered early."""
+        self._request.finish()
+
+    def _write(self, status: int, headers: Mapping[str, str], body: bytes | None, *, close: bool) -> Future[None]:
         if close:
             headers = {**headers, "Connection": "close"}
             self._request.no_keep_alive = True
         start = ResponseStartLine("HTTP/1.1", status, HTTPStatus(status).phrase)
-        written = self._request.write_headers(start, HTTPHeaders(headers), body)
-        self._request.finish()
-        return None if written.done() else written
+        return self._request.write_headers(start, HTTPHeaders(headers), body)
 
     def detach(self) -> tuple[socket.SocketType, bytes]:
         return take_over(self._request.detach())

@@ -167,12 +167,13 @@ export class MessageList {
     return this.#last === null ? this.room.messages.length : this.room.index(this.#last + 1);
   }
 
-  #scrolled() {
+  /** @param {boolean} [away] The end has moved away from us, by our own doing. */
+  #scrolled(away = false) {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
     const below = scrollHeight - scrollTop - clientHeight;
-    const up = scrollTop < this.#at; // else the end has moved away from us, and will be followed
+    const left = away || scrollTop < this.#at; // else the end has moved, and will be followed
     this.#at = scrollTop;
-    const stuck = this.#last === null && (below < BOTTOM || (this.stuck && !up));
+    const stuck = this.#last === null && (below < BOTTOM || (this.stuck && !left));
     if (stuck !== this.stuck) {
       this.stuck = stuck;
       this.room.trimmable = stuck;
@@ -404,7 +405,7 @@ export class MessageList {
     const button = around(event, "[data-do]");
     const row = this.#row(node);
     if (!node || !row) return;
-    if (around(event, ".fold")) this.#scrolled(); // the end moved away, or came back: one stays at what one reads
+    if (around(event, ".fold")) this.#scrolled(true); // one stays at what one reads
     if (!button) {
       this.#equip(node); // a tap: there is no pointing without touching
       return;

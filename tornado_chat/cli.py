@@ -118,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
         "commas (default: none)",
     )
     token.add_argument(
+        "--moderator", action="store_true", help="it may stop the growing messages of others, in the rooms it may enter"
+    )
+    token.add_argument(
         "--jti", metavar="ID", help="name of the session, by which it can be revoked (default: one made up at random)"
     )
     config.add_flags(token, ("database", "secret_file"))
@@ -279,6 +282,7 @@ def _token(args: argparse.Namespace) -> int:
                 ttl=ttl,
                 jti=jti,
                 acts_as=acts_as,
+                moderator=args.moderator,
             )
         )
     except ChatError as error:

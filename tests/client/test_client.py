@@ -22,12 +22,14 @@ from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketHandler
 
 from tests.support.chat import running
+from tests.support.entries import followed
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.client import Ack, Client, Closed, Refused
 from tornado_chat.client.transport import KINDS as TRANSPORTS
 from tornado_chat.client.transport import TransportKind
 from tornado_chat.errors import ChatError, ErrorCode
-from tornado_chat.log import kinds
+from tornado_chat.log import kinds, own
+from tornado_chat.log.sqlite import open_sqlite
 from tornado_chat.wire.codec import MSGPACK
 
 PATIENCE = 30.0
@@ -98,10 +100,10 @@ def nothing_left() -> Iterator[None]:
     assert asyncio.all_tasks() == before
 
 
-async def test_the_log_of_ones_own_is_a_room(tmp_path: Path, live: TransportKind) -> None:
+async def test_the_log_of_ones_own_is_a_room(tmp_path: Path, transport: TransportKind) -> None:
     with Server(tmp_path, *UNLIMITED) as server, nothing_left():
         async with (
-            Client(server.url, transport=live, token=server.token("ann")) as ann,
+            Client(server.url, transport=transport, token=server.token("ann")) as ann,
             Client(server.url, token=server.token("bob")) as bob,
         ):
             assert (await ann.join("~"))["state"] == {"rooms": []}
@@ -116,6 +118,31 @@ async def test_the_log_of_ones_own_is_a_room(tmp_path: Path, live: TransportKind
                 for seq, type in enumerate(("followed", "mentioned", "marked", "followed", "unfollowed"), 1)
             ]
             assert (await bob.join("lobby"))["read"] == 0
+            again = await ann.join("~", after=3)
+            assert ("state" in again, again["cursor"]) == (False, 3)
+            assert [event["seq"] for event in await take(ann, 2)] == [4, 5]
+
+
+async def test_who_comes_back_too_late_for_the_own_log_gets_its_state(tmp_path: Path, transport: TransportKind) -> None:
+    with Server(tmp_path, *UNLIMITED) as server, nothing_left():
+        async with Client(server.url, transport=transport, token=server.token("ann"), backoff=(0.1, 0.3)) as ann:
+            await ann.join("~")
+            await ann.follow("lobby")
+            assert [event["seq"] for event in await take(ann, 1)] == [1]
+            await stop(server)
+            log = await open_sqlite(str(server.database))
+            for _ in range(2):
+                batch = [followed("den", "ann", ("everything", "nothing")[n % 2]) for n in range(own.KEPT // 2 + 1)]
+                await log.append([*batch, followed("den", "ann", "mentions")])
+            await log.close()
+            await start(server)
+            (told,) = await take(ann, 1, KINDS | {"state"})
+            assert (told["type"], told["room"], told["cursor"]) == ("state", "~", own.KEPT + 5)
+            assert {room["room"]: room["level"] for room in told["state"]["rooms"]} == {
+                "den": "mentions", "lobby": "everything",
+            }  # fmt: skip
+            await ann.unfollow("den")
+            assert [event["seq"] for event in await take(ann, 1)] == [own.KEPT + 6]
 
 
 def texts(events: list[dict[str, Any]]) -> list[str]:

@@ -64,7 +64,8 @@ async def append(client: Client, offset: int, text: str, id: str = "re:1", **mor
 
 
 async def finish(client: Client, length: int, id: str = "re:1", reason: str = "done", **more: Any) -> Any:
-    more.setdefault("id", f"end {id}")
+    more.setdefault("key", f"end {id}")
+    more["id"] = more.pop("key")
     return await client.ask(type="finish", room="r", stream=id, length=length, reason=reason, **more)
 
 
@@ -515,6 +516,38 @@ async def test_a_deletion_by_request_stops_it_first(tmp_path: Path, monkeypatch:
             "finished",
             "deleted",
         ]
+
+
+async def test_a_backend_lets_a_message_of_its_user_grow(tmp_path: Path) -> None:
+    ada: dict[str, Any] = {"as": {"user": "app-ada", "name": "Ada"}}
+    async with chat(tmp_path) as here:
+        ann = await reader(here)
+        backend = await author(here, "backend", acts_as=["app-*"])
+        assert (await begin(backend, **ada))["seq"] == 1
+        assert (await begin(backend))["seq"] == 2, "its own has the same id"
+        await append(backend, 0, "hers", **ada)
+        await append(backend, 0, "its own")
+        assert (await begin(backend, id="x", **{"as": {"user": "other"}}))["code"] == "forbidden"
+        assert (await finish(backend, 4, **ada))["seq"] == 3
+        assert (await finish(backend, 7))["seq"] == 4
+        told = [await ann.until(type) for type in ("message", "message", "finished", "finished")]
+        assert [event["user"] for event in told] == ["app-ada", "backend"] * 2
+        assert [event.get("name") for event in told[:2]] == ["Ada", "backend"]
+        assert [event["crc"] for event in told[2:]] == [zlib.crc32(text) for text in (b"hers", b"its own")]
+
+
+async def test_what_has_ended_is_told_by_its_stream(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        await begin(bot)
+        await finish(bot, 0)
+        late = await finish(bot, 0, key="another")
+        assert (late["code"], late["reason"], late["stream"]) == ("conflict", "done", "re:1")
+        never = await finish(bot, 0, id="never")
+        assert (never["code"], never["stream"]) == ("conflict", "never")
+        assert "begin" in never["message"]
+        kept = here.server.context.growing.ended["r", "bot", "re:1"]
+        assert (kept.gen, kept.length, kept.reason) == (1, 0, "done"), "and not its text"
 
 
 async def test_a_server_that_stops_keeps_what_it_has(tmp_path: Path) -> None:

@@ -826,10 +826,11 @@ async def test_a_message_moves_its_senders_mark(log: Log) -> None:
 async def test_marks_are_the_same_before_and_after_they_are_settled(open_log: Open, size: int) -> None:
     log, other = await open_log(), await open_log()
     dice = random.Random(size)
+    users = [f'"us\\ér"-{number}' for number in range(40)]
     seqs: dict[str, int] = {}
     head = 0
     for turn in range(3 * own.SETTLED // size):
-        batch = [message(user=f"user-{dice.randrange(40)}", on=dice.choice((None, None, False))) for _ in range(size)]
+        batch = [message(user=users[dice.randrange(40)], on=dice.choice((None, None, False))) for _ in range(size)]
         if turn % 5 == 4:
             batch[0] = reacted(1, user="user-1")
         await append((log, other)[turn % 2], *batch)
@@ -837,7 +838,7 @@ async def test_marks_are_the_same_before_and_after_they_are_settled(open_log: Op
             if entry.type == "message" and entry.on is None:
                 seqs[entry.user] = seq
         head += size
-        found = await other.marks([("lobby", f"user-{number}") for number in range(40)])
+        found = await other.marks([("lobby", user) for user in users])
         assert {user: seq for (_, user), seq in found.items()} == seqs
 
 
@@ -865,6 +866,13 @@ async def test_a_mention_is_committed_with_its_message_or_not_at_all(log: Log) -
     assert (await past(log))[0]["mentions"] == ["bob", "eve"]
     await append(log, deleted(1))
     assert "mentions" not in (await everything(log))[0] | (await past(log))[0]
+
+
+async def test_who_is_named_behind_a_duplicate_hears_of_it(log: Log) -> None:
+    await append(log, message(mentions=("bob",), key="a"))
+    again, other = await append(log, message(mentions=("bob",), key="a"), message(mentions=("eve", "bob"), key="b"))
+    assert (again.duplicate, [(entry.room, seq) for entry, seq, _ in other.along]) == (True, [("~eve", 1), ("~bob", 2)])
+    assert await log.heads(["~bob", "~eve"]) == {"~bob": 2, "~eve": 1}
 
 
 async def test_an_own_log_of_a_year_is_as_long_as_one_of_a_day(log: Log, clock: Clock) -> None:

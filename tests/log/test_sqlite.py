@@ -17,7 +17,7 @@ from tests.support.chat import eventually
 from tests.support.entries import MIB, append, deleted, edited, everything, message, reacted, read_mark
 from tests.support.sqlite_files import child, make, put, refusal, sizes
 from tornado_chat.errors import LogUnavailable
-from tornado_chat.log import Appended
+from tornado_chat.log import Appended, own, sqlite_writer
 from tornado_chat.log import sqlite as sqlite_module
 from tornado_chat.log.sqlite import SQLiteLog, open_sqlite
 from tornado_chat.log.sqlite_reader import Reader
@@ -472,6 +472,34 @@ def test_no_batch_is_done_twice_while_two_write_in_turns(path: Path) -> None:
             assert not any("wanted.key" in statement for statement in statements)  # no looking for duplicates
     for writer in writers:
         writer.close()
+
+
+def test_a_busy_room_is_not_looked_through_for_its_senders(path: Path) -> None:
+    writer = Writer(str(path), 1, 1)
+    writer.append([message(user=f"user-{number}") for number in range(own.SETTLED - 10)])
+    statements: list[str] = []
+    writer.db.set_trace_callback(statements.append)
+    for number in range(20):
+        writer.append([message(user=f"user-{number}")])
+        writer.append([read_mark(number, f"user-{number}")])
+    assert sum("INSERT INTO marks" in statement for statement in statements) == 1  # of all who sent
+    assert not any('"on" IS NULL' in statement for statement in statements)
+    writer.close()
+
+
+def test_senders_that_are_remembered_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_writer, "CACHED_SENDERS", 100)
+    writer, reader = Writer(str(path), 1, 1), Reader(str(path), 1)
+    for turn in range(3 * own.SETTLED // 30):
+        writer.append([message(user=f"user-{number}", room=f"room-{number % 3}") for number in range(turn, turn + 30)])
+        assert sum(len(head.senders or ()) for head in writer._heads.values()) <= 130
+        (outcome,) = writer.append([read_mark(1, f"user-{turn}", f"room-{turn % 3}")])
+        assert isinstance(outcome, Appended)
+        assert not outcome.changed
+        ((*_, mark, _),) = reader.marks([(f"room-{turn % 3}", f"user-{turn}")])
+        assert mark == outcome.seq > 0
+    writer.close()
+    reader.close()
 
 
 async def test_counters(path: Path) -> None:

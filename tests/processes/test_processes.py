@@ -21,6 +21,7 @@ from tornado.httpclient import AsyncHTTPClient
 from tests.support.chat import SECRET, Client, Running, eventually, present, running
 from tests.support.plain_http import HTTP
 from tests.support.redis_servers import redis_of_the_session, redis_server
+from tests.support.several_servers import database, polls, servers
 from tornado_chat.auth import mint
 from tornado_chat.broker import Change
 from tornado_chat.live.hub import Hub
@@ -28,24 +29,7 @@ from tornado_chat.verify.proxy import Proxy
 from tornado_chat.verify.redis_server import RedisServer
 
 pytest_plugins = ["tests.support.postgres_servers"]
-__all__ = ["redis_of_the_session", "redis_server"]
-
-LOGS = ["sqlite", "postgresql"]
-
-
-@pytest.fixture(params=LOGS)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/chat.db"
-    url: str = request.getfixturevalue("postgres_url")
-    return url
-
-
-@asynccontextmanager
-async def servers(path: Path, count: int, database: str, *redis: str) -> AsyncIterator[list[Running]]:
-    async with AsyncExitStack() as stack:
-        settings: dict[str, Any] = {"database": database, "redis": redis, "siblings": count - 1}
-        yield [await stack.enter_async_context(running(path, **settings)) for _ in range(count)]
+__all__ = ["database", "polls", "redis_of_the_session", "redis_server"]
 
 
 @asynccontextmanager
@@ -55,21 +39,6 @@ async def one_through_a_proxy(path: Path, redis: RedisServer) -> AsyncIterator[t
         urls = (f"redis://127.0.0.1:{proxy.port}/0", redis.url)
         one, two = [await stack.enter_async_context(running(path, redis=(url,), siblings=1)) for url in urls]
         yield proxy, one, two
-
-
-@pytest.fixture
-def polls(monkeypatch: pytest.MonkeyPatch) -> Counter[Hub]:
-    """How often each hub has asked for the heads. After the first time it does so only when something makes it."""
-    counted = Counter[Hub]()
-    poll = Hub.poll
-
-    async def counting(hub: Hub) -> None:
-        await poll(hub)
-        counted[hub] += 1
-
-    monkeypatch.setattr(Hub, "poll", counting)
-    monkeypatch.setattr("tornado_chat.server.POLL_SECONDS", 1_000_000)
-    return counted
 
 
 async def degraded(here: Running) -> Any:

@@ -26,6 +26,7 @@ class HTTPTampering(Tampering):
         everywhere: bool = False,
     ) -> None:
         super().__init__(port, tamper, begin_after=begin_after, everywhere=everywhere)
+        self.alone: set[object] = set()  # connections that have had a request for one room
         self._of_stream = of_stream
         self._of_answers = of_answers
 
@@ -42,6 +43,8 @@ class HTTPTampering(Tampering):
             if b"expect" in headers:
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request = request.replace(b"Expect: 100-continue\r\n", b"")
+            if b" /v1/rooms/" in request.split(b"\r\n")[0]:
+                self.alone.add(asyncio.current_task())
             target.write(request + await reader.readexactly(int(headers.get(b"content-length", 0))))
             data = await back.readuntil(b"\r\n\r\n")
             head = read_head(data)
@@ -115,7 +118,8 @@ class Resumed:
 
 def misnumber(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     """An event whose id is that of the one before it, so that a browser would come back to see it twice."""
-    if proxy.at is not None or message["type"] not in EVENTS:
+    assert isinstance(proxy, HTTPTampering)
+    if proxy.at is not None or message["type"] not in EVENTS or asyncio.current_task() not in proxy.alone:
         return None
     proxy.at = message
     return [_written(Block(f"epoch.{message['seq'] - 1}", None, json.dumps(message), None))]

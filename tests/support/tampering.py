@@ -12,6 +12,7 @@ from tests.support.raw_websocket import client_frame
 from tornado_chat.verify.frames import TEXT, ServerFrames
 
 EVENTS = ("message", "edited", "deleted", "reacted")
+OWN_EVENTS = ("followed", "unfollowed", "marked", "mentioned")
 
 Message = dict[str, Any]
 Tamper = Callable[["Tampering", Message], list[Message | bytes] | None]
@@ -191,6 +192,76 @@ def refuse(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     return [{"type": "error", "id": message["id"], "code": "forbidden", "message": "no"}]
 
 
+# One's own log.
+
+
+def drop_own(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+    if proxy.at is not None or message["type"] not in OWN_EVENTS:
+        return None
+    proxy.at = message
+    return []
+
+
+class ChangeOwn:
+    """An event of this type in an own log says something else, to the first who is shown it and to nobody else."""
+
+    def __init__(self, type: str, **changed: Any) -> None:
+        self._type = type
+        self._changed = changed
+
+    def __call__(self, proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+        if proxy.at is not None or message["type"] != self._type:
+            return None
+        proxy.at = message
+        return [message | self._changed]
+
+
+class FalsifyState:
+    """A state in which a room stands otherwise."""
+
+    def __init__(self, falsify: Callable[[Message], Message | None]) -> None:
+        """`falsify` makes another room of one, or None where it cannot."""
+        self._falsify = falsify
+
+    def __call__(self, proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+        rooms = (message.get("state") or {}).get("rooms", ())
+        for place, room in enumerate(rooms):
+            changed = self._falsify(room)
+            if proxy.at is None and changed is not None:
+                proxy.at = {"room": "~", "seq": message["cursor"]}
+                return [message | {"state": {"rooms": [*rooms[:place], changed, *rooms[place + 1 :]]}}]
+        return None
+
+
+def another_level(room: Message) -> Message | None:
+    return room | {"level": "nothing" if room["level"] != "nothing" else "mentions"}
+
+
+def one_more_unread(room: Message) -> Message | None:
+    more = room["unread"] + 1
+    return room | {"unread": more} if more <= min(room["messages"], room["head"] - room["read"]) else None
+
+
+def an_older_mark(room: Message) -> Message | None:
+    return room | {"read": room["read"] - 1} if room["read"] else None
+
+
+def forget_mark(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+    """Somebody who has said something in a room is told that it was not read."""
+    if proxy.at is not None or message["type"] != "joined" or not message["read"]:
+        return None
+    proxy.at = message | {"seq": 0}
+    return [message | {"read": 0}]
+
+
+def mark_by_signal(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+    """A signal tells of a mark that nobody has asked for."""
+    if proxy.at is not None or message["type"] != "read":
+        return None
+    proxy.at = message | {"seq": 10**6}
+    return [proxy.at]
+
+
 def change_epoch(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     if proxy.at is not None or message["type"] != "joined":
         return None
@@ -294,7 +365,7 @@ def go_on_after_left(proxy: Tampering, message: Message) -> list[Message | bytes
     """One more event of a room that was left."""
     if message["type"] == "message":
         proxy.held = message
-    if proxy.at is not None or proxy.held is None or message["type"] != "left":
+    if proxy.at is not None or proxy.held is None or message["type"] != "left" or message["room"] == "~":
         return None
     proxy.at = {**proxy.held, "room": message["room"]}
     return [message, proxy.at]

@@ -58,6 +58,13 @@ def options(url: str, **more: Any) -> Options:
         (tampering.withhold("history"), {"stuck"}),
         (tampering.withhold("presence"), {"stuck"}),
         (tampering.deny_presence, {"presence"}),
+        (tampering.drop_own, {"hole"}),
+        (tampering.ChangeOwn("mentioned", target=10**6), {"content", "mention"}),
+        (tampering.ChangeOwn("marked", read=10**6), {"content", "mark"}),
+        (tampering.FalsifyState(tampering.another_level), {"state"}),
+        (tampering.FalsifyState(tampering.one_more_unread), {"state"}),
+        (tampering.FalsifyState(tampering.an_older_mark), {"state"}),
+        (tampering.mark_by_signal, {"mark"}),
     ],
 )
 async def test_a_broken_promise_is_found(
@@ -92,6 +99,16 @@ async def test_pages_that_are_false_are_found(tmp_path: Path, capsys: pytest.Cap
     found = {(one["room"], one["seq"]) for one in violations if one["kind"] == "history"}
     for name, message in falsify.done.items():
         assert (message["room"], message["seq"]) in found, name
+
+
+async def test_a_mark_that_was_forgotten_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with tampering.Tampering(server.port, tampering.forget_mark) as proxy:
+            coming_back = options(f"http://127.0.0.1:{proxy.port}", faults=("reconnects",), seconds=5.0, clients=40)
+            assert await verify(coming_back) == 1
+    assert proxy.at is not None, "nothing was tampered with"
+    found = json.loads(capsys.readouterr().out)["violations"]
+    assert ("mark", proxy.at["room"]) in {(one["kind"], one["room"]) for one in found}
 
 
 async def test_what_goes_on_after_left_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,6 +194,8 @@ OVER_HTTP = ("stream", "poll", "http")
         ("http", tampering.lose_event, {"lost"}),
         ("http", tampering.refuse, {"foreign"}),
         ("http", tampering.withhold("history"), {"protocol"}),
+        ("poll", tampering.drop_own, {"hole", "cursor"}),
+        ("stream", tampering.FalsifyState(tampering.one_more_unread), {"state"}),
     ],
 )
 async def test_a_broken_promise_over_http_is_found(

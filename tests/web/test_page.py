@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.support.chromium import Person, another, fill_room
+from tests.support.raw_chat import get
 from tests.support.servers import Server
 
 pytest_plugins = ["tests.support.chromium_fixtures"]
 
 MOST_ROWS = 500
+MOST_BYTES = 60_000  # of a first visit, compressed, without headers
 
 
 def test_two_people_chat(browser: Browser, server: Server) -> None:
@@ -269,3 +272,20 @@ def test_it_fits_the_screen(browser: Browser, server: Server, tmp_path: Path, sc
     assert box["y"] + box["height"] <= size["height"]
     (tmp_path / f"{scheme}-{width}.png").write_bytes(page.screenshot())
     anna.leave()
+
+
+def test_a_first_visit_loads_little(browser: Browser, server: Server) -> None:
+    """What is for texts, other networks, names and options comes when there is need of it."""
+    context = browser.new_context()
+    page = context.new_page()
+    loaded: list[str] = []
+    page.on("request", lambda request: loaded.append(request.url.removeprefix(server.url)))
+    page.goto(server.url)
+    page.locator("#name-input").fill("Anna")
+    page.locator("#name-go").click()
+    expect(page.locator("#status")).to_have_attribute("data-kind", "live")
+    files = {path for path in loaded if path == "/" or path.startswith("/static/")}
+    assert len(files) > 20
+    bodies = [get(server.port, path).partition(b"\r\n\r\n")[2] for path in files]
+    assert sum(len(gzip.compress(body, 6)) for body in bodies) <= MOST_BYTES
+    context.close()

@@ -71,7 +71,7 @@ def test_a_guest_called_like_a_user_is_told_from_them(browser: Browser, server: 
         quote = bob.row(f"to {text}").locator(".quote")
         expect(quote).to_have_text(f"Anna {mark}{text}")
         called = "Anna (guest)" if mark else "Anna"
-        expect(quote).to_have_attribute("aria-label", f"In reply to {called}: go there")
+        expect(quote).to_have_attribute("title", f"In reply to {called}: go there")
     for person in (user, guest, bob):
         person.leave()
 

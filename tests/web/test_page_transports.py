@@ -96,7 +96,7 @@ def test_where_streams_are_held_back_it_polls(browser: Browser, server: Server, 
     only(box, "poll")
     anna, bob = Person(browser, box.url, "Anna"), Person(browser, server.url, "Bob")
     comes_by(anna, "poll")
-    assert box.count("/v1/commands") == 0
+    assert box.count("/v1/commands") <= 1  # the room is followed
     assert not [error for error in anna.errors if re.search(NOT_LET_IN, error)]
     chat(anna, bob)
     expect(bob.page.locator("#seen")).to_have_text("Seen by Anna (guest)")
@@ -209,6 +209,7 @@ def test_an_outage_is_no_news_of_the_network(browser: Browser, server: Server, b
     comes_by(anna, "websocket")
     chat(anna, bob)
     before = anna.texts()
+    anna.page.evaluate("import('./static/lower.js')")  # as a page does that is some seconds old
     asked = box.count("/v1/session")
     box.away = True
     box.cut()
@@ -235,10 +236,10 @@ def test_an_outage_is_no_news_of_the_network(browser: Browser, server: Server, b
 def test_a_visit_that_begins_in_an_outage(browser: Browser, server: Server, box: Middlebox) -> None:
     anna = Person(browser, box.url, "")
     anna.page.locator("#name-skip").wait_for()
-    asked = box.count("/v1/session")
+    asked = box.count("/static/lower.js")
     box.away = True
     anna.page.locator("#name-skip").click()
-    while box.count("/v1/session") == asked:
+    while box.count("/static/lower.js") < asked + 2:  # for a stream, and for polls
         anna.page.wait_for_timeout(100)
     only(box, "stream")
     assert anna.page.evaluate(REMEMBERED) is None

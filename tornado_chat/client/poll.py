@@ -19,6 +19,8 @@ WAIT = 25.0
 """s, that a poll is held where there is nothing new."""
 WAIT_SPREAD = 0.1
 """So that those who came together do not for ever."""
+OWN = "~"
+"""The log of one's own."""
 MAX_SEQ = 2**63 - 1
 """No room has so many events: the server answers with the head."""
 
@@ -85,6 +87,12 @@ class Polls:
 
     async def _begin(self, new: list[Asked]) -> None:
         """Find the heads of `new` rooms, and tell `joined`."""
+        for asked in new:
+            if asked.room == OWN:
+                await self._begin_own(asked)
+        new = [asked for asked in new if asked.room != OWN]
+        if not new:
+            return
         try:
             answer = await self._ask({asked.room: MAX_SEQ for asked in new}, 0.0)
         except _Declined as declined:
@@ -98,9 +106,28 @@ class Polls:
             elif self._portion.rooms.get(asked.room) is asked:  # not left, nor joined anew
                 head = answer["cursors"][asked.room]
                 cursor = max(0, head - (asked.last or 0)) if asked.after is None else min(asked.after, head)
-                asked.after, asked.started = cursor, True
-                joined = {"room": asked.room, "head": head, "cursor": cursor, "epoch": self._epoch}
-                await self._listener({"type": "joined", "id": asked.id, **joined})
+                await self._tell_joined(asked, head, cursor)
+
+    async def _begin_own(self, asked: Asked) -> None:
+        """As `_begin`, of the log of one's own: a page of it has the state where a join would."""
+        after = "" if asked.after is None else f"&after={asked.after}"
+        path = self._target.path(f"/v1/rooms/{OWN}/events", f"limit=1{after}")
+        try:
+            page = await self._answer("GET", path, None, 0.0)
+        except _Declined as declined:
+            await self._decline(asked, declined.error)
+            return
+        self._check_epoch(page)
+        if self._portion.rooms.get(asked.room) is asked:
+            cursor = page["cursor"] if "state" in page or asked.after is None else min(asked.after, page["head"])
+            await self._tell_joined(asked, page["head"], cursor, page.get("state"))
+
+    async def _tell_joined(self, asked: Asked, head: int, cursor: int, state: Data | None = None) -> None:
+        asked.after, asked.started = cursor, True
+        joined = {"room": asked.room, "head": head, "cursor": cursor, "epoch": self._epoch}
+        if state is not None:
+            joined["state"] = state
+        await self._listener({"type": "joined", "id": asked.id, **joined})
 
     async def _decline(self, asked: Asked, error: Data) -> None:
         self._portion.forget(asked)
@@ -125,6 +152,10 @@ class Polls:
     async def _pass_on(self, asked: dict[str, Asked], answer: Data) -> None:
         if not self._check_epoch(answer):
             return
+        if (mine := asked.get(OWN)) is not None and "state" in answer and self._portion.rooms.get(OWN) is mine:
+            events = [event["seq"] for event in answer["events"] if event["room"] == OWN]
+            cursor = events[0] - 1 if events else answer["cursors"][OWN]
+            await self._tell_joined(mine, cursor, cursor, answer["state"])
         for event in answer["events"]:
             room = asked[event["room"]]
             if self._portion.rooms.get(room.room) is room:
@@ -152,8 +183,10 @@ class Polls:
 
     async def _ask(self, rooms: dict[str, int | None], wait: float) -> Data:
         """The answer to a poll; _Declined if it is refused for the rooms' sake, or for now."""
-        path = self._target.path("/v1/poll")
-        answer = await ask(self._connection, path, {"rooms": rooms, "wait": wait}, wait + self._target.connect_timeout)
+        return await self._answer("POST", self._target.path("/v1/poll"), {"rooms": rooms, "wait": wait}, wait)
+
+    async def _answer(self, method: str, path: str, body: Data | None, wait: float) -> Data:
+        answer = await ask(self._connection, path, body, wait + self._target.connect_timeout, method)
         error = error_in(answer.body)
         if error is not None and answer.status in (403, 429, 503):
             raise _Declined(error)
@@ -168,9 +201,12 @@ class _Declined(Exception):
         self.error = error
 
 
-async def ask(connection: Connection, path: str, body: Data, seconds: float) -> Answer:
-    headers = {"Accept": "application/json", "Content-Type": "application/json"}
-    return await connection.ask("POST", path, headers, JSON.encode(body), seconds=seconds, max_bytes=MAX_MESSAGE_BYTES)
+async def ask(connection: Connection, path: str, body: Data | None, seconds: float, method: str = "POST") -> Answer:
+    headers = {"Accept": "application/json"}
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+    data = b"" if body is None else JSON.encode(body)
+    return await connection.ask(method, path, headers, data, seconds=seconds, max_bytes=MAX_MESSAGE_BYTES)
 
 
 def _object(answer: Answer, target: Target) -> Data:

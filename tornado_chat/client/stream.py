@@ -220,7 +220,7 @@ class Body:
         """The join may have come after it was asked for, from a later cursor."""
         message["id"] = asked.id
         begun = self._from[asked.room]
-        if asked.after is None:
+        if asked.after is None or "state" in message:  # that is true at its own cursor, whatever was asked for
             asked.after = message["cursor"]
         elif begun is not None and message["cursor"] >= begun:
             message["cursor"] = asked.after

@@ -87,9 +87,10 @@ class Target:
         scheme = "ws" if self.tls is None else "wss"
         return urlunsplit((scheme, self.url.netloc, self.url.path + "/ws", self._query(guest=True), ""))
 
-    def path(self, path: str, *, guest: bool = False) -> str:
+    def path(self, path: str, query: str = "", *, guest: bool = False) -> str:
         """What a request line has for `path`, which begins with `/v1`; a guest gives the name, too."""
-        return urlunsplit(("", "", self.url.path + path, self._query(guest=guest), ""))
+        query = "&".join(filter(None, (self._query(guest=guest), query)))
+        return urlunsplit(("", "", self.url.path + path, query, ""))
 
     def _query(self, *, guest: bool) -> str:
         name = [("name", self.name)] if guest and self.name is not None else []

@@ -205,7 +205,7 @@ class Body(Author):
                 ErrorCode.UNAVAILABLE, "this server is stopping: send all of it again with the same id", 1.0
             )
         ended = self.context.growing.ended.get((begin.room, self.user, begin.id))
-        reason = self.ack.reason if ended is None else ended[1]
+        reason = self.ack.reason if ended is None else ended.reason
         if reason is not None:
             return Conflict(f"message {self.ack.seq} has ended ({reason})", reason=reason)
         return Conflict("the id is another event's, or another connection goes on with its message")

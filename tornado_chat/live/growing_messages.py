@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection
 from time import monotonic
+from typing import NamedTuple
 
 from tornado_chat.errors import ChatError, Conflict, ErrorCode, LogUnavailable, Reason
 from tornado_chat.live.growing import Growing, snapshot
@@ -48,6 +49,14 @@ Name = tuple[str, str, str]
 """room, user, id of the `begin`."""
 
 
+class Ended(NamedTuple):
+    """How a message ended that grew here: its text is the log's."""
+
+    gen: int
+    length: int
+    reason: Reason
+
+
 class GrowingMessages:
     """Made once; `run` is its task. It is the Sender of what the server finishes itself."""
 
@@ -56,7 +65,7 @@ class GrowingMessages:
         self.user = ""
         self.home = home
         self.by_name: dict[Name, Growing] = {}
-        self.ended: dict[Name, tuple[Growing, Reason]] = {}  # the last ones, oldest first
+        self.ended: dict[Name, Ended] = {}  # the last ones, oldest first
         self._hub = hub
         self._publisher = publisher
         self._key = key
@@ -67,9 +76,9 @@ class GrowingMessages:
 
     # What their authors do
 
-    def check_open(self, room: str, user: str, id: str) -> None:
+    def check_open(self, name: Name) -> None:
         """Raise `too_large` if another message of the user's would be one too many."""
-        if (room, user, id) not in self.by_name and self._open.get(user, 0) >= OPEN_MESSAGES:
+        if name not in self.by_name and self._open.get(name[1], 0) >= OPEN_MESSAGES:
             raise ChatError(
                 ErrorCode.TOO_LARGE, f"{OPEN_MESSAGES} messages of yours may grow at once: finish one first"
             )
@@ -155,7 +164,7 @@ class GrowingMessages:
         if message.done is not None and not message.done.done():
             message.done.set_result(None)
         if reason is not None:
-            self.ended[name] = message, reason
+            self.ended[name] = Ended(message.gen, message.length, reason)
             if len(self.ended) > ENDED:
                 del self.ended[next(iter(self.ended))]
         growing = self._hub.growing.get(message.room)
@@ -248,7 +257,8 @@ class GrowingMessages:
             if not found or found[0]["seq"] != seq or "text" not in found[0]:
                 raise ChatError(ErrorCode.NOT_FOUND, f"seq {seq} of room {room} is no message, or it was deleted")
             text = found[0]["text"]
-            gen = next((one.gen for one, _ in self.ended.values() if (one.room, one.seq) == (room, seq)), 1)
+            ended = self.ended.get((room, found[0]["user"], found[0].get("id", "")))
+            gen = 1 if ended is None else ended.gen
         offset = min(offset, len(text))
         return Stream(id=id, room=room, seq=seq, gen=gen, offset=offset, text=text[offset:], done=open_one is None)
 

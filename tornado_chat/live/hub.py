@@ -248,6 +248,8 @@ class Hub:
         try:
             cursor, encoding = member.cursor, member.encoding
             name = own.shown(room.name)
+            if state is not None:  # it is true at the cursor, and what has happened since comes as events
+                head = cursor
             joined = Joined(id=join.id, room=name, head=head, cursor=cursor, read=mark, epoch=epoch, state=state)
             member.line.write(encoding.wrap_at(encoding.codec.encode(joined), cursor))
             member.room = room.name

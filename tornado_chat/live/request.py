@@ -209,16 +209,18 @@ class Request(Author):
                 raise command
             return _HANDLERS[type(command)](self, command)
         except ChatError as error:
-            self._answers.append(self._refusal(error, command.id))
+            room = command.room if isinstance(command, Append | Finish) else None
+            self._answers.append(self._refusal(error, command.id, room))
             return True
         except Exception:
             logger.exception("command failed user=%s", self.user)
             self.fail()
             return True
 
-    def _refusal(self, error: ChatError, id: str | None) -> replies.Error:
+    def _refusal(self, error: ChatError, id: str | None, room: str | None = None) -> replies.Error:
+        """`room` is that of a message that grows."""
         self.context.hub.metrics.errors[error.code] += 1
-        return replies.error(error, id)
+        return replies.error(error, id, room)
 
     def _check_known(self) -> bool:
         """Whether the user can be recognised, or else nothing of the request is carried out."""
@@ -291,7 +293,7 @@ class Request(Author):
             self._writing = Writing(self)
         if not isinstance(command, Append):
             return self._writing.take(command)
-        if not self._writing.has_begun(command.room, command.stream):
+        if not self._writing.has_begun(self._writing.name_of(command)):
             raise Conflict(
                 "a request that has an `append` has the `begin` of its message before", stream=command.stream
             )
@@ -317,7 +319,11 @@ class Request(Author):
         """As `Writer.answered` says."""
         if not self._ended:
             place, _ = self._submitted.popleft()
-            self._answers[place] = self._refusal(outcome, entry.id) if isinstance(outcome, ChatError) else outcome
+            if isinstance(outcome, ChatError):
+                room = entry.room if isinstance(outcome, Conflict) else None
+                self._answers[place] = self._refusal(outcome, entry.id, room)
+            else:
+                self._answers[place] = outcome
 
     async def _keep_growing(self, grown: list[Growing]) -> None:
         """What was appended is in the log; else none of the request counts as done."""
@@ -337,13 +343,16 @@ class Request(Author):
         if self._submitted:
             return False
         self.check_room(command.room)
+        if command.as_ is not None:
+            self.check_actor(command.as_)
         self.charge()
         self._ask(partial(self._end_growth, command), command)
         return True
 
     async def _end_growth(self, command: Stop) -> Answer:
         growing = self.context.growing
-        await growing.stop(command.room, command.seq, self.user, moderator=self.identity.moderator)
+        user = self.user if command.as_ is None else command.as_.user
+        await growing.stop(command.room, command.seq, user, moderator=self.identity.moderator)
         return None if command.id is None else replies.Ack(id=command.id, room=command.room)
 
     def _fetch(self, command: Fetch) -> bool:

@@ -355,6 +355,8 @@ class Session(Author):
 
     def _stop(self, command: Stop) -> bool:
         self.check_room(command.room)
+        if command.as_ is not None:
+            self.check_actor(command.as_)
         self.charge()
         if self.stops >= STOPS:
             raise ChatError(ErrorCode.RATE_LIMITED, f"{STOPS} of your `stop` are under way", retry_after=2.0)
@@ -364,7 +366,8 @@ class Session(Author):
 
     async def _await_end(self, command: Stop) -> None:
         try:
-            await self.context.growing.stop(command.room, command.seq, self.user, moderator=self.identity.moderator)
+            user = self.user if command.as_ is None else command.as_.user
+            await self.context.growing.stop(command.room, command.seq, user, moderator=self.identity.moderator)
         except Exception as error:
             if not self.line.closing:
                 self._fail_on(command, error)

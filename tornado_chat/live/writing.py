@@ -15,12 +15,13 @@ from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, Conflict, ErrorCode
 from tornado_chat.live.context import Context
 from tornado_chat.live.growing import STREAM_CHARS, Growing
+from tornado_chat.live.growing_messages import Name
 from tornado_chat.live.limits import BEGIN_BYTES
 from tornado_chat.log import Appended, Entry
 from tornado_chat.log.growing import Begin as BeginEntry
 from tornado_chat.log.growing import Finish as FinishEntry
 from tornado_chat.wire import replies
-from tornado_chat.wire.commands import Append, Begin, Finish, Growth
+from tornado_chat.wire.commands import Actor, Append, Begin, Finish, Growth
 
 
 class Writer(Protocol):
@@ -35,6 +36,8 @@ class Writer(Protocol):
         """Its connection has ended: somebody else may go on."""
 
     def check_room(self, room: str) -> None: ...
+
+    def check_actor(self, actor: Actor) -> None: ...
 
     def charge_bytes(self, count: int) -> None: ...
 
@@ -57,56 +60,63 @@ STREAMS = 1024
 class Writing:
     """The Sender of its writer's `begin` and `finish`; it exists from the first of them on."""
 
-    __slots__ = ("_beginning", "_gens", "_refused", "_writer", "user")
+    __slots__ = ("_beginning", "_finishing", "_gens", "_refused", "_writer", "user")
 
     def __init__(self, writer: Writer) -> None:
         self.user = writer.user
         self._writer = writer
-        self._beginning: dict[tuple[str, str], int] = {}  # room and id of each `begin` that is not answered
-        self._gens: dict[tuple[str, str], int] = {}  # what the last `begin` of each was answered
-        self._refused: tuple[str, str, int] | None = None  # the `append` that was refused last
+        self._beginning: set[Name] = set()  # whose `begin` is not answered
+        self._gens: dict[Name, int] = {}  # what the last `begin` of each was answered
+        self._finishing: dict[Entry, Name] = {}  # whose `finish` is not answered
+        self._refused: tuple[Name, int] | None = None  # the `append` that was refused last
 
     def take(self, command: Growth) -> bool:
         """Carry out `command`; False if its turn has not come. ChatError."""
         self._writer.check_room(command.room)
-        if isinstance(command, Append):
-            return self._append(command)
-        if (command.room, command.id if isinstance(command, Begin) else command.stream) in self._beginning:
+        if command.as_ is not None:
+            self._writer.check_actor(command.as_)
+        name = self.name_of(command)
+        if name in self._beginning:
             return False
+        if isinstance(command, Append):
+            self._append(command, name)
+            return True
         publisher = self._writer.context.publisher
         waiting = publisher.congestion(command.room)
         if waiting is not None:
             waiting[self] = None
             return False
-        entry = self._begin(command) if isinstance(command, Begin) else self._finish(command)
+        entry = self._begin(command, name) if isinstance(command, Begin) else self._finish(command, name)
         self._writer.submitted(entry)
         publisher.submit(self, entry)
         return True
 
-    def has_begun(self, room: str, id: str) -> bool:
+    def name_of(self, command: Growth) -> Name:
+        """Which message it is about."""
+        user = self.user if command.as_ is None else command.as_.user
+        return command.room, user, command.id if isinstance(command, Begin) else command.stream
+
+    def has_begun(self, name: Name) -> bool:
         """Whether its `begin` was said here."""
-        return (room, id) in self._beginning or (room, id) in self._gens
+        return name in self._beginning or name in self._gens
 
     def messages(self) -> list[Growing]:
         """Those that were begun here and grow in this process."""
         found = self._writer.context.growing.by_name
-        names = [(room, self.user, id) for room, id in self._gens]
-        return [found[name] for name in names if name in found]
+        return [found[name] for name in self._gens if name in found]
 
     def end(self) -> None:
         """The connection has ended."""
         for message in self.messages():
             self._writer.context.growing.let_go(message, self._writer)
 
-    def _begin(self, command: Begin) -> Entry:
+    def _begin(self, command: Begin, name: Name) -> Entry:
         writer = self._writer
-        writer.context.growing.check_open(command.room, self.user, command.id)
+        writer.context.growing.check_open(name)
         writer.charge_bytes(BEGIN_BYTES)
-        self._beginning[command.room, command.id] = 1
+        self._beginning.add(name)
         return BeginEntry(
-            command.room,
-            self.user,
-            writer.identity.name,
+            *self._author(command),
             id=command.id,
             home=writer.context.growing.home,
             replica=command.replica,
@@ -115,27 +125,24 @@ class Writing:
             meta=_json(command.meta),
         )
 
-    def _append(self, command: Append) -> bool:
-        name = command.room, command.stream
-        if name in self._beginning:
-            return False
+    def _append(self, command: Append, name: Name) -> None:
         messages = self._writer.context.growing
-        message = messages.by_name.get((command.room, self.user, command.stream))
+        message = messages.by_name.get(name)
         gen = command.gen or self._gens.get(name)
         if message is None or message.ending or gen is None or gen < message.gen:
-            said = (*name, gen or 0)
+            said = name, gen or 0
             if said != self._refused:
                 self._refused = said
-                raise self._conflict(command, message)
-            return True
+                raise self._conflict(name, message)
+            return
         if gen > message.gen or command.offset > message.length:
             if not message.gap:
                 message.gap = True
-                raise self._conflict(command, message)
-            return True
+                raise self._conflict(name, message)
+            return
         text = command.text[message.length - command.offset :]
         if not text:
-            return True
+            return
         message.gap = False
         if message.length + len(text) > STREAM_CHARS:
             text = text[: STREAM_CHARS - message.length]
@@ -146,29 +153,22 @@ class Writing:
                 ErrorCode.TOO_LARGE, f"text: a message that grows has at most {STREAM_CHARS:,} characters: finish it"
             )
         messages.add(message, text)
-        return True
 
-    def _finish(self, command: Finish) -> Entry:
+    def _finish(self, command: Finish, name: Name) -> Entry:
         writer = self._writer
         messages = writer.context.growing
-        message = messages.by_name.get((command.room, self.user, command.stream))
-        gen = self._gens.get((command.room, command.stream))
+        message = messages.by_name.get(name)
+        gen = self._gens.get(name)
         text, seq = "", 0
         if message is not None:
             if gen is None:
                 gen = message.gen
             if gen < message.gen or command.length > message.length:
-                raise self._conflict(command, message)
+                raise self._conflict(name, message)
             messages.end(message, command.length)
             text, seq = message.text(), message.seq
-        else:
-            ended = messages.ended.get((command.room, self.user, command.stream))
-            if ended is not None:
-                seq = ended[0].seq
-        return FinishEntry(
-            command.room,
-            self.user,
-            writer.identity.name,
+        entry = FinishEntry(
+            *self._author(command),
             key=command.id or writer.context.hidden_key(),
             id=command.id,
             target=seq,
@@ -178,9 +178,18 @@ class Writing:
             home=messages.home,
             meta=_json(command.meta),
         )
+        self._finishing[entry] = name
+        return entry
 
-    def _conflict(self, command: Append | Finish, message: Growing | None) -> Conflict:
-        id = command.stream
+    def _author(self, command: Begin | Finish) -> tuple[str, str, str]:
+        """The room, the user and the name that its event will have."""
+        actor = command.as_
+        if actor is None:
+            return command.room, self.user, self._writer.identity.name
+        return command.room, actor.user, actor.name or actor.user
+
+    def _conflict(self, name: Name, message: Growing | None) -> Conflict:
+        id = name[2]
         if message is not None and not message.ending:
             return Conflict(
                 f"the text has {message.length} characters: go on from there",
@@ -188,11 +197,10 @@ class Writing:
                 gen=message.gen,
                 length=message.length,
             )
-        ended = self._writer.context.growing.ended.get((command.room, self.user, id))
+        ended = self._writer.context.growing.ended.get(name)
         if ended is not None:
-            return Conflict(
-                f"it has ended ({ended[1]})", stream=id, gen=ended[0].gen, length=ended[0].length, reason=ended[1]
-            )
+            gen, length, reason = ended
+            return Conflict(f"it has ended ({reason})", stream=id, gen=gen, length=length, reason=reason)
         if message is not None:
             return Conflict("it is being finished", stream=id, gen=message.gen, length=message.length)
         return Conflict("no such message of yours grows here: `begin` it", stream=id)
@@ -204,11 +212,16 @@ class Writing:
         messages = self._writer.context.growing
         ack: replies.Ack | None = None
         if isinstance(entry, BeginEntry):
-            del self._beginning[entry.room, entry.key]
+            self._beginning.discard((entry.room, entry.user, entry.key))
             if isinstance(outcome, Appended):
                 ack = self._begun(entry, outcome)
         elif isinstance(entry, FinishEntry):
+            name = self._finishing.pop(entry)
             message = messages.find(entry.room, entry.target or 0)
+            if not entry.target and isinstance(outcome, ChatError) and outcome.code is ErrorCode.NOT_FOUND:
+                outcome = self._conflict(name, None)  # nor was it a resend
+            elif isinstance(outcome, Conflict):
+                outcome.stream = name[2]
             if message is not None:
                 messages.answered(message, outcome, entry.reason)
             if isinstance(outcome, Appended) and entry.id is not None:
@@ -223,11 +236,14 @@ class Writing:
         present = None if writer.gone else writer
         message = writer.context.growing.begun(entry, outcome, present)
         gen, length = claim.gen or None, claim.length
+        if claim.reason is not None:  # the log does not keep it
+            ended = writer.context.growing.ended.get((entry.room, entry.user, entry.key))
+            gen = ended.gen if ended is not None else 1
         if message is not None:
             gen, length = message.gen, message.length
             if len(self._gens) >= STREAMS:
                 del self._gens[next(iter(self._gens))]
-            self._gens[entry.room, entry.key] = gen
+            self._gens[entry.room, entry.user, entry.key] = gen
             if present is None:
                 writer.context.growing.let_go(message, None)
         return replies.Ack(

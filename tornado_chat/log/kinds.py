@@ -300,7 +300,7 @@ def rooms_of(entry: Entry) -> tuple[str, ...]:
 
 def portion(batch: Sequence[Entry], limit: int | None) -> Sequence[Entry]:
     """The first entries of `batch`, at least one, that make `limit` events at most with those in logs of one's own."""
-    if limit is None or len(batch) + sum(len(entry.mentions) for entry in batch) <= limit:
+    if limit is None or (len(batch) <= limit and not [entry for entry in batch if entry.mentions]):
         return batch
     count = 0
     for place, entry in enumerate(batch):

@@ -24,7 +24,7 @@ FOLLOWS = 1000
 INVITATIONS = 100
 """Of these, rooms to which others have invited the user, who has not said anything about them."""
 
-SETTLED = 256
+SETTLED = 512
 """So many events of a room come between two times that the messages since the last one move their senders' marks in
 `marks`. Until then whoever asks for a mark looks at these events too."""
 

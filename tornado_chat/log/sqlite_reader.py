@@ -50,14 +50,23 @@ MARK = """max(
         ORDER BY seq DESC LIMIT 1
     ), 0)
 )"""
-MARKS = f"""
+# Each room's messages are looked at once, however many ask for their marks there.
+MARKS = """
+WITH wanted AS MATERIALIZED (
+    SELECT r.id AS room, r.name, json_extract(asked.value, '$[1]') AS user
+    FROM json_each(?) AS asked CROSS JOIN rooms AS r ON r.name = json_extract(asked.value, '$[0]')
+), sent AS MATERIALIZED (
+    SELECT e.room, e.user, max(e.seq) AS seq
+    FROM (SELECT DISTINCT room FROM wanted) AS w CROSS JOIN events AS e
+    ON e.room = w.room AND e.seq > coalesce((SELECT seq FROM settled WHERE room = w.room), 0)
+    WHERE (e.room, e.user) IN (SELECT room, user FROM wanted) AND e.type = 'message' AND e."on" IS NULL
+    GROUP BY e.room, e.user
+)
 SELECT json_group_array(json_array(name, user, mark, lapses)) FROM (
-    SELECT
-        r.name, wanted.user, {MARK.format(user="wanted.user")} AS mark,
-        (SELECT lapses FROM marks WHERE room = r.id AND user = wanted.user) AS lapses
-    FROM (
-        SELECT json_extract(value, '$[0]') AS room, json_extract(value, '$[1]') AS user FROM json_each(?)
-    ) AS wanted CROSS JOIN rooms AS r ON r.name = wanted.room
+    SELECT w.name, w.user, max(coalesce(m.seq, 0), coalesce(s.seq, 0)) AS mark, m.lapses
+    FROM wanted AS w
+    LEFT JOIN marks AS m ON m.room = w.room AND m.user = w.user
+    LEFT JOIN sent AS s ON s.room = w.room AND s.user = w.user
 ) WHERE mark > 0
 """
 FLOORS = """

@@ -23,7 +23,6 @@ from tornado_chat.log.kinds import KINDS, OWN, made_along, portion, rooms_of
 from tornado_chat.log.rows import more_of, refusal, unwanted
 from tornado_chat.log.schema import new_epoch
 from tornado_chat.log.sqlite_file import Connected, prepare, transaction
-from tornado_chat.log.sqlite_reader import MARK
 from tornado_chat.log.sqlite_turn import Turn
 from tornado_chat.log.sweeping import Mark
 
@@ -35,6 +34,7 @@ WIDTH = COLUMNS.count(",") + 1
 # Rows of the prepared INSERTs; a batch takes the next size and leaves the rows that it does not need NULL.
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 CACHED_ROOMS = 10_000
+CACHED_SENDERS = 100_000
 
 # What SQLite or the way to it refuses because of an entry's own values.
 DATA_ERRORS = (
@@ -72,11 +72,10 @@ FROM json_each(?) AS wanted CROSS JOIN rooms AS r ON r.name = json_extract(wante
 CROSS JOIN events AS e ON e.room = r.id
     AND e.user = json_extract(wanted.value, '$[1]') AND e.key = json_extract(wanted.value, '$[2]')
 """
-MARKS = f"""
-SELECT json_group_array(json_array(wanted.key, {MARK.format(user="wanted.user")}))
-FROM (
-    SELECT key, json_extract(value, '$[0]') AS room, json_extract(value, '$[1]') AS user FROM json_each(?)
-) AS wanted CROSS JOIN rooms AS r ON r.name = wanted.room
+MARKS = """
+SELECT json_group_array(json_array(wanted.key, m.seq))
+FROM json_each(?) AS wanted CROSS JOIN marks AS m
+ON m.room = json_extract(wanted.value, '$[0]') AND m.user = json_extract(wanted.value, '$[1]')
 """
 # Their `target` is what `kinds.made_along` says, `previous_message` that there is none.
 INSERT_OWN = """
@@ -119,14 +118,19 @@ INSERT INTO follows (own, room, level, inviter) VALUES (?, ?, ?, ?)
 ON CONFLICT (own, room) DO UPDATE SET level = excluded.level, inviter = excluded.inviter
 """
 UNFOLLOW = "DELETE FROM follows WHERE own = ? AND room = ?"
+# Whoever has sent since the room was settled, and their last message.
+SENDERS = """
+SELECT json_group_array(json_array(user, seq)) FROM (
+    SELECT user, max(seq) AS seq FROM events
+    WHERE room = :room AND seq > coalesce((SELECT seq FROM settled WHERE room = :room), 0) AND seq <= :head
+        AND type = 'message' AND "on" IS NULL
+    GROUP BY user
+)
+"""
 # A guest's mark lapses; one that there is does so when it did.
 SETTLE = """
 INSERT INTO marks (room, user, seq, lapses)
-SELECT room, user, max(seq), CASE WHEN user >= 'guest-' AND user < 'guest.' THEN :lapse END
-FROM events
-WHERE room = :room AND seq > coalesce((SELECT seq FROM settled WHERE room = :room), 0) AND seq <= :head
-    AND type = 'message' AND "on" IS NULL
-GROUP BY user
+SELECT ?1, key, value, CASE WHEN key >= 'guest-' AND key < 'guest.' THEN ?2 END FROM json_each(?3) WHERE true
 ON CONFLICT (room, user) DO UPDATE SET seq = max(seq, excluded.seq)
 """
 SETTLED = """
@@ -165,9 +169,12 @@ REVOKE = "INSERT INTO revocations (jti) SELECT ? WHERE NOT EXISTS (SELECT 1 FROM
 class Head:
     """Where a room stands: the row's `id`, its last `seq`, the seq of its last message (0: none), its last `ts`, how
     many `others` than messages it has, and the seq from which on its messages are to be settled.
+
+    `senders`: whoever has sent since it was settled, and the seq of their last message that moves their mark; None: to
+    be looked up when it is wanted.
     """
 
-    __slots__ = ("id", "message", "others", "seq", "settle_at", "ts")
+    __slots__ = ("id", "message", "others", "senders", "seq", "settle_at", "ts")
 
     def __init__(self, id: int, seq: int, message: int, ts: int, others: int) -> None:
         self.id = id
@@ -175,6 +182,7 @@ class Head:
         self.message = message
         self.ts = ts
         self.others = others
+        self.senders: dict[str, int] | None = None if seq else {}
         # Not at the same seq in all rooms: what is sent to each of many comes to it in one batch.
         self.settle_at = seq + own.SETTLED - (seq + id) % own.SETTLED
 
@@ -213,6 +221,7 @@ class Writer(Connected):
             self.db.close()
             raise LogUnavailable(f"{path}-wal cannot be opened: {error.strerror}") from error
         self._heads: dict[str, Head] = {}
+        self._noted = 0  # messages that may have made a sender in `_heads` since those were counted
         self._version = 0  # of the data, as SQLite counts what other connections commit, at which `_heads` were read
         self._shared = True  # another connection had written when SQLite was asked last
         self._erasable = 0  # edits that may still be erased in this transaction
@@ -221,6 +230,9 @@ class Writer(Connected):
         """As `Log.append` says. LogUnavailable if SQLite could not: then nothing of `batch` was written."""
         with self._writing():
             batch = portion(batch[:limit], limit)  # a copy in one step for the GIL: the loop may add to it at any time
+            self._noted += len(batch)
+            if self._noted > CACHED_SENDERS:
+                self._count_senders()
             try:
                 return self._append(batch)
             except DATA_ERRORS:
@@ -318,7 +330,7 @@ class Writer(Connected):
 
     def _fits_one_statement(self, batch: Sequence[Entry]) -> bool:
         """Whether these messages are few enough, and their rooms are there."""
-        if len(batch) > SIZES[-1] or any(entry.mentions for entry in batch):
+        if len(batch) > SIZES[-1] or [entry for entry in batch if entry.mentions]:
             return False
         rooms = {entry.room for entry in batch}
         if self._shared or not rooms <= self._heads.keys():
@@ -349,11 +361,28 @@ class Writer(Connected):
             raise
         return outcomes
 
+    def _senders(self, head: Head) -> dict[str, int]:
+        """As `Head.senders`, as of the head, all of which is inserted."""
+        if head.senders is None:
+            found = self.db.execute(SENDERS, {"room": head.id, "head": head.seq}).fetchone()[0]
+            head.senders = dict(orjson.loads(found))
+            self._noted += len(head.senders)
+        return head.senders
+
+    def _count_senders(self) -> None:
+        """Forget those that are cached if they are many."""
+        self._noted = sum(len(head.senders) for head in self._heads.values() if head.senders)
+        if self._noted > CACHED_SENDERS // 2:
+            self._noted = 0
+            for head in self._heads.values():
+                head.senders = None
+
     def _settle(self, due: Iterable[Head]) -> None:
         """Let the messages of these rooms move their senders' marks in `marks`."""
         for head in due:
-            self.db.execute(SETTLE, {"room": head.id, "head": head.seq, "lapse": sweeping.lapse()})
+            self.db.execute(SETTLE, (head.id, sweeping.lapse(), _json(self._senders(head))))
             self.db.execute(SETTLED, (head.id, head.seq))
+            head.senders = {}
             head.settle_at = head.seq + own.SETTLED - (head.seq + head.id) % own.SETTLED
 
     def _insert(self, values: list[Any]) -> None:
@@ -542,10 +571,16 @@ class Writer(Connected):
 
     def _load_marks(self, batch: Sequence[Entry]) -> dict[Mark, int]:
         """The marks of all who read in this batch; 0: none."""
-        marks = {(entry.room, entry.user): 0 for entry in batch if entry.type == "read"}
+        marks: dict[Mark, int] = {}
+        for entry in batch:
+            if entry.type == "read":
+                head = self._heads.get(entry.room)
+                marks[entry.room, entry.user] = 0 if head is None else self._senders(head).get(entry.user, 0)
         if marks:
-            wanted = list(marks)
-            marks.update((wanted[place], seq) for place, seq in self._array(MARKS, wanted))
+            pairs = [pair for pair in marks if pair[0] in self._heads]
+            wanted = [(self._heads[room].id, user) for room, user in pairs]
+            for place, seq in self._array(MARKS, wanted):
+                marks[pairs[place]] = max(marks[pairs[place]], seq)
         return marks
 
     def _array(self, query: str, parameter: list[Any]) -> list[list[Any]]:
@@ -646,6 +681,8 @@ def _number(head: Head, entry: Entry, now: int, values: list[Any]) -> None:
     if type == "message":
         previous_message = None
         head.message = seq
+        if head.senders is not None and entry.on is None:
+            head.senders[entry.user] = seq
     else:
         previous_message = head.message
     values += (

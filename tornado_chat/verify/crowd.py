@@ -16,9 +16,10 @@ from tornado_chat.verify.codecs import JSON, MSGPACK, Data
 from tornado_chat.verify.commands import MAX_UNANSWERED, Sent
 from tornado_chat.verify.device import Device
 from tornado_chat.verify.findings import Finding
+from tornado_chat.verify.growth import Growth
 from tornado_chat.verify.handshake import Offer
 from tornado_chat.verify.ledger import Ledger
-from tornado_chat.verify.messages import HISTORY_MAX
+from tornado_chat.verify.messages import HISTORY_MAX, LEVELS, MENTIONS_MAX, OWN
 from tornado_chat.verify.record import shape_of
 
 TOKEN_TTL = 30 * 86400
@@ -28,7 +29,11 @@ STOP_SECONDS = 5.0
 TICK = 0.02
 """The sends of so many seconds go out together."""
 ROOMS_EACH = 3
+GROWING, GROWING_EACH = 0.02, 3
+"""So many of the commands begin a message that grows; and how many of one device may grow at once."""
 STUCK_SHOWN = 20
+OWN_LOGS_READ = 100
+"""Of so many users the own log is read in the end."""
 SCROLLED_ROOMS, SCROLLED_PAGES = 20, 10
 """Of so many rooms so many pages are read back in the end, when nothing goes on any more."""
 LONG_TEXT = 4000
@@ -93,8 +98,10 @@ class Crowd:
         self.transports = list(plan.transports)
         self._run = f"{dice.getrandbits(32):08x}"
         self._users = max(1, plan.devices // 2)  # each has two devices
+        self._absent = f"verify-{self._run}-absent"  # who is named, and has never come
         self.devices = [self._device(number) for number in range(plan.devices)]
         self.began_as = self.kinds()
+        self._ending = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def _device(self, number: int) -> Device:
@@ -103,9 +110,10 @@ class Crowd:
         dice = random.Random(self.dice.getrandbits(64))
         rooms = list(self.ledger.records)
         kind = self.transports[number % len(self.transports)]
-        # In one room only some have a stream or a page of its own address.
-        count = 1 if kind in ("stream", "poll") and nth % 3 == 0 else min(ROOMS_EACH, len(rooms))
-        mine = [rooms[(user + step) % len(rooms)] for step in range(count)]
+        # In one room only some have a stream or a page of its own address. One of a user's is in the own log always.
+        alone = kind in ("stream", "poll") and nth % 3 == 0 and number >= self._users
+        mine = [rooms[(user + step) % len(rooms)] for step in range(1 if alone else min(ROOMS_EACH, len(rooms)))]
+        mine = mine if alone and nth % 2 else [OWN] if alone else [*mine, OWN]
         return Device(
             f"c{number + 1}",
             mine,
@@ -140,6 +148,7 @@ class Crowd:
         for device in self.devices[1:]:
             self._spawn(device)
             await asyncio.sleep(0.002)
+        self._tasks.add(asyncio.create_task(self._write()))
         await self._wait(lambda: all(device.welcomed.is_set() for device in self.devices), START_SECONDS)
 
     def kinds(self) -> Counter[str]:
@@ -186,12 +195,39 @@ class Crowd:
         users = len({device.user for device in self.devices})
         return min(self._plan.rate, limit * users * 0.8) if limit else self._plan.rate
 
+    async def _write(self) -> None:
+        """Messages that grow go on, and end when all is to end."""
+        while True:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            for device in self.devices:
+                if device.authoring.open:
+                    device.authoring.turn(now, ending=self._ending)
+
     def _one(self) -> None:
         device = self.dice.choice(self.devices)
-        if device.connected and len(device.commands.unanswered) < MAX_UNANSWERED:
+        if device.connected and device.spoken and len(device.commands.unanswered) < MAX_UNANSWERED:
+            if self.dice.random() < GROWING and device.authoring.open < GROWING_EACH:
+                self._begin_growing(device)
+                return
             command = self.command(device)
             device.commands.speak(command)
             self._aside(device, command["room"])
+
+    def _begin_growing(self, device: Device) -> None:
+        """Half of them answer somebody."""
+        dice = self.dice
+        command: Data = {"type": "begin", "room": dice.choice(device.spoken)}
+        other, asker = dice.choice(self.devices), None
+        asked = [seq for room, seq in other.commands.messages if room == command["room"]]
+        if asked and dice.random() < 0.5:
+            command["reply_to"], asker = dice.choice(asked), other.user
+        if dice.random() < 0.1:
+            command["meta"] = {"model": "é"}
+        if dice.random() < 0.2:
+            command["replica"] = device.name
+        words = dice.choices(_WORDS, k=dice.choice((0, 1, 20, 100, 100, 300, 2000)))
+        device.authoring.begin(command, " ".join(words), asker)
 
     def _aside(self, device: Device, room: str) -> None:
         """Now and then what makes no event; right after what does, so that their order is tried."""
@@ -199,8 +235,9 @@ class Crowd:
         kind = dice.random()
         if kind < 0.02:
             device.send({"type": "typing", "room": room, "on": True})
-        elif kind < 0.03:
-            device.send({"type": "read", "room": room, "seq": device.rooms[room].cursor})
+        elif kind < 0.03 and (seq := device.rooms[room].cursor):
+            device.own.ask_mark(room, seq, seq)
+            device.send({"type": "read", "room": room, "seq": seq})
         elif kind < 0.04:
             device.questions.ask_presence(room)
         elif kind < 0.06:
@@ -211,11 +248,19 @@ class Crowd:
     def command(self, device: Device) -> Data:
         """Something that `device` may say, without an id."""
         dice = self.dice
-        room = dice.choice(list(device.rooms))
+        room = dice.choice(device.spoken)
         kind = dice.random()
+        if kind > 0.92 and (own := self._about_own(device, room, kind)) is not None:
+            return own
         if kind < 0.08 and device.commands.messages:
             room, seq = dice.choice(device.commands.messages)
             return {"type": "edit", "room": room, "seq": seq, "text": self._text()}
+        if kind < 0.002 or (0.08 < kind < 0.082):
+            growing = [
+                one for one in self.ledger.still_growing() if one.user == device.user and one.room in device.rooms
+            ]
+            if growing:
+                return self._disturb(dice.choice(growing), edit=kind < 0.01)
         if kind < 0.12 and device.commands.messages:
             room, seq = device.commands.messages[at := dice.randrange(len(device.commands.messages))]
             del device.commands.messages[at]
@@ -235,7 +280,45 @@ class Crowd:
             command["meta"] = {"n": dice.randrange(1000), "of": [None, True, "é"]}
         if dice.random() < 0.1 and device.rooms[room].cursor:
             command["reply_to"] = device.rooms[room].cursor
+        if dice.random() < 0.1:
+            command["mentions"] = self._named()
+        if dice.random() < 0.1:
+            command["mark"] = False
         return command
+
+    def _named(self) -> list[str]:
+        """Users whom a message mentions, perhaps its sender, or one twice; half of the time the first of all."""
+        count = self.dice.choice((1, 1, 2, 3, MENTIONS_MAX))
+        named = [self.dice.choice(self.devices).user for _ in range(min(count, len(self.devices)))]
+        if self.dice.random() < 0.5:
+            named[0] = self.devices[0].user
+        if self._secret is not None and self.dice.random() < 0.3:
+            named[-1] = self._absent
+        return [user for user in named if user] or [self._absent]
+
+    def _about_own(self, device: Device, room: str, kind: float) -> Data | None:
+        """A mark, a room that is followed, an invitation; None where the one before has no answer yet."""
+        dice, seq = self.dice, device.rooms[room].cursor
+        if kind > 0.96 and seq:
+            beyond = dice.random() < 0.1
+            return {"type": "read", "room": room, "seq": seq + 2**40 if beyond else dice.randint(1, seq)}
+        if kind < 0.94:
+            user = dice.choice(self.devices).user or device.user
+            if user == device.user or room in self.ledger.own_log(user).busy:
+                return None
+            return {"type": "invite", "room": room, "user": user}
+        if room in device.own.busy:
+            return None
+        if kind < 0.95:
+            return {"type": "unfollow", "room": room}
+        return {"type": "follow", "room": room, "level": dice.choice(LEVELS)}
+
+    def _disturb(self, growth: Growth, *, edit: bool) -> Data:
+        """What changes a message that is there: the first is refused while it grows, the other stops it before."""
+        if edit:
+            return {"type": "edit", "room": growth.room, "seq": growth.seq, "text": self._text()}
+        growth.stopped = True
+        return {"type": "delete", "room": growth.room, "seq": growth.seq}
 
     def _text(self) -> str:
         size = self.dice.choice((1, 3, 8, 8, 20)) if self.dice.random() < 0.8 else 400
@@ -257,6 +340,7 @@ class Crowd:
 
     async def settle(self, patience: float) -> None:
         """Wait until everybody holds everything, read the whole log, and hold all to it; `patience` is in seconds."""
+        self._ending = True
         deadline = time.monotonic() + patience
         await self._wait(self._all_hold, deadline - time.monotonic())
         reader = Device(
@@ -274,13 +358,16 @@ class Crowd:
         # Who reads last may find what nobody was told of; then the others must find it too.
         deadline = max(deadline, time.monotonic() + patience / 2)
         held = await self._wait(lambda: reader.waits() is None and self._all_hold(), deadline - time.monotonic())
+        own_readers = await self._read_own_logs(patience) if held else []
         if held:
             rooms = list(self.ledger.records)
             for room in self.dice.sample(rooms, min(SCROLLED_ROOMS, len(rooms))):
                 reader.questions.ask_history(room, None, HISTORY_MAX, SCROLLED_PAGES)
                 reader.questions.ask_presence(room)
-            held = await self._wait(lambda: reader.waits() is None and self._all_hold(), patience)
-        every = () if held else (*self.devices, reader)
+            held = await self._wait(
+                lambda: all(one.waits() is None for one in (reader, *own_readers)) and self._all_hold(), patience
+            )
+        every = () if held else (*self.devices, reader, *own_readers)
         stuck = [(device, waits) for device in every if (waits := device.waits()) is not None]
         for device, (room, seq, why) in stuck[:STUCK_SHOWN]:
             finding = Finding("stuck", f"{patience:g} s after the last fault: {why}")
@@ -289,17 +376,56 @@ class Crowd:
             self.ledger.report(Finding("stuck", f"and {len(stuck) - STUCK_SHOWN} clients more"))
         self._audit(reader)
 
+    async def _read_own_logs(self, patience: float) -> list[Device]:
+        """Of some users the whole own log, and its state, now that nothing goes on; also of one who has never come."""
+        tokens = {device.user: device.token for device in self.devices}
+        users = self.dice.sample(sorted(tokens), min(len(tokens), OWN_LOGS_READ))
+        if self._secret is not None:
+            users.append(self._absent)
+        readers: list[Device] = []
+        for number, user in enumerate(users):
+            kind = self.transports[number % len(self.transports)]
+            token = self._credential(user) if self._secret is not None else tokens[user]
+            readers.append(
+                Device(
+                    f"own{number + 1}",
+                    [OWN],
+                    self.ledger,
+                    self._address,
+                    kind=kind,
+                    token=token,
+                    offer=Offer(JSON),
+                    dice=self.dice,
+                )
+            )
+            self._spawn(readers[-1])
+        await self._wait(lambda: all(one.waits() is None for one in readers), patience)
+        for one in readers:
+            one.begin_anew()
+        return readers
+
     def _all_hold(self) -> bool:
-        return all(device.waits() is None for device in self.devices)
+        return not self.ledger.still_growing() and all(device.waits() is None for device in self.devices)
 
     def _audit(self, reader: Device) -> None:
-        unanswered = {shape_of(sent.event) for device in self.devices for sent in device.commands.unanswered.values()}
+        commands = [device.commands for device in self.devices]
+        left = [sent.event for one in commands for sent in (*one.unanswered.values(), *one.given_up)]
+        unanswered = {shape_of(event) for event in left if event is not None}
         for room, record in self.ledger.records.items():
             witness = reader.rooms[room]
             if not witness.synced:
                 continue  # reported as stuck: the rest of its log was not seen
             for seq, finding in record.audit(witness.cursor, unanswered):
                 self.ledger.report(finding, room=room, seq=seq, device=reader.name)
+        counts = {room: record.counts() for room, record in self.ledger.records.items()}
+        for user, own in self.ledger.own.items():
+            for finding in own.audit(self.ledger.records, counts):
+                self.ledger.report(finding, room=OWN, device=user)
+        sound = not self.ledger.faults["postgresql-restart"]
+        for room, record in self.ledger.records.items():
+            for growth in record.saying.values():
+                for finding in growth.audit(self.ledger.broken_at, sound=sound):
+                    self.ledger.report(finding, room=room, device=growth.user)
         for device in self.devices:
             device.audit()
         if not self.ledger.counts["acked"] or not self.ledger.counts["delivered"]:

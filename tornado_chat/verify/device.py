@@ -6,11 +6,12 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
 from tornado_chat.verify.address import ServerAddress
+from tornado_chat.verify.authoring import Authoring
 from tornado_chat.verify.codecs import Data
 from tornado_chat.verify.commands import Commands
 from tornado_chat.verify.endings import ABNORMAL, NORMAL, Broken, Ended, Refused
@@ -21,14 +22,19 @@ from tornado_chat.verify.messages import (
     CLOSES,
     ERRORS,
     EVENTS,
+    OWN,
     RETRY_CLOSES,
     TRANSIENT_STATUSES,
     malformed,
     retry_after,
 )
+from tornado_chat.verify.own_log import Known, OwnLog
 from tornado_chat.verify.poll_transport import PollTransport
 from tornado_chat.verify.questions import Questions
+from tornado_chat.verify.reading import Reading
+from tornado_chat.verify.record import Record
 from tornado_chat.verify.socket_transport import SocketTransport
+from tornado_chat.verify.speaker import Done
 from tornado_chat.verify.stream_transport import StreamTransport
 from tornado_chat.verify.transport import Listener, Transport
 from tornado_chat.verify.witness import Witness
@@ -77,6 +83,8 @@ class Device:
         self.rooms = {room: Witness() for room in rooms}
         self.commands = Commands(self)
         self.questions = Questions(self)
+        self.authoring = Authoring(self, self.commands)
+        self.reading = Reading(self)
         self.refusal: Exception | None = None  # why the first connection was not made
         self.welcomed = asyncio.Event()
         self.resumed = 0.0 if address.via is None else math.inf
@@ -92,6 +100,7 @@ class Device:
         self._away: dict[str, float] = {}  # by room that it leaves: seconds until it joins it again
         self._cut = False
         self._resting = False  # the server has told it to come back later
+        self._back_to: int | None = None  # its own log is to be read from there, where it was begun anew
         self._failures = 0  # connections since the last that was welcomed
 
     @property
@@ -107,7 +116,7 @@ class Device:
         if self._transport is None and not self._resting:
             return "", 0, f"not connected ({self.kind})"
         for room, witness in self.rooms.items():
-            head = self.ledger.records[room].head
+            head = self._record(room).head
             if (not witness.synced and not self._resting) or witness.cursor < head:
                 state = "live" if witness.synced else "catching up" if witness.joined else "not joined"
                 return room, witness.cursor + 1, f"{state} at {witness.cursor}, while the head is {head}"
@@ -115,8 +124,30 @@ class Device:
         if unanswered:
             sent = next(iter(unanswered.values()))
             return sent.room, 0, f"{len(unanswered)} commands without an answer, the first is {sent.id}"
-        asked = self.questions.waits()
-        return None if asked is None else (asked, 0, "a history or presence without an answer")
+        if self._back_to is not None:
+            return OWN, self._back_to + 1, "the own log is not read from there on"
+        left = (
+            (self.questions.waits(), "a history or presence without an answer"),
+            (self.authoring.waits(), "a message that its author has not finished, or a stop without an answer"),
+            (self.reading.waits(), "a text that grew and is not complete"),
+        )
+        return next(((where, 0, what) for where, what in left if where is not None), None)
+
+    @property
+    def watched(self) -> bool:
+        return self.address.via is None
+
+    @property
+    def own(self) -> OwnLog:
+        return self.ledger.own_log(self.user)
+
+    @property
+    def spoken(self) -> list[str]:
+        """The rooms in which it may say something."""
+        return [room for room in self.rooms if room != OWN]
+
+    def _record(self, room: str) -> Record:
+        return self.own.record if room == OWN else self.ledger.records[room]
 
     # What it does.
 
@@ -124,6 +155,10 @@ class Device:
         """Write `command` to the connection, if there is one."""
         if self._transport is not None:
             self._transport.send(command)
+
+    def send_together(self, commands: list[Data], done: Done | None) -> None:
+        if self._transport is not None:
+            self._transport.send_together(commands, done)
 
     def stop_reading(self, seconds: float) -> None:
         if self._pause == 0.0:  # nor while it goes away
@@ -134,6 +169,13 @@ class Device:
         if self._transport is not None:
             made = None if command is None else self.commands.make(command).command
             self._cut = self._transport.cut(made, part) or self._cut
+
+    def die_writing(self) -> None:
+        """Whoever writes here what grows is gone, and with them the connection."""
+        if self.connected and self.authoring.die():
+            self.ledger.counts["dead authors"] += 1
+            if self.one_worker:
+                self.cut(None, 0.0)
 
     def go_away(self, seconds: float) -> None:
         """Close in good order, and come back after `seconds`; not while it does not read, or it would see no answer."""
@@ -155,6 +197,13 @@ class Device:
         witness = self.rooms[room]
         if witness.settled and self._transport is not None:
             self._transport.join_again(room, max(0, witness.cursor - back))
+
+    def begin_anew(self) -> None:
+        """Join the own log without a cursor, for its state; then from where it was, so that nothing stays unseen."""
+        witness = self.rooms[OWN]
+        if witness.settled and self._transport is not None and self._back_to is None:
+            self._back_to = witness.cursor
+            self._transport.join_again(OWN, None)
 
     def leave(self, room: str, seconds: float) -> None:
         """Leave `room`, where that can be said, and join it again so long after the server has said that it is left."""
@@ -205,8 +254,7 @@ class Device:
             await TRANSPORTS[self.kind](self).run()
         finally:
             self._transport = None
-            self.commands.close()
-            self.questions.close()
+            self._close()
 
     async def idle(self) -> None:
         """Not read on while the reader is stopped; then, what comes late is not the server's fault."""
@@ -215,23 +263,44 @@ class Device:
             await asyncio.sleep(wait)
             self.resumed = max(self.resumed, time.monotonic())
             for room, witness in self.rooms.items():
-                witness.counted_from = self.ledger.records[room].head
+                witness.counted_from = self._record(room).head
 
-    def opening(self) -> dict[str, int]:
-        after: dict[str, int] = {}
+    def opening(self) -> dict[str, int | None]:
+        after: dict[str, int | None] = {}
         for room, witness in self.rooms.items():
             after[room] = witness.wanted
+            if room == OWN and self._back_to is not None and after[room] is not None:
+                after[room], self._back_to = self._back_to, None
             witness.open()
-            witness.ask(after[room])
+            self.ask(room, after[room])
         return after
 
+    def ask(self, room: str, after: int | None) -> None:
+        self.rooms[room].ask(after, self.known(room))
+
+    def known(self, room: str) -> object:
+        """For one's own log a Known, else the user's mark at least."""
+        if not self.user:
+            return None
+        return self.own.known(self.ledger.records) if room == OWN else self.own.marks.get(room, 0)
+
     def lose_answers(self) -> None:
-        self.commands.close()
-        self.questions.close()
+        self._close()
         for witness in self.rooms.values():
             witness.lose_answers()
         self._answers = object()
+        self._open()
+
+    def _close(self) -> None:
+        self.commands.close()
+        self.questions.close()
+        self.authoring.close()
+        self.reading.close()
+
+    def _open(self) -> None:
         self.commands.open()
+        self.authoring.connect()
+        self.reading.connect()
 
     def _count_end(self, end: Ended) -> float | None:
         """What a connection's end counts as; the pause in seconds that it asks for."""
@@ -267,6 +336,9 @@ class Device:
         if kind == "error":
             self._on_error(message)
             return
+        if kind == "stop":  # to all sessions of its author's user, wherever they are
+            self.authoring.take_stop(message)
+            return
         witness = self.rooms.get(message.get("room", ""))
         if witness is None:
             raise Broken(f"a message that belongs to no room of ours: {str(message)[:200]}")
@@ -274,14 +346,20 @@ class Device:
         finding: Finding | None = None
         if kind in EVENTS:
             self._on_event(room, witness, message)
+        elif kind == "ack" and message["id"].startswith("stop "):
+            self.authoring.take_stopped(room)
         elif kind == "ack":
             sent = self.commands.take_ack(room, witness, message)
             if sent is not None:
                 self.questions.take_ack(sent)
+            begun = self.commands.all_begun.get(message["id"])
+            if begun is not None:
+                self.authoring.take_begun(begun, message)
+        elif kind == "stream":
+            self._judge(room, self.reading.take_stream(message))
+            finding = witness.take_signal() if message.get("id") is None else None
         elif kind == "joined":
-            finding = witness.take_joined(message["cursor"])
-            witness.counted_from = max(message["head"], self.ledger.records[room].head)
-            self.ledger.take_epoch(message["epoch"], self.name)
+            finding = self._on_joined(room, witness, message)
         elif kind == "synced":
             finding = witness.take_synced(message["seq"])
         elif kind == "behind":
@@ -298,6 +376,10 @@ class Device:
         else:
             self.ledger.counts["signals"] += 1
             finding = witness.take_signal()
+            if finding is None and kind == "appended":
+                self._judge(room, self.reading.take_chunks(room, message["chunks"], witness.cursor))
+            if finding is None and kind == "read":
+                finding = self._on_read(room, message["user"], message["seq"])
         if finding is not None:
             self.violation(finding, room, message.get("seq", 0))
 
@@ -311,25 +393,72 @@ class Device:
         self.user = user
         self.token = token or self.token
         self._away.clear()
-        for room in self.rooms:
+        for room in self.spoken:
             self.ledger.users[room].add(user)
         transport.begin()
-        self.commands.open()
+        self._open()
         self.welcomed.set()
+
+    def _on_read(self, room: str, user: str, seq: int) -> Finding | None:
+        own = self.ledger.own.get(user)
+        if own is None or own.may_mark(room, seq):
+            return None
+        return Finding("mark", f"a signal that {user} has read up to it, who has not said so")
+
+    def _on_joined(self, room: str, witness: Witness, joined: Data) -> Finding | None:
+        state, cursor, head = joined.get("state"), joined["cursor"], joined["head"]
+        self.ledger.take_epoch(joined["epoch"], self.name)
+        witness.counted_from = max(head, self._record(room).head)
+        anew = room == OWN and state is not None
+        finding = witness.take_joined(cursor, anew=anew)
+        if finding is not None:
+            return finding
+        if state is None:
+            if room != OWN and isinstance(witness.known, int) and joined["read"] < witness.known:
+                return Finding("mark", f"joined with the mark {joined['read']}, which was {witness.known} before")
+            return None
+        if not anew or cursor != head:
+            return Finding("protocol", f"joined with a state and the cursor {cursor}, while the head is {head}")
+        self.take_state(cursor, state)
+        return None
+
+    def take_state(self, cursor: int, state: Data) -> None:
+        witness = self.rooms[OWN]
+        self.ledger.counts["states"] += 1
+        known = witness.known if isinstance(witness.known, Known) else Known(0, {}, {})
+        for finding in self.own.take_state(cursor, state, self.name, known, after=witness.after, now=time.monotonic()):
+            self.violation(finding, OWN, cursor)
+        if self._back_to is not None and witness.after is None:
+            asyncio.get_running_loop().call_later(self.dice.uniform(0.0, 1.0), self._go_back)
+
+    def _go_back(self) -> None:
+        if self._back_to is not None and self._transport is not None:  # else the next connection does
+            back, self._back_to = self._back_to, None
+            self._transport.join_again(OWN, back)
 
     def _on_event(self, room: str, witness: Witness, event: Data) -> None:
         now = time.monotonic()
         seq: int = event["seq"]
-        record = self.ledger.records[room]
         self.ledger.counts["delivered"] += 1
         finding = witness.take_event(seq)
         if finding is not None:
             self.violation(finding, room, seq)
-        finding, late = record.see(event, self.name, now)
-        if finding is None and self.last:
-            finding = record.survives(event)
-        if finding is not None:
-            self.violation(finding, room, seq)
+        if room == OWN:
+            self.ledger.counts[event["type"]] += 1
+            found, late = self.own.see(event, self.name, now)
+            for finding in found:
+                self.violation(finding, room, seq)
+        else:
+            record = self.ledger.records[room]
+            finding, late = record.see(event, self.name, now)
+            if finding is None and self.last:
+                finding = record.survives(event)
+            if finding is not None:
+                self.violation(finding, room, seq)
+            elif event["type"] == "finished":
+                self._judge(room, self.reading.take_finished(event, live=witness.synced), seq)
+            elif event["type"] == "message" and event.get("streaming") is True:
+                self.reading.take_message(event)
         if witness.synced and seq > witness.counted_from and self.resumed < math.inf:
             if self._transport is not None and self._transport.prompt:
                 self.ledger.take_late(late, room, seq, self.name)
@@ -337,17 +466,31 @@ class Device:
                 self.ledger.polled.add(late)
         self.questions.take_event(room, seq)
 
+    def _judge(self, room: str, findings: Iterable[Finding], seq: int = 0) -> None:
+        for finding in findings:
+            self.violation(finding, room, seq)
+
     def _on_error(self, error: Data) -> None:
         code, id = error["code"], error.get("id")
         self.ledger.errors[code] += 1
         wait = error.get("retry_after") or self.dice.uniform(0.2, 1.0)
         kind, named, room = (id or "").partition(" ")
+        if id is None and error.get("stream") is not None:
+            self.authoring.take_conflict(error)  # of an append
+            return
         if id is None and ERRORS[code]:
-            return  # of a typing or a read
-        if not named:
+            return  # of a typing, a read or an append
+        if kind == "fetch":
+            room, _, seq = room.partition(" ")
+            self.reading.take_error(room, int(seq), error, wait)
+        elif kind == "stop":
+            self.authoring.take_refused_stop(room, error)
+        elif not named:
             sent = self.commands.take_error(error, wait)
             if sent is not None:
                 self.questions.take_failure(sent)
+                if sent.growth is not None and code == "conflict":
+                    self.authoring.take_conflict(error | {"stream": sent.growth.id})
         elif room not in self.rooms:
             self.violation(Finding("error", f"{code}: {error['message']}: of {id}, which was not sent"))
         elif kind == "join":
@@ -364,13 +507,15 @@ class Device:
         elif not ERRORS[error["code"]]:
             self.violation(Finding("error", f"join: {text}"), room)
         else:
-            witness.asked.popleft()
+            if witness.take_refusal() is None:
+                self._back_to = None
             self.later(wait, lambda: self._join_on(room))
 
     def audit(self) -> None:
         """At the end, when all is known."""
         self.commands.audit()
         self.questions.audit()
+        self.reading.audit()
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Unless what was sent is not answered any more by then: all of it is then sent again anyway."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tornado_chat.verify.findings import Finding
+from tornado_chat.verify.messages import OWN
 
 if TYPE_CHECKING:
     from tornado_chat.verify.crowd import Crowd
@@ -92,8 +94,8 @@ async def stop_reader(scene: Scene) -> None:
 
 async def cut(scene: Scene) -> None:
     device = scene.device()
-    half = scene.dice.random() < 0.7
-    device.cut(scene.crowd.command(device) if half and device.connected else None, scene.dice.random())
+    half = scene.dice.random() < 0.7 and device.connected and device.spoken
+    device.cut(scene.crowd.command(device) if half else None, scene.dice.random())
 
 
 async def resend(scene: Scene) -> None:
@@ -102,7 +104,9 @@ async def resend(scene: Scene) -> None:
         sent = scene.crowd.old(device)
         if sent is not None:
             other = scene.crowd.sibling(device) if scene.dice.random() < 0.5 else device
-            if sent.room in other.rooms:
+            # A setting is known again only while its event is there; a `begin` would move its message.
+            moves = sent.growth is not None and sent.growth.end is None
+            if sent.room in other.rooms and sent.setting is None and not moves:
                 other.commands.repeat(sent)
 
 
@@ -112,16 +116,37 @@ async def reconnect(scene: Scene) -> None:
 
 async def join_again(scene: Scene) -> None:
     device = scene.device()
-    device.join_again(scene.dice.choice(list(device.rooms)), scene.dice.randrange(LONGEST_REWIND))
+    room = scene.dice.choice(list(device.rooms))
+    if room == OWN and scene.dice.random() < 0.5:
+        device.begin_anew()
+    else:
+        device.join_again(room, scene.dice.randrange(LONGEST_REWIND))
 
 
 async def leave(scene: Scene) -> None:
-    """Right after a command in the same room, whose ack must come first."""
+    """Right after a command in the same room, whose ack must come first; or one's own log."""
     device = scene.device()
-    if device.connected:
+    if device.connected and device.spoken:
         command = scene.crowd.command(device)
         device.commands.speak(command)
-        device.leave(command["room"], scene.dice.choice((0.0, 0.2, 2.0)))
+        room = OWN if OWN in device.rooms and scene.dice.random() < 0.2 else command["room"]
+        device.leave(room, scene.dice.choice((0.0, 0.2, 2.0)))
+
+
+async def die(scene: Scene) -> None:
+    if scene.dice.random() < 0.3:
+        scene.device().die_writing()
+
+
+async def stop_growing(scene: Scene) -> None:
+    """By its author's user, or whom it answers: one message, or all that grow in the room for them."""
+    growing = scene.ledger.still_growing()
+    if not growing or scene.dice.random() < 0.4:
+        return
+    growth = scene.dice.choice(growing)
+    mine = [one for one in scene.crowd.devices if one.user in (growth.user, growth.asker) and growth.room in one.rooms]
+    if mine:
+        scene.dice.choice(mine).authoring.ask_stop(growth.room, growth.seq if scene.dice.random() < 0.7 else None)
 
 
 async def change(scene: Scene) -> None:
@@ -191,6 +216,7 @@ async def roll(scene: Scene) -> None:
 
 async def _while_cut(scene: Scene, harm: Awaitable[bool], late: str) -> None:
     scene.ledger.begin_harm()
+    scene.ledger.broken_at.append(time.monotonic())
     try:
         if not await harm:
             scene.ledger.report(Finding("stuck", late))
@@ -262,6 +288,8 @@ FAULTS = {
     "reconnects": Fault(reconnect, DEVICE, "clients that go away in good order and come back"),
     "joins": Fault(join_again, DEVICE, "rooms joined again from an older seq on"),
     "leaves": Fault(leave, DEVICE, "rooms left, and joined again soon after"),
+    "authors": Fault(die, DEVICE, "authors of growing messages that are gone in the middle, and never come back"),
+    "stops": Fault(stop_growing, DEVICE, "growing messages that somebody wants to be stopped"),
     "changes": Fault(change, DEVICE, "clients that go on by another way in, from where they are"),
     "network-cut": Fault(cut_network, NETWORK, "connections of clients cut between them and the server"),
     "network-delay": Fault(delay_network, NETWORK, "what the server says delayed"),

@@ -7,6 +7,7 @@ each of its reactions too, perhaps at another one.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 
 from tornado_chat.verify.codecs import Data
@@ -99,14 +100,29 @@ def _fault(record: Record, message: Data, low: int, high: int) -> str:
 def _is_as_after(record: Record, message: Data, changes: Sequence[Change]) -> bool:
     """Whether its text, its meta and `edited` are as these changes left them."""
     edit = next((change for change in reversed(changes) if change.type == "edited"), None)
+    end = next((change for change in changes if change.type == "finished"), None)
+    growth = record.growths.get(message["seq"])
     edited = edit.ts if edit else None
     if any(change.type == "deleted" for change in changes):
-        gone = message.get("deleted") is True and message.get("meta") is None
+        gone = message.get("deleted") is True and message.get("meta") is None and message.get("mentions") is None
         return gone and message.get("edited") in (None, edited)
     if message.get("deleted") is True or message.get("edited") != edited:
         return False
+    if (message.get("streaming") is True) is not (growth is not None and end is None):
+        return False
     text, meta = record.digests(edit.seq if edit else message["seq"]), record.digests(message["seq"])
-    return (text is None or text[0] == text_digest(message)) and (meta is None or meta[1] == meta_digest(message))
+    if growth is not None and end is None:
+        told = growth.is_part(0, message["text"])
+    elif growth is not None and edit is None:
+        assert end is not None
+        crc = record.digests(end.seq)
+        told = crc is None or crc[0] == text_digest({"crc": zlib.crc32(message["text"].encode())})
+    else:
+        told = text is None or text[0] == text_digest(message)
+    last = record.digests(end.seq) if end is not None else None
+    if last is not None and last[1]:
+        meta = last
+    return told and (meta is None or meta[1] == meta_digest(message))
 
 
 def _is_on(pair: tuple[str, str], changes: Sequence[Change]) -> bool:

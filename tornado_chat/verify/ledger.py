@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tornado_chat.verify.findings import Finding, Violation
+from tornado_chat.verify.growth import Growth
+from tornado_chat.verify.own_log import OwnLog
 from tornado_chat.verify.record import Record
 
 VIOLATIONS_KEPT = 1000
@@ -53,6 +55,12 @@ class Ledger:
     def __init__(self, rooms: Sequence[str]) -> None:
         self.began = time.monotonic()
         self.records = {name: Record(name) for name in rooms}
+        self.own: dict[str, OwnLog] = {}
+        """By user."""
+        self.growing: list[Growth] = []
+        """Messages that are said bit by bit, and have not ended, or only just."""
+        self.broken_at: list[float] = []
+        """When workers were killed or replaced, by time.monotonic()."""
         self.epoch: str | None = None
         self.users: dict[str, set[str]] = {name: set() for name in rooms}
         """By room: everybody who has joined it."""
@@ -79,6 +87,20 @@ class Ledger:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
+
+    def grow(self, growth: Growth) -> None:
+        """A device begins to say it."""
+        self.growing.append(growth)
+        self.records[growth.room].saying[growth.user, growth.id] = growth
+        self.counts["growing"] += 1
+
+    def still_growing(self) -> list[Growth]:
+        """Those of which somebody was told, and which have not ended."""
+        self.growing = [growth for growth in self.growing if growth.end is None]
+        return [growth for growth in self.growing if growth.seq]
+
+    def own_log(self, user: str) -> OwnLog:
+        return self.own.get(user) or self.own.setdefault(user, OwnLog(user))
 
     def report(self, finding: Finding, *, room: str = "", seq: int = 0, device: str = "") -> None:
         self.violation_count += 1

@@ -15,7 +15,12 @@ from typing import Any, NamedTuple
 from tornado_chat.verify.codecs import Data
 from tornado_chat.verify.frames import MAX_MESSAGE_BYTES
 
-EVENTS = frozenset({"message", "edited", "deleted", "reacted"})
+OWN = "~"
+"""What one's own log is called wherever a room may be named."""
+
+CHANGES = frozenset({"edited", "deleted", "reacted", "finished"})
+"""Events that change the message with the seq `target`, or end it."""
+EVENTS = frozenset({"message", *CHANGES, "followed", "unfollowed", "marked", "mentioned"})
 
 ERRORS = {
     "bad_request": False,
@@ -200,7 +205,7 @@ def _is_chunks(value: Any) -> bool:
 
 
 def _is_cursors(value: Any) -> bool:
-    return type(value) is dict and all(_ROOM.holds(room) and _CURSOR.holds(seq) for room, seq in value.items())
+    return type(value) is dict and all(_ANY_ROOM.holds(room) and _CURSOR.holds(seq) for room, seq in value.items())
 
 
 def _is_errors(value: Any) -> bool:
@@ -215,6 +220,7 @@ _ROOM = Field(
     "1 to 64 of a-z 0-9 . _ -, beginning with a letter or digit",
     lambda value: type(value) is str and re.fullmatch("[a-z0-9][a-z0-9._-]{0,63}", value) is not None,
 )
+_ANY_ROOM = Field(f"{_ROOM.must}; or {OWN}", lambda value: value == OWN or _ROOM.holds(value))
 _EMOJI = _string(1, 32)
 _TEXT = _string()
 _ANY_TEXT = _string(0)
@@ -233,11 +239,12 @@ _PRESENT = Field(
 
 _EVENTS = Field("a list of objects", lambda value: type(value) is list and all(type(one) is dict for one in value))
 
+_STATE = Field("an object with rooms", _is_state)
 _LEVEL = Field(f"one of {', '.join(LEVELS)}", lambda value: type(value) is str and value in LEVELS)
 
 _USER = {"user": _ID, "name": _ID}
 _ROOM_EVENT = {"room": _ROOM, "seq": _SEQ}
-_OWN_EVENT = {"room": Field("~", lambda value: value == "~"), "seq": _SEQ, "about": _ROOM}
+_OWN_EVENT = {"room": Field(OWN, lambda value: value == OWN), "seq": _SEQ, "about": _ROOM}
 
 FIELDS: Mapping[str, Mapping[str, Field]] = {
     "welcome": {
@@ -251,16 +258,16 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     },
     "joined": {
         "id?": _ID,
-        "room": _ROOM,
+        "room": _ANY_ROOM,
         "head": _CURSOR,
         "cursor": _CURSOR,
         "read": _CURSOR,
         "epoch": _string(),
-        "state?": Field("an object with rooms", _is_state),
+        "state?": _STATE,
     },
-    "synced": {"room": _ROOM, "seq": _CURSOR},
-    "behind": {"room": _ROOM, "seq": _CURSOR, "head": _CURSOR},
-    "left": {"id?": _ID, "room": _ROOM},
+    "synced": {"room": _ANY_ROOM, "seq": _CURSOR},
+    "behind": {"room": _ANY_ROOM, "seq": _CURSOR, "head": _CURSOR},
+    "left": {"id?": _ID, "room": _ANY_ROOM},
     "message": {
         **_ROOM_EVENT,
         "n": _SEQ,
@@ -313,7 +320,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "pong": {"id?": _ID},
     "error": {
         "id?": _ID,
-        "room?": _ROOM,
+        "room?": _ANY_ROOM,
         "code": Field(f"one of {', '.join(ERRORS)}", lambda value: type(value) is str and value in ERRORS),
         "message": _string(),
         "retry_after?": Field("a number of seconds", _is_number),
@@ -366,7 +373,16 @@ def _checks(fields: Mapping[str, Field]) -> list[_Check]:
 
 
 _CHECKS = {name: _checks(fields) for name, fields in FIELDS.items()}
-_PAGE_CHECKS = _checks({"room": _ROOM, "epoch": _string(), "events": _EVENTS, "cursor": _CURSOR, "head": _CURSOR})
+_PAGE_CHECKS = _checks(
+    {
+        "room": _ANY_ROOM,
+        "epoch": _string(),
+        "events": _EVENTS,
+        "cursor": _CURSOR,
+        "head": _CURSOR,
+        "state?": _STATE,
+    }
+)
 _POLL_CHECKS = _checks(
     {
         "epoch": _string(),
@@ -374,6 +390,7 @@ _POLL_CHECKS = _checks(
         "cursors": Field("an object from rooms to cursors", _is_cursors),
         "more": _FLAG,
         "errors?": Field("an object from rooms to {code, message}", _is_errors),
+        "state?": _STATE,
     }
 )
 _SESSION_CHECKS = _checks({**_USER, "token": _string()})

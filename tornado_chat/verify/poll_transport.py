@@ -11,7 +11,7 @@ from tornado_chat.verify.codecs import JSON, Data
 from tornado_chat.verify.endings import ABNORMAL, NORMAL, Broken, Ended
 from tornado_chat.verify.findings import Finding
 from tornado_chat.verify.http_connection import ANSWER_SECONDS, HTTPClient, Request
-from tornado_chat.verify.messages import ERRORS, EVENTS, malformed_page, malformed_poll, malformed_session
+from tornado_chat.verify.messages import ERRORS, EVENTS, OWN, malformed_page, malformed_poll, malformed_session
 from tornado_chat.verify.posts import Posts, signed
 from tornado_chat.verify.responses import Answer, refusal
 from tornado_chat.verify.transport import Listener
@@ -53,9 +53,12 @@ class PollTransport:
     def send(self, command: Data) -> None:
         self._posts.send(command)
 
-    def join_again(self, room: str, after: int) -> None:
+    def send_together(self, commands: list[Data], done: Callable[[bool], None] | None) -> None:
+        self._posts.send_together(commands, done)
+
+    def join_again(self, room: str, after: int | None) -> None:
         """By the next request; the one that is on its way is given up."""
-        self._device.rooms[room].ask(after)
+        self._device.ask(room, after)
         self._client.cut()
 
     def leave(self, room: str) -> bool:
@@ -106,6 +109,9 @@ class PollTransport:
                 raise Ended(NORMAL)
             try:
                 if self._waits and len(device.rooms) > 1:
+                    for room, witness in device.rooms.items():
+                        if witness.wanted is None:  # which a poll cannot say
+                            await self._page(room, witness)
                     await self._poll()
                 else:
                     for room, witness in device.rooms.items():
@@ -122,6 +128,9 @@ class PollTransport:
     async def _poll(self) -> None:
         device = self._device
         asked = {room: witness.wanted for room, witness in device.rooms.items()}
+        if None in asked.values():
+            return
+        known = device.known(OWN)
         wait = device.dice.choice(WAITS)
         body = JSON.encode({"rooms": asked} | ({"wait": wait} if wait else {}))
         request = Request("POST", "/poll", signed(device.token, **{"Content-Type": JSON.media_type}), body)
@@ -134,18 +143,22 @@ class PollTransport:
             self._take_error(room, error)
         if said["cursors"].keys() != asked.keys() - (said.get("errors") or {}).keys():
             raise Broken(f"a poll of {sorted(asked)} with cursors of {sorted(said['cursors'])}")
-        self._take(asked, said["events"], said["cursors"], said["epoch"])
+        self._take(asked, said["events"], said["cursors"], said["epoch"], said.get("state"), known)
         for room in said["cursors"]:
             device.rooms[room].synced = not said["more"]
         if said["more"] and not said["events"]:
             raise Broken("a poll that has more, and none of it")
-        if not said["events"]:
+        if not said["events"] and said.get("state") is None:
             self._check_wait(answer, time.monotonic() - began, wait)
 
     async def _page(self, room: str, witness: Witness) -> None:
-        device, after = self._device, witness.wanted
+        device, after, known = self._device, witness.wanted, self._device.known(room)
         wait, limit = device.dice.choice(WAITS) if self._waits else 0, device.dice.choice((None, *LIMITS))
-        parameters = [f"after={after}"] if after or device.dice.random() < 0.5 else []
+        parameters = [f"after={after}"]
+        if after is None:
+            parameters = device.dice.choice(([], ["last=3"]))
+        elif after == 0 and room != OWN and device.dice.random() < 0.5:
+            parameters = []
         parameters += [f"wait={wait}"] if wait else []
         parameters += [f"limit={limit}"] if limit else []
         path = f"/rooms/{room}/events?{'&'.join(parameters)}".removesuffix("?")
@@ -159,11 +172,11 @@ class PollTransport:
             raise Broken(f"a page of {room} that is said to be of {page['room']}")
         if len(page["events"]) > (limit or LIMIT):
             raise Broken(f"a page of {len(page['events'])} events, of which there may be {limit or LIMIT}")
-        self._take({room: after}, page["events"], {room: cursor}, page["epoch"])
+        self._take({room: after}, page["events"], {room: cursor}, page["epoch"], page.get("state"), known)
         witness.synced = cursor == head
         if cursor < head and not page["events"]:
             raise Broken(f"a page of {room} after {after} without an event, although the head is {head}")
-        if not page["events"]:
+        if not page["events"] and page.get("state") is None:
             self._check_wait(answer, time.monotonic() - began, wait)
 
     def _read(self, answer: Answer, kind: str, malformed: Callable[[Any], str | None]) -> Data:
@@ -176,22 +189,37 @@ class PollTransport:
         self._device.ledger.counts[kind] += 1
         return said
 
-    def _take(self, asked: Mapping[str, int], events: list[Data], cursors: Mapping[str, int], epoch: str) -> None:
-        """What is after the cursors that were asked with, and up to those that came back."""
+    def _take(
+        self,
+        asked: Mapping[str, int | None],
+        events: list[Data],
+        cursors: Mapping[str, int],
+        epoch: str,
+        state: Data | None,
+        known: object,
+    ) -> None:
+        """What is after the cursors that were asked with, and up to those that came back.
+
+        `state` is that of one's own log, where it goes on anew; it was asked for when so much was `known`.
+        """
         device = self._device
         device.ledger.take_epoch(epoch, device.name)
         for room, cursor in cursors.items():
-            witness = device.rooms[room]
+            witness, after = device.rooms[room], asked[room]
+            anew = room == OWN and state is not None
             finding: Finding | None = None
-            if witness.asked:
+            if witness.asked or anew:
                 witness.asked.clear()
-                witness.ask(asked[room])
-                finding = witness.take_joined(min(asked[room], cursor))
-            elif cursor < asked[room]:
-                text = f"asked after {asked[room]}, which was shown before, but the log ends at {cursor}"
+                witness.then_known.clear()
+                witness.ask(after, known)
+                finding = witness.take_joined(cursor if after is None or anew else min(after, cursor), anew=anew)
+            elif after is not None and cursor < after:
+                text = f"asked after {after}, which was shown before, but the log ends at {cursor}"
                 finding = Finding("lost", text)
             if finding is not None:
                 device.violation(finding, room)
+            if anew and state is not None:
+                device.take_state(cursor, state)
         for event in events:
             if event.get("type") not in EVENTS:
                 raise Broken(f"in place of an event a poll brings {str(event)[:200]}")

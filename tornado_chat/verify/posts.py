@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Coroutine
-from typing import NoReturn
+from collections.abc import Callable, Coroutine
+from typing import NamedTuple, NoReturn
 
 from tornado_chat.verify.codecs import JSON, MSGPACK, Data
 from tornado_chat.verify.endings import Broken, Refused
@@ -23,13 +23,20 @@ MOST_PAUSE = 30.0
 """Seconds that are waited at most before a request is repeated, whatever the server asks for."""
 REPEAT_SECONDS = 0.5
 REFUSED_SECONDS = 2.0
-_UNANSWERED = ("typing", "read")
+_UNANSWERED = ("typing", "read", "append")
 """What a WebSocket does not answer, sent without an id."""
 
 
 def signed(token: str | None, **headers: str) -> dict[str, str]:
     """The headers of a request of somebody with this token."""
     return headers | ({"Authorization": f"Bearer {token}"} if token else {})
+
+
+class _Group(NamedTuple):
+    """Commands that belong into one request."""
+
+    commands: list[Data]
+    done: Callable[[bool], None] | None
 
 
 class Posts:
@@ -39,12 +46,17 @@ class Posts:
         self._device = device
         self._transport = transport
         self._client = HTTPClient(device.address)
-        self._queue: deque[Data] = deque()
+        self._queue: deque[Data | _Group] = deque()
         self._some = asyncio.Event()
         self._cut: tuple[Data, float] | None = None  # the next request's command, and the part that is written of it
 
     def send(self, command: Data) -> None:
         self._queue.append(command)
+        self._some.set()
+
+    def send_together(self, commands: list[Data], done: Callable[[bool], None] | None) -> None:
+        """In one request; then `done` is told whether no answer was an error. Not if the answer is lost."""
+        self._queue.append(_Group(commands, done))
         self._some.set()
 
     def cut(self, command: Data, part: float) -> None:
@@ -88,9 +100,11 @@ class Posts:
                 (command, part), self._cut = self._cut, None
                 await (await self._client.connect()).begin_and_cut(self._request([command]), part)
                 return 0.0
-            batch = self._batch()
-            if len(batch) > 1 or not await self._ask_alone(batch[0]):
-                self._take(batch, await self._client.ask(self._request(batch)))
+            batch, done = self._batch()
+            if len(batch) > 1 or done is not None or not await self._ask_alone(batch[0]):
+                sound = self._take(batch, await self._client.ask(self._request(batch)))
+                if done is not None:
+                    done(sound)
         except Refused as error:
             device.ledger.counts["refused"] += 1
             if error.status in TRANSIENT_STATUSES:
@@ -101,12 +115,22 @@ class Posts:
             return random.uniform(0, REPEAT_SECONDS)
         return None
 
-    def _batch(self) -> list[Data]:
-        most = self._device.dice.choice((1, 2, MAX_COMMANDS))
-        batch = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
+    def _batch(self) -> tuple[list[Data], Callable[[bool], None] | None]:
+        """What goes into one request."""
+        most, done = self._device.dice.choice((1, 2, MAX_COMMANDS)), None
+        batch: list[Data] = []
+        while self._queue and len(batch) < most:
+            first = self._queue[0]
+            if isinstance(first, _Group):
+                if not batch:
+                    self._queue.popleft()
+                    batch, done = first.commands, first.done
+                break
+            batch.append(first)
+            self._queue.popleft()
         if not self._queue:
             self._some.clear()
-        return batch
+        return batch, done
 
     async def _ask_alone(self, command: Data) -> bool:
         """By the address that `command` has, half the time; whether it was."""
@@ -130,7 +154,8 @@ class Posts:
         alone = len(batch) == 1 and dice.random() < 0.5
         return Request("POST", "/commands", headers, codec.encode(batch[0] if alone else batch))
 
-    def _take(self, batch: list[Data], answer: Answer) -> None:
+    def _take(self, batch: list[Data], answer: Answer) -> bool:
+        """Whether no command was answered with an error."""
         if answer.head.status != 200:
             raise refusal(answer)
         codec = {codec.media_type: codec for codec in (JSON, MSGPACK)}.get(answer.head.media_type)
@@ -147,14 +172,23 @@ class Posts:
             if said.get("type") not in _ANSWERS[command["type"]]:
                 raise Broken(f"the answer to a {command['type']} is of the type {said.get('type')!r}")
             self._device.take(self._transport, said)
+        return not any(isinstance(said, dict) and said["type"] == "error" for said in answers)
 
 
 _ANSWERS = {
+    "begin": ("ack", "error"),
+    "append": ("error",),
+    "finish": ("ack", "error"),
+    "stop": ("ack", "error"),
+    "fetch": ("stream", "error"),
     "send": ("ack", "error"),
     "edit": ("ack", "error"),
     "delete": ("ack", "error"),
     "react": ("ack", "error"),
     "read": ("ack", "error"),
+    "follow": ("ack", "error"),
+    "unfollow": ("ack", "error"),
+    "invite": ("ack", "error"),
     "typing": ("error",),
     "history": ("history", "error"),
     "presence": ("presence", "error"),

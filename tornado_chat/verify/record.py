@@ -13,27 +13,42 @@ from typing import NamedTuple
 
 from tornado_chat.verify.codecs import Data
 from tornado_chat.verify.findings import Finding
-from tornado_chat.verify.messages import EVENTS, FIELDS, plain
+from tornado_chat.verify.growth import Growth
+from tornado_chat.verify.messages import CHANGES, EVENTS, FIELDS, plain
 
 SEQ_LEAP = 1_000_000
 """A seq so far beyond all others is not believed, nor given memory."""
 
-_LASTING = {
-    kind: [name for name in map(plain, FIELDS[kind]) if name not in ("text", "meta", "deleted")] for kind in EVENTS
-}
+_ERASED = ("text", "meta", "mentions", "deleted", "crc")
+_LASTING = {kind: [name for name in map(plain, FIELDS[kind]) if name not in (*_ERASED, "streaming")] for kind in EVENTS}
 """The fields of each event that a deletion leaves alone."""
 _SHAPE = ("type", "room", "user", "id", "target", "emoji", "on", "reply_to")
-_BECOMES = {"send": "message", "edit": "edited", "delete": "deleted", "react": "reacted"}
+_BECOMES = {
+    "begin": "message",
+    "finish": "finished",
+    "send": "message",
+    "edit": "edited",
+    "delete": "deleted",
+    "react": "reacted",
+}
 
-_MESSAGE, _CHANGE = 1, 2
+_MESSAGE, _CHANGE, _END = 1, 2, 3
 
 
 def promised(command: Data, user: str) -> Data:
-    """The event that `command` of `user` must become, without `seq`, `ts` and `name`."""
-    event = {key: value for key, value in command.items() if key not in ("type", "id", "seq")}
+    """The event that `command` of `user` must become, without `seq`, `ts` and `name`.
+
+    What a `finish` becomes is known when its message has a seq: `growth.finished`.
+    """
+    event = {key: value for key, value in command.items() if key not in ("type", "id", "seq", "mentions", "mark")}
     event |= {"type": _BECOMES[command["type"]], "user": user}
+    if command["type"] == "begin":
+        return {key: value for key, value in event.items() if key != "replica"} | {"id": command["id"], "text": ""}
+    if command["type"] == "finish":
+        return event
     if command["type"] == "send":
-        return event | {"id": command["id"]}
+        named = [one for one in dict.fromkeys(command.get("mentions", ())) if one != user]
+        return event | {"id": command["id"]} | ({"mentions": named} if named else {})
     return event | {"target": command["seq"]}
 
 
@@ -49,22 +64,24 @@ def shape_of(event: Data) -> int:
 
 
 def text_digest(event: Data) -> int:
-    return hash(event.get("text")) % 2**32
+    """Of the end of a message that grew its CRC-32: not all are shown its text."""
+    crc: int | None = event.get("crc")
+    return hash(("text", event.get("text")) if crc is None else ("crc", crc)) % 2**32
 
 
 def meta_digest(event: Data) -> int:
-    """Of its JSON: 1, 1.0 and true are three values."""
-    meta = event.get("meta")
-    return 0 if meta is None else hash(json.dumps(meta, sort_keys=True, default=repr)) % 2**32
+    """Of the JSON of its meta (1, 1.0 and true are three values) and its mentions."""
+    found = [event.get("meta"), event.get("mentions")]
+    return 0 if found == [None, None] else hash(json.dumps(found, sort_keys=True, default=repr)) % 2**32
 
 
 def body_of(event: Data) -> int:
-    """Of what a deletion erases: its text in the upper 32 bits, its meta in the lower; 0 if it has been."""
+    """Of what a deletion erases: its text in the upper 32 bits, the rest in the lower; 0 if it has been."""
     return 0 if event.get("deleted") is True else text_digest(event) << 32 | meta_digest(event) or 1
 
 
 class Change(NamedTuple):
-    """What an `edited`, `deleted` or `reacted` did to its message."""
+    """What an `edited`, `deleted`, `reacted` or `finished` did to its message."""
 
     seq: int
     type: str
@@ -75,7 +92,7 @@ class Change(NamedTuple):
 
 
 class Record:
-    """About 150 bytes an event."""
+    """About 160 bytes an event."""
 
     __slots__ = (
         "_ack_bodies",
@@ -89,8 +106,13 @@ class Record:
         "changes",
         "deleted",
         "erased",
+        "growths",
         "head",
+        "marking",
         "name",
+        "naming",
+        "saying",
+        "unmarked",
     )
 
     def __init__(self, name: str) -> None:
@@ -100,6 +122,11 @@ class Record:
         self.deleted: set[int] = set()  # targets of `deleted`
         self.erased: dict[int, tuple[int, str]] = {}  # seq: (whose deletion erased it, who was shown it so)
         self.changes: dict[int, list[Change]] = {}  # by the message's seq, in the order of theirs
+        self.naming: dict[int, tuple[str, tuple[str, ...]]] = {}  # by the message's seq: who names whom
+        self.marking: dict[str, array[int]] = {}  # by user: the seqs of messages that move their sender's mark
+        self.saying: dict[tuple[str, str], Growth] = {}  # messages that grow, by user and id
+        self.growths: dict[int, Growth] = {}  # by seq
+        self.unmarked: set[tuple[str, str]] = set()  # user and id of the sends that move none
         # Of each seq, from 1; 0: not known yet.
         self._kinds = array("B")
         self._lasting = array("Q")  # digests
@@ -121,6 +148,9 @@ class Record:
             self.erased.setdefault(seq, (event.get("target", seq), device))
         if event["type"] == "deleted":
             self.deleted.add(event["target"])
+        grows = event.get("streaming") is True
+        if event["type"] == "message" and self._lasting[at] and (seq in self.growths) is not grows:
+            return Finding("content", f"was shown to others as one that grows, or as none: {short(event)}"), 0.0
         late = now - self._born[at]
         if not self._lasting[at]:
             self._lasting[at], self._shapes[at], self._bodies[at] = lasting, shape_of(event), body
@@ -139,14 +169,44 @@ class Record:
         """Into what became of the messages; each event once, in the order of their seq."""
         kind = event["type"]
         at = event["seq"] - 1
-        self._kinds[at] = _MESSAGE if kind == "message" else _CHANGE
+        self._kinds[at] = _MESSAGE if kind == "message" else _END if kind == "finished" else _CHANGE
         if kind == "message":
             self._numbers[at] = event["n"]
-        else:
+            user = sys.intern(event["user"])
+            if (user, event.get("id")) not in self.unmarked:
+                self.marking.setdefault(user, array("Q")).append(event["seq"])
+            self._name(event["seq"], event)
+            growth = self.saying.get((user, event.get("id", ""))) if event.get("streaming") is True else None
+            if growth is not None:
+                growth.seq = event["seq"]
+                self.growths[growth.seq] = growth
+        elif kind in CHANGES:
             # Strings of events are many copies of few.
             user, emoji = sys.intern(event["user"]), sys.intern(event.get("emoji", ""))
             change = Change(event["seq"], kind, event["ts"], user, emoji, event.get("on", False))
             self.changes.setdefault(event["target"], []).append(change)
+
+    def _name(self, seq: int, event: Data) -> None:
+        if event.get("mentions"):
+            self.naming[seq] = sys.intern(event["user"]), tuple(map(sys.intern, event["mentions"]))
+
+    def reach(self, seq: int, now: float) -> None:
+        """There are events up to `seq`, by what somebody was told besides them."""
+        self._grow(seq, now)
+
+    def is_known(self, seq: int) -> bool:
+        """Somebody was shown the event."""
+        return 0 < seq <= self.head and self._lasting[seq - 1] != 0
+
+    def counts(self) -> array[int]:
+        """How many messages there are up to each seq, from 0 on, as far as all events are known."""
+        found, count = array("Q", [0]), 0
+        for kind in self._kinds:
+            if not kind:
+                break
+            count += kind == _MESSAGE
+            found.append(count)
+        return found
 
     def is_message(self, seq: int) -> bool:
         return 0 < seq <= self.head and self._kinds[seq - 1] == _MESSAGE
@@ -178,6 +238,7 @@ class Record:
                 return None
             return Finding("ack", f"acknowledged for another command, and now for {short(event)}")
         self._ack_shapes[at], self._ack_bodies[at] = shape, body
+        self._name(seq, event)  # a deletion erases them from what is shown
         return self._mismatch(at)
 
     def audit(self, head: int, unanswered: Collection[int]) -> Iterator[tuple[int, Finding]]:
@@ -191,7 +252,7 @@ class Record:
                 yield seq, Finding("lost", f"{what}, but not in the log, whose head is {head}")
             elif not shown:
                 yield seq, Finding("lost", "not in the log, though others after it are")
-            elif not acked and self._shapes[seq - 1] not in unanswered:
+            elif not acked and self._kinds[seq - 1] != _END and self._shapes[seq - 1] not in unanswered:
                 yield seq, Finding("foreign", "in the log, but nobody sent it, or it is there a second time")
         yield from self._misnumbered(head)
         for seq, (target, device) in self.erased.items():

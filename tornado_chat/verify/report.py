@@ -107,6 +107,11 @@ def text(ledger: Ledger, report: Mapping[str, Any]) -> str:
         f"  {counts['sent']:,} commands sent, {counts['acked']:,} acknowledged, {report['events']:,} events in the log",
         f"  {counts['resent']:,} sent again on purpose, {counts['duplicates']:,} acknowledged again",
         f"  {counts['histories']:,} pages of history and {counts['presences']:,} answers to presence compared",
+        f"  own logs: {counts['mentioned']:,} mentions, {counts['marked']:,} marks and "
+        f"{counts['followed'] + counts['unfollowed']:,} changes of rooms shown, {counts['states']:,} states compared",
+        f"  {counts['growing']:,} messages grew: {counts['chunks']:,} chunks and {counts['snapshots']:,} texts shown, "
+        f"{counts['gaps'] + counts['gaps at the end']:,} gaps filled; {counts['stops']:,} stopped, "
+        f"{counts['dead authors']:,} authors died",
         f"  {counts['delivered']:,} deliveries; clients fell behind {counts['behind']:,} times",
         f"  late, after the first client: p50 {late['p50']:g} ms, p99 {late['p99']:g} ms, max {late['max']:g} ms",
         f"  late in polls: p50 {polled['p50']:g} ms, p99 {polled['p99']:g} ms, max {polled['max']:g} ms",

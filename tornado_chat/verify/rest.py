@@ -23,11 +23,15 @@ def request_of(command: Data, *, id_in_header: bool) -> Request | None:
     if kind == "delete" or (kind == "react" and not command["on"]):
         path = message if kind == "delete" else f"{message}/reactions/{quote(command['emoji'], safe='')}"
         return Request("DELETE", path, {"Idempotency-Key": command["id"]})
+    if kind == "unfollow":
+        return Request("DELETE", f"/me/rooms/{command['room']}", {"Idempotency-Key": command["id"]})
     told = {
-        "send": ("POST", f"/rooms/{command['room']}/messages", ("text", "reply_to", "meta")),
+        "send": ("POST", f"/rooms/{command['room']}/messages", ("text", "reply_to", "meta", "mentions", "mark")),
         "edit": ("PATCH", message, ("text",)),
         "react": ("PUT", f"{message}/reactions/{quote(command.get('emoji', ''), safe='')}", ()),
         "read": ("PUT", f"/rooms/{command['room']}/read", ("seq",)),
+        "follow": ("PUT", f"/me/rooms/{command['room']}", ("level",)),
+        "invite": ("POST", "/me/invitations", ("room", "user")),
     }.get(kind)
     if told is None:
         return None
@@ -53,10 +57,10 @@ def said_by(command: Data, answer: Answer) -> Data | None:
         if said.get("type") != command["type"]:
             raise Broken(f"the answer to a {command['type']} is of the type {said.get('type')!r}")
         return said | {"id": command["id"]}  # it was not told to the server
-    if command["type"] == "read":
-        return None
-    if said.get("id") != command["id"]:
-        raise Broken(f"the answer to {command['id']} of {command['type']} is {str(said)[:200]}")
+    if said.get("id") != command.get("id"):
+        raise Broken(f"the answer to {command.get('id')} of {command['type']} is {str(said)[:200]}")
+    if command["type"] in ("read", "follow", "unfollow", "invite"):
+        return said | {"type": "ack"} if "id" in command else None
     # 201: it was made by this request; 200: it was there, or nothing is said of that.
     return said | {"type": "ack"} | ({"duplicate": True} if status == 200 else {})
 

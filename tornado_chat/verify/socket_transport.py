@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NoReturn
 
 from tornado_chat.verify.codecs import Data
@@ -39,12 +40,17 @@ class SocketTransport:
         if self._socket is not None:
             self._socket.send(command)
 
-    def _join(self, room: str, after: int) -> None:
-        self.send({"type": "join", "room": room, "after": after, "id": f"join {room}"})
+    def send_together(self, commands: list[Data], done: Callable[[bool], None] | None) -> None:
+        for command in commands:
+            self.send(command)
 
-    def join_again(self, room: str, after: int) -> None:
+    def _join(self, room: str, after: int | None) -> None:
+        where = {"after": after} if after is not None else {"last": 3} if self._device.dice.random() < 0.5 else {}
+        self.send({"type": "join", "room": room, **where, "id": f"join {room}"})
+
+    def join_again(self, room: str, after: int | None) -> None:
         """On the same connection."""
-        self._device.rooms[room].ask(after)
+        self._device.ask(room, after)
         self._join(room, after)
 
     def leave(self, room: str) -> bool:

@@ -9,7 +9,10 @@ from typing import Protocol
 from tornado_chat.verify.codecs import Data
 from tornado_chat.verify.findings import Finding
 from tornado_chat.verify.ledger import Ledger
+from tornado_chat.verify.own_log import OwnLog
 from tornado_chat.verify.witness import Witness
+
+Done = Callable[[bool], None]
 
 
 class Speaker(Protocol):
@@ -32,8 +35,19 @@ class Speaker(Protocol):
     @property
     def connected(self) -> bool: ...
 
+    @property
+    def own(self) -> OwnLog:
+        """That of its user."""
+
+    @property
+    def watched(self) -> bool:
+        """It sees at once when its connection ends."""
+
     def send(self, command: Data) -> None:
         """Write `command` to the connection, if there is one."""
+
+    def send_together(self, commands: list[Data], done: Done | None) -> None:
+        """The same, over HTTP by one request; then `done` is told whether no answer was an error."""
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Unless the connection is another by then."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 from urllib.parse import quote
 
@@ -58,9 +58,12 @@ class StreamTransport:
     def send(self, command: Data) -> None:
         self._posts.send(command)
 
-    def join_again(self, room: str, after: int) -> None:
+    def send_together(self, commands: list[Data], done: Callable[[bool], None] | None) -> None:
+        self._posts.send_together(commands, done)
+
+    def join_again(self, room: str, after: int | None) -> None:
         """By another stream."""
-        self._device.rooms[room].ask(after)
+        self._device.ask(room, after)
         self._device.last_event_id = ""
         self.close()
 
@@ -121,7 +124,7 @@ class StreamTransport:
         except TimeoutError:
             raise Ended(ABNORMAL, f"silent for {SILENT_PINGS * self._ping_seconds:g} s, without a heartbeat") from None
 
-    def _request(self, cursors: Mapping[str, int]) -> Request:
+    def _request(self, cursors: Mapping[str, int | None]) -> Request:
         """A stream of all rooms after these cursors, which come in one of the ways that there are."""
         device, dice = self._device, self._device.dice
         headers = signed(device.token, Accept=STREAM)
@@ -130,7 +133,7 @@ class StreamTransport:
         if self._with_ids and device.last_event_id and dice.random() < 0.8:
             came = self._returned(device.last_event_id)
             # It wins, whatever else is said. What it does not name is told by the address.
-            given = {room: dice.randint(0, after) if room in came else after for room, after in cursors.items()}
+            given = {room: dice.randint(0, after or 0) if room in came else after for room, after in cursors.items()}
             for room, after in came.items():
                 device.rooms[room].asked[0] = after
             where = dice.choice(IDS)
@@ -141,14 +144,17 @@ class StreamTransport:
             device.ledger.counts["resumed by id"] += 1
         device.last_event_id = ""
         if self._alone is not None:
-            parameters.append(f"after={given[self._alone]}")
+            place = given[self._alone]
+            if place is not None or dice.random() < 0.5:
+                parameters.append("last=3" if place is None else f"after={place}")
             return Request("GET", _with(f"/rooms/{self._alone}/events", parameters), headers)
         if self._with_ids:
             parameters.append("ids=1")
         if parameters or dice.random() < 0.5:
-            joins = [f"join={room}:{after}" for room, after in given.items()]
+            joins = [f"join={room}" if after is None else f"join={room}:{after}" for room, after in given.items()]
             return Request("GET", _with("/events", [*joins, *parameters]), headers)
-        body = {"join": [{"room": room, "after": after} for room, after in given.items()]}
+        asked = {room: {"last": 3} if after is None else {"after": after} for room, after in given.items()}
+        body = {"join": [{"room": room, **at} for room, at in asked.items()]}
         return Request("POST", "/events", headers | {"Content-Type": JSON.media_type}, JSON.encode(body))
 
     def _returned(self, last_event_id: str) -> dict[str, int]:
@@ -270,7 +276,8 @@ class StreamTransport:
             self._device.violation(Finding("id", f"an id of the epoch {epoch!r} in a log of {self._epoch!r}"))
         for room, witness in self._device.rooms.items():
             right = witness.cursor if witness.joined else witness.wanted
-            if cursors.pop(room, None if witness.joined else right) != right:
+            told = cursors.pop(room, None if witness.joined else right)
+            if right is not None and told != right:
                 self._device.violation(Finding("id", f"{right} was shown, and the id says {id[:200]}"), room, right)
         if cursors:
             self._device.violation(Finding("id", f"an id names rooms that are not in this stream: {id[:200]}"))
@@ -299,7 +306,7 @@ def _is_cursor(text: str) -> bool:
 
 
 def _with(path: str, parameters: list[str]) -> str:
-    return f"{path}?{'&'.join(parameters)}"
+    return f"{path}?{'&'.join(parameters)}".removesuffix("?")
 
 
 def _check(head: Head) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import NoReturn, Protocol
 
 from tornado_chat.verify.address import ServerAddress
@@ -30,7 +31,11 @@ class Transport(Protocol):
     def send(self, command: Data) -> None:
         """Never waits: a device has only so many commands unanswered."""
 
-    def join_again(self, room: str, after: int) -> None: ...
+    def send_together(self, commands: list[Data], done: Callable[[bool], None] | None) -> None:
+        """In one request, where it takes requests; then `done` is told whether no answer was an error."""
+
+    def join_again(self, room: str, after: int | None) -> None:
+        """`after` None: without one, for one's own log."""
 
     def leave(self, room: str) -> bool:
         """Whether it can: `left` then tells when it was done."""
@@ -58,8 +63,17 @@ class Listener(Protocol):
     last_event_id: str
     """Of the last stream that had ids, unless another transport came since."""
 
-    def opening(self) -> dict[str, int]:
-        """All rooms are to be joined anew: after which seq each."""
+    def opening(self) -> dict[str, int | None]:
+        """All rooms are to be joined anew: after which seq each; None: without one."""
+
+    def ask(self, room: str, after: int | None) -> None:
+        """A join is about to be sent."""
+
+    def known(self, room: str) -> object:
+        """What the ledger knows now, for `Witness.ask`."""
+
+    def take_state(self, cursor: int, state: Data) -> None:
+        """Of one's own log, once its witness was told that it goes on there."""
 
     def take(self, transport: Transport, message: Data) -> None:
         """A message from `transport`; Broken if it is none of the protocol's. The first one is `welcome`."""

@@ -15,16 +15,20 @@ class Witness:
     """Over all connections of the device. Each `take_` is told what came, and returns what is wrong with it."""
 
     __slots__ = (
+        "after",
         "asked",
         "counted_from",
         "cursor",
         "fresh_ack",
         "joined",
+        "known",
+        "late",
         "left",
         "missing",
         "owed_before_left",
         "pending",
         "synced",
+        "then_known",
     )
 
     def __init__(self) -> None:
@@ -32,32 +36,41 @@ class Witness:
         """The last seq that was shown."""
         self.missing: set[int] = set()  # skipped, and perhaps still to come: those would be out of order
         self.counted_from = 0  # events up to this seq came by catching up: their lateness says nothing
+        self.after: int | None = 0
+        self.known: object = None
+        """Of the join that was answered last: its `after`, and what was known when it was asked for."""
         self.open()
 
     def open(self) -> None:
         """A new connection: it is a member of nothing yet."""
         self.joined = self.synced = False
         self.left = False  # `left` was said, and no `joined` since
-        self.asked: deque[int] = deque()  # the `after` of each join that was not answered
+        self.asked: deque[int | None] = deque()  # the `after` of each join that was not answered; None: without
+        self.then_known: deque[object] = deque()  # and what was known when it was asked
         self.owed_before_left: set[str] | None = None  # commands that were sent before a leave; None: there was none
         self.lose_answers()
 
     def lose_answers(self) -> None:
         """What was sent will not be answered any more."""
         self.pending: deque[str] = deque()  # ids of commands that were not answered, in the order sent
+        self.late: set[str] = set()  # of these, those whose ack waits for the end of a message that grows
         self.fresh_ack = 0  # the seq of the last ack that was no duplicate
 
-    def ask(self, after: int) -> None:
-        """A join with this `after` was sent."""
+    def ask(self, after: int | None, known: object = None) -> None:
+        """A join with this `after`, or without one, was sent when so much was `known`."""
         self.asked.append(after)
+        self.then_known.append(known)
 
     def leave(self) -> None:
         """A leave was sent, once."""
-        self.owed_before_left = set(self.pending)
+        self.owed_before_left = set(self.pending) - self.late
 
     @property
-    def wanted(self) -> int:
-        """What it is to be joined after: the last that was asked for and not answered, else all that was shown."""
+    def wanted(self) -> int | None:
+        """What it is to be joined after: the last that was asked for and not answered, else all that was shown.
+
+        None: without an `after`.
+        """
         return self.asked[-1] if self.asked else self.cursor
 
     @property
@@ -75,18 +88,29 @@ class Witness:
             return Finding("ack", f"left before the answer to {min(owed)}, which was sent before it")
         return None
 
-    def take_joined(self, cursor: int) -> Finding | None:
+    def take_joined(self, cursor: int, *, anew: bool = False) -> Finding | None:
+        """`anew`: with a state, so that it need not go on where it was to."""
         if not self.asked:
             return Finding("protocol", "joined, though no join was sent")
         if self.owed_before_left is not None:
             return Finding("protocol", "joined, before the answer to a leave that was sent before it")
-        after = self.asked.popleft()
+        self.after = after = self.asked.popleft()
+        self.known = self.then_known.popleft()
         self.joined, self.synced, self.left = True, False, False
         self.cursor = cursor
         self.missing.clear()
+        if anew and (after is None or cursor >= after):
+            return None
+        if after is None:
+            return Finding("protocol", "joined without a cursor, and without a state")
         if cursor != after:
             return Finding("lost", f"joined after {after}, which was shown before, but the log starts at {cursor}")
         return None
+
+    def take_refusal(self) -> int | None:
+        """A join was answered with an error: its `after`."""
+        self.then_known.popleft()
+        return self.asked.popleft()
 
     def take_event(self, seq: int) -> Finding | None:
         if not self.joined:
@@ -136,9 +160,10 @@ class Witness:
             return Finding("left", f"{what} of a room that was left, and not joined again")
         return Finding("protocol", f"{what} before joined")
 
-    def take_ack(self, id: str, seq: int, duplicate: bool) -> Finding | None:
+    def take_ack(self, id: str, seq: int | None, duplicate: bool) -> Finding | None:
+        """`seq` None: of what makes no event in a room."""
         found = self._answered(id, "an ack")
-        if found is None and not duplicate:
+        if found is None and not duplicate and seq is not None:
             if seq <= self.fresh_ack:
                 found = Finding("ack", f"{id}: acknowledged with {seq} after one sent before it with {self.fresh_ack}")
             self.fresh_ack = seq
@@ -154,13 +179,15 @@ class Witness:
     def _answered(self, id: str, what: str) -> Finding | None:
         if id not in self.pending:
             return Finding("ack", f"{id}: {what} for what was not sent on this connection, or a second one")
-        first = self.pending[0]
+        first = next((one for one in self.pending if one not in self.late), id)
+        late = id in self.late
         self._strike(id)
-        if first == id:
+        if late or first == id:
             return None
         return Finding("ack", f"{id}: acknowledged before {first}, which was sent before it")
 
     def _strike(self, id: str) -> None:
         self.pending.remove(id)
+        self.late.discard(id)
         if self.owed_before_left is not None:
             self.owed_before_left.discard(id)

@@ -204,7 +204,7 @@ class Ping(_Base, frozen=True):
     pass
 
 
-class Begin(_Base, kw_only=True, frozen=True):
+class Begin(_Acting, kw_only=True, frozen=True):
     """A message that grows. `replica` names the process of several that share a user."""
 
     id: Id
@@ -215,7 +215,7 @@ class Begin(_Base, kw_only=True, frozen=True):
     take_over: Flag | None = None
 
 
-class Append(_Base, frozen=True):
+class Append(_Acting, frozen=True):
     """`stream` is the id of the `begin`; `offset` is where `text` begins, in code points."""
 
     room: RoomName
@@ -225,7 +225,7 @@ class Append(_Base, frozen=True):
     gen: Gen | None = None
 
 
-class Finish(_Base, frozen=True):
+class Finish(_Acting, frozen=True):
     room: RoomName
     stream: Id
     length: Count
@@ -233,7 +233,7 @@ class Finish(_Base, frozen=True):
     meta: MetaObject | None = None
 
 
-class Stop(_Base, frozen=True):
+class Stop(_Acting, frozen=True):
     room: RoomName
     seq: Seq | None = None
 

@@ -35,6 +35,9 @@ interface Elements {
   nameTitle: HTMLElement;
   nameToken: HTMLButtonElement;
   notices: HTMLElement;
+  options: HTMLElement;
+  optionsOpen: HTMLButtonElement;
+  people: HTMLElement;
   retry: HTMLButtonElement;
   rooms: HTMLElement;
   scrim: HTMLButtonElement;

@@ -2,32 +2,47 @@
 // tests/web/test_page_types.py holds it to the tables there.
 
 declare namespace Wire {
-  type Command = Join | Leave | Send | Edit | Delete | React | GetHistory | MarkRead | SayTyping | Ping;
+  type Command = Join | Leave | Send | Edit | Delete | React | GetHistory | MarkRead | Follow | Unfollow | Invite | Stop | Fetch | SayTyping | GetPresence | Ping;
 
   interface Join { type: "join"; id?: string; room: string; after?: number; last?: number }
   /** What a stream begins with: the fields of a `join`. */
   type Joining = Pick<Join, "room" | "after" | "last">;
   interface Leave { type: "leave"; id?: string; room: string }
-  interface Send { type: "send"; id?: string; room: string; text: string; reply_to?: number }
+  interface Send { type: "send"; id?: string; room: string; text: string; reply_to?: number; mentions?: string[] }
   interface Edit { type: "edit"; id?: string; room: string; seq: number; text: string }
   interface Delete { type: "delete"; id?: string; room: string; seq: number }
   interface React { type: "react"; id?: string; room: string; seq: number; emoji: string; on: boolean }
   interface GetHistory { type: "history"; id?: string; room: string; before?: number; limit?: number }
   interface MarkRead { type: "read"; id?: string; room: string; seq: number }
+  interface Follow { type: "follow"; id?: string; room: string; level: Level }
+  interface Unfollow { type: "unfollow"; id?: string; room: string }
+  interface Invite { type: "invite"; id?: string; room: string; user: string }
+  interface Stop { type: "stop"; id?: string; room: string; seq?: number }
+  interface Fetch { type: "fetch"; id?: string; room: string; seq: number; offset?: number }
   interface SayTyping { type: "typing"; id?: string; room: string; on: boolean }
+  interface GetPresence { type: "presence"; id?: string; room: string }
   interface Ping { type: "ping"; id?: string }
 
-  type Event = Message | Edited | Deleted | Reacted;
+  type Event = RoomEvent | OwnEvent;
+  type RoomEvent = Message | Edited | Deleted | Reacted | Finished;
+  /** The events of one's own log. */
+  type OwnEvent = Followed | Unfollowed | Marked | Mentioned;
 
-  interface Message { type: "message"; room: string; seq: number; user: string; name: string; text?: string; deleted?: boolean; ts: number; id?: string; reply_to?: number }
+  interface Message { type: "message"; room: string; seq: number; n: number; user: string; name: string; streaming?: boolean; text?: string; deleted?: boolean; ts: number; id?: string; reply_to?: number; mentions?: string[] }
   interface Edited { type: "edited"; room: string; seq: number; target: number; user: string; text?: string; deleted?: boolean; ts: number }
   interface Deleted { type: "deleted"; room: string; seq: number; target: number; user: string; ts: number }
   interface Reacted { type: "reacted"; room: string; seq: number; target: number; user: string; emoji: string; on: boolean; ts: number }
+  interface Finished { type: "finished"; room: string; seq: number; target: number; user: string; ts: number; reason: string; length: number; deleted?: boolean; crc?: number; text?: string }
 
-  type Frame = Event | Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Failure | Typing | Read | Presence | Closing;
+  interface Followed { type: "followed"; room: string; seq: number; about: string; level: Level; by?: string; user: string; ts: number }
+  interface Unfollowed { type: "unfollowed"; room: string; seq: number; about: string; user: string; ts: number }
+  interface Marked { type: "marked"; room: string; seq: number; about: string; read: number; user: string; ts: number }
+  interface Mentioned { type: "mentioned"; room: string; seq: number; about: string; target: number; user: string; name: string; ts: number }
+
+  type Frame = Event | Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Failure | Typing | Read | Presence | Appended | Grown | Closing;
 
   interface Welcome { type: "welcome"; user: string; name: string; token?: string; limits: Partial<Limits>; ping_interval: number }
-  interface Joined { type: "joined"; id?: string; room: string; head: number; cursor: number; read: number; epoch: string }
+  interface Joined { type: "joined"; id?: string; room: string; head: number; cursor: number; read: number; epoch: string; state?: OwnState }
   interface Synced { type: "synced"; room: string; seq: number }
   interface Behind { type: "behind"; room: string; seq: number; head: number }
   interface Left { type: "left"; id?: string; room: string }
@@ -40,17 +55,26 @@ declare namespace Wire {
 
   interface Typing { type: "typing"; room: string; user: string; name: string; on: boolean }
   interface Read { type: "read"; room: string; user: string; name: string; seq: number }
-  interface Presence { type: "presence"; id?: string; room: string; count: number }
+  interface Presence { type: "presence"; id?: string; room: string; count: number; users?: Person[] }
+  /** Of each chunk the seq of its message, the gen, the offset and the text. */
+  interface Appended { type: "appended"; room: string; chunks: [number, number, number, string][] }
+  interface Grown { type: "stream"; id?: string; room: string; seq: number; gen: number; offset: number; text: string; done: boolean }
+
+  interface Person { user: string; name: string }
+
+  type Level = "everything" | "mentions" | "nothing";
+  interface OwnState { rooms: FollowedRoom[] }
+  interface FollowedRoom { room: string; level: Level; head: number; messages: number; read: number; unread: number; mentions: number; by?: string }
 
   interface Limits { text_chars: number; frame_bytes: number }
 
   /** A message as `history` has it: as it is now. */
-  type Past = Message & { edited?: number; reactions?: { [emoji: string]: string[] } };
+  type Past = Message & { edited?: number; reason?: string; reactions?: { [emoji: string]: string[] } };
 
   /** The body of a refused handshake. */
   interface Refusal { error?: { code: string; message: string; retry_after?: number } }
 
   /** The answers to POST /v1/session and POST /v1/poll. */
   interface Session { user: string; name: string; token: string }
-  interface Polled { epoch: string; events: Event[]; cursors: { [room: string]: number }; more: boolean; errors?: { [room: string]: NonNullable<Refusal["error"]> } }
+  interface Polled { epoch: string; events: Event[]; cursors: { [room: string]: number }; more: boolean; errors?: { [room: string]: NonNullable<Refusal["error"]> }; state?: OwnState }
 }

@@ -4,33 +4,38 @@ import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
 import { byId } from "./dom.js";
-import { Holders } from "./holders.js";
+import { called, isGuest } from "./format.js";
 import { MessageList } from "./list.js";
+import { news } from "./own.js";
 import { roomName } from "./room.js";
 import { Credentials, shared, tab } from "./store.js";
 import { Texts } from "./texts.js";
 import { LEAVE, TOKEN, View } from "./view.js";
 
 const FIRST_ROOM = "lobby";
-const MOST_ROOMS = 40; // each is joined, so that it can say what is unread
+const MOST_ROOMS = 40; // of those that we follow: they are joined, so that what is unread is told as it changes
 const PAGES_BACK = 20; // of history, looked through for a message that a reply quotes
 
+/** @import { Hearing } from "./hearing.js" */
 /** @import { State } from "./connection.js" */
 /** @import { Acted } from "./list.js" */
-/** @import { Room } from "./room.js" */
+/** @import { Message, Room } from "./room.js" */
 /** @import { Seen } from "./row.js" */
 
 const credentials = new Credentials();
 const chat = new Chat({
   store: tab,
-  connect: (on) => new Connection({ base: new URL(".", location.href), credentials, memory: tab, holders: new Holders(shared), on: { ...on, state: stateChanged } }),
-  on: { changed, notice: (text) => view.notice(text) },
+  connect: (on) => new Connection({ base: new URL(".", location.href), credentials, memory: tab, shared, on: { ...on, state: stateChanged } }),
+  on: { changed, grown, told, notice: (text) => view.notice(text) },
 });
 const { connection } = chat;
 
-const view = new View({ enter, leave, who, signIn: () => signIn(null, "Cancel"), retry: () => connection.connect(), said: (text) => texts.said(text) });
+const view = new View({ enter, options, leave, who, signIn: () => signIn(null, "Cancel"), retry: () => connection.connect(), said: (text) => texts.said(text) });
 let room = chat.enter(asked());
 let drawing = false;
+let hearing = /** @type {Promise<Hearing | null> | null} */ (null);
+let kept = shared.get("followed", null); // the rooms that we followed when they were last known
+const entered = /** @type {Set<string>} */ (new Set()); // to be followed as soon as we are in them
 
 const texts = new Texts(() => changed(null));
 const messages = new MessageList(
@@ -44,26 +49,82 @@ const composer = new Composer({
   limits: () => chat.limits,
   said: (text) => texts.said(text),
   on: {
-    post(text, replyTo) {
-      chat.post(room, text, replyTo);
+    post(text, replyTo, mentions) {
+      chat.post(room, text, replyTo, mentions);
       messages.toEnd();
     },
     edit: (message, text) => chat.edit(room, message.seq, text),
+    people: (room) => room.people(chat.me?.user),
+    present: (room) => chat.present(room),
     typing: (on) => chat.typing(room, on),
     last: () => room.messages.findLast((message) => message.user === chat.me?.user && !message.deleted),
   },
 });
 
-// Rooms: the address names the one that is shown, the browser remembers those that were visited.
+// Rooms: the address names the one that is shown, our own log those that we follow, on whichever device.
 
-function visited() {
-  return shared.get("rooms", []).filter((name) => roomName(name) === name);
+/** The rooms of the list: those that we follow, as they were last time until we know, and the one that is shown. */
+function listed() {
+  const before = kept && kept.user === (chat.me?.user ?? credentials.claims.sub) ? kept.rooms : [];
+  const names = chat.own.known ? chat.own.followed.keys() : before;
+  return [...new Set([...names, room.name])].sort();
 }
 
-/** @param {string} name */
-function visit(name) {
-  const names = visited();
-  if (!names.includes(name)) shared.set("rooms", [...names, name].slice(-MOST_ROOMS));
+/** What is entered is followed; what is followed is joined, also by another device; what is not is left. */
+function attend() {
+  if (!chat.own.known || !chat.me) return;
+  inherit(chat.me.user);
+  const { followed } = chat.own;
+  for (const name of entered) {
+    const known = followed.get(name);
+    if (known && !known.by) entered.delete(name);
+    else if (chat.rooms.get(name)?.member) {
+      entered.delete(name);
+      chat.follow(name, known?.level ?? "everything");
+    }
+  }
+  for (const [name, { level, by }] of followed) {
+    if (chat.rooms.size < MOST_ROOMS && !chat.rooms.has(name) && !by && level !== "nothing") chat.enter(name);
+  }
+  for (const name of chat.rooms.keys()) if (!followed.has(name) && name !== room.name && !entered.has(name)) chat.leave(name);
+  const now = { user: chat.me.user, rooms: [...followed.keys()] };
+  if (now.user === kept?.user && String(now.rooms) === String(kept.rooms)) return;
+  kept = now;
+  shared.set("followed", kept);
+}
+
+/** A guest's rooms go on to whoever comes next in this browser, and follows none: a new guest, or the guest signed in. */
+function inherit(/** @type {string} */ user) {
+  const { user: before, rooms } = kept ?? { user: "guest-", rooms: shared.get("rooms", []) };
+  shared.set("rooms", null);
+  if (before === user || !isGuest(before)) return;
+  kept = { user, rooms: [] };
+  if (!chat.own.rooms.size) for (const name of rooms) if (roomName(name) === name) chat.follow(name, "everything");
+}
+
+/** @param {Wire.OwnEvent} event */
+function told(event) {
+  if (event.type === "followed" && event.by && event.by !== chat.me?.user) {
+    view.notice(`You are invited to #${event.about} by ${called(chat.person(event.by))}.`);
+  } else if (event.type === "mentioned" && event.about !== room.name && !chat.own.rooms.has(event.about)) {
+    view.notice(`${called(event)} has named you in #${event.about}.`);
+  }
+}
+
+/** Fill the options of the room that is shown. @param {HTMLElement} place */
+async function options(place) {
+  const { fillOptions } = await import("./options.js");
+  const { name } = room;
+  const level = chat.own.followed.get(name)?.level ?? null;
+  fillOptions(place, room, level, room.people(chat.me?.user), {
+    level: (level) => chat.follow(name, level),
+    invite: (user) => chat.invite(name, user),
+    leave() {
+      place.hidePopover();
+      leave(name);
+    },
+  });
+  place.querySelector("input")?.focus();
 }
 
 /** @param {string} typed */
@@ -76,9 +137,13 @@ function enter(typed) {
 
 /** @param {string} name */
 function leave(name) {
-  shared.set("rooms", visited().filter((other) => other !== name));
+  entered.delete(name);
+  chat.unfollow(name);
   chat.leave(name);
-  if (room.name === name) location.hash = visited()[0] ?? FIRST_ROOM;
+  if (room.name === name) {
+    location.hash = [...chat.own.followed.keys()][0] ?? FIRST_ROOM;
+    arrive();
+  }
   draw();
 }
 
@@ -100,7 +165,8 @@ function arrive() {
 }
 
 function show() {
-  visit(room.name);
+  entered.add(room.name);
+  hearing?.then((hearing) => hearing?.clear());
   composer.open(room);
   messages.open(room);
   if (matchMedia("(hover: hover)").matches) composer.focus(); // on a phone it would open the keyboard
@@ -116,29 +182,46 @@ function unescaped(text) {
   }
 }
 
-function joinVisited() {
-  for (const name of visited()) if (!chat.rooms.has(name)) chat.enter(name);
-}
-
 // Drawing: once a frame, however much came.
 
-/** @param {Room | null} where @param {Wire.Event} [event] */
+/** @param {Room | null} where @param {Wire.RoomEvent} [event] */
 function changed(where, event) {
-  if (event?.type === "message" && where === room && room.synced && event.user !== chat.me?.user) view.speak(event);
+  const spoken = event?.type === "message" && !event.streaming && event.user !== chat.me?.user;
+  if (spoken && where === room && room.synced) view.speak(event);
   if (drawing) return;
   drawing = true;
   if (document.hidden) setTimeout(draw, 200); // no frames there, but the title counts
   else requestAnimationFrame(draw);
 }
 
+/** @param {Room} where @param {Message} message */
+async function grown(where, message) {
+  changed(where);
+  if (where !== room || message.user === chat.me?.user) return;
+  hearing ??= import("./hearing.js").then(({ Hearing }) => new Hearing({
+    said: (message) => messages.said(message),
+    tell: (words) => view.tell(words),
+  })).catch(() => null);
+  (await hearing)?.grown(message);
+}
+
 function draw() {
   drawing = false;
+  attend();
   messages.render(chat.me, connection.live);
-  view.rooms([...new Set([...visited(), room.name])].map((name) => ({
-    name,
-    here: name === room.name,
-    unread: chat.rooms.get(name)?.unread(chat.me?.user) ?? { count: 0, least: false },
-  })));
+  const all = chat.own.followed;
+  view.rooms(listed().map((name) => {
+    const followed = all.get(name);
+    const { unread, mentions } = news(followed, chat.rooms.get(name), chat.me?.user);
+    return {
+      name,
+      here: name === room.name,
+      unread: !followed || followed.level === "everything" ? unread : { count: 0, least: false },
+      mentions: followed?.level === "nothing" ? 0 : mentions,
+      quiet: followed?.level === "nothing",
+      by: followed?.by ? called(chat.person(followed.by)) : null,
+    };
+  }));
   view.me(chat.me);
   view.status(connection.state, room, room.pending.filter((item) => item.seq === undefined && !item.error).length);
   view.typing(room.typists(chat.me?.user));
@@ -171,6 +254,7 @@ function act(action, row, button) {
 async function actOnMessage(action, message, emoji) {
   const here = room;
   if (action === "reply") composer.reply(message);
+  else if (action === "stop") chat.stop(here, message.seq);
   else if (action === "edit") composer.edit(message);
   else if (action === "delete") {
     if ((await view.askDelete(message)) !== LEAVE) chat.delete(here, message.seq);
@@ -232,7 +316,7 @@ async function introduce() {
 
 async function start() {
   show();
-  joinVisited();
+  for (const name of listed().slice(0, MOST_ROOMS)) chat.enter(name);
   if (!credentials.name && !credentials.token) {
     if (await connection.isClosed()) await signIn(null);
     else await introduce();
@@ -243,10 +327,6 @@ async function start() {
 
 addEventListener("hashchange", arrive);
 addEventListener("online", () => connection.hasten(true));
-addEventListener("storage", () => {
-  joinVisited();
-  changed(null);
-});
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) messages.away();
   else connection.hasten();

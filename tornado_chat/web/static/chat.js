@@ -1,7 +1,8 @@
 // The rooms, the outbox and the connection made one: what the server says goes to its room, what we say waits for its
 // ack. No page: `on.changed(room, event?)` says what to look at again.
 
-import { newId, Outbox } from "./outbox.js";
+import { isFollowing, newId, Outbox } from "./outbox.js";
+import { OwnLog } from "./own.js";
 import { backoff, errorAsks } from "./retry.js";
 import { Room } from "./room.js";
 
@@ -9,31 +10,50 @@ const REPLY_LIMIT = 15_000; // ms without any answer: ask again
 const PAGE = 50; // messages of one history
 const TYPING_EVERY = 3_000;
 const READ_EVERY = 500;
+const PRESENT_EVERY = 10_000;
+const STALE = 1_000; // ms until our own log is asked for its state again
 const ONCE_MORE = new Set(["rate_limited", "overloaded", "unavailable"]);
 const EVENT_FIELDS = ["seq", "user", "ts"]; // docs/protocol.md: every event has them, and nothing else has all three
 const NOT_TO_BE_REPEATED = new Set([1002, 1003, 1007, 1009]);
 
 /** @import { Callbacks, Connection } from "./connection.js" */
 /** @import { Item, Publishing } from "./outbox.js" */
+/** @import { Growth } from "./growth.js" */
+/** @import { Message } from "./room.js" */
 /** @import { Slot } from "./store.js" */
 
-/** @typedef {{ user: string, name: string, guest: boolean }} Me */
-/** @typedef {{ changed: (room: Room | null, event?: Wire.Event) => void, notice: (text: string) => void }} On */
-/** @typedef {Wire.Joined | Wire.History | Wire.Failure | null} Answer The last: the connection was lost. */
+/** @typedef {{ user: string, name: string, guest: boolean, moderator: boolean }} Me */
+/**
+ * `changed`: look again at the room, or (null) at all; `grown`: at a message whose text grows or has ended.
+ * `told`: an event came in our own log.
+ * @typedef {{
+ *   changed: (room: Room | null, event?: Wire.RoomEvent) => void, grown: (room: Room, message: Message) => void, told: (event: Wire.OwnEvent) => void,
+ *   notice: (text: string) => void,
+ * }} On
+ */
+/** @typedef {Wire.Joined | Wire.History | Wire.Presence | Wire.Grown | Wire.Failure | null} Answer The last: the connection was lost. */
+
+/**
+ * The outbox item on its way: one at a time, or a refused one would be overtaken by the next. What we follow and
+ * stop is no part of what we say: neither waits for the other.
+ * @typedef {{ aside: boolean, sending: Item | null, resend: number }} Lane
+ */
 
 export class Chat {
   rooms = /** @type {Map<string, Room>} */ (new Map());
+  own = new OwnLog();
   me = /** @type {Me | null} */ (null);
   limits = /** @type {Wire.Limits} */ ({ text_chars: 8000, frame_bytes: 65536 });
   // By id: the joins and histories of this connection.
-  #requests = /** @type {Map<string, { type: string, room: Room, answer: (frame: Answer) => void, timer: number }>} */ (new Map());
-  // The outbox item on its way: one at a time, or a refused one would be overtaken by the next.
-  #sending = /** @type {Item | null} */ (null);
-  #resend = 0;
+  #requests = /** @type {Map<string, { type: string, room: Room | OwnLog, answer: (frame: Answer) => void, timer: number }>} */ (new Map());
+  #lanes = [false, true].map((aside) => /** @type {Lane} */ ({ aside, sending: null, resend: 0 }));
   #tries = 0;
   #typingSent = 0;
   #unsaid = /** @type {Set<Room>} */ (new Set()); // rooms whose read mark the server does not know
   #saying = 0;
+  #stale = 0;
+  #growth = /** @type {Growth | null} */ (null);
+  #growing = 0; // ms since 1970: when it was last tried to load it
 
   /**
    * `connect` makes the connection, not connected yet, from the callbacks for what comes of it.
@@ -47,8 +67,14 @@ export class Chat {
       frame: (frame) => this.#frame(frame),
       moved: () => this.#moved(),
       closed: (code) => this.#closed(code),
-      joins: () => [...this.rooms.values()].map((room) => ({ room: room.name, ...room.joinFrom })),
+      joins: () => this.#logs.map((log) => ({ room: log.name, ...log.joinFrom })),
     });
+    for (const item of this.outbox.items) if (isFollowing(item)) this.own.queued(item);
+  }
+
+  /** All that is to be joined. The last of them is what a transport takes for sure. */
+  get #logs() {
+    return [...this.rooms.values(), this.own];
   }
 
   /** The room of that name; it is joined as soon as there is a connection, and stays so. @param {string} name */
@@ -57,7 +83,7 @@ export class Chat {
     if (!room) {
       room = new Room(name);
       this.rooms.set(name, room);
-      for (const item of this.outbox.items) if (item.command.room === name) room.queued(item);
+      for (const item of this.outbox.items) if (item.command.room === name && !isFollowing(item)) room.queued(item);
     }
     if (!room.member && !room.joining) this.#join(room);
     return room;
@@ -71,9 +97,9 @@ export class Chat {
 
   // What a person does. Each goes through the outbox, so that it outlives the connection and a reload.
 
-  /** @param {Room} room @param {string} text @param {number} [replyTo] */
-  post(room, text, replyTo) {
-    this.#queue({ type: "send", room: room.name, text, reply_to: replyTo });
+  /** @param {Room} room @param {string} text @param {number} [replyTo] @param {string[]} [mentions] Ids of users. */
+  post(room, text, replyTo, mentions = []) {
+    this.#queue({ type: "send", room: room.name, text, reply_to: replyTo, mentions: mentions.length ? mentions : undefined });
     this.typing(room, false);
   }
 
@@ -92,6 +118,26 @@ export class Chat {
     this.#queue({ type: "react", room: room.name, seq, emoji, on });
   }
 
+  /** End a message that grows. @param {Room} room @param {number} seq */
+  stop(room, seq) {
+    this.#queue({ type: "stop", room: room.name, seq });
+  }
+
+  /** @param {string} name @param {Wire.Level} level */
+  follow(name, level) {
+    this.#queue({ type: "follow", room: name, level });
+  }
+
+  /** @param {string} name */
+  unfollow(name) {
+    this.#queue({ type: "unfollow", room: name });
+  }
+
+  /** @param {string} name @param {string} user */
+  invite(name, user) {
+    this.#queue({ type: "invite", room: name, user });
+  }
+
   /** Another attempt for an item that was refused, or whose fate is not known. @param {Item} item */
   retry(item) {
     this.discard(item);
@@ -107,11 +153,15 @@ export class Chat {
   /** @param {Publishing} command */
   #queue(command) {
     const item = this.outbox.add(command);
-    const room = this.rooms.get(command.room) ?? null;
-    room?.queued(item);
+    this.#place(item)?.queued(item);
     if (!this.outbox.kept) this.on.notice("Your browser keeps nothing more: what is not sent yet would not survive a reload.");
-    this.on.changed(room);
+    this.on.changed(this.rooms.get(command.room) ?? null);
     this.#pump();
+  }
+
+  /** Where an item is seen while it is on its way. @param {Item} item */
+  #place(item) {
+    return isFollowing(item) ? this.own : this.rooms.get(item.command.room);
   }
 
   // What is said in passing.
@@ -158,6 +208,24 @@ export class Chat {
     return room.loading;
   }
 
+  /** Resolves when the room has the names of those who are there now, or the server did not tell. @param {Room} room */
+  present(room) {
+    return new Promise((resolve) => {
+      if (!this.connection.live || Date.now() - room.asked < PRESENT_EVERY) return resolve(null);
+      room.asked = Date.now();
+      this.#request(room, { type: "presence", room: room.name }, (frame) => {
+        if (frame?.type === "presence") for (const { user, name } of frame.users ?? []) room.named(user, name);
+        resolve(null);
+      });
+    });
+  }
+
+  /** A user by the name that was last seen of them, in whichever room. @param {string} user */
+  person(user) {
+    for (const { names } of this.rooms.values()) if (names.has(user)) return { user, name: names.get(user) ?? user };
+    return { user, name: user };
+  }
+
   /** One message that a reply refers to, once. @param {Room} room @param {number} seq */
   quoted(room, seq) {
     if (this.connection.live && room.synced && room.wants(seq)) {
@@ -172,13 +240,32 @@ export class Chat {
    * @returns {Promise<Answer>}
    */
   #history(room, fields, as) {
-    room.asked();
+    room.awaits();
     return new Promise((resolve) => {
       this.#request(room, { type: "history", room: room.name, ...fields }, (frame) => {
         room.history(frame?.type === "history" ? frame : null, as);
+        if (frame?.type === "history" && frame.messages.some(({ streaming }) => streaming)) this.#grow(room);
         this.on.changed(room);
         resolve(frame);
       });
+    });
+  }
+
+  /** Something is to be done about messages that grow. @param {Room} room */
+  async #grow(room) {
+    if (this.#growth) return this.#growth.look(room);
+    if (Date.now() - this.#growing < STALE) return;
+    this.#growing = Date.now();
+    const loaded = await import("./growth.js").catch(() => null);
+    if (!loaded || this.#growth) return;
+    this.#growth = new loaded.Growth({
+      rooms: () => this.rooms.values(),
+      polls: () => this.connection.state.name === "open" && this.connection.state.kind === "poll",
+      grown: (room, message) => this.on.grown(room, message),
+      fetch: (room, seq, offset) => new Promise((resolve) => {
+        if (!this.connection.live) return resolve(null);
+        this.#request(room, { type: "fetch", room: room.name, seq, offset }, (frame) => resolve(frame?.type === "stream" ? frame : null));
+      }),
     });
   }
 
@@ -186,7 +273,7 @@ export class Chat {
 
   /**
    * `answer` gets the reply, an error (silence is one too), or null when the connection is lost.
-   * @param {Room} room @param {Wire.Join | Wire.GetHistory} frame @param {(frame: Answer) => void} answer
+   * @param {Room | OwnLog} room @param {Wire.Join | Wire.GetHistory | Wire.GetPresence | Wire.Fetch} frame @param {(frame: Answer) => void} answer
    */
   #request(room, frame, answer) {
     const id = newId();
@@ -197,7 +284,7 @@ export class Chat {
     this.connection.send({ ...frame, id });
   }
 
-  /** `going`: on another transport, beside which nothing of the one before comes any more. @param {Room} room */
+  /** `going`: on another transport, beside which nothing of the one before comes any more. @param {Room | OwnLog} room */
   #join(room, going = false) {
     if (!this.connection.live) return;
     clearTimeout(room.again);
@@ -209,17 +296,26 @@ export class Chat {
       if (frame?.type === "error") this.#unjoined(room, frame);
       else if (frame?.type === "joined" && room.joined(frame, from)) this.#joined(room, frame);
       else if (frame) this.#join(room);
-      this.on.changed(room);
+      this.on.changed(room instanceof OwnLog ? null : room);
     });
   }
 
-  /** @param {Room} room @param {Wire.Joined} frame */
+  /** @param {Room | OwnLog} room @param {Wire.Joined} frame */
   #joined(room, frame) {
     room.member = true;
-    if (room.read > frame.read) this.#mark(room); // said to a connection that was lost
+    if (room instanceof OwnLog) this.#told();
+    else if (room.read > frame.read) this.#mark(room); // said to a connection that was lost
   }
 
-  /** @param {Room} room @param {Wire.Failure} error */
+  /** What the state of our own log says is true of the rooms that are open. */
+  #told() {
+    for (const [name, { read }] of this.own.rooms) {
+      const room = this.rooms.get(name);
+      if (room && room.read < read) room.read = read;
+    }
+  }
+
+  /** @param {Room | OwnLog} room @param {Wire.Failure} error */
   #unjoined(room, error) {
     room.member = room.synced = false;
     room.problem = error.message;
@@ -233,14 +329,15 @@ export class Chat {
 
   /** @param {Wire.Welcome} frame */
   #welcome(frame) {
-    this.me = { user: frame.user, name: frame.name, guest: Boolean(frame.token) };
+    if (this.me && this.me.user !== frame.user) this.own.forget();
+    this.me = { user: frame.user, name: frame.name, guest: Boolean(frame.token), moderator: this.connection.credentials.claims.moderator === true };
     this.limits = { ...this.limits, ...frame.limits };
     this.#tries = 0;
     // Edits and reactions as someone whom we no longer are mean nothing now; messages are left for a person to judge.
     for (const item of [...this.outbox.items]) {
       if (item.command.type !== "send" && this.outbox.unsure(item, frame.user)) this.discard(item);
     }
-    for (const room of this.rooms.values()) this.#join(room);
+    for (const log of this.#logs) this.#join(log);
     this.#pump();
     this.on.changed(null);
   }
@@ -252,33 +349,40 @@ export class Chat {
       clearTimeout(timer);
       this.#requests.delete(id);
     }
-    for (const room of this.rooms.values()) this.#join(room, true);
-    this.#next(); // the item on its way may have got lost; its id makes a resend harmless
+    for (const log of this.#logs) this.#join(log, true);
+    for (const lane of this.#lanes) this.#next(lane); // an item on its way may have got lost; its id makes a resend harmless
   }
 
   /** @param {number} code */
   #closed(code) {
-    clearTimeout(this.#resend);
-    if (this.#sending && NOT_TO_BE_REPEATED.has(code)) this.#refused(this.#sending, "The server closed the connection over this.");
-    this.#sending = null;
+    for (const lane of this.#lanes) {
+      clearTimeout(lane.resend);
+      if (lane.sending && NOT_TO_BE_REPEATED.has(code)) this.#refused(lane.sending, "The server closed the connection over this.");
+      lane.sending = null;
+    }
     const requests = [...this.#requests.values()];
     this.#requests.clear();
     for (const { answer, timer } of requests) {
       clearTimeout(timer);
       answer(null);
     }
-    for (const room of this.rooms.values()) {
-      clearTimeout(room.again);
-      room.left();
+    for (const log of this.#logs) {
+      clearTimeout(log.again);
+      log.left();
     }
+    if ([...this.own.rooms.keys()].some((name) => !this.rooms.has(name))) this.own.cursor = null; // as in #again
     this.on.changed(null);
   }
 
   /** @param {Wire.Frame} frame */
   #frame(frame) {
-    const room = "room" in frame ? this.rooms.get(frame.room ?? "") : undefined;
+    const name = "room" in frame ? (frame.room ?? "") : "";
+    const room = this.rooms.get(name);
+    const log = name === this.own.name ? this.own : room;
     if (isEvent(frame)) {
-      if (room?.member) this.#event(room, frame);
+      if (!log?.member) return;
+      if (room) this.#event(room, /** @type {Wire.RoomEvent} */ (frame));
+      else this.#ownEvent(/** @type {Wire.OwnEvent} */ (frame));
       return;
     }
     switch (frame.type) {
@@ -287,6 +391,7 @@ export class Chat {
         return;
       case "joined":
       case "history":
+      case "presence":
         this.#answered(frame);
         return;
       case "error":
@@ -294,9 +399,19 @@ export class Chat {
         return;
       case "synced":
       case "behind":
-        if (!room?.member) return;
-        room.synced = frame.type === "synced";
+        if (!log?.member) return;
+        log.synced = frame.type === "synced";
         break;
+      case "stream":
+        if (this.#answered(frame) || !room?.member) return;
+        if (this.#growth) this.#growth.grown(room, frame);
+        else this.#grow(room);
+        return;
+      case "appended":
+        if (!room?.member) return;
+        if (this.#growth) this.#growth.appended(room, frame);
+        else this.#grow(room);
+        return;
       case "typing":
         room?.typing(frame);
         break;
@@ -309,43 +424,71 @@ export class Chat {
     if (room) this.on.changed(room);
   }
 
-  /** @param {Room} room @param {Wire.Event} event */
-  #event(room, event) {
-    const known = room.cursor ?? 0;
-    if (!room.event(event)) {
-      this.#join(room); // whatever is missing comes again, this event too
-      return;
+  /** @param {Wire.OwnEvent} event */
+  #ownEvent(event) {
+    const { own } = this;
+    const counted = own.event(event);
+    if (counted === "missing") this.#join(own);
+    if (counted !== "new") return;
+    const room = this.rooms.get(event.about);
+    if (event.type === "marked") {
+      if (room) room.read = Math.max(room.read, event.read);
+      else this.#stale ||= setTimeout(() => this.#again(), STALE);
     }
+    this.on.told(event);
+    this.on.changed(room ?? null);
+  }
+
+  /** How much is unread of rooms that are not joined, only the state tells. */
+  #again() {
+    this.#stale = 0;
+    this.own.cursor = null;
+    this.#join(this.own);
+  }
+
+  /** @param {Room} room @param {Wire.RoomEvent} event */
+  #event(room, event) {
+    const counted = room.event(event, this.me?.user);
+    if (counted === "missing") return this.#join(room); // whatever is missing comes again, this event too
+    const ended = event.type === "finished" ? room.find(event.target) : null;
+    if (ended && this.#growth) this.#growth.end(room, ended);
+    else if (ended?.end || (event.type === "message" && event.streaming && !this.#growth)) this.#grow(room);
+    if (ended) this.on.grown(room, ended);
     // Ours, seen before its ack: it is in the log, which is all that an ack says.
     const item = event.type === "message" && event.id !== undefined ? this.outbox.find(event.id) : null;
     if (item && item.user === event.user && item.command.room === event.room) {
       this.outbox.take(item.id);
       this.#settled(item);
     }
-    this.on.changed(room, event.seq > known ? event : undefined);
+    this.on.changed(room, counted === "new" ? event : undefined);
   }
 
   /** @param {Wire.Ack} frame */
   #acked(frame) {
     const item = this.outbox.find(frame.id);
-    if (!item || item.user !== this.me?.user || frame.seq === undefined) return;
+    if (!item || item.user !== this.me?.user) return;
     this.outbox.take(item.id);
-    this.rooms.get(item.command.room)?.acked(item, frame.seq);
+    this.#place(item)?.acked(item, frame.seq ?? 0);
     this.#tries = 0;
     this.#settled(item, false);
   }
 
   /** @param {Item} item */
   #settled(item, shown = true) {
-    const room = this.rooms.get(item.command.room);
-    if (shown) room?.settled(item);
-    if (room) this.on.changed(room);
-    if (this.#sending === item) this.#next();
+    if (shown) this.#place(item)?.settled(item);
+    this.on.changed(this.rooms.get(item.command.room) ?? null);
+    this.#passed(item);
   }
 
-  #next() {
-    clearTimeout(this.#resend);
-    this.#sending = null;
+  /** The next of its lane may be sent. @param {Item} item */
+  #passed(item) {
+    for (const lane of this.#lanes) if (lane.sending === item) this.#next(lane);
+  }
+
+  /** @param {Lane} lane */
+  #next(lane) {
+    clearTimeout(lane.resend);
+    lane.sending = null;
     this.#pump();
   }
 
@@ -356,7 +499,7 @@ export class Chat {
     if (!request) return false;
     this.#requests.delete(id);
     clearTimeout(request.timer);
-    if (this.rooms.get(request.room.name) === request.room) request.answer(frame);
+    if (this.#logs.includes(request.room)) request.answer(frame);
     return true;
   }
 
@@ -367,11 +510,11 @@ export class Chat {
     if (!item) {
       this.on.notice(frame.message);
     } else if (ONCE_MORE.has(frame.code)) {
-      clearTimeout(this.#resend);
-      this.#resend = setTimeout(() => this.#next(), this.#pause(frame));
+      const wait = this.#pause(frame);
+      for (const lane of this.#lanes) if (lane.sending === item) this.#repeat(lane, wait);
     } else {
       this.#refused(item, frame.message);
-      if (this.#sending === item) this.#next();
+      this.#passed(item);
     }
   }
 
@@ -384,19 +527,27 @@ export class Chat {
     } else {
       this.on.notice(why);
       this.outbox.take(item.id);
-      room?.settled(item);
+      this.#place(item)?.settled(item);
     }
-    if (room) this.on.changed(room);
+    this.on.changed(room ?? null);
   }
 
-  /** Send the next item. Its answer, or a lost connection, moves on from there; silence repeats it: same id. */
+  /** Send the next items. An answer, or a lost connection, moves on from there; silence repeats it: same id. */
   #pump() {
-    if (this.#sending || !this.connection.live || !this.me) return;
-    const item = this.outbox.next(this.me.user);
-    if (!item) return;
-    this.#sending = item;
-    this.connection.send({ ...item.command, id: item.id });
-    this.#resend = setTimeout(() => this.#next(), REPLY_LIMIT);
+    if (!this.connection.live || !this.me) return;
+    for (const lane of this.#lanes) {
+      const item = lane.sending ? null : this.outbox.next(this.me.user, lane.aside);
+      if (!item) continue;
+      lane.sending = item;
+      this.connection.send({ ...item.command, id: item.id });
+      this.#repeat(lane, REPLY_LIMIT);
+    }
+  }
+
+  /** @param {Lane} lane @param {number} wait ms */
+  #repeat(lane, wait) {
+    clearTimeout(lane.resend);
+    lane.resend = setTimeout(() => this.#next(lane), wait);
   }
 }
 

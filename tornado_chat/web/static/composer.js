@@ -2,17 +2,22 @@
 
 import { byId, el, icon } from "./dom.js";
 import { excerpt } from "./format.js";
+import { mentioned } from "./mentions.js";
 import { named } from "./row.js";
 
 const ROOM_FOR_THE_FRAME = 1_024; // bytes of a frame that are not text
 
+/** @import { Completion } from "./completion.js" */
+/** @import { Person } from "./format.js" */
 /** @import { Message, Room } from "./room.js" */
 /** @import { Slot } from "./store.js" */
 
 /**
- * `last`: our newest message, to be edited by the arrow key.
+ * `last`: our newest message, to be edited by the arrow key. `people`: who may be named in a room, the likeliest first;
+ * `present` resolves when those who are there now are among them.
  * @typedef {{
- *   post: (text: string, replyTo?: number) => void, edit: (message: Editable, text: string) => void,
+ *   post: (text: string, replyTo: number | undefined, mentions: string[]) => void, edit: (message: Editable, text: string) => void,
+ *   people: (room: Room) => Person[], present: (room: Room) => Promise<unknown>,
  *   typing: (on: boolean) => void, last: () => Editable | undefined,
  * }} On
  */
@@ -42,6 +47,9 @@ export class Composer {
   #replyTo = /** @type {Editable | null} */ (null);
   #editing = /** @type {Editable | null} */ (null);
   #draft = ""; // what stood here before the edit
+  #picked = /** @type {Person[]} */ ([]); // from the completion, for this text
+  #completion = /** @type {Promise<Completion | null> | null} */ (null);
+  #completing = /** @type {Completion | null} */ (null); // ... once it is there
 
   /**
    * `limits` are the server's; `said` gives a text without its marks.
@@ -60,7 +68,11 @@ export class Composer {
       this.#submit();
     });
     byId.contextCancel.addEventListener("click", () => this.cancel());
-    this.box.addEventListener("input", () => this.#changed(true));
+    this.box.addEventListener("input", () => {
+      this.#changed(true);
+      this.#complete();
+    });
+    this.box.addEventListener("click", () => this.#completing?.update());
     this.box.addEventListener("blur", () => this.on.typing(false));
     this.box.addEventListener("keydown", (event) => this.#key(event));
   }
@@ -70,6 +82,7 @@ export class Composer {
     this.cancel();
     if (this.#room) this.on.typing(false);
     this.#room = room;
+    this.#picked = [];
     this.box.value = this.drafts.get("drafts", {})[room.name] ?? "";
     this.box.placeholder = `Message #${room.name}`;
     this.#changed(false);
@@ -117,6 +130,7 @@ export class Composer {
   /** @param {KeyboardEvent} event */
   #key(event) {
     if (event.isComposing) return; // Enter that chooses a candidate of an input method sends nothing
+    if (this.#completing?.key(event)) return event.preventDefault();
     if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
       this.#submit();
@@ -139,11 +153,38 @@ export class Composer {
       if (text !== message.text) this.on.edit(message, text);
     } else {
       const replyTo = this.#replyTo?.seq;
+      const mentions = text.includes("@") ? mentioned(text, [...this.#picked, ...this.on.people(this.#room)]) : [];
+      this.#picked = [];
       this.box.value = "";
       this.cancel();
-      this.on.post(text, replyTo);
+      this.on.post(text, replyTo, mentions);
     }
     this.#changed(false);
+  }
+
+  async #complete() {
+    if (this.#completing) return this.#completing.update();
+    if (this.#completion || !this.box.value.includes("@")) return;
+    this.#completion = this.#loaded();
+    this.#completing = await this.#completion;
+    if (!this.#completing) this.#completion = null; // perhaps with the next letter
+    this.#completing?.update();
+  }
+
+  /** @returns {Promise<Completion | null>} */
+  async #loaded() {
+    try {
+      const { Completion } = await import("./completion.js");
+      return new Completion({
+        box: this.box,
+        list: byId.people,
+        people: () => (this.#room ? this.on.people(this.#room) : []),
+        present: async () => this.#room && this.on.present(this.#room),
+        picked: (person) => this.#picked.push(person),
+      });
+    } catch {
+      return null;
+    }
   }
 
   /** @param {boolean} typed By a person. */

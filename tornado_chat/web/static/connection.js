@@ -4,17 +4,14 @@
 // that is welcomed is ours. On a lower one, the higher ones are tried again now and then, beside the one that runs. Whoever
 // listens drops by `seq` what two of them bring, so that a change loses and doubles nothing.
 
-import { Commands } from "./commands.js";
 import { KINDS, Network } from "./network.js";
-import { PollTransport } from "./poll.js";
 import { Refusal, Requests } from "./requests.js";
 import { backoff } from "./retry.js";
-import { StreamTransport } from "./stream.js";
 import { WebSocketTransport } from "./websocket.js";
 
-const TRANSPORTS = { websocket: WebSocketTransport, stream: StreamTransport, poll: PollTransport };
 const PATIENCE = { websocket: 2_500, stream: 5_000, poll: 15_000 }; // ms until the next lower one is begun beside
 const SOON = 1_000;
+const LOADING = 10_000; // ms after which a page that stays loads the lower ones, while it can: it may need them in a bad moment
 const RENEWAL = 50; // ms: several rooms that are entered or left at once need one new stream
 const STABLE = 10_000; // ms: a connection that lasted this long starts the back-off anew
 const OLD = 300_000; // ms: one that ends after this time is no fault of its transport; the machine may have slept
@@ -22,6 +19,7 @@ const FAULTS = 3; // one that is cut off young is one, one that falls silent cou
 const FLOODED = 10_000; // ms: at least this long away after 1008
 const REFUSED = 10_000; // ... and after 403
 
+/** @import { Commands } from "./commands.js" */
 /** @import { Holders } from "./holders.js" */
 /** @import { Kind } from "./network.js" */
 /** @import { Credentials, Slot } from "./store.js" */
@@ -85,19 +83,17 @@ export class Connection {
   #renewal = 0;
 
   /**
-   * `base` is the page's address; `memory` keeps the transport that worked.
-   * @param {{ base: URL, credentials: Credentials, memory: Slot, holders: Holders, on: Callbacks }} parts
+   * `base` is the page's address; `memory` keeps the transport that worked, `shared` is that of all tabs.
+   * @param {{ base: URL, credentials: Credentials, memory: Slot, shared: Slot, on: Callbacks }} parts
    */
-  constructor({ base, credentials, memory, holders, on }) {
+  constructor({ base, credentials, memory, shared, on }) {
     this.credentials = credentials;
     this.network = new Network(memory);
-    this.holders = holders;
+    this.shared = shared;
     this.on = on;
     this.requests = new Requests({ base, credentials });
-    this.commands = new Commands({
-      requests: this.requests,
-      on: { frame: (frame) => on.frame(frame), ended: (end) => this.#unheard(end) },
-    });
+    this.commands = /** @type {Commands | null} */ (null); // as the next, only below the WebSocket
+    this.holders = /** @type {Holders | null} */ (null);
   }
 
   get live() {
@@ -163,26 +159,39 @@ export class Connection {
     clearTimeout(this.#step);
     const kind = this.#left.shift();
     if (!kind) return this.#failed();
-    if (kind === "stream") {
-      this.#crowded = !this.holders.take();
-      if (this.#crowded) return this.#next();
-    }
     this.#step = setTimeout(() => this.#next(), PATIENCE[kind]);
     const candidate = /** @type {Candidate} */ ({ welcome: null, proven: false, since: Date.now() });
-    candidate.transport = new TRANSPORTS[kind]({
-      requests: this.requests,
-      commands: this.commands,
-      joins: this.on.joins,
-      holders: this.holders,
-      on: {
-        welcome: (frame) => this.#welcomed(candidate, frame),
-        proven: () => this.#proven(candidate),
-        frame: (frame) => candidate === this.#current && this.on.frame(frame),
-        ended: (end) => this.#ended(candidate, end),
-        renew: () => candidate === this.#current && this.#renew(),
-      },
-    });
     this.#tried.push(candidate);
+    /** @type {Events} */
+    const on = {
+      welcome: (frame) => this.#welcomed(candidate, frame),
+      proven: () => this.#proven(candidate),
+      frame: (frame) => candidate === this.#current && this.on.frame(frame),
+      ended: (end) => this.#ended(candidate, end),
+      renew: () => candidate === this.#current && this.#renew(),
+    };
+    if (kind === "websocket") candidate.transport = new WebSocketTransport({ requests: this.requests, on });
+    else this.#begin(kind, candidate, on);
+  }
+
+  /** A lower transport, as soon as it is loaded. @param {"stream" | "poll"} kind @param {Candidate} candidate @param {Events} on */
+  async #begin(kind, candidate, on) {
+    candidate.transport = { kind, send() {}, check() {}, close() {} };
+    const lower = await import("./lower.js").catch(() => null);
+    if (!this.#tried.includes(candidate)) return;
+    if (!lower) return this.#ended(candidate, { code: 0 });
+    const { requests } = this;
+    this.holders ??= new lower.Holders(this.shared);
+    this.commands ??= new lower.Commands({
+      requests,
+      on: { frame: (frame) => this.on.frame(frame), ended: (end) => this.#unheard(end) },
+    });
+    if (kind === "stream") {
+      this.#crowded = !this.holders.take();
+      if (this.#crowded) return this.#ended(candidate, { code: 0 });
+    }
+    const parts = { requests, commands: this.commands, joins: this.on.joins, holders: this.holders, on };
+    candidate.transport = kind === "stream" ? new lower.StreamTransport(parts) : new lower.PollTransport(parts);
   }
 
   /** Let go of those that are tried. */
@@ -219,10 +228,11 @@ export class Connection {
     this.#refusals = 0;
     before?.transport.close();
     const { kind } = candidate.transport;
-    if (kind === "websocket") this.holders.release();
+    if (kind === "websocket") this.holders?.release();
     if (before?.transport.kind !== kind) this.network.took(this.#borne(kind));
     this.credentials.welcomed(frame.token ?? null);
     this.#become({ name: "open", kind, crowded: this.#crowded });
+    if (kind === "websocket") setTimeout(() => import("./lower.js").catch(() => null), LOADING);
     if (before) this.on.moved();
     else this.on.welcome(frame);
   }
@@ -292,8 +302,8 @@ export class Connection {
     clearTimeout(this.#renewal);
     this.#renewal = 0;
     this.#halt();
-    this.commands.clear();
-    this.holders.release();
+    this.commands?.clear();
+    this.holders?.release();
     const before = this.#current;
     this.#current = null;
     before?.transport.close();

@@ -27,6 +27,7 @@ const PATHS = {
   menu: "M4 7h16M4 12h16M4 17h10",
   close: "M6.500 6.500l11 11M17.500 6.500l-11 11",
   enter: "M5 12h14M13 6l6 6-6 6",
+  more: "M6 12h.01M12 12h.01M18 12h.01",
   down: "M12 5v14M5.500 12.500 12 19l6.500-6.500",
 };
 
@@ -69,4 +70,19 @@ export function focusIn(node) {
 /** The element of `node` that is the like of what had the focus. @param {HTMLElement} node @param {string} focused */
 export function refocus(node, focused) {
   return /** @type {HTMLElement | null} */ (node.querySelector(`[data-focus="${CSS.escape(focused)}"]`));
+}
+
+/** Load a style sheet. Resolves when it is in force: what is shown before would jump. @param {string} name */
+export function styled(name) {
+  return new Promise((resolve, reject) => {
+    const href = new URL(name, import.meta.url).href;
+    if ([...document.styleSheets].some((sheet) => sheet.href === href)) return resolve(null);
+    const link = el("link", { rel: "stylesheet", href });
+    link.addEventListener("load", resolve);
+    link.addEventListener("error", () => {
+      link.remove();
+      reject(new Error(`${name} did not come`));
+    });
+    document.head.append(link);
+  });
 }

@@ -3,10 +3,10 @@
 // What is shown in the end is what the whole text shows. So a definition (`[label]: address`) that comes late changes
 // those blocks above it that asked for its label, and no others.
 
-import { closing, parse, said } from "./markdown.js";
+import { closing, named, parse, said } from "./markdown.js";
 import { patched } from "./nodes.js";
 
-/** @import { Block, References, Tree } from "./markdown.js" */
+/** @import { Block, Named, References, Tree } from "./markdown.js" */
 /** @import { Shown } from "./nodes.js" */
 
 /** Blocks that are complete. @typedef {{ source: string, shown: Shown[] }} Unit */
@@ -27,6 +27,7 @@ export class Growing {
   #element;
   #rest = document.createTextNode(""); // after the blocks: what is not parsed (yet)
   #text = ""; // what is shown
+  #named = /** @type {Named[]} */ ([]);
   #units = /** @type {Unit[]} */ ([]);
   #from = 0; // where in the text the tail begins
   #tail = /** @type {Shown[]} */ ([]);
@@ -46,11 +47,12 @@ export class Growing {
     element.prepend(this.#rest);
   }
 
-  /** @param {string} text All of it. @param {boolean} [open] More is to come. */
-  show(text, open = false) {
+  /** @param {string} text All of it. @param {boolean} [open] More is to come. @param {Named[]} [people] Whom it names. */
+  show(text, open = false, people = []) {
     const whole = open ? decided(lines(text)) : lines(text);
     const source = whole.slice(0, LONGEST);
-    if (!source.startsWith(this.#text)) this.#anew();
+    if (!source.startsWith(this.#text) || !same(people, this.#named)) this.#anew();
+    this.#named = people;
     this.#text = source;
     const tail = source.slice(this.#from);
     const grown = tail.length - this.#parsed;
@@ -135,12 +137,14 @@ export class Growing {
   #blocks(source, defined, asked) {
     this.work += source.length;
     const known = this.#references;
-    return parse(source, new Proxy(defined, {
+    const blocks = parse(source, new Proxy(defined, {
       get(own, label) {
         asked?.add(String(label));
         return known[String(label)] ?? own[String(label)];
       },
     }));
+    if (this.#named.length) for (const { tree } of blocks) named(tree, this.#named);
+    return blocks;
   }
 
   /** Find the units that name what is defined otherwise now. @param {Set<string>} labels @param {References} before */
@@ -180,6 +184,9 @@ export class Growing {
     return true;
   }
 }
+
+/** @param {Named[]} people @param {Named[]} others */
+const same = (people, others) => people.length === others.length && people.every(({ user, name }, at) => user === others[at].user && name === others[at].name);
 
 /** @returns {References} */
 const none = () => Object.create(null);

@@ -2,15 +2,15 @@
 
 import { around, el, icon } from "./dom.js";
 import { continues, day, dayName } from "./format.js";
-import { fill, shown, signature, toolbar } from "./row.js";
+import { fill, grow, shown, signature, toolbar } from "./row.js";
 
 /** @import { Me } from "./chat.js" */
 /** @import { Said } from "./format.js" */
-/** @import { Room } from "./room.js" */
+/** @import { Message, Room } from "./room.js" */
 /** @import { MessageRow, PendingRow, Row, Seen } from "./row.js" */
 /** @import { Texts } from "./texts.js" */
 
-/** @typedef {{ node: HTMLLIElement, signature: string }} Drawn */
+/** @typedef {{ node: HTMLLIElement, signature: string, grown: number }} Drawn */
 /** @typedef {Pick<Elements, "scroller" | "list" | "top" | "jump">} Parts */
 
 /**
@@ -264,8 +264,10 @@ export class MessageList {
     for (const row of model) {
       const old = this.#rows.get(row.key);
       const node = old?.node ?? el("li", { "data-key": row.key });
-      const drawn = { ...row, node, signature: `${row.kind}|${this.texts.ready}|${signature(row, room, me, live)}` };
+      const grown = row.kind === "message" ? row.message.grown : 0;
+      const drawn = { ...row, node, grown, signature: `${row.kind}|${this.texts.ready}|${signature(row, room, me, live)}` };
       if (drawn.signature !== old?.signature) fill(node, row, room, me, live, this.texts);
+      else if (row.kind === "message" && grown !== old.grown) grow(node, row, room, me, this.texts);
       if (node === next) next = node.nextSibling;
       else this.list.insertBefore(node, next);
       if (row.kind === "message" || row.kind === "pending") last = node;
@@ -336,6 +338,12 @@ export class MessageList {
     return true;
   }
 
+  /** The text of a message as it is shown, without its marks; "" if it is not. @param {Message} message */
+  said(message) {
+    for (const row of this.#rows.values()) if (row.kind === "message" && row.message === message) return this.texts.heard(row.node);
+    return "";
+  }
+
   // The toolbar and the keys.
 
   /** The row that a node is of. @param {HTMLElement | null} node */
@@ -353,7 +361,9 @@ export class MessageList {
       return;
     }
     const mine = row.message.user === this.#me.user;
-    for (const button of this.#tools('[data-do="edit"], [data-do="delete"]')) button.hidden = !mine;
+    for (const button of this.#tools('[data-do="edit"], [data-do="delete"]')) {
+      button.hidden = !mine || (button.dataset.do === "edit" && row.message.streaming);
+    }
     this.#toolbar.classList.toggle("low", node.offsetTop - this.scroller.scrollTop < 70); // no room above it
     node.append(this.#toolbar);
   }

@@ -1,6 +1,7 @@
 // The text of a message as a tree: CommonMark without HTML, with tables, task lists, strikethrough and bare addresses.
 // From the parser's tokens; there is no HTML string anywhere.
 
+import { mentionsIn } from "./mentions.js";
 import MarkdownIt from "./vendor/markdown-it/dist/browser/markdown-it.esm.min.mjs";
 
 /** @import { Token } from "./vendor/markdown-it/dist/browser/markdown-it.esm.min.mjs" */
@@ -225,6 +226,30 @@ function link(href, title) {
   const attrs = { href, target: "_blank", rel: "noopener noreferrer nofollow" };
   if (title !== null) attrs.title = String(title);
   return element("a", attrs);
+}
+
+/** Somebody whom a message names; ourselves? @typedef {{ user: string, name: string, me: boolean }} Named */
+
+const NAMELESS = new Set(["a", "code", "pre"]); // in which an "@" is none
+
+/** Make those who are named stand out. @param {Tree} tree @param {Named[]} people */
+export function named(tree, people) {
+  if (NAMELESS.has(tree.tag)) return;
+  tree.children = tree.children.flatMap((child) => {
+    if (child.tag !== "") {
+      named(child, people);
+      return [child];
+    }
+    let end = 0;
+    /** @type {Tree[]} */
+    const parts = [];
+    for (const { from, to, who } of mentionsIn(child.text, people)) {
+      if (from > end) parts.push(words(child.text.slice(end, from)));
+      parts.push(element("span", { class: who.me ? "mention self" : "mention", title: who.user }, [words(child.text.slice(from, to))]));
+      end = to;
+    }
+    return end === 0 ? [child] : [...parts, ...(end < child.text.length ? [words(child.text.slice(end))] : [])];
+  });
 }
 
 const APART = /^(p|h\d|ul|ol|li|blockquote|pre|div|table|thead|tbody|tr)$/;

@@ -8,7 +8,7 @@ export function newId() {
 
 /** @import { Slot } from "./store.js" */
 
-/** @typedef {Wire.Send | Wire.Edit | Wire.Delete | Wire.React} Publishing */
+/** @typedef {Wire.Send | Wire.Edit | Wire.Delete | Wire.React | Wire.Stop | Wire.Follow | Wire.Unfollow | Wire.Invite} Publishing */
 
 /**
  * `command` is the frame without its id; `at` is ms since 1970. `user` is whom it was first sent as: the server knows a
@@ -18,7 +18,14 @@ export function newId() {
  */
 
 /** @typedef {Item & { command: Wire.Send }} Sending */
-/** @typedef {Item & { command: Wire.Edit | Wire.Delete | Wire.React }} Changing */
+/** @typedef {Item & { command: Wire.Edit | Wire.Delete | Wire.React | Wire.Stop }} Changing */
+/** @typedef {Item & { command: Wire.Follow | Wire.Unfollow | Wire.Invite }} Following */
+
+/** Whether it is about which rooms somebody follows, and not about what is in one. @param {Item} item */
+export const isFollowing = ({ command: { type } }) => type === "follow" || type === "unfollow" || type === "invite";
+
+/** Whether it waits for nothing that is said, and nothing for it. @param {Item} item */
+const isAside = (item) => isFollowing(item) || item.command.type === "stop";
 
 export class Outbox {
   /** @param {Slot} store */
@@ -37,9 +44,9 @@ export class Outbox {
     return item;
   }
 
-  /** The next to be sent as `user`, marked as such before it leaves. @param {string} user */
-  next(user) {
-    const item = this.items.find((item) => !item.error && (item.user ?? user) === user);
+  /** The next to be sent as `user`, marked as such before it leaves. @param {string} user @param {boolean} [aside] */
+  next(user, aside = false) {
+    const item = this.items.find((item) => isAside(item) === aside && !item.error && (item.user ?? user) === user);
     if (item && item.user !== user) {
       item.user = user;
       this.save();

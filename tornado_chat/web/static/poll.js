@@ -8,6 +8,7 @@ const WAIT = 25; // s that the server may hold an answer back, a tenth more or l
 const UNHELD = 5_000; // ms between two that are not held back
 const LIMIT = 15_000; // ms that an answer may take beyond that
 const LEAST = 1_000; // ms that a poll takes at least which brings nothing
+const OWN = "~";
 const BEYOND = Number.MAX_SAFE_INTEGER; // a cursor beyond every head: the answer has the head in its place
 
 /** @import { Commands } from "./commands.js" */
@@ -25,6 +26,7 @@ export class PollTransport {
   #closed = new AbortController();
   #rooms = /** @type {Map<string, Followed>} */ (new Map());
   #epoch = /** @type {string | null} */ (null);
+  #marks = /** @type {Map<string, number>} */ (new Map()); // seqs that we have read, by room, as our own log said
   #news = new AbortController(); // aborted when the rooms are others, or someone wants to know now
 
   /** @param {{ requests: Requests, commands: Commands, holders: Holders, on: Events }} parts */
@@ -55,7 +57,8 @@ export class PollTransport {
   /** @param {Wire.Join} join */
   #join(join) {
     if (this.#rooms.has(join.room) || this.#rooms.size < ROOMS) {
-      this.#rooms.set(join.room, { join, joined: false, synced: false, cursor: BEYOND });
+      const cursor = (join.room === OWN && join.after) || BEYOND;
+      this.#rooms.set(join.room, { join, joined: false, synced: false, cursor });
       this.#news.abort();
     } else {
       this.on.frame({ type: "error", id: join.id, code: "too_large", message: `no more than ${ROOMS} rooms at once` });
@@ -82,6 +85,8 @@ export class PollTransport {
   async #turn() {
     this.#news = new AbortController();
     const all = [...this.#rooms.values()];
+    const own = this.#rooms.get(OWN);
+    if (own && !own.joined && own.join.after === undefined) await this.#state(own);
     const fresh = all.filter(({ joined }) => !joined);
     if (!all.length) return this.#pause(WAIT * 1_000);
     const current = all.every(({ synced }) => synced);
@@ -92,6 +97,20 @@ export class PollTransport {
     if (fresh.length) this.#joined(fresh, answer);
     else this.#heard(all, answer);
     if (current && !(wait && answer.events.length)) await this.#pause((wait ? LEAST : UNHELD) - (Date.now() - begun));
+  }
+
+  /** What our own log leads to is not in a poll that has no cursor. @param {Followed} own */
+  async #state(own) {
+    const { cursor, epoch, state } = await this.requests.ask(`rooms/${OWN}/events?last=0`, undefined, { signal: this.#closed.signal, limit: LIMIT });
+    if (this.#rooms.get(OWN) === own) this.#stated(own, cursor, epoch, state);
+  }
+
+  /** @param {Followed} own @param {number} cursor @param {string} epoch @param {Wire.OwnState} state */
+  #stated(own, cursor, epoch, state) {
+    this.#epoch ??= epoch;
+    Object.assign(own, { cursor, joined: true });
+    for (const { room, read } of state.rooms) this.#marks.set(room, read);
+    this.on.frame({ type: "joined", id: own.join.id, room: OWN, head: cursor, cursor, read: 0, epoch, state });
   }
 
   /** Null if `#news` came first. @param {Followed[]} followed @param {number} wait @returns {Promise<Wire.Polled | null>} */
@@ -117,7 +136,7 @@ export class PollTransport {
   }
 
   /** Tell that rooms are joined, from the heads in `answer`. @param {Followed[]} fresh @param {Wire.Polled} answer */
-  #joined(fresh, { epoch, cursors, errors }) {
+  #joined(fresh, { epoch, cursors, errors, state }) {
     for (const followed of fresh) {
       const { id, room, after, last } = followed.join;
       const head = cursors[room];
@@ -126,22 +145,26 @@ export class PollTransport {
         this.#refused(followed, errors?.[room]);
         continue;
       }
+      if (state && room === OWN) {
+        this.#stated(followed, head, epoch, state);
+        continue;
+      }
       this.#epoch ??= epoch;
       followed.joined = true;
       followed.cursor = after === undefined ? Math.max(0, head - (last ?? 0)) : Math.min(after, head);
-      // Our mark is not told in a poll. What was there when we came first counts as read; later we know better.
-      const read = after === undefined ? head : 0;
+      // The mark of a room that we do not follow is not told: what was there when we came first counts as read.
+      const read = this.#marks.get(room) ?? (after === undefined ? head : 0);
       this.on.frame({ type: "joined", id, room, head, cursor: followed.cursor, read, epoch });
     }
   }
 
   /** @param {Followed[]} all @param {Wire.Polled} answer */
-  #heard(all, { epoch, events, cursors, more, errors }) {
+  #heard(all, { epoch, events, cursors, more, errors, state }) {
     for (const followed of all) {
       const { room } = followed.join;
       if (this.#rooms.get(room) !== followed) continue;
       if (errors?.[room] || cursors[room] === undefined) this.#refused(followed, errors?.[room]);
-      else if (epoch !== this.#epoch || cursors[room] < followed.cursor) throw new Refusal(1006); // another log: join anew
+      else if (epoch !== this.#epoch || cursors[room] < followed.cursor || (state && room === OWN)) throw new Refusal(1006); // another log, or too old a cursor: join anew
       else followed.cursor = cursors[room];
     }
     for (const event of events) this.on.frame(event);

@@ -36,20 +36,21 @@ export class Requests {
   }
 
   /**
-   * POST `body` as JSON to a path below /v1/. Resolves with the answer if it is a 200, else throws a Refusal. `limit` in
-   * ms is that of the whole answer; without one only `signal` ends it.
+   * POST `body` as JSON to a path below /v1/, or GET without one. Resolves with the answer if it is a 200, else throws a
+   * Refusal. `limit` in ms is that of the whole answer; without one only `signal` ends it.
    * @param {string} path
    * @param {unknown} body
    * @param {{ signal?: AbortSignal, limit?: number, accept?: string }} options
    */
-  async post(path, body, { signal = new AbortController().signal, limit, accept = "application/json" }) {
+  async request(path, body, { signal = new AbortController().signal, limit, accept = "application/json" }) {
     const url = new URL(`v1/${path}`, this.base);
     const { token, name } = this.credentials;
     if (name) url.searchParams.set("name", name);
-    const headers = new Headers({ Accept: accept, "Content-Type": "application/json" });
+    const headers = new Headers({ Accept: accept });
+    if (body !== undefined) headers.set("Content-Type", "application/json");
     if (token) headers.set("Authorization", `Bearer ${token}`);
     const response = await answered(fetch(url, {
-      method: "POST",
+      method: body === undefined ? "GET" : "POST",
       body: JSON.stringify(body),
       headers,
       cache: "no-store",
@@ -68,7 +69,7 @@ export class Requests {
    * @param {string} path @param {unknown} body @param {{ signal?: AbortSignal, limit: number }} options
    */
   async ask(path, body, options) {
-    const response = await this.post(path, body, options);
+    const response = await this.request(path, body, options);
     return answered(response.json()); // a proxy's page is no answer of ours
   }
 

@@ -1,23 +1,26 @@
 // One room as it is known here: its messages by seq, what was done to them, and what of ours is on its way there.
-// No socket and no page. Every event counts once: `cursor` is the last one taken in.
+// No socket and no page.
+
+import { Log } from "./log.js";
 
 const RECENT = 60; // events asked for when a room is first seen
 const GAP = 2_000; // more missed than this: begin with the newest, the rest is there for scrolling back
 const KEPT = 4_000; // messages held at most while nobody reads the old ones
 const TYPING = 6_000;
 
+/** @import { JoinFrom } from "./log.js" */
 /** @import { Changing, Item, Sending } from "./outbox.js" */
 
 /**
- * A message as we hold it: as it is now. `version` counts its changes.
+ * A message as we hold it: as it is now. `version` counts its changes, `grown` those of a text that grows. `end`: what its
+ * text must be in the end, until it is known to be.
  * @typedef {Wire.Message & {
  *   text: string, deleted: boolean, edited: number | null, reactions: Map<string, Set<string>>, version: number,
+ *   streaming: boolean, grown: number, reason: string | null, end: { length: number, crc: number } | null,
  * }} Message
  */
 
-/** @typedef {Exclude<Wire.Event, Wire.Message>} Change */
-
-/** @typedef {{ last: number, after?: undefined } | { after: number }} JoinFrom */
+/** @typedef {Exclude<Wire.RoomEvent, Wire.Message>} Change */
 
 /** A room's name as the protocol has it, made from what a person typed; null if that cannot be. @param {string} typed */
 export function roomName(typed) {
@@ -25,23 +28,17 @@ export function roomName(typed) {
   return /^[a-z0-9][a-z0-9._-]{0,63}$/.test(name) ? name : null;
 }
 
-export class Room {
+export class Room extends Log {
   messages = /** @type {Message[]} */ ([]); // ascending seq
-  cursor = /** @type {number | null} */ (null); // null: nothing held yet
-  epoch = /** @type {string | null} */ (null);
   oldest = 1; // the history of everything below is not held
   more = false; // ... and there is some
   read = 0; // our mark
-  joining = false;
-  member = false; // joined on this connection: events count
-  synced = false; // ... and nothing is missing
-  problem = /** @type {string | null} */ (null); // why it could not be joined
-  again = 0; // timer of the next attempt to
   loading = /** @type {Promise<boolean> | null} */ (null); // the promise of a page of history
   failed = /** @type {string | null} */ (null); // why the last one did not come
   pending = /** @type {Sending[]} */ ([]); // those acknowledged too (`seq` set) whose event is still to come
   changes = /** @type {Changing[]} */ ([]);
   trimmable = true; // nobody reads old messages just now
+  asked = 0; // ms since 1970: when it was asked for who is here
   version = 0; // counts every change, so that a view knows when to look again
   marks = /** @type {Map<string, number>} */ (new Map()); // user -> seq read, as far as signals told us
   names = /** @type {Map<string, string>} */ (new Map()); // by user
@@ -51,12 +48,6 @@ export class Room {
   // Changes since a history was asked for: its answer may be older than they are.
   #edits = /** @type {Change[] | null} */ (null);
   #waiting = 0; // histories asked for
-  #gap = /** @type {number | null} */ (null); // the cursor at which a hole was seen
-
-  /** @param {string} name */
-  constructor(name) {
-    this.name = name;
-  }
 
   /** The fields of the `join` that brings us up to date. @returns {JoinFrom} */
   get joinFrom() {
@@ -71,15 +62,14 @@ export class Room {
     this.problem = null;
     this.version++;
     if (from.after !== undefined) {
-      const foreign = frame.epoch !== this.epoch || from.after > frame.cursor;
+      const foreign = this.foreign(frame, from.after);
       if (foreign || frame.head - frame.cursor > GAP) {
         this.#forget(foreign);
         return false;
       }
     } else {
       this.#forget(this.epoch !== null && frame.epoch !== this.epoch);
-      this.epoch = frame.epoch;
-      this.cursor = frame.cursor;
+      this.begin(frame);
       this.oldest = frame.cursor + 1;
       this.more = frame.cursor > 0;
     }
@@ -100,26 +90,23 @@ export class Room {
     this.pending = this.pending.filter((item) => item.seq === undefined);
   }
 
-  /** Take in an event. False: some before it are missing, join again from the cursor. @param {Wire.Event} event */
-  event(event) {
-    if (this.cursor === null || event.seq <= this.cursor) return true;
-    if (event.seq > this.cursor + 1 && this.#gap !== this.cursor) {
-      this.#gap = this.cursor; // a second time at the same place: the log itself has the hole
-      return false;
-    }
-    this.cursor = event.seq;
+  /** Take in an event, if it is new. @param {Wire.RoomEvent} event @param {string} [me] */
+  event(event, me) {
+    const counted = this.count(event.seq);
+    if (counted !== "new") return counted;
     this.version++;
     if (event.type === "message") {
-      this.#named(event.user, event.name);
+      this.named(event.user, event.name);
       this.#typing.delete(event.user);
       this.messages.push(message(event));
+      if (event.user === me && !event.streaming) this.read = Math.max(this.read, event.seq); // as the server does: one's own words are read
       if (this.messages.length > KEPT && this.trimmable) this.#trim();
     } else {
       this.#edits?.push(event);
       this.#apply(event);
     }
     if (this.pending.length) this.pending = this.pending.filter(({ seq }) => seq === undefined || seq > event.seq);
-    return true;
+    return counted;
   }
 
   #trim() {
@@ -133,8 +120,16 @@ export class Room {
     const target = this.find(event.target);
     if (!target) return;
     target.version++;
-    if (event.type === "deleted" || (event.type === "edited" && event.deleted)) {
+    if (event.type === "finished") {
+      if (event.text !== undefined) target.text = event.text;
+      else if (event.crc !== undefined && target.streaming) target.end = { length: event.length, crc: event.crc };
+      target.streaming = false;
+      target.reason = event.reason;
+    }
+    if (event.type === "deleted" || ("deleted" in event && event.deleted)) {
       target.deleted = true;
+      target.streaming = false;
+      target.end = null;
       target.text = "";
       target.reactions.clear();
     } else if (target.deleted) {
@@ -176,7 +171,7 @@ export class Room {
     return true;
   }
 
-  asked() {
+  awaits() {
     this.#waiting++;
     this.#edits ??= [];
   }
@@ -230,14 +225,14 @@ export class Room {
   }
 
   /** @param {string} user @param {string} name */
-  #named(user, name) {
+  named(user, name) {
     if (this.names.get(user) !== name) this.names.set(user, name);
   }
 
   /** @param {Wire.Typing} frame */
   typing(frame, now = Date.now()) {
     this.version++;
-    this.#named(frame.user, frame.name);
+    this.named(frame.user, frame.name);
     if (frame.on) this.#typing.set(frame.user, now + TYPING);
     else this.#typing.delete(frame.user);
   }
@@ -252,6 +247,12 @@ export class Room {
     return people;
   }
 
+  /** Those who were seen here, who spoke last first. @param {string} [me] */
+  people(me) {
+    const users = new Set([...this.messages.map(({ user }) => user).reverse(), ...this.names.keys()]);
+    return [...users].filter((user) => user !== me).map((user) => this.person(user));
+  }
+
   /** A user by the name last seen. @param {string} user */
   person(user) {
     return { user, name: this.names.get(user) ?? user };
@@ -259,7 +260,7 @@ export class Room {
 
   /** Nobody can be known to type after a pause of ours. */
   left() {
-    this.member = this.synced = false;
+    super.left();
     this.#typing.clear();
     this.version++;
   }
@@ -267,20 +268,41 @@ export class Room {
   /** @param {Wire.Read} frame @param {string} [me] */
   readBy(frame, me) {
     this.version++;
-    this.#named(frame.user, frame.name);
+    this.named(frame.user, frame.name);
     if (frame.user === me) this.read = Math.max(this.read, frame.seq);
     else this.marks.set(frame.user, frame.seq);
   }
 
-  /** Messages of others past our mark; `least` when older ones that are not held may count too. @param {string} [me] */
-  unread(me) {
+  /** Whether all that came after our mark is held. */
+  get #whole() {
+    return !this.more || this.read >= this.oldest - 1;
+  }
+
+  /**
+   * The messages past our mark, by subtraction of their numbers; `least` when older ones that are not held count too.
+   * `mark`: the number of the last one that is read, where that is known otherwise. Null where no message is held.
+   * @param {number | null} mark
+   */
+  unread(mark) {
+    const last = this.messages.at(-1);
+    if (!last) return null;
+    const first = this.messages[this.index(this.read + 1)];
+    if (!first) return { count: 0, least: false };
+    const whole = this.#whole || first !== this.messages[0];
+    return { count: last.n - (whole ? first.n - 1 : (mark ?? first.n - 1)), least: !whole && mark === null };
+  }
+
+  /** How many messages past our mark name us; null where some are not held. @param {string} [me] */
+  mentions(me) {
+    if (!this.#whole) return null;
     let count = 0;
-    for (let at = this.messages.length - 1; at >= 0 && this.messages[at].seq > this.read; at--) {
-      if (this.messages[at].user !== me && !this.messages[at].deleted) count++;
-    }
-    return { count, least: this.more && this.oldest > this.read + 1 };
+    for (let at = this.index(this.read + 1); at < this.messages.length; at++) if (names(this.messages[at], me)) count++;
+    return count;
   }
 }
+
+/** Whether `message` names a user. @param {Wire.Message} message @param {string} [user] */
+export const names = ({ mentions = [] }, user = "") => mentions.includes(user);
 
 /** @param {Wire.Past} data From the event, or from a history. @returns {Message} */
 function message(data) {
@@ -291,5 +313,9 @@ function message(data) {
     edited: data.edited ?? null,
     reactions: new Map(Object.entries(data.reactions ?? {}).map(([emoji, users]) => [emoji, new Set(users)])),
     version: 0,
+    streaming: data.streaming ?? false,
+    grown: 0,
+    reason: data.reason ?? null,
+    end: null,
   };
 }

@@ -6,10 +6,11 @@ import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, short
 /** @import { Me } from "./chat.js" */
 /** @import { Person } from "./format.js" */
 /** @import { Sending } from "./outbox.js" */
+/** @import { Named } from "./markdown.js" */
 /** @import { Message, Room } from "./room.js" */
 /** @import { Texts } from "./texts.js" */
 
-/** @typedef {Message & { state: "" | "gone" | "saving" | "deleting" }} Seen */
+/** @typedef {Message & { state: "" | "gone" | "saving" | "deleting" | "stopping" }} Seen */
 
 /**
  * What a row shows; `first`: with a name over it, as the first of several by one user.
@@ -19,6 +20,9 @@ import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, short
  * @typedef {{ key: string, kind: "pending", item: Sending, unsure: boolean, first: boolean }} PendingRow
  * @typedef {DayRow | NewRow | MessageRow | PendingRow} Row
  */
+
+/** How a message that has grown may end, but for well. */
+const ENDS = new Map([["stopped", "stopped"], ["interrupted", "interrupted"], ["error", "ended by an error"]]);
 
 export const EMOJI = ["👍", "❤️", "😂", "🎉", "😮", "😢", "🙏", "👀"];
 
@@ -32,7 +36,9 @@ export function shown(message, room, me) {
   const seen = { ...message, reactions, state: message.deleted ? "gone" : "" };
   if (message.deleted) return seen;
   for (const { command } of changesOf(message, room)) {
-    if (command.type === "edit") {
+    if (command.type === "stop") {
+      if (seen.streaming) seen.state ||= "stopping";
+    } else if (command.type === "edit") {
       seen.text = command.text;
       seen.state ||= "saving";
     } else if (command.type === "delete") {
@@ -46,6 +52,11 @@ export function shown(message, room, me) {
   }
   for (const [emoji, users] of reactions) if (!users.size) reactions.delete(emoji);
   return seen;
+}
+
+/** Those whom a message names. @param {Message} message @param {Room} room @param {Me | null} me @returns {Named[]} */
+function namedIn({ mentions = [] }, room, me) {
+  return mentions.map((user) => (user === me?.user ? { ...me, me: true } : { ...room.person(user), me: false }));
 }
 
 /** Our own changes of `message` that are on their way. @param {Message} message @param {Room} room */
@@ -62,8 +73,9 @@ export function signature(row, room, me, live) {
     case "message": {
       const changes = changesOf(row.message, room).map(({ id }) => id);
       const quote = row.message.reply_to ? room.find(row.message.reply_to) : null;
+      const named = namedIn(row.message, room, me).map(({ name }) => name);
       const quoted = quote ? `${quote.seq}.${quote.version}` : "";
-      return `${row.message.version}|${row.first}|${me?.user}|${changes}|${quoted}`;
+      return `${row.message.version}|${row.first}|${me?.user}|${changes}|${quoted}|${named}`;
     }
     case "pending":
       return `${row.first}|${row.item.error}|${row.item.seq}|${live}|${row.unsure}`;
@@ -96,11 +108,29 @@ export function fill(node, row, room, me, live, texts) {
   }
 }
 
+/** Show what has come of a text that grows. @param {HTMLLIElement} node @param {MessageRow} row @param {Room} room @param {Me | null} me @param {Texts} texts */
+export function grow(node, row, room, me, texts) {
+  const { message } = row;
+  const text = texts.in(node, message.text, namedIn(message, room, me), message.streaming);
+  if (!text.isConnected) node.querySelector(":scope > .content > .text")?.replaceWith(text); // it is plain still
+}
+
+/** That it grows, and a button to end it for who may. @param {Seen} message @param {Room} room @param {Me | null} me */
+function growing(message, room, me) {
+  const asker = message.reply_to ? room.find(message.reply_to)?.user : null;
+  const may = me && (me.moderator || me.user === message.user || me.user === asker);
+  const stop = message.state === "stopping" ? el("span", {}, "Stopping…") : doing("stop", "Stop");
+  if (message.state !== "stopping") stop.setAttribute("aria-label", `Stop the message of ${called(message)}`);
+  return el("p", { class: "growing" }, el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")), may ? stop : null);
+}
+
 /** @param {HTMLLIElement} node @param {MessageRow} row @param {Seen} seen @param {Room} room @param {Me | null} me @param {Texts} texts */
 function fillMessage(node, row, seen, room, me, texts) {
   const { ts } = seen;
   const mine = seen.user === me?.user;
-  node.className = `message${row.first ? " first" : ""}${mine ? " mine" : ""}${seen.state ? ` ${seen.state}` : ""}`;
+  const named = namedIn(seen, room, me);
+  const names = named.some(({ me }) => me) ? " named" : "";
+  node.className = `message${row.first ? " first" : ""}${mine ? " mine" : ""}${names}${seen.state ? ` ${seen.state}` : ""}`;
   node.tabIndex = -1;
   const when = el("time", { datetime: new Date(ts).toISOString(), title: fullTime(ts) }, time(ts));
   /** @type {HTMLElement[]} */
@@ -110,13 +140,15 @@ function fillMessage(node, row, seen, room, me, texts) {
   if (seen.deleted) {
     content.push(el("p", { class: "text" }, "This message was deleted."));
   } else {
-    const text = texts.in(node, seen.text);
+    const text = texts.in(node, seen.text, named, seen.streaming);
     text.querySelector(":scope > .edited")?.remove();
-    if (seen.edited || seen.state === "saving") {
+    const ended = ENDS.get(seen.reason ?? "");
+    if (seen.edited || seen.state === "saving" || ended) {
       const title = seen.edited ? `Edited ${fullTime(seen.edited)}` : null;
-      text.append(el("span", { class: "edited", title }, seen.state === "saving" ? " saving…" : " (edited)"));
+      text.append(el("span", { class: "edited", title }, seen.state === "saving" ? " saving…" : seen.edited ? " (edited)" : ` (${ended})`));
     }
     content.push(text);
+    if (seen.streaming) content.push(growing(seen, room, me));
     if (seen.reactions.size) content.push(reactions(seen.reactions, room, me));
   }
   replace(node, gutter(row.first, seen, when), content);
@@ -136,7 +168,7 @@ function fillPending(node, row, room, me, live, texts) {
   const content = [];
   if (row.first) content.push(head(author, when));
   if (item.command.reply_to) content.push(quote(item.command.reply_to, room, texts));
-  content.push(texts.in(node, item.command.text));
+  content.push(texts.in(node, item.command.text, []));
   if (item.error || row.unsure) {
     const why = item.error ? `Not sent. ${item.error}` : "You were signed in as someone else when this was sent, and no answer came: it may be there already.";
     content.push(
@@ -205,7 +237,7 @@ function quote(seq, room, texts) {
   const words = original?.deleted ? "This message was deleted." : excerpt(original ? texts.said(original.text) : "An earlier message");
   return el(
     "button",
-    { type: "button", class: "quote", "data-do": "goto", "data-seq": seq, "data-focus": "goto", "aria-label": label },
+    { type: "button", class: "quote", "data-do": "goto", "data-seq": seq, "data-focus": "goto", title: label },
     ...(original ? named(original).flatMap((part) => [part, " "]) : []),
     el("span", { class: "clipped", dir: "auto" }, words),
   );

@@ -5,7 +5,7 @@ const LONG = 400; // characters without an end of a sentence, of which as much i
 const segmenter = new Intl.Segmenter(undefined, { granularity: "sentence" });
 
 export class Sentences {
-  #told = 0; // characters of the text
+  told = 0; // characters of the text
 
   /**
    * What is new to be read of `text`: whole sentences and lines, or "". What was read is not read again, even where the
@@ -13,11 +13,11 @@ export class Sentences {
    * @param {string} text All that is there. @param {boolean} open More is to come.
    */
   next(text, open) {
-    const from = this.#told;
+    const from = this.told;
     if (from >= text.length) return "";
     const rest = text.slice(from);
-    this.#told += open ? ended(rest) : rest.length;
-    return text.slice(from, this.#told).replace(/\s+/g, " ").trim();
+    this.told += open ? ended(rest) : rest.length;
+    return text.slice(from, this.told).replace(/\s+/g, " ").trim();
   }
 }
 

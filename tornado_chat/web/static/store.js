@@ -3,10 +3,12 @@
 /** @import { Kind } from "./network.js" */
 /** @import { Item } from "./outbox.js" */
 
+/** The rooms that a user followed. @typedef {{ user: string, rooms: string[] }} Rooms */
+
 /**
- * What is kept, by its key.
+ * What is kept, by its key. (`rooms`: those that were visited, where this page kept them itself, in former versions.)
  * @typedef {{
- *   rooms: string[], name: string, token: string | null, pasted: boolean, outbox: Item[],
+ *   followed: Rooms | null, rooms: string[], name: string, token: string | null, pasted: boolean, outbox: Item[],
  *   drafts: Record<string, string>, transport: { kind: Kind, at: number } | null, holders: Record<string, number>,
  * }} Kept
  */
@@ -55,7 +57,7 @@ function slot(name, prefix) {
   };
 }
 
-/** For all tabs: the name, the rooms visited, the newest guest token, which of them hold a request open. */
+/** For all tabs: the name, the rooms followed, the newest guest token, which of them hold a request open. */
 export const shared = slot("localStorage", "tornado-chat.");
 
 /** For this tab alone, reloads included: what is not yet acknowledged, drafts, the token in use, the transport. */
@@ -70,15 +72,20 @@ export class Credentials {
     return this.leftOut === "token" ? null : (tab.get("token", null) ?? shared.get("token", null));
   }
 
-  /** The patterns of the rooms that the token in use is for, as far as it can be read; none: the server will tell. */
-  get rooms() {
+  /** What the token in use says, as far as it can be read. @returns {{ sub?: unknown, rooms?: unknown, moderator?: unknown }} */
+  get claims() {
     const claims = this.token?.split(".")[1] ?? "";
     try {
-      const { rooms } = JSON.parse(atob(claims.replaceAll("-", "+").replaceAll("_", "/")));
-      return Array.isArray(rooms) ? rooms.map(String) : [];
+      return JSON.parse(atob(claims.replaceAll("-", "+").replaceAll("_", "/"))) ?? {};
     } catch {
-      return [];
+      return {};
     }
+  }
+
+  /** The patterns of the rooms that it is for; none: the server will tell. */
+  get rooms() {
+    const { rooms } = this.claims;
+    return Array.isArray(rooms) ? rooms.map(String) : [];
   }
 
   get signedIn() {

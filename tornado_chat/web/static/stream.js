@@ -67,7 +67,7 @@ export class StreamTransport {
   async #read(join) {
     const { signal } = this.#closed;
     try {
-      const response = await this.requests.post("events", { join }, { signal, accept: "text/event-stream" });
+      const response = await this.requests.request("events", { join }, { signal, accept: "text/event-stream" });
       const events = new EventStream();
       const reader = response.body?.pipeThrough(new TextDecoderStream()).getReader();
       for (;;) {

@@ -1,9 +1,10 @@
 // The texts of the messages: plain until what shows Markdown is here, which is loaded when there is a first message.
 
-import { el } from "./dom.js";
+import { el, styled } from "./dom.js";
 import { pieces } from "./format.js";
 
 /** @import { Growing } from "./growing.js" */
+/** @import { Named } from "./markdown.js" */
 
 const AGAIN = 30_000; // ms after which it is tried once more to load what did not come
 
@@ -25,9 +26,10 @@ export class Texts {
 
   /**
    * What shows `text` in `row`: what has shown it there before, if it has, with the blocks that did not change.
-   * @param {HTMLElement} row @param {string} text @param {boolean} [open] More is to come.
+   * @param {HTMLElement} row @param {string} text @param {Named[]} named Those whom it names.
+   * @param {boolean} [open] More is to come.
    */
-  in(row, text, open = false) {
+  in(row, text, named, open = false) {
     if (!this.#renderer) {
       this.#load();
       return plain(text);
@@ -38,8 +40,13 @@ export class Texts {
       shown = { element, growing: new this.#renderer.Growing(element) };
       this.#shown.set(row, shown);
     }
-    shown.growing.show(text, open);
+    shown.growing.show(text, open, named);
     return shown.element;
+  }
+
+  /** What is shown in `row`, without its marks. @param {HTMLElement} row */
+  heard(row) {
+    return this.#shown.get(row)?.growing.said ?? "";
   }
 
   /** A text without its marks, for a quote and to be read aloud. @param {string} text */
@@ -51,26 +58,13 @@ export class Texts {
     if (this.#asked) return;
     this.#asked = true;
     try {
-      const [{ Growing }, { sayable }] = await Promise.all([import("./growing.js"), import("./markdown.js"), styled()]);
+      const [{ Growing }, { sayable }] = await Promise.all([import("./growing.js"), import("./markdown.js"), styled("markdown.css")]);
       this.#renderer = { Growing, said: sayable };
       this.loaded();
     } catch {
       setTimeout(() => { this.#asked = false; }, AGAIN); // the texts are there, only plain
     }
   }
-}
-
-/** The style sheet, in force: what is shown before would jump. */
-function styled() {
-  return new Promise((resolve, reject) => {
-    const link = el("link", { rel: "stylesheet", href: new URL("markdown.css", import.meta.url).href });
-    link.addEventListener("load", resolve);
-    link.addEventListener("error", () => {
-      link.remove();
-      reject(new Error("markdown.css did not come"));
-    });
-    document.head.append(link);
-  });
 }
 
 /** @param {string} text */

@@ -12,12 +12,17 @@ import { avatar } from "./row.js";
 /**
  * `enter` returns what is wrong with what was typed, or null; `said` a text without its marks.
  * @typedef {{
- *   enter: (typed: string) => string | null, leave: (name: string) => void, who: () => void, signIn: () => void,
+ *   enter: (typed: string) => string | null, options: (place: HTMLElement) => void, leave: (name: string) => void, who: () => void, signIn: () => void,
  *   retry: () => void, said: (text: string) => string,
  * }} On
  */
 
-/** `least`: there are more. @typedef {{ name: string, here: boolean, unread: { count: number, least: boolean } }} Listed */
+/**
+ * A room of the list. `least`: there are more unread; `by`: who has invited us, and had no answer yet.
+ * @typedef {{
+ *   name: string, here: boolean, unread: { count: number, least: boolean }, mentions: number, quiet: boolean, by: string | null,
+ * }} Listed
+ */
 
 const NOTICE = 8_000; // ms
 const SHORT = 1_500; // a wait below this is not worth a banner
@@ -29,6 +34,7 @@ const narrow = matchMedia("(max-width: 760px)");
 export class View {
   #countdown = 0;
   #spoken = /** @type {Wire.Message[]} */ ([]); // new messages that a screen reader is to hear of
+  #told = /** @type {string[]} */ ([]); // ... and sentences of others
   #speaking = 0;
   #last = /** @type {Map<string, string>} */ (new Map()); // what was drawn, to draw it again only when it changed
 
@@ -38,6 +44,11 @@ export class View {
     byId.menu.append(icon("menu"));
     byId.menuClose.append(icon("close"));
     byId.enterGo.append(icon("enter"));
+    byId.optionsOpen.append(icon("more"));
+    byId.options.addEventListener("beforetoggle", (event) => {
+      if (event.newState === "open") on.options(byId.options);
+      else byId.options.replaceChildren();
+    });
     byId.menu.addEventListener("click", () => this.drawer(true));
     byId.menuClose.addEventListener("click", () => this.drawer(false));
     byId.scrim.addEventListener("click", () => this.drawer(false));
@@ -92,18 +103,19 @@ export class View {
   }
 
   /** @param {Listed} room */
-  #room({ name, unread, here }) {
-    const count = `${Math.min(unread.count, 99)}${unread.least || unread.count > 99 ? "+" : ""}`;
+  #room({ name, unread, mentions, quiet, by, here }) {
     const link = el(
       "a",
       { href: `#${name}`, "aria-current": here ? "page" : null, "data-focus": name },
-      el("span", { class: "hash", "aria-hidden": "true" }, "#"), el("span", { class: "label" }, name),
-      unread.count && !here ? el("span", { class: "badge" }, count, el("span", { class: "unseen" }, " unread")) : null,
+      el("span", { class: "hash", "aria-hidden": "true" }, "#"),
+      el("span", { class: "label" }, name, by && el("small", {}, `Invited by ${by}`)),
+      mentions && !here ? badge("badge named", `@${upTo99(mentions)}`, mentions === 1 ? " mention of you" : " mentions of you") : null,
+      unread.count && !here ? badge("badge", upTo99(unread.count, unread.least), " unread") : null,
     );
     link.addEventListener("click", () => this.drawer(false));
     const leave = el("button", { type: "button", class: "round small", "aria-label": `Leave ${name}`, title: "Leave this room" }, icon("close"));
     leave.addEventListener("click", () => this.on.leave(name));
-    return el("li", { class: unread.count && !here ? "unread" : null }, link, leave);
+    return el("li", { class: (unread.count || mentions || by) && !here ? "unread" : quiet ? "quiet" : null }, link, leave);
   }
 
   /** @param {Me | null} me */
@@ -172,13 +184,24 @@ export class View {
   /** Tell a screen reader of a new message: one a second at most, however busy the room is. @param {Wire.Message} message */
   speak(message) {
     this.#spoken.push(message);
-    this.#speaking ||= setTimeout(() => {
-      const last = this.#spoken[this.#spoken.length - 1];
-      const words = `${called(last)}: ${excerpt(this.on.said(last.text ?? ""))}`;
-      byId.live.textContent = this.#spoken.length === 1 ? words : `${this.#spoken.length} new messages. ${words}`;
-      this.#spoken = [];
-      this.#speaking = 0;
-    }, 1_000);
+    this.#speaking ||= setTimeout(() => this.#speak(), 1_000);
+  }
+
+  /** Tell a screen reader some words. @param {string} words */
+  tell(words) {
+    this.#told.push(words);
+    this.#speaking ||= setTimeout(() => this.#speak(), 1_000);
+  }
+
+  #speak() {
+    const words = [...this.#told];
+    const last = this.#spoken.at(-1);
+    if (this.#spoken.length > 1) words.push(`${this.#spoken.length} new messages.`);
+    if (last) words.push(`${called(last)}: ${excerpt(this.on.said(last.text ?? ""))}`);
+    byId.live.textContent = words.join(" ");
+    this.#spoken = [];
+    this.#told = [];
+    this.#speaking = 0;
   }
 
   // The dialogs. Each resolves with what was given, or with LEAVE, TOKEN for the other buttons.
@@ -224,6 +247,12 @@ export class View {
     return ask(byId.deleteDialog, byId.deleteForm, [[LEAVE, byId.deleteKeep]], () => "delete");
   }
 }
+
+/** @param {string} kind @param {string} words @param {string} meaning Read aloud. */
+const badge = (kind, words, meaning) => el("span", { class: kind }, words, el("span", { class: "unseen" }, meaning));
+
+/** @param {number} count */
+const upTo99 = (count, least = false) => `${Math.min(count, 99)}${least || count > 99 ? "+" : ""}`;
 
 /**
  * What the connection's state means for the room in sight: a kind for the style sheet, and words.

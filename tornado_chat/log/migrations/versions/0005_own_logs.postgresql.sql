@@ -47,10 +47,10 @@ CREATE FUNCTION mark_of(room_id bigint, whose text) RETURNS bigint LANGUAGE sql 
 $$;
 
 -- Lets the messages of a room, whose last event is `head` and was `before`, move their senders' marks in `marks`; once for
--- each 256 events, not at the same seq in all rooms. A guest's mark lapses; one that there is does so when it did.
+-- each 512 events, not at the same seq in all rooms. A guest's mark lapses; one that there is does so when it did.
 CREATE FUNCTION settle(room_id bigint, before bigint, head bigint, lapse bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF (before + room_id % 256) / 256 = (head + room_id % 256) / 256 THEN
+    IF (before + room_id % 512) / 512 = (head + room_id % 512) / 512 THEN
         RETURN;
     END IF;
     INSERT INTO marks (room, "user", seq, lapses)
@@ -328,6 +328,9 @@ BEGIN
         CASE new.type
             WHEN 'message' THEN
                 messages[new.place] := seq;
+                WHILE naming[mention] < new.ordinal LOOP
+                    mention := mention + 1;  -- of a message that was there already
+                END LOOP;
                 WHILE naming[mention] = new.ordinal LOOP
                     touched := named[mention];
                     mention := mention + 1;

@@ -367,6 +367,9 @@ BEGIN
         CASE new.type
             WHEN 'message' THEN
                 messages[new.place] := seq;
+                WHILE naming[mention] < new.ordinal LOOP
+                    mention := mention + 1;  -- of a message that was there already
+                END LOOP;
                 WHILE naming[mention] = new.ordinal LOOP
                     touched := named[mention];
                     mention := mention + 1;

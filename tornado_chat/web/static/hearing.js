@@ -1,0 +1,43 @@
+// Messages that grow, for who hears the page: sentence by sentence. Loaded with the first of them.
+
+import { called } from "./format.js";
+import { Sentences } from "./sentences.js";
+
+const EVERY = 1_000; // ms
+
+/** @import { Message } from "./room.js" */
+
+export class Hearing {
+  #texts = /** @type {Map<Message, Sentences>} */ (new Map());
+  #timer = 0;
+
+  /** `said`: the text as it is shown, without its marks, if it is. @param {{ said: (message: Message) => string, tell: (words: string) => void }} on */
+  constructor(on) {
+    this.on = on;
+  }
+
+  /** Another message grows, or this one has grown or ended. @param {Message} message */
+  grown(message) {
+    if (!this.#texts.has(message)) {
+      const sentences = new Sentences();
+      if (message.grown > 1) sentences.told = this.on.said(message).length; // what was there before is read like any text
+      this.#texts.set(message, sentences);
+    }
+    this.#timer ||= setTimeout(() => this.#tell(), EVERY);
+  }
+
+  /** Of another room, or the page is left: what was not told is not told any more. */
+  clear() {
+    this.#texts.clear();
+  }
+
+  #tell() {
+    this.#timer = 0;
+    for (const [message, sentences] of this.#texts) {
+      const begun = sentences.told > 0;
+      const words = sentences.next(this.on.said(message), message.streaming);
+      if (words) this.on.tell(begun ? words : `${called(message)}: ${words}`);
+      if (!message.streaming) this.#texts.delete(message);
+    }
+  }
+}

@@ -215,9 +215,12 @@ class RoomGrowing:
     def is_open(self) -> bool:
         return self._flush_soon is not None
 
-    def want(self) -> None:
-        """Some text came: it is told at once, or when the window has passed."""
-        if self.ready or self._timer is not None or self._flush_soon is None:
+    def want(self, message: Growing) -> None:
+        """Some text of `message` came: it is told at once, or when the window has passed."""
+        if self._flush_soon is None:
+            message.tell()  # nobody is there: who asks for it gets all of it
+            return
+        if self.ready or self._timer is not None:
             return
         wait = self._next - monotonic()
         if wait <= 0:

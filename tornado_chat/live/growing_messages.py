@@ -103,10 +103,10 @@ class GrowingMessages:
             growing = self._hub.grow(entry.room)
             growing.messages[outcome.seq] = message
             if claim.text:
-                growing.want()
+                growing.want(message)
         elif message.gen != claim.gen or message.length < claim.length:
             message.begin(claim.gen, claim.text)
-            self._hub.grow(entry.room).want()
+            self._hub.grow(entry.room).want(message)
         else:
             message.kept = claim.length  # another process may have kept more meanwhile
         message.writer = writer
@@ -123,7 +123,7 @@ class GrowingMessages:
         message.add(text)
         if message.length - message.kept >= KEEP_CHARS:
             self._checkpoint_due.set()
-        self._hub.grow(message.room).want()
+        self._hub.grow(message.room).want(message)
 
     def end(self, message: Growing, length: int) -> None:
         """Its `finished`, with so many code points, is on its way: who is there is told the last of them now."""

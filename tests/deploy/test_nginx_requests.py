@@ -353,7 +353,7 @@ async def test_an_office_that_polls_is_not_refused() -> None:
 
 async def test_what_is_piped_in_comes_through_as_it_comes() -> None:
     """By curl, over HTTP/2 and over HTTP/1.1; what it is refused comes through, too."""
-    with Site(*UNLIMITED) as site:
+    with Site(*UNLIMITED, count=1) as site:
         for number, version in enumerate(("--http2", "--http1.1")):
             async with site.connect("/ws/r") as reader:
                 await hear(reader, "synced")

@@ -9,6 +9,7 @@ from collections import deque
 from tornado_chat.client.ends import LONGEST_WAIT, Closed
 from tornado_chat.client.link import Link
 from tornado_chat.client.outbound import Outbound, new_id
+from tornado_chat.client.replies import Replies
 from tornado_chat.errors import TRANSIENT_ERRORS, ChatError, ErrorCode
 from tornado_chat.log.kinds import KINDS
 from tornado_chat.wire.events import Data
@@ -58,12 +59,13 @@ class JoinedRoom:
 class Rooms:
     """All that are joined, and at most `max_events` items that nobody took; the LinkOwner of a Client."""
 
-    def __init__(self, link: Link, outbound: Outbound, max_events: int) -> None:
+    def __init__(self, link: Link, outbound: Outbound, replies: Replies, max_events: int) -> None:
         self.welcome: Data = {}
         self.joined: dict[str, JoinedRoom] = {}
         self.inbox: deque[Data] = deque()
         self._link = link
         self._outbound = outbound
+        self._replies = replies
         self._max_events = max_events
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
@@ -116,12 +118,14 @@ class Rooms:
         for room in self.joined.values():
             self._send_join(room)
         self._outbound.on_welcome(welcome)
+        self._replies.on_welcome(welcome)
 
     def on_lost(self) -> None:
         for room in self.joined.values():
             room.live = False
             room.stop_timer()
         self._outbound.on_lost()
+        self._replies.on_lost()
 
     async def on_message(self, message: Data) -> None:
         kind = message["type"]
@@ -139,6 +143,8 @@ class Rooms:
             self._on_joined(message)
         elif kind == "error":
             await self._on_error(message)
+        elif kind == "stop":
+            self._replies.on_stop(message)
         else:
             self._outbound.on_answer(message)
 
@@ -183,7 +189,9 @@ class Rooms:
         code = next((code for code in ErrorCode if code == message["code"]), ErrorCode.BAD_REQUEST)
         error = ChatError(code, message.get("message", code.value), message.get("retry_after"))
         room = next((room for room in self.joined.values() if room.join_id == id), None)
-        if not id:
+        if not id and "stream" in message:
+            self._replies.on_error(message)
+        elif not id:
             log.warning("refused code=%s reason=%s", code, error)
         elif room is None:
             self._outbound.on_error(id, error)

@@ -7,6 +7,7 @@ last seconds, `begin` tells what is there, and it is said again from there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any
@@ -168,6 +169,11 @@ class Reply:
         await self._replies.in_time(self._until(lambda: self.length - self._sent < AHEAD_CHARS), f"append to {self.id}")
         self._check()
 
+    async def over(self) -> None:
+        """Wait until somebody wants it to end, or it has ended: for who has nothing to write for long."""
+        with contextlib.suppress(Exception):  # which `write` and `finish` raise
+            await self._until(lambda: self.stopped_by is not None or self.reason)
+
     async def finish(self, reason: Reason = "done", *, meta: Data | None = None) -> None:
         """End it, and return when the log has all of it; the end of the `async with` does it by itself.
 
@@ -206,7 +212,6 @@ class Reply:
                 raise self._failure
             if self.stopped_by is not None and self._finish is None:
                 return  # `write` tells
-            self._progress.clear()
             await self._progress.wait()
 
     async def _end(self) -> None:
@@ -229,13 +234,13 @@ class Reply:
     def hear(self, by: str) -> None:
         if self.stopped_by is None:
             self.stopped_by = by
-            self._progress.set()
+            self._tell()
 
     def fail(self, failure: Exception) -> None:
         if self._failure is None:
             self._failure = failure
         self._news.set()
-        self._progress.set()
+        self._tell()
 
     # How it is brought there
 
@@ -243,9 +248,14 @@ class Reply:
         try:
             while self.reason is None:
                 await self._step()
-                self._progress.set()
+                self._tell()
         except Exception as error:
             self.fail(error)
+
+    def _tell(self) -> None:
+        """Let those look again who wait for something."""
+        self._progress.set()
+        self._progress = asyncio.Event()
 
     async def _step(self) -> None:
         transport = self._replies.link.transport

@@ -170,3 +170,42 @@ async def test_nothing_of_it_is_lost_whatever_breaks(tmp_path: Path, kind: Trans
             group.create_task(harm())
         found = {one["seq"]: one["text"] for one in (await bot.history("lobby"))["messages"]}
         assert found == texts
+
+
+@EVERY_KIND
+async def test_who_reads_has_the_text_at_the_end_whatever_breaks(tmp_path: Path, kind: TransportKind) -> None:
+    async with (
+        proxied(tmp_path) as (server, proxy),
+        client(server, "bot") as bot,
+        client(server, "ann", kind, proxy.url) as ann,
+    ):
+        await ann.join("lobby", after=0)
+        said = [f"{number} é\U0001f600 " for number in range(100)]
+
+        async def write(number: int) -> None:
+            async with bot.stream("lobby", id=f"re:{number}") as reply:
+                for count, word in enumerate(said):
+                    await reply.write(word)
+                    await asyncio.sleep(0.02)
+                    if number == 0 and count % 30 == 10:
+                        proxy.cut()
+
+        grown: dict[int, str] = {}
+        ends: dict[int, str] = {}
+        async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+            for number in range(3):
+                group.create_task(write(number))
+            async for event in ann:
+                if event["type"] == "grown":
+                    before = grown.get(event["seq"], "")
+                    assert event["offset"] <= len(before)
+                    grown[event["seq"]] = before[: event["offset"]] + event["text"]
+                elif event["type"] == "finished":
+                    ends[event["target"]] = event["text"]
+                    if len(ends) == 3:
+                        break
+        assert set(ends.values()) == {"".join(said)}
+        for seq, text in grown.items():
+            assert ends[seq].startswith(text)
+        assert bool(grown) == (kind != "poll")
+        assert not ann._rooms._texts._found

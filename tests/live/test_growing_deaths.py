@@ -91,8 +91,8 @@ async def say_all(url: str, token: str, parts: int) -> None:
             chats[kind] = await stack.enter_async_context(made)
         async with asyncio.TaskGroup() as group:
             for number in range(EACH):
-                for kind, chat in chats.items():
-                    group.create_task(write(chat, f"{kind}-{number}"))
+                for way, chat in chats.items():
+                    group.create_task(write(chat, f"{way}-{number}"))
                 group.create_task(post(f"post-{number}"))
 
 

@@ -329,6 +329,8 @@ class Client:
         `{"type": "reset", "room", "epoch"}`: another log has taken the place of the one that the room's events came
         from; forget them, the room comes again from its first event on.
         `{"type": "state", "room", "cursor", "state"}`: the log of one's own goes on from there, what was held is void.
+        `{"type": "grown", "room", "seq", "offset", "text"}`: the message `seq`, which is `streaming`, has this `text`
+        from the code point `offset` on, and nothing behind it. Polls bring none. Its `finished` has all of the `text`.
         `{"type": "left", "room", "code", "message"}`: the server refused to join the room again after a reconnection.
 
         Ends when the client is closed; raises why it gave up if it did.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import codecs
 import importlib.metadata
 import os
 import secrets
@@ -146,6 +147,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_client_flags(send)
     send.add_argument(
         "text", nargs="?", metavar="TEXT", help="one message (default: each line of standard input that is not empty)"
+    )
+    send.add_argument(
+        "--stream",
+        action="store_true",
+        help="all of standard input is one message, which grows as it comes; Ctrl-C ends it",
     )
 
     verify = command(
@@ -325,6 +331,13 @@ def _send(args: argparse.Namespace) -> int:
     url, room = _url(args.url), _room(args.room)
     if args.text is None and sys.stdin is None:
         raise ConfigError("standard input is closed; give TEXT, or a line for each message on standard input")
+    if args.stream:
+        if args.text is not None:
+            raise ConfigError("TEXT: is not taken with --stream, which sends what comes on standard input")
+        pieces = _pieces(sys.stdin.fileno())
+        return asyncio.run(
+            console.stream(url, room, pieces, transport=args.transport, token=args.token, name=args.name)
+        )
     texts = _lines(sys.stdin.fileno()) if args.text is None else _one(args.text)
     try:
         return asyncio.run(console.send(url, room, texts, transport=args.transport, token=args.token, name=args.name))
@@ -359,6 +372,17 @@ async def _lines(descriptor: int) -> AsyncIterator[str]:
             yield _text(line, number)
     if rest:
         yield _text(rest, number + 1)
+
+
+async def _pieces(descriptor: int) -> AsyncIterator[str]:
+    """What a file, pipe or terminal says, as it comes; a character may come in two pieces."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while chunk := await _read(descriptor):
+            yield decoder.decode(chunk)
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise ConfigError("standard input: is not UTF-8") from None
 
 
 def _text(line: bytes, number: int) -> str:

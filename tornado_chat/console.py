@@ -1,4 +1,4 @@
-"""A room in a terminal: `tail` prints it, `send` writes to it. Each returns the exit code of its command."""
+"""A room in a terminal: `tail` prints it, `send` and `stream` write to it. Each returns its command's exit code."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator
 from json import dumps  # not orjson: what leaves here for a terminal is ASCII
 from typing import TextIO
 
-from tornado_chat.client import Choice, Client, Closed
+from tornado_chat.client import Choice, Client, Closed, Reply
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.log.kinds import KINDS
 from tornado_chat.wire.events import Data
 
 WINDOW = 64
 """Messages of `send` on their way at once."""
+END_SECONDS = 5.0
+"""How long a message that grows may take to end after Ctrl-C."""
 NAMES = 1000
 """People whose names `tail` remembers."""
 OWN_FAULT = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.TOO_LARGE})
@@ -82,6 +84,60 @@ async def send(
     """
     async with Client(url, transport=transport, token=token, name=name, timeout=None, notify=_notify) as chat:
         return await _Sending(chat, room, patience).send(texts)
+
+
+async def stream(
+    url: str,
+    room: str,
+    pieces: AsyncIterator[str],
+    *,
+    transport: Choice = "auto",
+    token: str | None,
+    name: str | None,
+) -> int:
+    """Send all `pieces` as one message that grows as they come; 0 when the log has all of it.
+
+    1 if somebody stops it, or the server refuses it. Cancelled (by Ctrl-C), it ends as `stopped`; where `pieces` raise,
+    as `error`.
+    """
+    try:
+        async with Client(url, transport=transport, token=token, name=name, timeout=None, notify=_notify) as chat:
+            async with chat.stream(room) as reply:
+                try:
+                    async for piece in _until_stopped(pieces, reply):
+                        await reply.write(piece)
+                    if reply.stopped_by is not None:
+                        await reply.finish("stopped")
+                except asyncio.CancelledError:
+                    async with asyncio.timeout(END_SECONDS):
+                        await reply.finish("stopped")
+                    raise
+            if reply.reason == "stopped":
+                by = "somebody" if reply.stopped_by is None else reply.stopped_by
+                return _fail(f"{room}: message {reply.seq} was stopped by {by}; no more is read")
+    except TimeoutError:
+        return _fail(f"{room}: the end was not acknowledged within {END_SECONDS:g} s")
+    except (ChatError, Closed) as error:
+        return _fail(f"{room}: {error}")
+    return 0
+
+
+async def _until_stopped(pieces: AsyncIterator[str], reply: Reply) -> AsyncIterator[str]:
+    """Of `pieces` what comes before somebody stops the message: who has nothing to say hears of it, too."""
+    over = asyncio.create_task(reply.over())
+    try:
+        while True:
+            reading = asyncio.ensure_future(anext(pieces, None))
+            try:
+                await asyncio.wait({reading, over}, return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done() or (piece := reading.result()) is None:
+                    return
+            finally:
+                reading.cancel()
+                await asyncio.wait({reading})
+            yield piece
+    finally:
+        over.cancel()
 
 
 class _Stop(Exception):

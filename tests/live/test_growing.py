@@ -616,3 +616,20 @@ async def test_a_chunk_stands_behind_its_message_and_before_its_end() -> None:
     assert told_by(room, 9, []) == [[[3, 1, 6, "!"], [9, 1, 0, "text 9"]]]
     for seq in (3, 9):
         room.remove(seq)
+
+
+async def test_who_asks_for_the_text_of_a_room_that_nobody_is_in_gets_all_of_it(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        await begin(bot)
+        await append(bot, 0, "so ")
+        await append(bot, 3, "far")
+        fetched = await bot.ask(type="fetch", room="r", seq=1, offset=3)
+        assert (fetched["text"], fetched["done"]) == ("far", False)
+        history = await bot.ask(type="history", room="r")
+        assert history["messages"][0]["text"] == "so far"
+        ann = await reader(here)
+        assert (await ann.until("stream"))["text"] == "so far"
+        await append(bot, 6, "!")
+        assert (await ann.until("appended"))["chunks"] == [[1, 1, 6, "!"]]
+        await finish(bot, 7)

@@ -324,7 +324,11 @@ class RoomGrowing:
 
     def want(self) -> None:
         """Some text came: it is told at once, or when the window has passed."""
-        if self.ready or self._timer is not None or (self._flush_soon is None and self._publish is None):
+        if self._flush_soon is None and self._publish is None:
+            for message in self.messages.values():  # nobody is there: who asks for one gets all of it
+                message.tell()
+            return
+        if self.ready or self._timer is not None:
             return
         wait = self._next - monotonic()
         if wait <= 0:

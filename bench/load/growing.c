@@ -1,9 +1,9 @@
 /* Messages that grow: the last `authors` connections write one each, and all check what they are told of every one.
  *
  * A token is 4 characters, but for the first of a message: that is a marker, with the moment at which it was sent.
- * Each author says one token in its turn, whether or not anything has arrived (open loop). What is delivered is a token
- * at a reader; a latency is that of a first one. A reader has a message when it has its `finished`, and its text whole:
- * then that counts as the next of its room. */
+ * Each author says one token in its turn, whether or not anything has arrived (open loop); the first goes right behind
+ * its `begin`. What is delivered is a token at a reader; a latency is that of a first one. A reader has a message when
+ * it has its `finished`, and its text whole: then that counts as the next of its room. */
 #define _GNU_SOURCE
 #include "load.h"
 #include <stdio.h>
@@ -57,8 +57,7 @@ static void take_turn(struct conn *c, struct author *a) {
         n = snprintf(command, sizeof command, "{\"type\":\"begin\",\"room\":\"room-%d\",\"id\":\"%d.%lld\"}", room,
                      index_of(c), (long long)a->message);
         say(c, command, n);
-        a->said = 0;
-        return;
+        a->said = offset = 0;
     }
     if (!a->said) snprintf(text, sizeof text, "~%012lld.%016lld", (long long)a->message, (long long)(now() * 1e6));
     else {

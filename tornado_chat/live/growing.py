@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from math import ceil
 from time import monotonic
 from typing import Any
 
@@ -27,8 +28,11 @@ STREAM_CHARS = 262_144
 WINDOW_SECONDS, LONGEST_SECONDS = 0.05, 1.0
 """A room's chunks are told at once, and the next ones after a window: the shortest, and the longest."""
 
-SHARE = 0.35
-"""Of the processor, for telling chunks, over all rooms. What their authors say takes another 5 % of it at 5,000 chunks
+TOGETHER_SECONDS = 0.01
+"""Windows end at multiples of this: one loop turn tells many small rooms, and wakes whoever reads less often."""
+
+SHARE = 0.25
+"""Of the processor, for telling chunks, over all rooms. What their authors say takes up to 15 % besides at 5,000 tokens
 a second."""
 
 MEMBER_SECONDS = 5e-6
@@ -261,6 +265,8 @@ class RoomGrowing:
             return
         now = monotonic()
         due = self._free - self.pace.gap(now) if first else self.next
+        if due > now and not first:
+            due = ceil(due / TOGETHER_SECONDS) * TOGETHER_SECONDS
         if due <= now:
             self.want_now()
         elif self._timer is None or due < self._due:
@@ -294,7 +300,7 @@ class RoomGrowing:
                 self.pace.wake(self)
             self.next = now
             self._free = max(self._free, now) + self.pace.gap(now)
-        elif self._timer is not None and events and self.next - now < WINDOW_SECONDS / 2:
+        elif self._timer is not None and events and self.next - now < WINDOW_SECONDS * 0.75:
             ready = True  # it needs no write of its own
             self._cancel()
         if ready:

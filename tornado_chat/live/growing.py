@@ -293,20 +293,18 @@ class RoomGrowing:
         """What a flush tells that takes the room from `flushed` on by `events`; what ended in it is let go of."""
         places = {event.seq: place for place, event in enumerate(events)}
         ended = [event.data["target"] for event in events if event.data["type"] in ENDING]
+        if not self.ready and not events:
+            return None
         now = monotonic()
         ready, self.ready = self.ready, False
-        if ready:
-            if self.next <= now - LONGEST_SECONDS:
-                self.pace.wake(self)
-            self.next = now
-            self._free = max(self._free, now) + self.pace.gap(now)
-        elif self._timer is not None and events and self.next - now < WINDOW_SECONDS * 0.75:
+        if not ready and self._timer is not None and self.next - now < WINDOW_SECONDS * 0.75:
             ready = True  # it needs no write of its own
             self._cancel()
-        if ready:
-            self.next = min(max(now + WINDOW_SECONDS, self._free), now + LONGEST_SECONDS)
-        elif not events:
-            return None
+        if self.next <= now - LONGEST_SECONDS:
+            self.pace.wake(self)
+            self.next = now
+        self._free = max(self._free, now) + self.pace.gap(now)  # events cost as much, and do not wait for a window
+        self.next = min(max(now + WINDOW_SECONDS if ready else self.next, self._free), now + LONGEST_SECONDS)
         last = events[-1].seq if events else flushed
         lead: list[Chunk] = []
         tail: list[Chunk] = []

@@ -395,7 +395,7 @@ async def test_a_slow_reader_gets_what_is_there(tmp_path: Path) -> None:
             for seq in texts:
                 await append(bot, 6 + number * len(part), part, f"re:{seq}")
         await bot.ask(type="presence", room="r")
-        assert here.server.metrics.frames_deferred > 0
+        await eventually(lambda: here.server.metrics.frames_deferred > 0)
         told: list[Any] = []
         while any(len(text.text) < 6 + parts * len(part) for text in texts.values()):
             got = await ann.receive()

@@ -183,7 +183,7 @@ class Server:
             "Characters here of messages that grow in other processes.",
             lambda: hub.elsewhere.chars,
         )
-        metrics.gauge("publish_queue", "Entries that are not committed yet.", lambda: len(self.publisher.queue))
+        metrics.gauge("publish_queue", "Entries that are not committed yet.", lambda: self.publisher.queued)
 
     def _tell_user(self, user: str, told: replies.Stop) -> None:
         for line in list(self.lines.open):

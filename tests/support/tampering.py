@@ -262,6 +262,33 @@ def mark_by_signal(proxy: Tampering, message: Message) -> list[Message | bytes] 
     return [proxy.at]
 
 
+# Messages that grow.
+
+
+def alter_chunk(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+    if proxy.at is not None or message["type"] != "appended":
+        return None
+    (seq, gen, offset, text), *others = message["chunks"]
+    proxy.at = message | {"seq": seq}
+    return [message | {"chunks": [[seq, gen, offset, text[:-1] + "!"], *others]}]
+
+
+def shift_chunk(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+    """Its text as if it came later."""
+    if proxy.at is not None or message["type"] != "appended":
+        return None
+    (seq, gen, offset, text), *others = message["chunks"]
+    proxy.at = message | {"seq": seq}
+    return [message | {"chunks": [[seq, gen, offset + 1, text], *others]}]
+
+
+def alter_end(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
+    if proxy.at is not None or message["type"] != "finished" or "crc" not in message:
+        return None
+    proxy.at = message
+    return [message | {"crc": message["crc"] ^ 1}]
+
+
 def change_epoch(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     if proxy.at is not None or message["type"] != "joined":
         return None

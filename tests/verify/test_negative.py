@@ -65,6 +65,9 @@ def options(url: str, **more: Any) -> Options:
         (tampering.FalsifyState(tampering.one_more_unread), {"state"}),
         (tampering.FalsifyState(tampering.an_older_mark), {"state"}),
         (tampering.mark_by_signal, {"mark"}),
+        (tampering.alter_chunk, {"text"}),
+        (tampering.shift_chunk, {"text"}),
+        (tampering.alter_end, {"text", "content"}),
     ],
 )
 async def test_a_broken_promise_is_found(

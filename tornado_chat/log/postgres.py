@@ -26,7 +26,7 @@ from tornado_chat.log.growing import Checkpoint, Grown, Held, Open, Orphan, Part
 from tornado_chat.log.kinds import portion
 from tornado_chat.log.postgres_pool import DATA_ERRORS, Pool, first_line
 from tornado_chat.log.postgres_schema import Connection, prepare
-from tornado_chat.log.sweeping import Mark, Renewals
+from tornado_chat.log.sweeping import Mark, OwnLogs, Renewals
 from tornado_chat.wire.events import Data, Event
 
 PAGE_READERS = 2
@@ -79,6 +79,7 @@ class PostgresLog:
         self._histories = Pool("histories", database, size=1, limit=WAITING_HISTORIES, timeout=timeout)
         self._pools = (self._writer, self._lookups, self._pages, self._histories)
         self._renewals = Renewals()
+        self._own_logs = OwnLogs()
 
     async def start(self) -> None:
         for pool in self._pools:
@@ -182,7 +183,7 @@ class PostgresLog:
     async def sweep(self) -> bool:
         """As `Log.sweep` says."""
         renewed = self._renewals.take()
-        return await self._writer.call(lambda db: postgres_writer.sweep(db, renewed))
+        return await self._writer.call(lambda db: postgres_writer.sweep(db, renewed, self._own_logs))
 
     async def probe(self) -> None:
         """As `Log.probe` says."""

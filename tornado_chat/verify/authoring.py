@@ -171,6 +171,7 @@ class Authoring:
                 Finding("ack", f"{sent.id}: a begin acknowledged with {ack}"), growth.room, ack["seq"]
             )
             return
+        growth.seq = growth.seq or ack["seq"]
         if reason is not None:
             if growth.end is not None and growth.end[1:3] != (reason, length):
                 text = (

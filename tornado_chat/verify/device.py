@@ -51,6 +51,9 @@ LONGEST_PAUSE = 2.0
 LONGEST_ASKED = 30.0
 """Longest pause that a server may ask for, in seconds; a longer one is cut to it."""
 
+SIGNALS_AHEAD = 1000
+"""So many events a signal may be ahead of what anybody was shown."""
+
 COMMON = frozenset({NORMAL, *RETRY_CLOSES})
 
 
@@ -401,7 +404,7 @@ class Device:
 
     def _on_read(self, room: str, user: str, seq: int) -> Finding | None:
         own = self.ledger.own.get(user)
-        if own is None or own.may_mark(room, seq):
+        if own is None or (own.may_mark(room, seq) and seq <= self.ledger.records[room].head + SIGNALS_AHEAD):
             return None
         return Finding("mark", f"a signal that {user} has read up to it, who has not said so")
 

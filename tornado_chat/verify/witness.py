@@ -162,8 +162,9 @@ class Witness:
 
     def take_ack(self, id: str, seq: int | None, duplicate: bool) -> Finding | None:
         """`seq` None: of what makes no event in a room."""
+        late = id in self.late  # then what was sent after it was carried out before it
         found = self._answered(id, "an ack")
-        if found is None and not duplicate and seq is not None:
+        if found is None and not duplicate and not late and seq is not None:
             if seq <= self.fresh_ack:
                 found = Finding("ack", f"{id}: acknowledged with {seq} after one sent before it with {self.fresh_ack}")
             self.fresh_ack = seq

@@ -445,7 +445,7 @@ async def test_another_process_goes_on_where_this_one_died(tmp_path: Path) -> No
 
 
 async def test_what_a_process_left_is_finished_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_growing, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(sqlite_growing, "LAPSE_SECONDS", 1.0)
     monkeypatch.setattr(growing_messages, "LAPSED_SECONDS", 0.1)
     async with running(tmp_path) as here:
         bot = await author(here)

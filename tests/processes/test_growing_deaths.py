@@ -284,7 +284,7 @@ async def _die(installation: Installation, readers: list[Reader], victim: int, h
         take_over(replicas[1], taken_there),
     )
     await until(lambda: all(reader.has_end(one) for one in everybody for reader in readers), LEASE_SECONDS + 15)
-    assert min(reader.ends[both.seq][0] for reader in readers) - died > LEASE_SECONDS - 6, "it was given up too soon"
+    assert min(reader.ends[both.seq][0] for reader in readers) - died > LEASE_SECONDS - 0.5, "it was given up too soon"
     for reader in readers:
         assert reader.check_end(link, "done") == KEPT + LATE + REST
         assert reader.check_end(moved, "done") == KEPT + LATE + REST

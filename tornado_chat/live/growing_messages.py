@@ -19,7 +19,16 @@ from tornado_chat.live.hub import Hub
 from tornado_chat.live.line import Sender
 from tornado_chat.live.publisher import Publisher
 from tornado_chat.log import Appended, Entry, own
-from tornado_chat.log.growing import LEASE_SECONDS, STOP_SECONDS, Begin, Checkpoint, Finish, Grown, Open
+from tornado_chat.log.growing import (
+    LEASE_SECONDS,
+    RENEW_SECONDS,
+    STOP_SECONDS,
+    Begin,
+    Checkpoint,
+    Finish,
+    Grown,
+    Open,
+)
 from tornado_chat.wire.replies import Orphaned, Stop, Stream
 
 logger = logging.getLogger(__name__)
@@ -30,12 +39,13 @@ TICK_SECONDS = 0.4
 KEEP_SECONDS, KEEP_CHARS = 2.0, 4096
 """A checkpoint is due so long after the first text that the log has not, or with so much of it."""
 
-RENEW_SECONDS = 5.0
-"""A lease is renewed so often where no text comes."""
-
 LAPSED_SECONDS = 2.0
 """How often the log is asked for what nobody finishes any more. An answer that took longer than half of this is not
 heeded: while the log was away leases ran out, and who has the messages is to renew them first."""
+
+ORPHAN_SECONDS = 5.0
+"""How long the authors at a process that has ended may take to come back before others are told that they are gone:
+it was the process that died, or that had to stop."""
 
 STOPS = 10_000
 """Messages of which is remembered that their authors' users were told to stop."""
@@ -444,10 +454,11 @@ class GrowingMessages:
             self._checkpoint_due.set()
 
     def on_died(self, worker: str) -> None:
-        """The process `worker` is known to have ended, and with it the links of those who wrote there."""
+        """The process `worker` is known to have ended, and with it the connections of those who wrote there."""
         self._hub.tasks.spawn(self._orphan(worker))
 
     async def _orphan(self, worker: str) -> None:
+        await asyncio.sleep(ORPHAN_SECONDS)
         try:
             for one in await self._hub.log.orphan(worker):
                 self._tell_orphaned(one.room, one.seq, one.user, one.id)

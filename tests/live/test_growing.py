@@ -503,6 +503,24 @@ async def test_a_message_that_grows_by_requests(tmp_path: Path) -> None:
         assert text.text == "first second"
 
 
+async def test_the_answers_of_a_request_stand_in_their_places(tmp_path: Path) -> None:
+    """The second message that names many waits for the next commit; what begins to grow behind it does not."""
+    async with chat(tmp_path) as here:
+        crowd = [f"user{number}" for number in range(100)]
+        naming = [
+            {"type": "send", "id": room, "room": room, "text": "x", "mentions": names}
+            for room, names in (("a", crowd[:50]), ("b", crowd[50:]))
+        ]
+        last = {"type": "send", "id": "d", "room": "d", "text": "x"}
+        answers = await posted(here, *naming, {"type": "begin", "id": "c", "room": "c"}, last)
+        assert [(answer["id"], answer["room"], "gen" in answer) for answer in answers] == [
+            ("a", "a", False),
+            ("b", "b", False),
+            ("c", "c", True),
+            ("d", "d", False),
+        ]
+
+
 async def test_a_deletion_by_request_stops_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growing_messages, "STOP_SECONDS", 0.2)
     async with chat(tmp_path) as here:

@@ -344,9 +344,9 @@ class GrowingMessages:
         if self.by_name:
             await self._look_at_held()
         if now - self._looked >= LAPSED_SECONDS:
-            self._looked = now
+            self._looked = asked = monotonic()
             lapsed = await self._hub.log.lapsed()
-            if monotonic() - now < LAPSED_SECONDS / 2:
+            if monotonic() - asked < LAPSED_SECONDS / 2:
                 for one in lapsed:
                     self._finish_left(one)
 
@@ -391,12 +391,13 @@ class GrowingMessages:
 
     async def _look_at_held(self) -> None:
         """What was stopped, or taken over, by another process."""
-        before = list(self.by_name.values())
+        before, asked = list(self.by_name.values()), monotonic()
         held = {(one.room, one.seq): one for one in await self._hub.log.held(self.home)}
         for message in before:
             one = held.get((message.room, message.seq))
             if one is None or one.gen != message.gen:
-                if not message.ending and self.by_name.get((message.room, message.user, message.id)) is message:
+                is_here = self.by_name.get((message.room, message.user, message.id)) is message
+                if is_here and not message.ending and message.kept_at <= asked:  # it may have come back since
                     self._drop(message, None)
             elif one.stopped is not None:
                 self._stop(one.room, one.seq, one.stopped)

@@ -554,6 +554,18 @@ async def test_a_backend_lets_a_message_of_its_user_grow(tmp_path: Path) -> None
         assert [event["crc"] for event in told[2:]] == [zlib.crc32(text) for text in (b"hers", b"its own")]
 
 
+async def test_a_backend_hears_that_what_it_writes_for_somebody_is_to_end(tmp_path: Path) -> None:
+    ada: dict[str, Any] = {"as": {"user": "app-1"}}
+    async with chat(tmp_path) as here:
+        backend, app = await author(here, "backend", acts_as=["app-*"]), await author(here, "app-1")
+        await begin(backend, **ada)
+        await app.send(type="stop", id="s", room="r", seq=1)
+        for client in (backend, app):
+            assert await client.until("stop") == {"type": "stop", "room": "r", "seq": 1, "by": "app-1"}
+        await finish(backend, 0, reason="stopped", **ada)
+        await app.until("ack", id="s")
+
+
 async def test_what_has_ended_is_told_by_its_stream(tmp_path: Path) -> None:
     async with chat(tmp_path) as here:
         bot = await author(here)

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from tornado_chat.errors import ChatError, Conflict, ErrorCode, LogUnavailable, Reason
-from tornado_chat.live.growing import Growing, snapshot
+from tornado_chat.live.growing import Growing, Hearer, snapshot
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.line import Sender
 from tornado_chat.live.publisher import Publisher
@@ -107,7 +107,7 @@ class GrowingMessages:
         message = growing.messages.get(seq) if growing is not None else None
         return message if message is not None and message.here and not message.over else None
 
-    def begun(self, entry: Begin, outcome: Appended, writer: object) -> Growing | None:
+    def begun(self, entry: Begin, outcome: Appended, writer: Hearer | None) -> Growing | None:
         """The log has answered: the message grows here, written by `writer`; None if it does not."""
         claim = outcome.claim
         if claim is None or claim.held:
@@ -171,7 +171,7 @@ class GrowingMessages:
         else:
             message.ending = False
 
-    def let_go(self, message: Growing, writer: object, patience: float = 0.0) -> None:
+    def let_go(self, message: Growing, writer: Hearer | None, patience: float = 0.0) -> None:
         """The connection of `writer` has ended: somebody has LEASE_SECONDS to come back.
 
         For `patience` seconds it counts as connected nevertheless.
@@ -257,7 +257,10 @@ class GrowingMessages:
             return
         message.end_reason = "stopped"
         message.ends_at = monotonic() + (STOP_SECONDS if message.writer is not None else 0)
-        self._tell_stop(message.user, Stop(room=room, seq=seq, by=by))
+        told = Stop(room=room, seq=seq, by=by)
+        self._tell_stop(message.user, told)
+        if message.writer is not None and message.writer.user != message.user:  # it acts for that user
+            message.writer.hear(told)
 
     def _tell_stop(self, user: str, told: Stop) -> None:
         """Tell all sessions of the user here, once."""

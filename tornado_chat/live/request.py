@@ -321,6 +321,9 @@ class Request(Author):
     def charge_bytes(self, count: int) -> None:
         self.owe_bytes(count)
 
+    def hear(self, stop: replies.Stop) -> None:
+        """As `Hearer.hear` says; a request hears nothing but its answers."""
+
     def submitted(self, entry: Entry) -> None:
         """As `Writer.submitted` says."""
         self._submitted.append((len(self._answers), entry.id))

@@ -63,10 +63,10 @@ def wait_for(condition: Any) -> None:
 
 
 @contextmanager
-def tailing(tmp_path: Path, url: str, *arguments: str) -> Iterator[Tail]:
+def tailing(tmp_path: Path, url: str, *arguments: str, room: str = "lobby") -> Iterator[Tail]:
     out, err = tmp_path / "tail.out", tmp_path / "tail.err"
     with out.open("wb") as stdout, err.open("wb") as stderr:
-        command = (*TAIL, "lobby", "--url", url, *arguments)
+        command = (*TAIL, room, "--url", url, *arguments)
         buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, cwd=ROOT, env=buffered
@@ -210,6 +210,11 @@ def test_each_kind_of_event_has_a_line() -> None:
         event("finished", user="b", target=9, length=1234, crc=1, reason="done"),
         event("finished", user="b", target=9, length=4, crc=1, reason="done", text="well"),
         event("finished", user="b", target=9, length=4, deleted=True, reason="done"),
+        event("followed", about="den", level="mentions"),
+        event("followed", about="den", level="everything", by="bob", user="bob"),
+        event("unfollowed", about="den"),
+        event("marked", about="den", read=7),
+        event("mentioned", about="den", target=8, user="bob", name="B\nob"),
     ]
     assert [printer.line(line)[20:] for line in lines] == [
         "u1 edited #1: x",
@@ -225,7 +230,33 @@ def test_each_kind_of_event_has_a_line() -> None:
         "Bot finished #9: (1,234 characters)",
         "Bot finished #9: well",
         "Bot finished #9: (deleted)",
+        "you follow den (mentions)",
+        "bob invites you to den",
+        "you do not follow den any more",
+        "you have read den up to #7",
+        "B\\nob names you in den #8".replace("\\n", "\n    "),
     ]
+
+
+def test_tail_of_ones_own_log_begins_with_the_rooms(tmp_path: Path) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+
+        async def talk(*sent: str) -> None:
+            async with Client(server.url, token=server.token("ann")) as ann, Client(server.url, name="Bob") as bob:
+                await ann.follow("den")
+                for text in sent:
+                    await bob.send("lobby", text, mentions=["ann"])
+                await ann.follow("lobby")
+
+        asyncio.run(talk("one", "two"))
+        with tailing(tmp_path, server.url, "--token", server.token("ann"), room="~") as tail:
+            assert tail.wait(1) == ["--- you follow den, lobby (2 unread, 2 of them name you) ---"]
+            asyncio.run(talk("three"))
+            assert tail.wait(2)[1].endswith(" Bob names you in lobby #3")
+        with tailing(tmp_path, server.url, "--token", server.token("ann"), "--json", room="~") as tail:
+            told = json.loads(tail.wait(1)[0])
+            assert (told["type"], told["room"], len(told["state"]["rooms"])) == ("state", "~", 2)
+    assert Printer().line({"type": "state", "state": {"rooms": []}}) == "--- you follow no rooms ---"
 
 
 def test_the_names_remembered_are_bounded_and_the_latest() -> None:

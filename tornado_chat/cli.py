@@ -135,7 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     revoke.add_argument("session", metavar="TOKEN_OR_JTI", help="a token, or the jti in it")
     config.add_flags(revoke, ("database",))
 
-    tail = command("tail", _tail, "print a room's messages as they come; reconnects and misses nothing")
+    tail = command(
+        "tail", _tail, "print a room's messages as they come; reconnects and misses nothing; '~' is your own log"
+    )
     _add_client_flags(tail)
     tail.add_argument("--last", type=_last, default=0, metavar="N", help="begin with the last N events (default: 0)")
     tail.add_argument("--json", action="store_true", help="print each event as one JSON object a line")
@@ -302,7 +304,7 @@ def _patterns(flag: str, given: list[str] | None, example: str) -> list[str] | N
 def _tail(args: argparse.Namespace) -> int:
     from tornado_chat import console
 
-    url, room = _url(args.url), _room(args.room)
+    url, room = _url(args.url), args.room if args.room == "~" else _room(args.room)
     return asyncio.run(
         console.tail(
             url,

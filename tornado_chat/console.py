@@ -39,22 +39,28 @@ async def tail(
     """Print the room to `out`, from `last` events ago on, until cancelled; 1 when the server will not have us.
 
     A lost connection is told on stderr, and costs nothing. With `json`, each event is one object a line, as
-    docs/protocol.md has it; `reset` is one too. BrokenPipeError: nobody reads `out` any more.
+    docs/protocol.md has it; `reset` is one too, and of `~` `state`. BrokenPipeError: nobody reads `out` any more.
     """
     printer = Printer()
+
+    def show(event: Data) -> None:
+        print(dumps(event) if json else _encodable(printer.line(event), out), file=out, flush=True)
+
     try:
         async with Client(url, transport=transport, token=token, name=name, notify=_notify) as chat:
             while True:
                 try:
-                    await chat.join(room, last=last)
+                    joined = await chat.join(room, last=last)
                     break
                 except TimeoutError as error:
                     _notify(f"{error}, trying on")
+            if "state" in joined:
+                show({"type": "state", "room": room, "cursor": joined["cursor"], "state": joined["state"]})
             async for event in chat:
                 if event["type"] == "left":
                     return _fail(f"{room}: {event['message']}")
-                if event["type"] in KINDS or event["type"] == "reset":
-                    print(dumps(event) if json else _encodable(printer.line(event), out), file=out, flush=True)
+                if event["type"] in KINDS or event["type"] in ("reset", "state"):
+                    show(event)
     except (ChatError, Closed) as error:
         return _fail(f"{room}: {error}")
     return 0
@@ -152,6 +158,8 @@ class Printer:
     def line(self, event: Data) -> str:
         if event["type"] == "reset":
             return "--- the room's log was replaced by another; it begins again ---"
+        if event["type"] == "state":
+            return f"--- you follow {', '.join(map(_followed, event['state']['rooms'])) or 'no rooms'} ---"
         user: str = event["user"]
         if "name" in event:
             self.names.pop(user, None)
@@ -173,8 +181,25 @@ class Printer:
             case "finished":
                 told = text if event.keys() & {"text", "deleted"} else f"({event['length']:,} characters)"
                 return f"{when} {who} finished #{event['target']}: {told}"
+            case "followed" if "by" in event:
+                return f"{when} {who} invites you to {event['about']}"
+            case "followed":
+                return f"{when} you follow {event['about']} ({event['level']})"
+            case "unfollowed":
+                return f"{when} you do not follow {event['about']} any more"
+            case "marked":
+                return f"{when} you have read {event['about']} up to #{event['read']}"
+            case "mentioned":
+                return f"{when} {who} names you in {event['about']} #{event['target']}"
         done = "reacted to" if event["on"] else "took back a reaction to"
         return f"{when} {who} {done} #{event['target']}: {plain(event['emoji'])}"
+
+
+def _followed(room: Data) -> str:
+    """A room of the state of one's own log."""
+    told = [f"{room['unread']:,} unread"] if room["unread"] else []
+    told += [f"{room['mentions']:,} of them name you"] if room["mentions"] else []
+    return f"{room['room']} ({', '.join(told)})" if told else str(room["room"])
 
 
 def plain(text: str) -> str:

@@ -536,7 +536,7 @@ async def test_another_process_goes_on_where_this_one_died(tmp_path: Path) -> No
 
 
 async def test_what_a_process_left_is_finished_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_growing, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(sqlite_growing, "LAPSE_SECONDS", 1.0)
     monkeypatch.setattr(growing_messages, "LAPSED_SECONDS", 0.1)
     async with running(tmp_path) as here:
         bot = await author(here)
@@ -594,6 +594,24 @@ async def test_a_message_that_grows_by_requests(tmp_path: Path) -> None:
         assert text.text == "first second"
 
 
+async def test_the_answers_of_a_request_stand_in_their_places(tmp_path: Path) -> None:
+    """The second message that names many waits for the next commit; what begins to grow behind it does not."""
+    async with chat(tmp_path) as here:
+        crowd = [f"user{number}" for number in range(100)]
+        naming = [
+            {"type": "send", "id": room, "room": room, "text": "x", "mentions": names}
+            for room, names in (("a", crowd[:50]), ("b", crowd[50:]))
+        ]
+        last = {"type": "send", "id": "d", "room": "d", "text": "x"}
+        answers = await posted(here, *naming, {"type": "begin", "id": "c", "room": "c"}, last)
+        assert [(answer["id"], answer["room"], "gen" in answer) for answer in answers] == [
+            ("a", "a", False),
+            ("b", "b", False),
+            ("c", "c", True),
+            ("d", "d", False),
+        ]
+
+
 async def test_a_deletion_by_request_stops_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growing_messages, "STOP_SECONDS", 0.2)
     async with chat(tmp_path) as here:
@@ -625,6 +643,18 @@ async def test_a_backend_lets_a_message_of_its_user_grow(tmp_path: Path) -> None
         assert [event["user"] for event in told] == ["app-ada", "backend"] * 2
         assert [event.get("name") for event in told[:2]] == ["Ada", "backend"]
         assert [event["crc"] for event in told[2:]] == [zlib.crc32(text) for text in (b"hers", b"its own")]
+
+
+async def test_a_backend_hears_that_what_it_writes_for_somebody_is_to_end(tmp_path: Path) -> None:
+    ada: dict[str, Any] = {"as": {"user": "app-1"}}
+    async with chat(tmp_path) as here:
+        backend, app = await author(here, "backend", acts_as=["app-*"]), await author(here, "app-1")
+        await begin(backend, **ada)
+        await app.send(type="stop", id="s", room="r", seq=1)
+        for client in (backend, app):
+            assert await client.until("stop") == {"type": "stop", "room": "r", "seq": 1, "by": "app-1"}
+        await finish(backend, 0, reason="stopped", **ada)
+        await app.until("ack", id="s")
 
 
 async def test_what_has_ended_is_told_by_its_stream(tmp_path: Path) -> None:

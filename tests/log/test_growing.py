@@ -222,7 +222,9 @@ async def test_what_has_lapsed_can_be_finished_by_anybody(log: Log, opened: Open
 async def test_a_lease_is_renewed_by_a_living_link_alone(log: Log, database: str) -> None:
     await append(log, begun())
     before = time.time()
+    await lapse(database)
     await log.checkpoint("here", [part(1, 0, "a", linked=False)])
+    assert await log.lapsed() == [], "its author has just gone"
     await lapse(database)
     await log.checkpoint("here", [part(1, 1, "b", linked=False)])
     assert [one.text for one in await log.lapsed()] == ["ab"]

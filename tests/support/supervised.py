@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -172,6 +172,19 @@ async def knock(port: int, stopped: asyncio.Event) -> list[str]:
                 wrong.append(repr(answer))
         await asyncio.sleep(0.002)
     return wrong
+
+
+def worker_of(server: Server, port: int) -> int | None:
+    """The process id of the worker that has the connection from our port; None while nobody has accepted it."""
+    ends = f"0100007F:{server.port:04X} 0100007F:{port:04X}"
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    inode = next((row[9] for row in rows if f"{row[1]} {row[2]}" == ends), None)
+    for pid in server.workers():
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                if str(file.readlink()) == f"socket:[{inode}]":
+                    return pid
+    return None
 
 
 def group_of(pid: int) -> int:

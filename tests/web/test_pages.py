@@ -88,6 +88,8 @@ FAMILIES = {
     "members": "gauge",
     "catching_up": "gauge",
     "growing_messages": "gauge",
+    "growing_copies_chars": "gauge",
+    "bodies": "gauge",
     "outbox_bytes": "gauge",
     "ring_bytes": "gauge",
     "users": "gauge",

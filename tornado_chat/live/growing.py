@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from math import ceil
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from tornado_chat.errors import Reason
 from tornado_chat.log.kinds import ENDING
 from tornado_chat.wire.codec import Codec
 from tornado_chat.wire.encodings import Encoding
 from tornado_chat.wire.events import Event
-from tornado_chat.wire.replies import Appended, Chunk, Stream
+from tornado_chat.wire.replies import Appended, Chunk, Stop, Stream
 
 STREAM_CHARS = 262_144
 """Code points of one message that grows."""
@@ -50,6 +50,15 @@ TOLD_CHARS = 65_536
 
 Told = dict[int, tuple[int, int]]
 """Of a room's messages that grow, by seq: the gen and the code points that were told."""
+
+
+class Hearer(Protocol):
+    """The connection that writes a message."""
+
+    user: str
+
+    def hear(self, stop: Stop) -> None:
+        """Somebody wants a message of its own, or of a user for whom it writes, to end."""
 
 
 class Growing:
@@ -106,7 +115,7 @@ class Growing:
         self.user = user
         self.name = name
         self.id = id
-        self.writer: object = None
+        self.writer: Hearer | None = None
         self.done: asyncio.Future[None] | None = None  # for those who wait for the end
         self.over = False  # it ended, or is another process's: the room lets go of it with the next flush
         self.ending = False  # its `finished` is on its way through the log

@@ -14,12 +14,21 @@ from time import monotonic
 from typing import NamedTuple
 
 from tornado_chat.errors import ChatError, Conflict, ErrorCode, LogUnavailable, Reason
-from tornado_chat.live.growing import Growing, snapshot
+from tornado_chat.live.growing import Growing, Hearer, snapshot
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.line import Sender
 from tornado_chat.live.publisher import Publisher
 from tornado_chat.log import Appended, Entry, own
-from tornado_chat.log.growing import LEASE_SECONDS, STOP_SECONDS, Begin, Checkpoint, Finish, Grown, Open
+from tornado_chat.log.growing import (
+    LEASE_SECONDS,
+    RENEW_SECONDS,
+    STOP_SECONDS,
+    Begin,
+    Checkpoint,
+    Finish,
+    Grown,
+    Open,
+)
 from tornado_chat.wire.replies import Orphaned, Stop, Stream
 
 logger = logging.getLogger(__name__)
@@ -30,12 +39,13 @@ TICK_SECONDS = 0.4
 KEEP_SECONDS, KEEP_CHARS = 2.0, 4096
 """A checkpoint is due so long after the first text that the log has not, or with so much of it."""
 
-RENEW_SECONDS = 5.0
-"""A lease is renewed so often where no text comes."""
-
 LAPSED_SECONDS = 2.0
 """How often the log is asked for what nobody finishes any more. An answer that took longer than half of this is not
 heeded: while the log was away leases ran out, and who has the messages is to renew them first."""
+
+ORPHAN_SECONDS = 5.0
+"""How long the authors at a process that has ended may take to come back before others are told that they are gone:
+it was the process that died, or that had to stop."""
 
 STOPS = 10_000
 """Messages of which is remembered that their authors' users were told to stop."""
@@ -97,7 +107,7 @@ class GrowingMessages:
         message = growing.messages.get(seq) if growing is not None else None
         return message if message is not None and message.here and not message.over else None
 
-    def begun(self, entry: Begin, outcome: Appended, writer: object) -> Growing | None:
+    def begun(self, entry: Begin, outcome: Appended, writer: Hearer | None) -> Growing | None:
         """The log has answered: the message grows here, written by `writer`; None if it does not."""
         claim = outcome.claim
         if claim is None or claim.held:
@@ -164,7 +174,7 @@ class GrowingMessages:
         else:
             message.ending = False
 
-    def let_go(self, message: Growing, writer: object, patience: float = 0.0) -> None:
+    def let_go(self, message: Growing, writer: Hearer | None, patience: float = 0.0) -> None:
         """The connection of `writer` has ended: somebody has LEASE_SECONDS to come back.
 
         For `patience` seconds it counts as connected nevertheless.
@@ -250,7 +260,10 @@ class GrowingMessages:
             return
         message.end_reason = "stopped"
         message.ends_at = monotonic() + (STOP_SECONDS if message.writer is not None else 0)
-        self._tell_stop(message.user, Stop(room=room, seq=seq, by=by))
+        told = Stop(room=room, seq=seq, by=by)
+        self._tell_stop(message.user, told)
+        if message.writer is not None and message.writer.user != message.user:  # it acts for that user
+            message.writer.hear(told)
 
     def _tell_stop(self, user: str, told: Stop) -> None:
         """Tell all sessions of the user here, once."""
@@ -337,9 +350,9 @@ class GrowingMessages:
         if self.by_name:
             await self._look_at_held()
         if now - self._looked >= LAPSED_SECONDS:
-            self._looked = now
+            self._looked = asked = monotonic()
             lapsed = await self._hub.log.lapsed()
-            if monotonic() - now < LAPSED_SECONDS / 2:
+            if monotonic() - asked < LAPSED_SECONDS / 2:
                 for one in lapsed:
                     self._finish_left(one)
 
@@ -384,12 +397,13 @@ class GrowingMessages:
 
     async def _look_at_held(self) -> None:
         """What was stopped, or taken over, by another process."""
-        before = list(self.by_name.values())
+        before, asked = list(self.by_name.values()), monotonic()
         held = {(one.room, one.seq): one for one in await self._hub.log.held(self.home)}
         for message in before:
             one = held.get((message.room, message.seq))
             if one is None or one.gen != message.gen:
-                if not message.ending and self.by_name.get((message.room, message.user, message.id)) is message:
+                is_here = self.by_name.get((message.room, message.user, message.id)) is message
+                if is_here and not message.ending and message.kept_at <= asked:  # it may have come back since
                     self._drop(message, None)
             elif one.stopped is not None:
                 self._stop(one.room, one.seq, one.stopped)
@@ -447,10 +461,11 @@ class GrowingMessages:
             self._checkpoint_due.set()
 
     def on_died(self, worker: str) -> None:
-        """The process `worker` is known to have ended, and with it the links of those who wrote there."""
+        """The process `worker` is known to have ended, and with it the connections of those who wrote there."""
         self._hub.tasks.spawn(self._orphan(worker))
 
     async def _orphan(self, worker: str) -> None:
+        await asyncio.sleep(ORPHAN_SECONDS)
         try:
             for one in await self._hub.log.orphan(worker):
                 self._tell_orphaned(one.room, one.seq, one.user, one.id)

@@ -262,7 +262,7 @@ class Request(Author):
         if self._ended:  # it was given up, or failed: places may be wrong
             return
         late = self._late.pop(entry.id, None)
-        place = self._submitted.popleft()[0] if late is None else late
+        place = self._place_of(entry) if late is None else late
         if isinstance(outcome, Conflict) and entry.type == "deleted":
             self._late[entry.id] = place
             self.context.growing.delete(entry, self)
@@ -270,6 +270,14 @@ class Request(Author):
             self._answers[place] = self._refusal(outcome, entry.id)
         elif entry.id is not None:
             self._answers[place] = questions.ack(entry, entry.id, outcome)
+
+    def _place_of(self, entry: Entry) -> int:
+        """Where the answer to what was submitted stands; that of another room may have come before those behind it."""
+        for found in self._submitted:
+            if found[1] == entry.id:
+                self._submitted.remove(found)
+                return found[0]
+        raise LookupError(f"{entry.type} of {entry.room} was not submitted")
 
     def flush_replies(self) -> None:
         """Go on with what waited for the log's answers, or end."""
@@ -313,6 +321,9 @@ class Request(Author):
     def charge_bytes(self, count: int) -> None:
         self.owe_bytes(count)
 
+    def hear(self, stop: replies.Stop) -> None:
+        """As `Hearer.hear` says; a request hears nothing but its answers."""
+
     def submitted(self, entry: Entry) -> None:
         """As `Writer.submitted` says."""
         self._submitted.append((len(self._answers), entry.id))
@@ -321,7 +332,7 @@ class Request(Author):
     def answered(self, entry: Entry, outcome: replies.Ack | ChatError | None) -> None:
         """As `Writer.answered` says."""
         if not self._ended:
-            place, _ = self._submitted.popleft()
+            place = self._place_of(entry)
             if isinstance(outcome, ChatError):
                 room = entry.room if isinstance(outcome, Conflict) else None
                 self._answers[place] = self._refusal(outcome, entry.id, room)

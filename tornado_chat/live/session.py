@@ -339,6 +339,10 @@ class Session(Author):
     def charge_bytes(self, count: int) -> None:
         self.uncharged += count
 
+    def hear(self, stop: replies.Stop) -> None:
+        """As `Hearer.hear` says."""
+        self.answer(stop)
+
     def submitted(self, entry: Entry) -> None:
         """As `Writer.submitted` says."""
         self.unanswered += 1

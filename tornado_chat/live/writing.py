@@ -41,6 +41,8 @@ class Writer(Protocol):
 
     def charge_bytes(self, count: int) -> None: ...
 
+    def hear(self, stop: replies.Stop) -> None: ...
+
     def submitted(self, entry: Entry) -> None:
         """`entry` is on its way through the log; `answered` is to follow, in the order of these."""
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 from tornado_chat.errors import ChatError, Conflict, ErrorCode, Reason
 from tornado_chat.log.kinds import Entry
 
-LEASE_SECONDS = 15.0
-"""How long an author may stay away, and a process give no sign of it, before anybody may finish the message."""
+LEASE_SECONDS, RENEW_SECONDS = 15.0, 2.0
+"""How long an author may stay away before its message is finished, and how often its process gives a sign of it."""
+
+LAPSE_SECONDS = LEASE_SECONDS + RENEW_SECONDS
+"""How long after the last sign anybody may finish a message: its author may have been there until the next one."""
 
 STOP_SECONDS = 2.0
 """How long an author has to finish by itself what somebody stopped."""
@@ -118,7 +121,7 @@ class Claim:
 class Checkpoint:
     """What came of a message since the last one: `text` from the code point `start` on, perhaps none.
 
-    `linked`: its author's link lives. Else the lease runs out LEASE_SECONDS after the last checkpoint that had one.
+    `linked`: its author's link lives. Else the lease runs out LAPSE_SECONDS after the first checkpoint that had none.
     """
 
     __slots__ = ("gen", "linked", "room", "seq", "start", "text")

@@ -8,8 +8,8 @@ from tornado_chat.errors import ChatError
 from tornado_chat.log import Appended
 from tornado_chat.log.growing import (
     GROWING,
+    LAPSE_SECONDS,
     LAPSED,
-    LEASE_SECONDS,
     STOPPED_SECONDS,
     Begin,
     Checkpoint,
@@ -25,7 +25,7 @@ from tornado_chat.log.growing import (
 )
 from tornado_chat.log.postgres_schema import Connection
 
-LEASE = int(LEASE_SECONDS * 1000)
+LEASE = int(LAPSE_SECONDS * 1000)
 
 CLAIM = "SELECT gen, length, text, held, reason, refused FROM claim_growing($1, $2, $3, $4, $5, $6, $7)"
 HOME = "SELECT home FROM growing WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq = $2 FOR UPDATE"

@@ -12,8 +12,8 @@ import orjson
 from tornado_chat.errors import ChatError
 from tornado_chat.log.growing import (
     GROWING,
+    LAPSE_SECONDS,
     LAPSED,
-    LEASE_SECONDS,
     STOPPED_SECONDS,
     Begin,
     Checkpoint,
@@ -56,7 +56,7 @@ KEEP = """
 UPDATE growing SET
     length = json_extract(value, '$[2]'),
     linked = json_extract(value, '$[3]'),
-    lapses = CASE WHEN json_extract(value, '$[3]') AND stopped IS NULL THEN ? ELSE lapses END
+    lapses = CASE WHEN (linked OR json_extract(value, '$[3]')) AND stopped IS NULL THEN ? ELSE lapses END
 FROM json_each(?)
 WHERE room = json_extract(value, '$[0]') AND seq = json_extract(value, '$[1]')
 """
@@ -199,7 +199,7 @@ def orphan(db: sqlite3.Connection, home: str) -> list[Orphan]:
 
 
 def _lease() -> int:
-    return now() + int(LEASE_SECONDS * 1000)
+    return now() + int(LAPSE_SECONDS * 1000)
 
 
 def _json(value: Any) -> str:

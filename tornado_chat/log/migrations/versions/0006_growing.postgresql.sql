@@ -139,7 +139,7 @@ BEGIN
         UPDATE growing AS g SET
             length = found.start + found.length,
             linked = found.linked,
-            lapses = CASE WHEN found.linked AND g.stopped IS NULL THEN clock_ms() + lease ELSE g.lapses END
+            lapses = CASE WHEN (g.linked OR found.linked) AND g.stopped IS NULL THEN clock_ms() + lease ELSE g.lapses END
         FROM found WHERE g.room = found.room AND g.seq = found.seq
     ), gone AS (
         DELETE FROM growing_parts AS p USING found

@@ -127,6 +127,11 @@ ROWS = (
     Row("fairness", "p99_ms", "a room of two beside a room of 10,000 at 5 messages a second: p99, ms", 2, (most(2),)),
     Row("fairness", "p50_ms", "p50, ms", 2),
     Row("fairness", "silent_p99_ms", "p99 while the large room is silent, ms", 2),
+    Row(
+        "mentions", "p99_ms", "a room of two beside a room of 10,000 at 20 messages that name 50 users each: p99, ms", 2
+    ),
+    Row("mentions", "p50_ms", "p50, ms", 2),
+    Row("mentions", "plain_p99_ms", "p99 while they name nobody, ms", 2),
     Row("memory", "one_room", "memory for each of 10,000 connections, in one room, KiB", 1, (most(2),)),
     Row("memory", "many_rooms", "in 1,000 rooms, KiB", 1, (most(4),)),
     Row("memory", "deflate", "in one room, with permessage-deflate, KiB", 1, (most(6),)),

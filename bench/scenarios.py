@@ -196,6 +196,26 @@ def fairness(bench: Bench, dialect: Dialect) -> Figures:
         return figures | {"silent_p99_ms": silent["p99_ms"]}
 
 
+def mentions(bench: Bench, dialect: Dialect) -> Figures:
+    """The room of two while each of 20 messages a second to 10,000 members names 50 users; before, while none does."""
+    names = ",".join(f'"user-{number}"' for number in range(50))
+    figures: Figures = {}
+    with bench.server(dialect) as server, bench.load() as crowd, bench.load(1) as pair:
+        crowd.connect(server, bench.size.large, timeout=120)
+        pair.connect(server, 2, rooms=1, path=dialect.path.replace("{room}", "pair"))
+        crowd.give_way()
+        pair.publish(server, rate=500, message=dialect.message.replace("{room}", "pair"))
+        for way, more in (("plain_", ""), ("", f',"mentions":[{names}]')):
+            crowd.publish(server, rate=20, message=dialect.message.removesuffix("}") + more + "}")
+            found = bench.measure(server, pair, seconds=bench.size.seconds * 2, others_expected=True)  # the crowd
+            figures |= {way + figure: found[figure] for figure in ("p50_ms", "p99_ms")}
+            crowd.ask("stop")
+            crowd.drain()
+        pair.ask("stop")
+        pair.drain()
+        return figures
+
+
 def latency(bench: Bench, dialect: Dialect) -> Figures:
     """From the moment a message is due to its arrival at each of the ten members of its room; open loop."""
     with bench.server(dialect) as server, bench.load() as load:
@@ -299,6 +319,7 @@ SCENARIOS = {
     "ack-postgres": alone(ack, ours(needs=("postgres",))),
     "latency": alone(latency, ours()),
     "fairness": Scenario(fairness, beside("pure")),
+    "mentions": alone(mentions, ours()),
     "memory": Scenario(memory, beside("fastapi", "tornado", "socketify", "picows")),
     "slow-readers": alone(slow_readers, SLOW_READERS),
     "connects": Scenario(connects, beside(*FAST, *SLOW)),

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tornado_chat.auth import load_secret
-from tornado_chat.broker import Broker
+from tornado_chat.broker import EVERYBODY, Broker, channel_to
 from tornado_chat.broker.opening import open_broker
 from tornado_chat.config import Settings
 from tornado_chat.errors import CloseCode, LogReplaced, LogUnavailable, retry_reason
@@ -178,7 +178,12 @@ class Server:
         )
         metrics.gauge("bodies", "Requests whose body is a message that grows.", lambda: len(self.context.bodies))
         metrics.gauge("growing_messages", "Messages that grow here.", lambda: len(self.context.growing.by_name))
-        metrics.gauge("publish_queue", "Entries that are not committed yet.", lambda: len(self.publisher.queue))
+        metrics.gauge(
+            "growing_copies_chars",
+            "Characters here of messages that grow in other processes.",
+            lambda: hub.elsewhere.chars,
+        )
+        metrics.gauge("publish_queue", "Entries that are not committed yet.", lambda: self.publisher.queued)
 
     def _tell_user(self, user: str, told: replies.Stop) -> None:
         for line in list(self.lines.open):
@@ -221,6 +226,8 @@ class Server:
         """Learn what must be known before the first client comes: who may not come in, and what others publish."""
         await self.context.revocations.poll()
         await self.hub.broker.start(self.hub)
+        for channel in (EVERYBODY, channel_to(self.uid)):
+            await self.hub.broker.subscribe(channel)
         self.publisher.start()
 
     def start(self, inherited: Listeners | None = None) -> str:
@@ -238,6 +245,7 @@ class Server:
             self._sweep_log(),
             self.hub.presence.run(),
             self.context.growing.run(),
+            self.hub.elsewhere.run(),
         )
         self.watching = [self.hub.tasks.spawn(work) for work in watched]
         self._measure_lag(time.monotonic())
@@ -313,6 +321,7 @@ class Server:
         # Once more: PostgreSQL may still have been committing for it.
         self.loop.call_later(1.0, self.hub.poll_wanted.set)
         self.hub.presence.on_died(uid)
+        self.context.growing.on_died(uid)
 
     def pause(self) -> None:
         """Accept no more connections; those that are open go on until `stop`."""

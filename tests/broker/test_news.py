@@ -9,13 +9,13 @@ import pytest
 from msgspec import to_builtins
 
 from tests.support.brokers import News, event, typing
-from tornado_chat.broker import Change, news
+from tornado_chat.broker import EVERYBODY, Change, channel_to, news
 from tornado_chat.broker.seal import Seal
 from tornado_chat.log import kinds
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import SEQ_MAX
 from tornado_chat.wire.events import Event
-from tornado_chat.wire.replies import Read, Signal
+from tornado_chat.wire.replies import Chunk, Orphaned, Read, Signal, Stop
 
 MESSAGE = event("a", 1).data
 EDITED = {"type": "edited", "room": "a", "seq": 2, "target": 1, "user": "ann", "text": "better", "ts": 2}
@@ -77,6 +77,82 @@ def test_what_is_said_of_a_log_of_ones_own() -> None:
         for field in data.keys() - {"by"}:
             with pytest.raises(ValueError, match=field):
                 news.read("~ann", news.events_text([Event(1, {**data, field: None})]))
+
+
+CHUNKS: list[Chunk] = [(1, 1, 0, "Grüße \U0001f600"), (5, 2, 70_000, "x")]
+
+
+def test_what_is_said_of_messages_that_grow() -> None:
+    assert heard(news.appended_text("w", CHUNKS)).appended == [("a", "w", chunk) for chunk in CHUNKS]
+    receiver = News()
+    for channel, text in (
+        (channel_to("w"), news.wanted_text("a", 5, 2, 7)),
+        (channel_to("w"), news.moved_text()),
+        (EVERYBODY, news.stop_text("ann", Stop(room="a", seq=5, by="bob"))),
+        ("~ann", news.signal_text(Orphaned(room="a", seq=5, id="re:1"), None)),
+    ):
+        news.read(channel, text)(receiver)
+        for elsewhere in {"a", "~ann", EVERYBODY, channel_to("w")} - {channel}:
+            with pytest.raises(ValueError, match=r"read|log of one's own"):
+                news.read(elsewhere, text)
+    assert receiver.wanted == [("a", 5, 2, 7)]
+    assert receiver.moved == 1
+    assert receiver.stops == [("ann", Stop(room="a", seq=5, by="bob"))]
+    assert receiver.signals == [("~ann", Orphaned(room="a", seq=5, id="re:1"), None)]
+
+
+def test_what_is_too_big_is_parted() -> None:
+    first, second = news.parted(CHUNKS)
+    assert [*first, *second] == CHUNKS
+    first, second = news.parted([(1, 1, 10, "abcde")])
+    assert [*first, *second] == [(1, 1, 10, "ab"), (1, 1, 12, "cde")]
+
+
+BAD_GROWTH: list[tuple[str, bytes]] = [
+    *(
+        ("a", b"\x01a" + orjson.dumps(body))
+        for body in (
+            [],
+            ["w"],
+            ["", [[1, 1, 0, "x"]]],
+            [5, [[1, 1, 0, "x"]]],
+            ["w", {}],
+            ["w", [1]],
+            *(["w", [[*place, "x"]]] for place in ([1, 1], [0, 1, 0], [1, 0, 0], [1, 1, -1], [1 << 63, 1, 0])),
+            *(["w", [[1, 1, 0, text]]] for text in ("", 5, None)),
+        )
+    ),
+    *(
+        ("!w", b"\x01q" + orjson.dumps([1_800_000_000_000, *body]))
+        for body in ([], ["A", 1, 1, 0], ["a", 0, 1, 0], ["a", 1, 0, 0], ["a", 1, 1, -1], ["a", 1, 1, "0"])
+    ),
+    ("!w", b"\x01q" + orjson.dumps([1_799_999_979_000, "a", 1, 1, 0])),
+    ("!w", b"\x01m" + orjson.dumps([1_799_999_979_000])),
+    ("!w", b"\x01m[]"),
+    *(
+        ("!", b"\x01p" + orjson.dumps([1_800_000_000_000, *body]))
+        for body in ([], ["", "a", 1, "bob"], ["ann", "~ann", 1, "bob"], ["ann", "a", 0, "bob"], ["ann", "a", 1, ""])
+    ),
+    ("!", b"\x01p" + orjson.dumps([1_799_999_979_000, "ann", "a", 1, "bob"])),
+    *(
+        ("~ann", b"\x01s" + orjson.dumps([1_800_000_000_000, None, {"type": "orphaned", **body}]))
+        for body in (
+            {"room": "a", "seq": 1},
+            {"room": "~", "seq": 1, "id": "x"},
+            {"room": "a", "seq": 0, "id": "x"},
+            {"room": "a", "seq": 1, "id": ""},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("channel", "text"), BAD_GROWTH, ids=lambda part: ascii(part[:60]))
+def test_what_is_wrongly_said_of_messages_that_grow_is_refused(
+    channel: str, text: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(news, "_now", lambda: 1_800_000_000_000)
+    with pytest.raises((ValueError, LookupError)):
+        news.read(channel, text)
 
 
 def but(data: dict[str, Any], **fields: Any) -> dict[str, Any]:

@@ -45,7 +45,7 @@ async def test_a_join_cancelled_at_any_turn_leaves_nothing(behind: bool) -> None
     assert ended == {True, False}, "the last ones were in before they were cancelled"
 
 
-@pytest.mark.parametrize("question", ["heads", "marks"])
+@pytest.mark.parametrize("question", ["openings", "marks"])
 async def test_a_join_that_the_log_does_not_answer_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, question: str
 ) -> None:

@@ -33,8 +33,8 @@ class Numbers:
         return {key: len(key) for key in keys if key}
 
 
-def made(numbers: Numbers) -> Lookup[str]:
-    return Lookup(Tasks(), Turns(asyncio.get_running_loop()), numbers)
+def made(numbers: Numbers) -> Lookup[str, int]:
+    return Lookup(Tasks(), Turns(asyncio.get_running_loop()), numbers, 0)
 
 
 async def test_what_is_asked_while_a_query_runs_goes_into_the_next() -> None:

@@ -238,6 +238,58 @@ async def test_many_that_lapse_are_told_some_at_a_time(log: Log, database: str) 
     assert len(await log.held("here")) == len(await log.open("lobby")) == growing.LAPSED + 1
 
 
+async def test_what_grows_is_told_and_what_its_checkpoints_hold(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    await append(log, message("?", room="plain"), begun(), begun("re:2", home="there"), begun("re:3", room="den"))
+    await log.checkpoint("here", [part(1, 0, "Grüße \U0001f600"), part(1, 0, "x", room="den", linked=False)])
+    await log.checkpoint("here", [part(1, 7, " and more")])
+    await log.stop("den", [1], "ann")
+    assert await log.openings(["lobby", "den", "plain", "nowhere"]) == {
+        "lobby": (2, True),
+        "den": (1, True),
+        "plain": (1, False),
+    }
+
+    def of(one: growing.Grown) -> tuple[Any, ...]:
+        return one.room, one.seq, one.gen, one.home, one.length, one.user, one.id, bool(one.linked), one.stopped
+
+    lobby = [
+        ("lobby", 1, 1, "here", 16, "bot", "re:1", True, None),
+        ("lobby", 2, 1, "there", 0, "bot", "re:2", True, None),
+    ]
+    assert [of(one) for one in await log.growing("lobby")] == lobby
+    found = await log.growing()
+    assert sorted(map(of, found)) == [("den", 1, 1, "here", 1, "bot", "re:3", False, "ann"), *lobby]
+    assert await log.growing("nowhere") == []
+    wanted = [("lobby", 1, 1, start) for start in (0, 5, 6, 7, 8, 15, 16, 99)]
+    text = "Grüße \U0001f600 and more"
+    assert await log.parts(wanted) == [text[start:] for _, _, _, start in wanted]
+    others = [("lobby", 2, 1, 0), ("lobby", 1, 2, 0), ("nowhere", 1, 1, 0), ("den", 1, 1, 0), ("lobby", 9, 1, 0)]
+    assert await log.parts(others) == ["", "", "", "x", ""]
+    assert await log.parts([]) == []
+
+
+async def test_the_links_at_a_dead_process_are_dead_and_that_is_told_once(log: Log) -> None:
+    await append(log, begun(replica="a"), begun("re:2", room="den"), begun("re:3", home="there", replica="a"))
+    orphans = await log.orphan("here")
+    assert sorted((one.room, one.seq, one.user, one.id) for one in orphans) == [
+        ("den", 1, "bot", "re:2"),
+        ("lobby", 1, "bot", "re:1"),
+    ]
+    assert await log.orphan("here") == []
+    assert (await claim(log, begun(replica="b", home="there", take_over=True))).gen == 2
+    refused = await conflict(log, begun("re:3", replica="b", take_over=True))
+    assert refused.gen == 1, "its process lives"
+
+
+async def test_who_had_it_before_is_told(log: Log) -> None:
+    assert (await claim(log, begun(replica="a"))).before == ""
+    assert (await claim(log, begun(replica="a"))).before == ""
+    assert (await claim(log, begun(replica="b", home="there"))).before == "", "it is held"
+    assert (await claim(log, begun(replica="a", home="there"))).before == "here"
+    await append(log, finished(1, "", home="there"))
+    assert (await claim(log, begun(replica="a"))).before == ""
+
+
 async def test_a_stop_is_noted_once_and_ends_in_time(log: Log, database: str) -> None:
     await append(log, begun(), begun("re:2"), begun("re:3", room="den"))
     await log.stop("lobby", [1, 7], "ann")

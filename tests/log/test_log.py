@@ -898,6 +898,52 @@ async def test_an_own_log_of_a_year_is_as_long_as_one_of_a_day(log: Log, clock: 
     ]
 
 
+async def test_old_events_of_own_logs_go_but_for_the_newest(log: Log, clock: Clock) -> None:
+    people = [f"user-{number:02}" for number in range(3 * sweeping.OWN_CUT)]
+    await append(log, message(user="alice"))
+    for _ in range(3):
+        await append(log, *(followed("lobby", user, level) for user in people for level in ("nothing", "mentions")))
+    clock.now += 30 * DAY
+    await append(log, message(user="alice", mentions=("user-00", "newcomer")), followed("lobby", "newcomer"))
+    await swept(log)
+    assert await log.floors(["~user-00", "~user-01", "~newcomer"]) == {"~user-00": 0, "~user-01": 0, "~newcomer": 0}
+    clock.now += 2 * DAY
+    assert await swept(log) == 4
+    assert await rows_of(log, "~user-00") == [7]
+    for user in people[1:]:
+        assert await rows_of(log, f"~{user}") == [6]
+    assert await rows_of(log, "~newcomer") == [1, 2]
+    state = await log.state("user-00")
+    assert (state.head, state.floor) == (7, 6)
+    assert [(room["level"], room["unread"], room["mentions"]) for room in state.rooms] == [("mentions", 2, 1)]
+    (again,) = await append(log, unfollowed("lobby", "user-01"))
+    assert again.seq == 7
+    assert await swept(log) == 1
+    assert await rows_of(log, "~user-01") == [6, 7], "not again within the hour"
+    clock.now += 2 * sweeping.OWN_SECONDS
+    await swept(log)
+    assert await rows_of(log, "~user-01") == [7]
+
+
+async def test_what_a_guest_followed_is_forgotten_and_nobody_elses(log: Log, clock: Clock) -> None:
+    users = ("guest-1", "guest-2", "guestbook", "alice")
+    await append(log, message(user="bob", mentions=users), *(followed("lobby", user) for user in users))
+    clock.now += 60 * DAY
+    await append(log, followed("den", "guest-2"))
+    await swept(log)
+    clock.now += 34 * DAY
+    await swept(log)
+    states = {user: await log.state(user) for user in users}
+    assert {user: len(state.rooms) for user, state in states.items()} == {
+        "guest-1": 0, "guest-2": 2, "guestbook": 1, "alice": 1,
+    }  # fmt: skip
+    assert [state.head for state in states.values()] == [2, 3, 2, 2]
+    (again,) = await append(log, followed("lobby", "guest-1"))
+    assert again.seq == 3
+    assert [room["mentions"] for room in (await log.state("guest-1")).rooms] == [0]
+    assert [room["mentions"] for room in (await log.state("alice")).rooms] == [1]
+
+
 async def test_unread_mentions_of_one_user_are_bounded(log: Log) -> None:
     await append(log, followed("lobby", "bob"), followed("den", "bob"))
     for room in ("den", "lobby"):

@@ -18,6 +18,7 @@ from tests.support.entries import MIB, append, deleted, edited, everything, gues
 from tornado_chat.errors import ChatError, ConfigError, ErrorCode, LogUnavailable
 from tornado_chat.log import Appended, Entry, postgres_writer
 from tornado_chat.log.postgres import PAGE_READERS, WAITING_READS, WAITING_WRITES, PostgresLog, open_postgres
+from tornado_chat.log.sweeping import OwnLogs
 from tornado_chat.verify.postgres_server import PostgresServer
 from tornado_chat.verify.proxy import Proxy
 
@@ -232,7 +233,8 @@ async def test_plans_made_for_empty_tables_do_for_great_ones(
             await log.history("lobby", before=100, limit=20, max_bytes=MIB)
             await log.heads(["lobby", "new-0-1"])
             await log.marks([("lobby", "alice"), ("new-0-1", "bob")])
-            await log._writer.call(lambda db: postgres_writer.sweep(db, [("lobby", "guest-1"), ("new-0-1", "bob")]))
+            marks = [("lobby", "guest-1"), ("new-0-1", "bob")]
+            await log._writer.call(lambda db: postgres_writer.sweep(db, marks, OwnLogs()))
 
         await all_there_is(0)
         await db.execute(
@@ -241,7 +243,7 @@ async def test_plans_made_for_empty_tables_do_for_great_ones(
             SELECT
                 id, 1000 + n, CASE WHEN n % 2 = 0 THEN 'message' ELSE 'edited' END, 'alice', 'k' || n, false, '', 1000,
                 CASE WHEN n % 2 = 1 THEN 999 + n END, 1
-            FROM rooms, generate_series(100, 5000) AS n
+            FROM rooms, generate_series(100, 5000) AS n WHERE name NOT LIKE '~%'
             """
         )
         await db.execute(

@@ -9,7 +9,7 @@ from tests.support.connections import until
 from tornado_chat.broker import Change
 from tornado_chat.broker.redis import RedisBroker
 from tornado_chat.wire.events import Data, Event
-from tornado_chat.wire.replies import Signal, Typing
+from tornado_chat.wire.replies import Chunk, Signal, Stop, Typing
 
 SECRET = b"a secret of brokers in tests"
 
@@ -23,6 +23,10 @@ class News:
         self.heads: list[tuple[str, int]] = []
         self.signals: list[tuple[str, Signal, str | None]] = []
         self.changes: list[tuple[str, Change]] = []
+        self.appended: list[tuple[str, str, Chunk]] = []  # one by one
+        self.wanted: list[tuple[str, int, int, int]] = []
+        self.moved = 0
+        self.stops: list[tuple[str, Stop]] = []
         self.links = 0
         self.refused = 0
 
@@ -38,6 +42,18 @@ class News:
 
     def on_presence(self, room: str, change: Change) -> None:
         self.changes.append((room, change))
+
+    def on_appended(self, room: str, worker: str, chunks: list[Chunk]) -> None:
+        self.appended += [(room, worker, chunk) for chunk in chunks]
+
+    def on_wanted(self, room: str, seq: int, gen: int, offset: int) -> None:
+        self.wanted.append((room, seq, gen, offset))
+
+    def on_moved(self) -> None:
+        self.moved += 1
+
+    def on_stop(self, user: str, told: Stop) -> None:
+        self.stops.append((user, told))
 
     def on_refused(self) -> None:
         self.refused += 1

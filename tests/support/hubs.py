@@ -13,7 +13,7 @@ from tornado_chat.live.hub import Hub
 from tornado_chat.live.limits import AddressAccount, RoomLimits, TokenBucket
 from tornado_chat.live.member import Member, Memberships
 from tornado_chat.log import Appended, Entry, Revocation, State
-from tornado_chat.log.growing import Checkpoint, Held, Open
+from tornado_chat.log.growing import Checkpoint, Grown, Held, Open, Orphan, Part
 from tornado_chat.metrics import Metrics
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import Join
@@ -61,6 +61,9 @@ class MemoryLog:
     async def heads(self, rooms: Collection[str]) -> dict[str, int]:
         return dict.fromkeys(rooms, len(self.events))
 
+    async def openings(self, rooms: Collection[str]) -> dict[str, tuple[int, bool]]:
+        return dict.fromkeys(rooms, (len(self.events), False))
+
     async def marks(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
         return {}
 
@@ -86,6 +89,15 @@ class MemoryLog:
         return []
 
     async def open(self, room: str) -> list[Open]:
+        return []
+
+    async def growing(self, room: str | None = None) -> list[Grown]:
+        return []
+
+    async def parts(self, wanted: Sequence[Part]) -> list[str]:
+        return [""] * len(wanted)
+
+    async def orphan(self, home: str) -> list[Orphan]:
         return []
 
     async def lapsed(self) -> list[Open]:

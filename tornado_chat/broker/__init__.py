@@ -10,10 +10,18 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from tornado_chat.wire.events import Data, Event
-from tornado_chat.wire.replies import Signal
+from tornado_chat.wire.replies import Chunk, Signal, Stop
 
 LAPSE_SECONDS = 20
 """How long a process counts as alive that gives no sign of it."""
+
+EVERYBODY = "!"
+"""The channel that each process hears, whichever rooms it has: named as no room is."""
+
+
+def channel_to(worker: str) -> str:
+    """The channel that one process hears."""
+    return EVERYBODY + worker
 
 
 class Change:
@@ -53,6 +61,22 @@ class Receiver(Protocol):
         ...
 
     def on_presence(self, room: str, change: Change) -> None: ...
+
+    def on_appended(self, room: str, worker: str, chunks: list[Chunk]) -> None:
+        """What messages of `room` grew by, which the process `worker` has: late, doubled, or with what is missing."""
+        ...
+
+    def on_wanted(self, room: str, seq: int, gen: int, offset: int) -> None:
+        """Another process lacks what a message that grows here has from the code point `offset` on."""
+        ...
+
+    def on_moved(self) -> None:
+        """A message that grew here may grow in another process: the log is to be asked."""
+        ...
+
+    def on_stop(self, user: str, told: Stop) -> None:
+        """A message of `user` is to end: for all sessions of that user, and the process that has it."""
+        ...
 
     def on_refused(self) -> None:
         """Something came that nobody may say here, or that this version cannot read: the log is to be asked.
@@ -101,6 +125,20 @@ class Broker(Protocol):
         ...
 
     def publish_signal(self, room: str, signal: Signal, not_for: str | None) -> None: ...
+
+    def publish_appended(self, room: str, worker: str, chunks: Sequence[Chunk]) -> None:
+        """Tell the others what messages that the process `worker`, this one, has grew by."""
+        ...
+
+    def publish_wanted(self, worker: str, room: str, seq: int, gen: int, offset: int) -> None:
+        """Ask `worker` to tell again what a message has from the code point `offset` on."""
+        ...
+
+    def publish_moved(self, worker: str) -> None:
+        """Tell `worker` that a message has moved from there."""
+        ...
+
+    def publish_stop(self, user: str, told: Stop) -> None: ...
 
     def publish_presence(self, room: str, change: Change, users: Mapping[str, str]) -> None:
         """Record that the process of `change` has `users` now, and tell the other processes, in this order."""

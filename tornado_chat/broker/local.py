@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from tornado_chat.broker import Change, Receiver, Records
 from tornado_chat.wire.events import Event
-from tornado_chat.wire.replies import Signal
+from tornado_chat.wire.replies import Chunk, Signal, Stop
 
 
 class LocalBroker:
@@ -29,6 +29,14 @@ class LocalBroker:
     def publish_events(self, room: str, events: Sequence[Event]) -> None: ...
 
     def publish_signal(self, room: str, signal: Signal, not_for: str | None) -> None: ...
+
+    def publish_appended(self, room: str, worker: str, chunks: Sequence[Chunk]) -> None: ...
+
+    def publish_wanted(self, worker: str, room: str, seq: int, gen: int, offset: int) -> None: ...
+
+    def publish_moved(self, worker: str) -> None: ...
+
+    def publish_stop(self, user: str, told: Stop) -> None: ...
 
     def publish_presence(self, room: str, change: Change, users: Mapping[str, str]) -> None: ...
 

@@ -7,10 +7,21 @@ A text is the version of this format (1 byte), one letter, and a body:
     c  JSON list of what changed in the presence: when that was said, worker, version, the one before, names by id, ids
        that left
     s  JSON list of when that was said, the user a signal is not for (or null) and its data
+    a  JSON list of the worker that has messages that grow, and a list of what each grew by: seq, gen, offset, text
+
+And in the channel of one process:
+
+    q  JSON list of when that was said, room, seq, gen, offset: of what is there of a message from that offset on
+    m  JSON list of when that was said: a message has moved
+
+And in the channel of all processes:
+
+    p  JSON list of when that was said, the author's user, and room, seq and who stops it, of a message that is to end
 
 Each process that has a room numbers what it hears there: events by their seq, changes of presence by their version. So
 what somebody records and publishes again is dropped. Signals have no number, and of a change the number may have been
-forgotten: both say when they were said, in ms since 1970, and are refused when that is too long ago.
+forgotten: both say when they were said, in ms since 1970, and are refused when that is too long ago. What a message
+grew by has its gen and its offset: who hears it again has it.
 """
 
 from __future__ import annotations
@@ -23,7 +34,7 @@ import msgspec
 import orjson
 from msgspec import Meta
 
-from tornado_chat.broker import Change, Receiver
+from tornado_chat.broker import EVERYBODY, Change, Receiver
 from tornado_chat.errors import Reason
 from tornado_chat.wire.codec import JSON, Encoded
 from tornado_chat.wire.commands import (
@@ -39,12 +50,12 @@ from tornado_chat.wire.commands import (
     Seq,
 )
 from tornado_chat.wire.events import Data, Event
-from tornado_chat.wire.replies import Read, Signal, Typing
+from tornado_chat.wire.replies import Chunk, Orphaned, Read, Signal, Stop, Typing
 
 FORMAT = 1
 """What other versions of this program need not understand has another number."""
 
-EVENTS, HEAD, SIGNAL, CHANGE = (bytes((FORMAT, kind)) for kind in b"ehsc")
+EVENTS, HEAD, SIGNAL, CHANGE, APPENDED, WANTED, MOVED, STOP = (bytes((FORMAT, kind)) for kind in b"ehscaqmp")
 """What a text of each kind begins with."""
 
 TEXT_BYTES = 64 * 1024
@@ -113,7 +124,13 @@ OWN = {"followed", "unfollowed", "marked", "mentioned"}
 """The types of events that are there, and nowhere else."""
 
 _decode_events = msgspec.json.Decoder(list[_Event]).decode
-_decode_signal = msgspec.json.Decoder(tuple[int, UserId | None, Typing | Read]).decode
+_decode_signal = msgspec.json.Decoder(tuple[int, UserId | None, Typing | Read | Orphaned]).decode
+_decode_appended = msgspec.json.Decoder(
+    tuple[Worker, list[tuple[Seq, Seq, Cursor, Annotated[str, Meta(min_length=1)]]]]
+).decode
+_decode_wanted = msgspec.json.Decoder(tuple[int, RoomName, Seq, Seq, Cursor]).decode
+_decode_moved = msgspec.json.Decoder(tuple[int]).decode
+_decode_stop = msgspec.json.Decoder(tuple[int, UserId, RoomName, Seq, UserId]).decode
 _decode_change = msgspec.json.Decoder(
     tuple[int, Worker, Seq, Annotated[int, Meta(ge=NEVER, le=SEQ_MAX)], dict[UserId, Name], list[UserId]]
 ).decode
@@ -137,9 +154,37 @@ def change_text(change: Change) -> bytes:
     return CHANGE + orjson.dumps(body)
 
 
+def appended_text(worker: str, chunks: Sequence[Chunk]) -> bytes:
+    return APPENDED + orjson.dumps((worker, chunks))
+
+
+def parted(chunks: Sequence[Chunk]) -> tuple[Sequence[Chunk], Sequence[Chunk]]:
+    """`chunks` as two halves."""
+    if len(chunks) > 1:
+        middle = len(chunks) // 2
+        return chunks[:middle], chunks[middle:]
+    ((seq, gen, offset, text),) = chunks
+    middle = len(text) // 2
+    return [(seq, gen, offset, text[:middle])], [(seq, gen, offset + middle, text[middle:])]
+
+
+def wanted_text(room: str, seq: int, gen: int, offset: int) -> bytes:
+    return WANTED + orjson.dumps((_now(), room, seq, gen, offset))
+
+
+def moved_text() -> bytes:
+    return MOVED + orjson.dumps((_now(),))
+
+
+def stop_text(user: str, told: Stop) -> bytes:
+    return STOP + orjson.dumps((_now(), user, told.room, told.seq, told.by))
+
+
 def read(room: str, text: bytes) -> Tell:
     """What `text` says of `room`; ValueError if it does not say it as it has to."""
     kind, body = text[:2], text[2:]
+    if room.startswith(EVERYBODY):
+        return _to_processes(room, kind, body)
     if kind == EVENTS:
         return _events(room, body)
     if kind == HEAD:
@@ -148,6 +193,9 @@ def read(room: str, text: bytes) -> Tell:
         return _signal(room, body)
     if kind == CHANGE:
         return _change(room, body)
+    if kind == APPENDED:
+        worker, chunks = _decode_appended(body)
+        return lambda receiver: receiver.on_appended(room, worker, chunks)
     raise ValueError(f"this version does not read {kind!a}")
 
 
@@ -184,6 +232,8 @@ def _head(room: str, body: bytes) -> Tell:
 def _signal(room: str, body: bytes) -> Tell:
     said, not_for, signal = _decode_signal(body)
     _check_fresh(said)
+    if isinstance(signal, Orphaned):
+        return _orphaned(room, signal)
     if signal.room != room:
         raise ValueError("a signal of another room")
     if not (1 <= len(signal.user) <= NAME_CHARS and 1 <= len(signal.name) <= NAME_CHARS):
@@ -191,6 +241,31 @@ def _signal(room: str, body: bytes) -> Tell:
     if isinstance(signal, Read) and not 0 <= signal.seq <= SEQ_MAX:
         raise ValueError("a mark that is no seq")
     return lambda receiver: receiver.on_signal(room, signal, not_for)
+
+
+def _orphaned(room: str, signal: Orphaned) -> Tell:
+    if not room.startswith(NAME):
+        raise ValueError("a signal of a log of one's own in a room")
+    msgspec.convert((signal.room, signal.seq, signal.id), tuple[RoomName, Seq, Id])
+    return lambda receiver: receiver.on_signal(room, signal, None)
+
+
+def _to_processes(channel: str, kind: bytes, body: bytes) -> Tell:
+    to_all = channel == EVERYBODY
+    if kind == STOP and to_all:
+        said, user, room, seq, by = _decode_stop(body)
+        _check_fresh(said)
+        told = Stop(room=room, seq=seq, by=by)
+        return lambda receiver: receiver.on_stop(user, told)
+    if kind == WANTED and not to_all:
+        said, room, seq, gen, offset = _decode_wanted(body)
+        _check_fresh(said)
+        return lambda receiver: receiver.on_wanted(room, seq, gen, offset)
+    if kind == MOVED and not to_all:
+        (said,) = _decode_moved(body)
+        _check_fresh(said)
+        return lambda receiver: receiver.on_moved()
+    raise ValueError(f"this version does not read {kind!a} in a channel of processes")
 
 
 def _change(room: str, body: bytes) -> Tell:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from time import monotonic
 
-from tornado_chat.broker import Change, Receiver, Records, news
+from tornado_chat.broker import EVERYBODY, Change, Receiver, Records, channel_to, news
 from tornado_chat.broker.news import NEVER, TEXT_BYTES, Tell
 from tornado_chat.broker.redis_address import RedisAddress
 from tornado_chat.broker.redis_cluster import RedisCluster
@@ -24,7 +24,7 @@ from tornado_chat.broker.redis_link import CHANGED, RedisLink, channel_of
 from tornado_chat.broker.redis_presence import RedisPresence
 from tornado_chat.broker.seal import MAC_BYTES, Seal
 from tornado_chat.wire.events import Event
-from tornado_chat.wire.replies import Signal
+from tornado_chat.wire.replies import Chunk, Signal, Stop
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,28 @@ class RedisBroker:
         self._refer(room, head)
 
     def publish_signal(self, room: str, signal: Signal, not_for: str | None) -> None:
-        if not self._publish(room, news.signal_text(signal, not_for), 0):
+        self._publish_once(room, news.signal_text(signal, not_for))
+
+    def publish_appended(self, room: str, worker: str, chunks: Sequence[Chunk]) -> None:
+        text = news.appended_text(worker, chunks)
+        if len(text) > TEXT_BYTES:
+            for part in news.parted(chunks):
+                self.publish_appended(room, worker, part)
+        else:
+            self._publish_once(room, text)
+
+    def publish_wanted(self, worker: str, room: str, seq: int, gen: int, offset: int) -> None:
+        self._publish_once(channel_to(worker), news.wanted_text(room, seq, gen, offset))
+
+    def publish_moved(self, worker: str) -> None:
+        self._publish_once(channel_to(worker), news.moved_text())
+
+    def publish_stop(self, user: str, told: Stop) -> None:
+        self._publish_once(EVERYBODY, news.stop_text(user, told))
+
+    def _publish_once(self, room: str, text: bytes) -> None:
+        """Publish what may be lost."""
+        if not self._publish(room, text, 0):
             self.dropped += 1
 
     # Presence

@@ -1,7 +1,10 @@
-"""Messages that grow in this process: the text of each, and what of it the next flush of their room tells.
+"""Messages that grow: the text of each in this process, and what of it the next flush of their room tells.
 
 The text is the buffer: nothing is kept for a reader. Live members are told chunks, those of all messages of a room and
 flush in one frame; whoever comes, or has read too slowly, is told what is there from the code point that they lack.
+
+A message grows in one process, which has it; in the others with its room open it is a copy, that follows. Who has it
+tells them with each flush what is new, as it tells its members.
 
 What is true of a `Growing` whenever the loop runs something else: `kept` <= `length` and `told` <= `length`. Every live
 member of the room has been written the first `told` code points, or is about to be by a flush that runs.
@@ -10,7 +13,8 @@ member of the room has been written the first `told` code points, or is about to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from time import monotonic
 from typing import Any
 
@@ -19,7 +23,7 @@ from tornado_chat.log.kinds import ENDING
 from tornado_chat.wire.codec import Codec
 from tornado_chat.wire.encodings import Encoding
 from tornado_chat.wire.events import Event
-from tornado_chat.wire.replies import Appended, Stream
+from tornado_chat.wire.replies import Appended, Chunk, Stream
 
 STREAM_CHARS = 262_144
 """Code points of one message that grows."""
@@ -35,38 +39,56 @@ MEASURE_SECONDS = 0.1
 Told = dict[int, tuple[int, int]]
 """Of a room's messages that grow, by seq: the gen and the code points that were told."""
 
-Chunk = tuple[int, int, int, str]
-"""seq, gen, offset, text."""
-
 
 class Growing:
-    """One message, in the process that has it. `writer` is who writes it, None while nobody is connected."""
+    """One message, or (`here` is False) a copy. `writer` is who writes it, None while nobody is connected.
+
+    Of a copy: `home` is the process that has it, "" if that is not known, and `known` how much there is of it.
+    """
 
     __slots__ = (
         "_fresh",
         "_pieces",
+        "asked_at",
+        "counted",
+        "deaf",
         "done",
         "end_reason",
         "ending",
         "ends_at",
         "gap",
         "gen",
+        "here",
+        "home",
         "id",
         "kept",
         "kept_at",
+        "known",
         "length",
         "linked",
+        "missed",
         "name",
         "over",
         "room",
+        "sent",
         "seq",
         "told",
+        "unlinks_at",
         "user",
         "writer",
     )
 
-    def __init__(self, room: str, seq: int, user: str, name: str, id: str, gen: int, text: str) -> None:
+    def __init__(
+        self, room: str, seq: int, user: str, name: str, id: str, gen: int, text: str, *, here: bool = True
+    ) -> None:
         """`text` is what the checkpoints hold."""
+        self.here = here
+        self.home = ""
+        self.known = 0
+        self.asked_at = 0.0  # by monotonic(): when `home` was asked for what is missing
+        self.missed = 0  # looks at the log, one after the other, that did not find it
+        self.counted = 0  # code points, for the bound of all copies
+        self.deaf = False  # there is no room for its text
         self.room = room
         self.seq = seq
         self.user = user
@@ -79,6 +101,7 @@ class Growing:
         self.ends_at: float | None = None  # by monotonic(): when it is finished here, for `end_reason`
         self.end_reason: Reason = "interrupted"
         self.linked = True  # as the log has it
+        self.unlinks_at = 0.0  # by monotonic(): until then its author counts as connected
         self.kept_at = monotonic()
         self.begin(gen, text)
 
@@ -87,13 +110,40 @@ class Growing:
         self.gen = gen
         self._pieces: list[str] = []  # what was told
         self._fresh = [text] if text else []  # what was not
-        self.told = 0
-        self.length = self.kept = len(text)
+        self.told = self.known = 0
+        self.length = self.kept = self.sent = len(text)  # sent: what other processes were told
         self.gap = False  # its author was told of one, and has not come back to the end of the text
 
     def add(self, text: str) -> None:
         self._fresh.append(text)
         self.length += len(text)
+
+    def extend(self, gen: int, start: int, text: str) -> bool:
+        """Take what is new of `text`, which begins at the code point `start`; False if something before is missing."""
+        if gen < self.gen:
+            return True
+        if gen > self.gen:
+            self.begin(gen)
+        self.known = max(self.known, start + len(text))
+        if start > self.length:
+            return False
+        if self.known > self.length:
+            self.add(text[self.length - start :])
+        return self.known <= self.length
+
+    def ends_as(self, text: str | None) -> bool:
+        """All of its `text` is known now, or that it was deleted: take what is missing.
+
+        False if it is another one: who was told this one has to be told that.
+        """
+        if text is None:
+            return True
+        mine = self.text()
+        if text.startswith(mine):
+            if len(text) > len(mine):
+                self.add(text[len(mine) :])
+            return True
+        return mine.startswith(text)
 
     def tell(self) -> str:
         """What was not told: it counts as told from now on."""
@@ -107,6 +157,17 @@ class Growing:
     def text(self) -> str:
         return "".join(self._pieces) + "".join(self._fresh)
 
+    def since(self, start: int) -> str:
+        """What begins at the code point `start`."""
+        missing = self.length - start
+        found: list[str] = []
+        for piece in chain(reversed(self._fresh), reversed(self._pieces)):
+            if missing <= 0:
+                break
+            found.append(piece if len(piece) <= missing else piece[len(piece) - missing :])
+            missing -= len(piece)
+        return "".join(reversed(found))
+
     def told_text(self) -> str:
         if len(self._pieces) > 1:
             self._pieces = ["".join(self._pieces)]
@@ -118,7 +179,9 @@ class Growing:
             text = self.text()[:length]
             self._pieces, self._fresh = [text[: self.told]], [text[self.told :]]
             self.length = length
-            self.told, self.kept = min(self.told, length), min(self.kept, length)
+            self.told, self.sent = min(self.told, length), min(self.sent, length)
+            if self.kept > length:
+                self.kept = 0  # if it goes on to grow, all of it is kept anew
 
 
 class Pace:
@@ -173,18 +236,49 @@ class Chunks:
         return encoding.wrap(payload)
 
 
+def _drop_nothing(message: Growing) -> None:
+    """There are no copies."""
+
+
 class RoomGrowing:
-    """What grows in one room here; it exists while something does."""
+    """What grows in one room, here or as a copy; it exists while something does."""
 
-    __slots__ = ("_flush_soon", "_loop", "_next", "_on_empty", "_pace", "_timer", "messages", "ready", "room")
+    __slots__ = (
+        "_flush_soon",
+        "_loop",
+        "_next",
+        "_on_copy_gone",
+        "_on_empty",
+        "_pace",
+        "_publish",
+        "_timer",
+        "_waits",
+        "ended",
+        "messages",
+        "ready",
+        "room",
+    )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pace: Pace, room: str, on_empty: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pace: Pace,
+        room: str,
+        on_empty: Callable[[str], None],
+        on_copy_gone: Callable[[Growing], None] = _drop_nothing,
+        publish: Callable[[Sequence[Chunk]], None] | None = None,
+    ) -> None:
+        """`publish` tells other processes, if there are any."""
         self.room = room
         self.messages: dict[int, Growing] = {}  # by seq
         self.ready = False  # chunks go with the next flush
+        self.ended: set[int] | None = None  # while the log is looked at: what has ended since
+        self._waits = False  # there is text of a message whose event was not flushed yet
         self._loop = loop
         self._pace = pace
         self._on_empty = on_empty
+        self._on_copy_gone = on_copy_gone
+        self._publish = publish
         self._flush_soon: Callable[[], None] | None = None  # of the room, while it is open
         self._next = 0.0  # by monotonic(): when chunks may be told again
         self._timer: asyncio.TimerHandle | None = None
@@ -195,19 +289,32 @@ class RoomGrowing:
         self._pace.sizes[self] = size
         for message in self.messages.values():
             message.tell()
+        if self.ready:
+            flush_soon()
 
     def close(self) -> None:
-        """The room is not open here any more."""
+        """The room is not open here any more: copies are not needed."""
         self._flush_soon = None
         self._pace.sizes.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for message in [message for message in self.messages.values() if message.over]:
+        self.ready = False
+        for message in [message for message in self.messages.values() if message.over or not message.here]:
             self.remove(message.seq)
+        if self.messages:
+            self.want_now()  # its last flush may not have come
 
     def remove(self, seq: int) -> None:
-        if self.messages.pop(seq, None) is not None and not self.messages:
+        message = self.messages.pop(seq, None)
+        if message is not None:
+            if not message.here:
+                self._on_copy_gone(message)
+            self.release()
+
+    def release(self) -> None:
+        """Say so if nothing grows in the room any more."""
+        if not self.messages and self.ended is None:
             self.close()
             self._on_empty(self.room)
 
@@ -217,7 +324,7 @@ class RoomGrowing:
 
     def want(self) -> None:
         """Some text came: it is told at once, or when the window has passed."""
-        if self.ready or self._timer is not None or self._flush_soon is None:
+        if self.ready or self._timer is not None or (self._flush_soon is None and self._publish is None):
             return
         wait = self._next - monotonic()
         if wait <= 0:
@@ -233,6 +340,31 @@ class RoomGrowing:
         if self._flush_soon is not None:
             self.ready = True
             self._flush_soon()
+        elif self._publish is not None and not self.ready:
+            self.ready = True
+            self._loop.call_soon(self._publish_alone)
+
+    def _publish_alone(self) -> None:
+        """Nobody is here, so that no flush tells the other processes."""
+        if self.ready and self._flush_soon is None:
+            for message in self.messages.values():
+                message.tell()
+            self._told()
+
+    def _told(self) -> None:
+        """What there is has been told here: the others are told, and the window begins."""
+        self.ready = False
+        now = monotonic()
+        self._next = now + self._pace.window(now)
+        if self._publish is None:
+            return
+        chunks: list[Chunk] = []
+        for seq, message in self.messages.items():
+            if message.here and not message.over and message.sent < message.length:
+                chunks.append((seq, message.gen, message.sent, message.since(message.sent)))
+                message.sent = message.length
+        if chunks:
+            self._publish(chunks)
 
     def told(self) -> Told:
         return {seq: (message.gen, message.told) for seq, message in self.messages.items()}
@@ -241,15 +373,21 @@ class RoomGrowing:
         """What a flush tells that takes the room from `flushed` on by `events`; what ended in it is let go of."""
         places = {event.seq: place for place, event in enumerate(events)}
         ended = [event.data["target"] for event in events if event.data["type"] in ENDING]
-        if not self.ready and not ended:
+        ready = self.ready or (self._waits and bool(events))
+        if not ready and not ended:
             return None
         last = events[-1].seq if events else flushed
         lead: list[Chunk] = []
         tail: list[Chunk] = []
         behind: dict[int, Chunk] = {}
+        if ready:
+            self._waits = False
         # A chunk comes after its message and before the end of that.
         for seq, message in self.messages.items():
-            if seq > last or (not self.ready and seq not in ended):
+            if seq > last:
+                self._waits = self._waits or message.told < message.length
+                continue
+            if not ready and seq not in ended:
                 continue
             offset, text = message.told, message.tell()
             if not text:
@@ -261,18 +399,18 @@ class RoomGrowing:
                 behind[places[seq]] = chunk
             else:
                 tail.append(chunk)
-        if self.ready:
-            self.ready = False
-            now = monotonic()
-            self._next = now + self._pace.window(now)
+        if self.ended is not None:
+            self.ended.update(ended)
         for seq in ended:
             self.remove(seq)
+        if ready:
+            self._told()
         return Chunks(self.room, lead, behind, tail) if lead or tail or behind else None
 
     def snapshots(self, cursor: int, lacks: Told | None) -> Iterator[Stream]:
         """What a member is told of each message up to `cursor` when it becomes live; `lacks` is what it has been."""
         for seq, message in self.messages.items():
-            if seq <= cursor:
+            if seq <= cursor and not message.deaf:
                 gen, offset = lacks.get(seq, (0, 0)) if lacks is not None else (0, 0)
                 yield snapshot(message, offset if gen == message.gen else 0)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from time import monotonic
 from typing import NamedTuple
 
@@ -18,9 +18,9 @@ from tornado_chat.live.growing import Growing, snapshot
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.line import Sender
 from tornado_chat.live.publisher import Publisher
-from tornado_chat.log import Appended, Entry
-from tornado_chat.log.growing import LEASE_SECONDS, STOP_SECONDS, Begin, Checkpoint, Finish, Open
-from tornado_chat.wire.replies import Stop, Stream
+from tornado_chat.log import Appended, Entry, own
+from tornado_chat.log.growing import LEASE_SECONDS, STOP_SECONDS, Begin, Checkpoint, Finish, Grown, Open
+from tornado_chat.wire.replies import Orphaned, Stop, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,11 @@ RENEW_SECONDS = 5.0
 """A lease is renewed so often where no text comes."""
 
 LAPSED_SECONDS = 2.0
-"""How often the log is asked for what nobody finishes any more."""
+"""How often the log is asked for what nobody finishes any more. An answer that took longer than half of this is not
+heeded: while the log was away leases ran out, and who has the messages is to renew them first."""
+
+STOPS = 10_000
+"""Messages of which is remembered that their authors' users were told to stop."""
 
 OPEN_MESSAGES = 128
 """Messages of one user that may grow here at once."""
@@ -71,8 +75,12 @@ class GrowingMessages:
         self._key = key
         self.tell_user: Callable[[str, Stop], None] = _tell_nobody  # to all sessions of a user
         self._open: dict[str, int] = {}  # how many of each user grow
+        self._stops: dict[tuple[str, int], None] = {}  # rooms and seqs of those told of, oldest first
+        self._orphans: set[tuple[str, int]] = set()  # of other processes, as the log was last seen
         self._checkpoint_due = asyncio.Event()
         self._looked = 0.0
+        hub.writers = self
+        hub.elsewhere.on_rows = self._on_rows
 
     # What their authors do
 
@@ -87,33 +95,46 @@ class GrowingMessages:
         """The message, if it grows here."""
         growing = self._hub.growing.get(room)
         message = growing.messages.get(seq) if growing is not None else None
-        return message if message is not None and not message.over else None
+        return message if message is not None and message.here and not message.over else None
 
     def begun(self, entry: Begin, outcome: Appended, writer: object) -> Growing | None:
         """The log has answered: the message grows here, written by `writer`; None if it does not."""
         claim = outcome.claim
-        if claim is None or claim.held or not claim.gen:
+        if claim is None or claim.held:
             return None
         name = entry.room, entry.user, entry.key
-        message = self.by_name.get(name)
-        if message is None:
-            message = Growing(entry.room, outcome.seq, entry.user, entry.name, entry.key, claim.gen, claim.text)
-            self.by_name[name] = message
-            self._open[entry.user] = self._open.get(entry.user, 0) + 1
-            growing = self._hub.grow(entry.room)
-            growing.messages[outcome.seq] = message
-            if claim.text:
-                growing.want()
-        elif message.gen != claim.gen or message.length < claim.length:
+        if not claim.gen:
+            if claim.reason is not None and name not in self.ended:
+                self._remember_end(name, Ended(1, claim.length, claim.reason))
+            return None
+        if claim.before:
+            self._hub.broker.publish_moved(claim.before)
+        message = self.by_name.get(name) or self._take_up(name, entry, outcome.seq, claim.gen)
+        if message.gen < claim.gen:
             message.begin(claim.gen, claim.text)
-            self._hub.grow(entry.room).want()
         else:
-            message.kept = claim.length  # another process may have kept more meanwhile
+            message.extend(claim.gen, 0, claim.text)  # perhaps there is more here: it was told, and not kept
+        message.kept = claim.length
+        if message.told < message.length:
+            self._hub.grow(entry.room).want()
         message.writer = writer
         if message.end_reason == "interrupted":
             message.ends_at = None
         message.linked = True  # the claim has said so
         message.kept_at = monotonic()
+        return message
+
+    def _take_up(self, name: Name, entry: Begin, seq: int, gen: int) -> Growing:
+        """The message is here from now on; what a copy of it holds is its text."""
+        growing = self._hub.grow(entry.room)
+        message = growing.messages.get(seq)
+        if message is not None and not message.over:
+            self._hub.elsewhere.adopt(message)
+            message.user, message.name, message.id = entry.user, entry.name, entry.key
+        else:
+            message = growing.messages[seq] = Growing(entry.room, seq, entry.user, entry.name, entry.key, gen, "")
+        self.by_name[name] = message
+        self._open[entry.user] = self._open.get(entry.user, 0) + 1
         return message
 
     def add(self, message: Growing, text: str) -> None:
@@ -140,10 +161,14 @@ class GrowingMessages:
         else:
             message.ending = False
 
-    def let_go(self, message: Growing, writer: object) -> None:
-        """The connection of `writer` has ended: somebody has LEASE_SECONDS to come back."""
+    def let_go(self, message: Growing, writer: object, patience: float = 0.0) -> None:
+        """The connection of `writer` has ended: somebody has LEASE_SECONDS to come back.
+
+        For `patience` seconds it counts as connected nevertheless.
+        """
         if message.writer is writer:
             message.writer = None
+            message.unlinks_at = monotonic() + patience
             if message.ends_at is None:
                 message.ends_at = monotonic() + LEASE_SECONDS
                 message.end_reason = "interrupted"
@@ -163,14 +188,21 @@ class GrowingMessages:
         message.over = True
         if message.done is not None and not message.done.done():
             message.done.set_result(None)
+        message.done = None
         if reason is not None:
-            self.ended[name] = Ended(message.gen, message.length, reason)
-            if len(self.ended) > ENDED:
-                del self.ended[next(iter(self.ended))]
+            self._remember_end(name, Ended(message.gen, message.length, reason))
         growing = self._hub.growing.get(message.room)
         # Where the room is open the flush of the `finished` lets go of it: its last chunk goes before.
-        if growing is not None and (reason is None or not growing.is_open):
+        if growing is not None and not growing.is_open:
             growing.remove(message.seq)
+        elif growing is not None and reason is None:
+            message.over = message.ending = False
+            self._hub.elsewhere.release(message)  # those who are here go on to hear of it
+
+    def _remember_end(self, name: Name, ended: Ended) -> None:
+        self.ended[name] = ended
+        if len(self.ended) > ENDED:
+            del self.ended[next(iter(self.ended))]
 
     # Stopping
 
@@ -195,6 +227,9 @@ class GrowingMessages:
         await log.stop(room, seqs, user)
         for one in theirs:
             self._stop(room, one.seq, user)
+            told = Stop(room=room, seq=one.seq, by=user)
+            self._tell_stop(one.user, told)
+            self._hub.broker.publish_stop(one.user, told)
         try:
             async with asyncio.timeout(END_SECONDS):
                 await self._wait_for_ends(room, seqs)
@@ -212,8 +247,16 @@ class GrowingMessages:
             return
         message.end_reason = "stopped"
         message.ends_at = monotonic() + (STOP_SECONDS if message.writer is not None else 0)
-        told = Stop(room=room, seq=seq, by=by)
-        self.tell_user(message.user, told)
+        self._tell_stop(message.user, Stop(room=room, seq=seq, by=by))
+
+    def _tell_stop(self, user: str, told: Stop) -> None:
+        """Tell all sessions of the user here, once."""
+        name = told.room, told.seq
+        if name not in self._stops:
+            self._stops[name] = None
+            if len(self._stops) > STOPS:
+                del self._stops[next(iter(self._stops))]
+            self.tell_user(user, told)
 
     async def _wait_for_ends(self, room: str, seqs: set[int]) -> None:
         for seq in seqs:
@@ -245,12 +288,14 @@ class GrowingMessages:
 
     async def fetch(self, room: str, seq: int, offset: int, id: str | None) -> Stream:
         """The message's text from `offset` on, as the answer to the command `id`; ChatError (not_found)."""
-        message = self.find(room, seq)
-        if message is not None:
+        message = self._hub.elsewhere.find(room, seq)
+        if message is not None and (message.here or message.length >= message.known):
             return snapshot(message, offset, id)
         log = self._hub.log
         (open_one,) = [one for one in await log.open(room) if one.seq == seq][:1] or (None,)
         if open_one is not None:
+            if message is not None and message.told > len(open_one.text):
+                return snapshot(message, offset, id)
             text, gen = open_one.text, open_one.gen
         else:
             found, _ = await log.history(room, before=seq + 1, limit=1, max_bytes=1)
@@ -273,6 +318,7 @@ class GrowingMessages:
             try:
                 await self._turn()
             except LogUnavailable as error:
+                self._looked = monotonic()
                 logger.debug("growing messages not kept reason=%s", error)  # the server's watch has told already
                 await asyncio.sleep(TICK_SECONDS)
             except Exception:
@@ -289,15 +335,18 @@ class GrowingMessages:
             await self._look_at_held()
         if now - self._looked >= LAPSED_SECONDS:
             self._looked = now
-            for one in await self._hub.log.lapsed():
-                self._finish_left(one)
+            lapsed = await self._hub.log.lapsed()
+            if monotonic() - now < LAPSED_SECONDS / 2:
+                for one in lapsed:
+                    self._finish_left(one)
 
     async def checkpoint(self, now: float | None = None, only: Collection[Growing] | None = None) -> None:
         """Keep what is due by `now`, or all there is; of all messages, or of some."""
         parts: list[Checkpoint] = []
         messages: list[Growing] = []
+        moment = monotonic()
         for message in self.by_name.values() if only is None else only:
-            linked = message.writer is not None
+            linked = message.writer is not None or moment < message.unlinks_at
             new = message.length - message.kept
             age = now - message.kept_at if now is not None else 0.0
             if (
@@ -307,7 +356,7 @@ class GrowingMessages:
                 or linked != message.linked
                 or (linked and age >= RENEW_SECONDS)
             ):
-                text = message.text()[message.kept :] if new else ""
+                text = message.since(message.kept) if new else ""
                 parts.append(Checkpoint(message.room, message.seq, message.gen, message.kept, text, linked=linked))
                 messages.append(message)
         if not parts:
@@ -319,8 +368,10 @@ class GrowingMessages:
                     self._drop(message, None)  # it has moved
             elif message.gen == part.gen:
                 message.kept = min(part.start + len(part.text), message.length)
-                message.linked = part.linked
                 message.kept_at = monotonic()
+                if message.linked and not part.linked:
+                    self._tell_orphaned(message.room, message.seq, message.user, message.id)
+                message.linked = part.linked
 
     async def leave(self) -> None:
         """Keep all there is and let go of it: this process ends, and the authors go on elsewhere."""
@@ -372,6 +423,52 @@ class GrowingMessages:
             lapsed=True,
         )
         self._publisher.submit(self, entry)
+
+    # What other processes tell
+
+    def on_wanted(self, room: str, seq: int, gen: int, offset: int) -> None:
+        """As `Receiver.on_wanted` says."""
+        message = self.find(room, seq)
+        if message is not None:
+            message.sent = min(message.sent, offset if gen == message.gen else 0)
+            self._hub.grow(room).want()
+
+    def on_moved(self) -> None:
+        """As `Receiver.on_moved` says."""
+        self._checkpoint_due.set()
+
+    def on_stop(self, user: str, told: Stop) -> None:
+        """As `Receiver.on_stop` says; whether it is true the log tells who has the message."""
+        self._tell_stop(user, told)
+        if self.find(told.room, told.seq) is not None:
+            self._checkpoint_due.set()
+
+    def on_died(self, worker: str) -> None:
+        """The process `worker` is known to have ended, and with it the links of those who wrote there."""
+        self._hub.tasks.spawn(self._orphan(worker))
+
+    async def _orphan(self, worker: str) -> None:
+        try:
+            for one in await self._hub.log.orphan(worker):
+                self._tell_orphaned(one.room, one.seq, one.user, one.id)
+        except LogUnavailable as error:
+            logger.debug("links not ended reason=%s", error)  # their leases run out
+
+    def _tell_orphaned(self, room: str, seq: int, user: str, id: str) -> None:
+        self._hub.signal(own.room_of(user), Orphaned(room=room, seq=seq, id=id))
+
+    def _on_rows(self, rows: Sequence[Grown]) -> None:
+        """What grows elsewhere, as the log has it: without a broker nobody else tells of stops and dead links."""
+        orphans: set[tuple[str, int]] = set()
+        for one in rows:
+            if one.stopped is not None:
+                self._tell_stop(one.user, Stop(room=one.room, seq=one.seq, by=one.stopped))
+            if not one.linked:
+                orphans.add((one.room, one.seq))
+                if (one.room, one.seq) not in self._orphans and not self._hub.broker.available:
+                    told = Orphaned(room=one.room, seq=one.seq, id=one.id)
+                    self._hub.on_signal(own.room_of(one.user), told, None)
+        self._orphans = orphans
 
     # Sender
 

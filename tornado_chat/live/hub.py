@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Protocol
 
 from tornado_chat.broker import Broker, Change
 from tornado_chat.errors import LogReplaced
 from tornado_chat.live.fanout import Direct
 from tornado_chat.live.growing import Pace, RoomGrowing
+from tornado_chat.live.growing_elsewhere import GrowingElsewhere
 from tornado_chat.live.limits import AddressAccount, RoomLimits
 from tornado_chat.live.line import Line
 from tornado_chat.live.lookup import Lookup
@@ -21,7 +23,7 @@ from tornado_chat.log import Log, own
 from tornado_chat.metrics import Metrics
 from tornado_chat.wire.commands import Join
 from tornado_chat.wire.events import Data, Event
-from tornado_chat.wire.replies import Joined, OwnState, Signal, Typing
+from tornado_chat.wire.replies import Chunk, Joined, OwnState, Signal, Stop, Typing
 
 FLUSH_SECONDS = 10.0
 """A join that waits longer than this for the room to have delivered what the log has is answered `unavailable`."""
@@ -35,6 +37,16 @@ TYPING_ROOMS = 10_000
 POLL_SECONDS = 5
 """How often the log is asked for the heads of the rooms here: finds what was committed and never announced. Each second
 while the broker is away, and after a commit with an unknown outcome."""
+
+
+class Writers(Protocol):
+    """Who has the messages that grow here: as the methods of `Receiver` say."""
+
+    def on_wanted(self, room: str, seq: int, gen: int, offset: int) -> None: ...
+
+    def on_moved(self) -> None: ...
+
+    def on_stop(self, user: str, told: Stop) -> None: ...
 
 
 class Hub:
@@ -62,11 +74,14 @@ class Hub:
         self.tasks = self.shared.tasks
         self.rooms: dict[str, Room] = {}
         self.presence = PresenceTracker(self.shared, self.rooms, uid)
-        self.heads = Lookup(self.tasks, self.shared.turns, log.heads)
-        self.marks = Lookup(self.tasks, self.shared.turns, log.marks)
+        self.heads = Lookup(self.tasks, self.shared.turns, log.heads, 0)
+        self.openings = Lookup(self.tasks, self.shared.turns, log.openings, (0, False))
+        self.marks = Lookup(self.tasks, self.shared.turns, log.marks, 0)
         self.typing: dict[str, RoomSignals] = {}  # in rooms that are not open here: members are elsewhere
         self.growing: dict[str, RoomGrowing] = {}  # by room, open here or not
         self.pace = Pace()
+        self.elsewhere = GrowingElsewhere(self.shared, self.rooms, self.growing, self.pace, uid)
+        self.writers: Writers | None = None  # of what grows here
         self.poll_wanted = asyncio.Event()  # the heads are to be asked for now, not at the next turn
 
     async def stop(self) -> None:
@@ -85,16 +100,16 @@ class Hub:
             signals = self.typing.pop(name, None)
             if signals is not None:
                 room.signals.take_over(name, signals)
-            growing = self.growing.get(name)
-            if growing is not None:
-                self._grow(room, growing)
+            self.elsewhere.open(room)
             self.tasks.spawn(self._open(room))
         return room
 
     async def _open(self, room: Room) -> None:
         try:
             await self.broker.subscribe(room.name)  # before the head: what comes after it is heard
-            head = await self.heads.get(room.name)
+            head, grows = await self.openings.get(room.name)
+            if grows:
+                await self.elsewhere.load(room)
         except Exception as error:
             del self.rooms[room.name]
             room.shut()
@@ -103,6 +118,8 @@ class Hub:
             room.opened.exception()  # whoever waits gets it; nobody may be left
         else:
             room.open(head)
+            if room.growing is not None:
+                room.growing.want_now()  # what came meanwhile
             self.presence.ask(room)
             room.release()
 
@@ -141,24 +158,8 @@ class Hub:
     # Messages that grow
 
     def grow(self, name: str) -> RoomGrowing:
-        """What grows in the room, whose messages the caller has here."""
-        growing = self.growing.get(name)
-        if growing is None:
-            growing = self.growing[name] = RoomGrowing(self.shared.loop, self.pace, name, self._ungrow)
-            room = self.rooms.get(name)
-            if room is not None:
-                self._grow(room, growing)
-        return growing
-
-    def _grow(self, room: Room, growing: RoomGrowing) -> None:
-        room.growing = growing
-        growing.open(room.flush_soon, room.size)
-
-    def _ungrow(self, name: str) -> None:
-        del self.growing[name]
-        room = self.rooms.get(name)
-        if room is not None:
-            room.growing = None
+        """What grows in the room."""
+        return self.elsewhere.grow(name)
 
     # Members
 
@@ -287,6 +288,8 @@ class Hub:
         for data in events:
             seq = data["seq"]
             if seq > found.head:
+                if "streaming" in data and found.head >= 0:
+                    self.elsewhere.begin(found, data)
                 found.deliver(Event(seq, data))
 
     def on_head(self, room: str, seq: int) -> None:
@@ -305,6 +308,23 @@ class Hub:
         found = self.rooms.get(room)
         if found is not None:
             self.presence.on_change(found, change)
+
+    def on_appended(self, room: str, worker: str, chunks: list[Chunk]) -> None:
+        found = self.rooms.get(room)
+        if found is not None:
+            self.elsewhere.on_appended(found, worker, chunks)
+
+    def on_wanted(self, room: str, seq: int, gen: int, offset: int) -> None:
+        if self.writers is not None:
+            self.writers.on_wanted(room, seq, gen, offset)
+
+    def on_moved(self) -> None:
+        if self.writers is not None:
+            self.writers.on_moved()
+
+    def on_stop(self, user: str, told: Stop) -> None:
+        if self.writers is not None:
+            self.writers.on_stop(user, told)
 
     def on_refused(self) -> None:
         self.poll_wanted.set()

@@ -10,6 +10,7 @@ from time import monotonic
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.line import Sender, resume_all
+from tornado_chat.live.naming import Naming
 from tornado_chat.live.room import Room
 from tornado_chat.log import Appended, Entry, event_of
 from tornado_chat.logs import Repeated
@@ -39,6 +40,7 @@ class Publisher:
         self.queue: list[Entry] = []  # what is not committed yet; a commit takes of it what is there when it begins
         self.queued_chars = 0
         self._senders: list[tuple[Sender, float]] = []  # of the queue, and when each was submitted
+        self.naming = Naming()  # what waits until it may go into the queue
         self.blocked: dict[Sender, None] = {}  # those who wait because the queue is full
         self._repeated = Repeated(logger)
         self.failing = False  # the last commit's outcome is not known
@@ -53,7 +55,7 @@ class Publisher:
 
     def congestion(self, room_name: str) -> dict[Sender, None] | None:
         """Where a sender has to wait before it may submit to this room; None if it need not."""
-        if len(self.queue) >= QUEUE_ENTRIES or self.queued_chars >= QUEUE_CHARS:
+        if self.queued >= QUEUE_ENTRIES or self.queued_chars >= QUEUE_CHARS:
             return self.blocked
         room = self.hub.rooms.get(room_name)
         if room is not None and room.is_full:
@@ -61,11 +63,19 @@ class Publisher:
         return None
 
     def submit(self, sender: Sender, entry: Entry) -> None:
-        self._senders.append((sender, monotonic()))  # not the loop's time: uvloop counts whole milliseconds
-        self.queue.append(entry)
+        born = monotonic()  # not the loop's time: uvloop counts whole milliseconds
         self.queued_chars += _size(entry)
+        if (entry.mentions or self.naming.waiting) and self.naming.keeps(sender, entry, born):
+            return  # the queue is not empty: its commit lets go of what waits
+        self._senders.append((sender, born))
+        self.queue.append(entry)
         self.idle.clear()
         self._work.set()
+
+    @property
+    def queued(self) -> int:
+        """Entries that are not committed yet."""
+        return len(self.queue) + len(self.naming.waiting)
 
     @property
     def ended(self) -> bool:
@@ -78,7 +88,7 @@ class Publisher:
             async with asyncio.timeout(seconds):
                 await self.idle.wait()
         except TimeoutError:
-            logger.error("stopped with uncommitted entries count=%d", len(self.queue))
+            logger.error("stopped with uncommitted entries count=%d", self.queued)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -95,8 +105,11 @@ class Publisher:
             # New lists: a commit that was given up may still take what is in the old one.
             self.queue, self._senders = self.queue[count:], self._senders[count:]
             self.queued_chars -= sum(map(_size, entries))
+            for sender, born, entry in self.naming.freed(entries):
+                self._senders.append((sender, born))
+                self.queue.append(entry)
             self._announce(entries, senders, outcomes)
-            if self.blocked and len(self.queue) <= QUEUE_ENTRIES // 2 and self.queued_chars <= QUEUE_CHARS // 2:
+            if self.blocked and self.queued <= QUEUE_ENTRIES // 2 and self.queued_chars <= QUEUE_CHARS // 2:
                 blocked, self.blocked = self.blocked, {}
                 resume_all(blocked)
 

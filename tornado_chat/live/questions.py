@@ -36,8 +36,8 @@ async def history(context: Context, command: History, max_bytes: int = HISTORY_B
     )
     for message in messages:
         if "streaming" in message:
-            growing = context.growing.find(command.room, message["seq"])
-            if growing is not None:
+            growing = context.hub.elsewhere.find(command.room, message["seq"])
+            if growing is not None and (growing.here or growing.told >= len(message["text"])):
                 message["text"] = growing.told_text()
     return replies.History(id=command.id, room=command.room, messages=messages, more=more)
 

@@ -69,6 +69,9 @@ LONG_BYTES = 64 * 1024
 CARRY_OUT_SECONDS = 20.0
 """A request is answered within this time, whatever its commands wait for."""
 
+BETWEEN_SECONDS = 5.0
+"""How long who writes a message by requests counts as connected after each of them."""
+
 TURN_SECONDS = 0.001
 """Of a loop turn that one request takes."""
 
@@ -193,7 +196,7 @@ class Request(Author):
             return
         self._ended = True
         if self._writing is not None:
-            self._writing.end()
+            self._writing.end(BETWEEN_SECONDS)
         self.end()
         if self._counted:
             self.context.requests -= 1

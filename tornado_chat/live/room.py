@@ -329,8 +329,10 @@ class Room:
                 self.catching.erase(target)
             if self.watch:
                 self.watch.erase(target)
-        elif type in ENDING and self.growing is not None and event.data["target"] in self.growing.messages:
-            event = short(event)  # else it grew elsewhere, and nobody here was told its text
+        elif type in ENDING and self.growing is not None:
+            message = self.growing.messages.get(event.data["target"])
+            if message is not None and message.ends_as(event.data.get("text")):
+                event = short(event)  # else nobody here was told its text
         self.pending.append(event)
         self.flush_soon()
 

@@ -9,7 +9,7 @@ from time import monotonic
 from tornado_chat.live.line import Line
 from tornado_chat.live.shared import Shared
 from tornado_chat.wire.codec import Codec
-from tornado_chat.wire.replies import Presence, Signal, Typing
+from tornado_chat.wire.replies import Orphaned, Presence, Signal, Typing
 
 PENDING_SIGNALS = 256
 """Signals beyond this many in one flush are dropped."""
@@ -50,7 +50,7 @@ class RoomSignals:
 
         Of one user's `read` or `typing` the newest counts.
         """
-        key: object = id(signal) if isinstance(signal, Presence) else (signal.__class__, signal.user)
+        key: object = id(signal) if isinstance(signal, Presence | Orphaned) else (signal.__class__, signal.user)
         if key not in self.waiting and (
             len(self.waiting) >= PENDING_SIGNALS or self._shared.signals.take(monotonic(), members)
         ):

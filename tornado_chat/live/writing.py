@@ -105,10 +105,10 @@ class Writing:
         found = self._writer.context.growing.by_name
         return [found[name] for name in self._gens if name in found]
 
-    def end(self) -> None:
-        """The connection has ended."""
+    def end(self, patience: float = 0.0) -> None:
+        """The connection has ended; for `patience` seconds its user counts as connected nevertheless."""
         for message in self.messages():
-            self._writer.context.growing.let_go(message, self._writer)
+            self._writer.context.growing.let_go(message, self._writer, patience)
 
     def _begin(self, command: Begin, name: Name) -> Entry:
         writer = self._writer
@@ -234,6 +234,7 @@ class Writing:
         writer, claim = self._writer, outcome.claim
         assert claim is not None
         present = None if writer.gone else writer
+        self._refused = None
         message = writer.context.growing.begun(entry, outcome, present)
         gen, length = claim.gen or None, claim.length
         if claim.reason is not None:  # the log does not keep it

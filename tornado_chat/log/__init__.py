@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from tornado_chat.errors import ChatError
-from tornado_chat.log.growing import Checkpoint, Claim, Held, Open
+from tornado_chat.log.growing import Checkpoint, Claim, Grown, Held, Open, Orphan, Part
 from tornado_chat.log.kinds import Entry, event_of
 from tornado_chat.wire.events import Data, Event
 
@@ -121,6 +121,13 @@ class Log(Protocol):
         """The last seq of each of `rooms`; 0 for one that has no event."""
         ...
 
+    async def openings(self, rooms: Collection[str]) -> dict[str, tuple[int, bool]]:
+        """The last seq of each of `rooms`, and whether a message grows there: both of one moment.
+
+        One that has no event may be absent.
+        """
+        ...
+
     async def marks(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], int]:
         """The read marks of (room, user) pairs in one query; a pair without a mark is absent.
 
@@ -158,6 +165,21 @@ class Log(Protocol):
 
     async def open(self, room: str) -> list[Open]:
         """The messages of the room that grow, in ascending order, with what their checkpoints hold."""
+        ...
+
+    async def growing(self, room: str | None = None) -> list[Grown]:
+        """The first `GROWING` of the messages that grow, in one room or anywhere."""
+        ...
+
+    async def parts(self, wanted: Sequence[Part]) -> list[str]:
+        """What the checkpoints hold of each from that code point on; "" if it does not grow with that gen any more."""
+        ...
+
+    async def orphan(self, home: str) -> list[Orphan]:
+        """The process `home` is dead: the links of the authors there count as dead, too.
+
+        Answers with those messages of which that was not known yet.
+        """
         ...
 
     async def lapsed(self) -> list[Open]:

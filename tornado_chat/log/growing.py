@@ -22,6 +22,9 @@ STOPPED_SECONDS = 5.0
 LAPSED = 16
 """Messages that one call of `Log.lapsed` tells, each with its whole text."""
 
+GROWING = 10_000
+"""Messages that one call of `Log.growing` tells."""
+
 
 class Begin(Entry):
     """An entry that makes a message grow, or goes on with the one of its key: it moves to the process `home`.
@@ -89,13 +92,22 @@ class Claim:
 
     `text` is what the checkpoints hold and the author goes on from. `held`: another replica has it, and nothing was
     changed. `reason`: it has ended, with `length` code points. `gen` 0: the event of this key is no message that grows.
+    `before` is the process that had it until now, "" for none.
     """
 
-    __slots__ = ("gen", "held", "length", "reason", "text")
+    __slots__ = ("before", "gen", "held", "length", "reason", "text")
 
     def __init__(
-        self, gen: int, length: int = 0, text: str = "", *, held: bool = False, reason: Reason | None = None
+        self,
+        gen: int,
+        length: int = 0,
+        text: str = "",
+        *,
+        held: bool = False,
+        reason: Reason | None = None,
+        before: str = "",
     ) -> None:
+        self.before = before
         self.gen = gen
         self.length = length
         self.text = text
@@ -163,6 +175,53 @@ class Held:
         self.seq = seq
         self.gen = gen
         self.stopped = stopped
+
+
+class Grown:
+    """A message that grows, as the log has it, but for its text: `length` code points are in its checkpoints.
+
+    `linked`: its author's connection lives, as far as the log knows.
+    """
+
+    __slots__ = ("gen", "home", "id", "length", "linked", "room", "seq", "stopped", "user")
+
+    def __init__(
+        self,
+        room: str,
+        seq: int,
+        gen: int,
+        home: str,
+        length: int,
+        user: str,
+        id: str,
+        linked: bool,
+        stopped: str | None,
+    ) -> None:
+        self.id = id
+        self.linked = linked
+        self.room = room
+        self.seq = seq
+        self.gen = gen
+        self.home = home
+        self.length = length
+        self.user = user
+        self.stopped = stopped
+
+
+class Orphan:
+    """A message whose author's link died with the process that had it; `id` is that of its `begin`."""
+
+    __slots__ = ("id", "room", "seq", "user")
+
+    def __init__(self, room: str, seq: int, user: str, id: str) -> None:
+        self.room = room
+        self.seq = seq
+        self.user = user
+        self.id = id
+
+
+Part = tuple[str, int, int, int]
+"""room, seq, gen and a code point: what is wanted of a message that grows."""
 
 
 def taken_over_too_soon(room: str, seq: int, gen: int, length: int) -> Conflict:

@@ -12,6 +12,12 @@ NAME = "~"
 KEPT = 1000
 """Events that it keeps; the ones before them go, each with the commit that brings a new one."""
 
+KEPT_SECONDS = 31 * 86400
+"""After so long an event goes, too, but for the newest, which tells where the log stands."""
+
+GUEST_SECONDS = 93 * 86400
+"""After so long without an event, what a guest followed and was named in is forgotten."""
+
 MENTIONS = 1000
 """Mentions of one user that are counted as unread; the oldest of more are not."""
 

@@ -22,11 +22,11 @@ from tornado_chat.log import (
     postgres_writer,
     schema,
 )
-from tornado_chat.log.growing import Checkpoint, Held, Open
+from tornado_chat.log.growing import Checkpoint, Grown, Held, Open, Orphan, Part
 from tornado_chat.log.kinds import portion
 from tornado_chat.log.postgres_pool import DATA_ERRORS, Pool, first_line
 from tornado_chat.log.postgres_schema import Connection, prepare
-from tornado_chat.log.sweeping import Mark, Renewals
+from tornado_chat.log.sweeping import Mark, OwnLogs, Renewals
 from tornado_chat.wire.events import Data, Event
 
 PAGE_READERS = 2
@@ -79,6 +79,7 @@ class PostgresLog:
         self._histories = Pool("histories", database, size=1, limit=WAITING_HISTORIES, timeout=timeout)
         self._pools = (self._writer, self._lookups, self._pages, self._histories)
         self._renewals = Renewals()
+        self._own_logs = OwnLogs()
 
     async def start(self) -> None:
         for pool in self._pools:
@@ -117,6 +118,10 @@ class PostgresLog:
         """As `Log.heads` says."""
         return await self._lookups.call(lambda db: postgres_reader.heads(db, rooms)) if rooms else {}
 
+    async def openings(self, rooms: Collection[str]) -> dict[str, tuple[int, bool]]:
+        """As `Log.openings` says."""
+        return await self._lookups.call(lambda db: postgres_reader.openings(db, rooms))
+
     async def marks(self, wanted: Collection[Mark]) -> dict[Mark, int]:
         """As `Log.marks` says."""
         if not wanted:
@@ -151,6 +156,18 @@ class PostgresLog:
         """As `Log.open` says."""
         return await self._pages.call(lambda db: postgres_growing.opened(db, room))
 
+    async def growing(self, room: str | None = None) -> list[Grown]:
+        """As `Log.growing` says."""
+        return await self._lookups.call(lambda db: postgres_growing.growing(db, room))
+
+    async def parts(self, wanted: Sequence[Part]) -> list[str]:
+        """As `Log.parts` says."""
+        return await self._pages.call(lambda db: postgres_growing.parts(db, wanted))
+
+    async def orphan(self, home: str) -> list[Orphan]:
+        """As `Log.orphan` says."""
+        return await self._writer.call(lambda db: postgres_growing.orphan(db, home))
+
     async def lapsed(self) -> list[Open]:
         """As `Log.lapsed` says."""
         return await self._lookups.call(postgres_growing.lapsed)
@@ -166,7 +183,7 @@ class PostgresLog:
     async def sweep(self) -> bool:
         """As `Log.sweep` says."""
         renewed = self._renewals.take()
-        return await self._writer.call(lambda db: postgres_writer.sweep(db, renewed))
+        return await self._writer.call(lambda db: postgres_writer.sweep(db, renewed, self._own_logs))
 
     async def probe(self) -> None:
         """As `Log.probe` says."""

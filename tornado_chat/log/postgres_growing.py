@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from tornado_chat.errors import ChatError
 from tornado_chat.log import Appended
 from tornado_chat.log.growing import (
+    GROWING,
     LAPSED,
     LEASE_SECONDS,
     STOPPED_SECONDS,
@@ -14,8 +15,11 @@ from tornado_chat.log.growing import (
     Checkpoint,
     Claim,
     Finish,
+    Grown,
     Held,
     Open,
+    Orphan,
+    Part,
     taken_over_too_soon,
     unfinished,
 )
@@ -24,6 +28,7 @@ from tornado_chat.log.postgres_schema import Connection
 LEASE = int(LEASE_SECONDS * 1000)
 
 CLAIM = "SELECT gen, length, text, held, reason, refused FROM claim_growing($1, $2, $3, $4, $5, $6, $7)"
+HOME = "SELECT home FROM growing WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq = $2 FOR UPDATE"
 FINISHABLE = "SELECT seq, ts, author, gen, length, home, lapsed, reason FROM finishable($1, $2, $3, $4)"
 CHECKPOINT = "SELECT checkpoint_growing($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 STOP = """
@@ -49,15 +54,50 @@ SELECT r.name, g.seq, g.gen, g.stopped
 FROM growing AS g CROSS JOIN LATERAL (SELECT name FROM rooms WHERE id = g.room LIMIT 1) AS r WHERE g.home = $1
 """
 
+GROWN = """
+SELECT r.name, g.seq, g.gen, g.home, g.length, e."user", e.key, g.linked, g.stopped
+FROM (SELECT * FROM growing {where} ORDER BY room, seq LIMIT {limit}) AS g
+CROSS JOIN LATERAL (SELECT name FROM rooms WHERE id = g.room LIMIT 1) AS r
+CROSS JOIN LATERAL (SELECT "user", key FROM events WHERE room = g.room AND seq = g.seq LIMIT 1) AS e
+ORDER BY g.room, g.seq
+"""
+GROWN_ANYWHERE = GROWN.format(where="", limit=GROWING)
+GROWN_IN = GROWN.format(where="WHERE room = (SELECT id FROM rooms WHERE name = $1)", limit=GROWING)
+# Of each the part that holds the code point, and those behind it.
+PARTS = """
+SELECT wanted.place, (
+    SELECT coalesce(string_agg(substr(p.text, greatest(0, wanted.start - p.start)::int + 1), '' ORDER BY p.start), '')
+    FROM growing_parts AS p WHERE p.room = g.room AND p.seq = g.seq AND p.start >= coalesce((
+        SELECT max(start) FROM growing_parts WHERE room = g.room AND seq = g.seq AND start <= wanted.start
+    ), 0)
+)
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) WITH ORDINALITY
+    AS wanted (room, seq, gen, start, place)
+CROSS JOIN LATERAL (SELECT id FROM rooms WHERE name = wanted.room LIMIT 1) AS r
+CROSS JOIN LATERAL (
+    SELECT * FROM growing WHERE room = r.id AND seq = wanted.seq AND gen = wanted.gen LIMIT 1
+) AS g
+"""
+ORPHAN = """
+WITH gone AS (UPDATE growing SET linked = false WHERE home = $1 AND linked RETURNING room, seq)
+SELECT r.name, gone.seq, e."user", e.key
+FROM gone
+CROSS JOIN LATERAL (SELECT name FROM rooms WHERE id = gone.room LIMIT 1) AS r
+CROSS JOIN LATERAL (SELECT "user", key FROM events WHERE room = gone.room AND seq = gone.seq LIMIT 1) AS e
+ORDER BY r.name, gone.seq
+"""
+
 
 async def claim(db: Connection, entry: Begin, seq: int, *, new: bool) -> Claim | ChatError:
     """The message `seq` grows from now on, or goes on with `entry`, if that may have it; its room is locked."""
+    before: str = "" if new else await db.fetchval(HOME, entry.room, seq) or ""
     row = await db.fetchrow(CLAIM, entry.room, seq, new, entry.replica, entry.home, entry.take_over, LEASE)
     assert row is not None
     gen, length, text, held, reason, refused = row
     if refused:
         return taken_over_too_soon(entry.room, seq, gen, length)
-    return Claim(gen, length, text, held=held, reason=reason)
+    moved = before != entry.home and not held
+    return Claim(gen, length, text, held=held, reason=reason, before=before if moved else "")
 
 
 async def finishable(db: Connection, entry: Finish) -> Appended | ChatError | None:
@@ -103,6 +143,26 @@ async def held(db: Connection, home: str) -> list[Held]:
 async def opened(db: Connection, room: str) -> list[Open]:
     """As `Log.open` says."""
     return [Open(*row) for row in await db.fetch(OPEN_IN, room)]
+
+
+async def growing(db: Connection, room: str | None) -> list[Grown]:
+    """As `Log.growing` says."""
+    rows = await db.fetch(GROWN_ANYWHERE) if room is None else await db.fetch(GROWN_IN, room)
+    return [Grown(*row) for row in rows]
+
+
+async def parts(db: Connection, wanted: Sequence[Part]) -> list[str]:
+    """As `Log.parts` says."""
+    rooms, seqs, gens, starts = zip(*wanted, strict=True) if wanted else ((), (), (), ())
+    texts = [""] * len(wanted)
+    for place, text in await db.fetch(PARTS, rooms, seqs, gens, starts):
+        texts[place - 1] = text
+    return texts
+
+
+async def orphan(db: Connection, home: str) -> list[Orphan]:
+    """As `Log.orphan` says."""
+    return [Orphan(*row) for row in await db.fetch(ORPHAN, home)]
 
 
 async def lapsed(db: Connection) -> list[Open]:

@@ -31,6 +31,11 @@ SELECT r.name, last.seq
 FROM rooms AS r CROSS JOIN LATERAL (SELECT seq FROM events WHERE room = r.id ORDER BY seq DESC LIMIT 1) AS last
 WHERE r.name = ANY ($1)
 """
+OPENINGS = """
+SELECT r.name, last.seq, EXISTS (SELECT FROM growing WHERE room = r.id)
+FROM rooms AS r CROSS JOIN LATERAL (SELECT seq FROM events WHERE room = r.id ORDER BY seq DESC LIMIT 1) AS last
+WHERE r.name = ANY ($1)
+"""
 MARKS = """
 SELECT wanted.room, wanted."user", m.seq, m.lapses
 FROM unnest($1::text[], $2::text[]) AS wanted (room, "user")
@@ -138,6 +143,11 @@ async def heads(db: Connection, rooms: Collection[str]) -> dict[str, int]:
     found = dict.fromkeys(rooms, 0)
     found.update((name, head) for name, head in await db.fetch(HEADS, list(found)))
     return found
+
+
+async def openings(db: Connection, rooms: Collection[str]) -> dict[str, tuple[int, bool]]:
+    """As `Log.openings` says."""
+    return {name: (head, grows) for name, head, grows in await db.fetch(OPENINGS, list(rooms))}
 
 
 async def marks(db: Connection, wanted: Collection[Mark]) -> list[Any]:

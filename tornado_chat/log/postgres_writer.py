@@ -17,7 +17,7 @@ from tornado_chat.log.growing import Begin, Finish
 from tornado_chat.log.kinds import made_along, rooms_of
 from tornado_chat.log.postgres_schema import Connection
 from tornado_chat.log.rows import BEYOND, more_of, refusal, unwanted
-from tornado_chat.log.sweeping import Mark
+from tornado_chat.log.sweeping import Mark, OwnLogs
 
 Outcome = Appended | ChatError
 
@@ -28,6 +28,36 @@ ADD_ENTRIES = (
 )
 LOCK_ROOMS = "SELECT FROM lock_rooms($1)"
 SWEEP = "SELECT sweep($1, $2, $3, $4, $5, $6)"
+# As log/sqlite_sweeper.py has them.
+OWN_LOGS = """
+SELECT name, id, coalesce(
+    first.ts < $2 AND first.seq < last.seq
+    OR name >= '~guest-' AND name < '~guest.' AND last.ts < $3
+    AND (EXISTS (SELECT FROM follows WHERE own = id) OR EXISTS (SELECT FROM mentions WHERE own = id)),
+    false
+)
+FROM (SELECT id, name FROM rooms WHERE name > $1 ORDER BY name LIMIT $4) AS page
+LEFT JOIN LATERAL (SELECT seq, ts FROM events WHERE room = id ORDER BY seq LIMIT 1) AS first ON true
+LEFT JOIN LATERAL (SELECT seq, ts FROM events WHERE room = id ORDER BY seq DESC LIMIT 1) AS last ON true
+ORDER BY name
+"""
+CUT_OWN = """
+DELETE FROM events USING (
+    SELECT id, coalesce(
+        (SELECT seq FROM events WHERE room = id AND ts >= $2 ORDER BY seq LIMIT 1),
+        (SELECT max(seq) FROM events WHERE room = id)
+    ) AS first FROM unnest($1::bigint[]) AS id
+) AS log WHERE events.room = log.id AND events.seq < log.first
+"""
+FORGET_GUESTS = tuple(
+    f"""
+DELETE FROM {table} WHERE own IN (
+    SELECT id FROM rooms WHERE id = ANY ($1::bigint[]) AND name >= '~guest-' AND name < '~guest.'
+        AND (SELECT ts FROM events WHERE room = id ORDER BY seq DESC LIMIT 1) < $2
+)
+"""
+    for table in ("follows", "mentions")
+)
 
 
 async def append(db: Connection, batch: Sequence[Entry]) -> list[Outcome]:
@@ -153,7 +183,7 @@ def _more_along(entry: Entry) -> str | None:
     return next((more_of(made) for made in made_along(entry, 0)), None)
 
 
-async def sweep(db: Connection, renewed: Sequence[Mark]) -> bool:
+async def sweep(db: Connection, renewed: Sequence[Mark], logs: OwnLogs) -> bool:
     """As `Log.sweep` says; `renewed` are the marks that shall not lapse yet."""
     more: bool = await db.fetchval(
         SWEEP,
@@ -164,7 +194,22 @@ async def sweep(db: Connection, renewed: Sequence[Mark]) -> bool:
         sweeping.EDITS,
         sweeping.MARKS,
     )
-    return more
+    return await _cut_own(db, logs) or more
+
+
+async def _cut_own(db: Connection, logs: OwnLogs) -> bool:
+    """As log/sqlite_sweeper.py has it."""
+    after = logs.after()
+    if after is None:
+        return False
+    old, forgotten = sweeping.own_horizons()
+    cut = logs.looked_at(await db.fetch(OWN_LOGS, after, old, forgotten, sweeping.OWN_LOGS))
+    if cut:
+        async with db.transaction():
+            await db.execute(CUT_OWN, cut, old)
+            for forget in FORGET_GUESTS:
+                await db.execute(forget, cut, forgotten)
+    return logs.after() is not None
 
 
 def _columns(batch: Sequence[Entry]) -> tuple[list[Any], ...]:

@@ -15,7 +15,7 @@ from functools import partial
 
 from tornado_chat.errors import ChatError, ConfigError, LogUnavailable
 from tornado_chat.log import REVOCATIONS, Appended, Delays, Entry, Revocation, State
-from tornado_chat.log.growing import Checkpoint, Held, Open
+from tornado_chat.log.growing import Checkpoint, Grown, Held, Open, Orphan, Part
 from tornado_chat.log.sqlite_checkpointer import Checkpointer
 from tornado_chat.log.sqlite_reader import Reader
 from tornado_chat.log.sqlite_writer import Writer
@@ -121,6 +121,12 @@ class SQLiteLog:
         self._check_files()
         return heads
 
+    async def openings(self, rooms: Collection[str]) -> dict[str, tuple[int, bool]]:
+        """As `Log.openings` says."""
+        found = await self._lookups.call(Reader.openings, rooms)
+        self._check_files()
+        return found
+
     async def marks(self, wanted: Collection[Mark]) -> dict[Mark, int]:
         """As `Log.marks` says."""
         return self._renewals.seqs(await self._lookups.call(Reader.marks, wanted)) if wanted else {}
@@ -156,6 +162,18 @@ class SQLiteLog:
     async def open(self, room: str) -> list[Open]:
         """As `Log.open` says."""
         return await self._pages.call(Reader.open, room)
+
+    async def growing(self, room: str | None = None) -> list[Grown]:
+        """As `Log.growing` says."""
+        return await self._lookups.call(Reader.growing, room)
+
+    async def parts(self, wanted: Sequence[Part]) -> list[str]:
+        """As `Log.parts` says."""
+        return await self._pages.call(Reader.parts, wanted)
+
+    async def orphan(self, home: str) -> list[Orphan]:
+        """As `Log.orphan` says."""
+        return await self._writer.call(Writer.orphan, home)
 
     async def lapsed(self) -> list[Open]:
         """As `Log.lapsed` says."""

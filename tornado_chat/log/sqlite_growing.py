@@ -11,6 +11,7 @@ import orjson
 
 from tornado_chat.errors import ChatError
 from tornado_chat.log.growing import (
+    GROWING,
     LAPSED,
     LEASE_SECONDS,
     STOPPED_SECONDS,
@@ -18,6 +19,7 @@ from tornado_chat.log.growing import (
     Checkpoint,
     Claim,
     Finish,
+    Orphan,
     taken_over_too_soon,
     unfinished,
 )
@@ -25,7 +27,7 @@ from tornado_chat.log.growing import (
 BEGIN = """
 INSERT INTO growing (room, seq, gen, replica, home, linked, lapses, length) VALUES (?, ?, 1, ?, ?, 1, ?, 0)
 """
-FOUND = "SELECT gen, replica, linked AND lapses > ?, length FROM growing WHERE room = ? AND seq = ?"
+FOUND = "SELECT gen, replica, linked AND lapses > ?, length, home FROM growing WHERE room = ? AND seq = ?"
 ENDED = """
 SELECT e."on", f.emoji, f.reply_to FROM events AS e LEFT JOIN events AS f ON f.room = e.room AND f.seq = e.target
 WHERE e.room = ? AND e.seq = ?
@@ -87,6 +89,36 @@ SELECT json_group_array(json_array(r.name, g.seq, g.gen, g.stopped))
 FROM growing AS g CROSS JOIN rooms AS r ON r.id = g.room WHERE g.home = ?
 """
 
+GROWN = """
+SELECT json_group_array(json_array(r.name, g.seq, g.gen, g.home, g.length, e.user, e.key, g.linked, g.stopped))
+FROM (SELECT * FROM growing {where} ORDER BY room, seq LIMIT {limit}) AS g
+CROSS JOIN rooms AS r ON r.id = g.room CROSS JOIN events AS e ON e.room = g.room AND e.seq = g.seq
+"""
+GROWN_ANYWHERE = GROWN.format(where="", limit=GROWING)
+GROWN_IN = GROWN.format(where="WHERE room = (SELECT id FROM rooms WHERE name = ?)", limit=GROWING)
+# Of each the part that holds the code point, and those behind it.
+PARTS = """
+SELECT json_group_array(json_array(wanted.key, (
+    SELECT coalesce(group_concat(text, ''), '') FROM (
+        SELECT substr(p.text, max(0, json_extract(wanted.value, '$[3]') - p.start) + 1) AS text
+        FROM growing_parts AS p WHERE p.room = g.room AND p.seq = g.seq AND p.start >= coalesce((
+            SELECT max(start) FROM growing_parts
+            WHERE room = g.room AND seq = g.seq AND start <= json_extract(wanted.value, '$[3]')
+        ), 0) ORDER BY p.start
+    )
+)))
+FROM json_each(?) AS wanted
+CROSS JOIN rooms AS r ON r.name = json_extract(wanted.value, '$[0]')
+CROSS JOIN growing AS g ON g.room = r.id AND g.seq = json_extract(wanted.value, '$[1]')
+    AND g.gen = json_extract(wanted.value, '$[2]')
+"""
+ORPHANS = """
+SELECT r.name, g.seq, e.user, e.key
+FROM growing AS g CROSS JOIN rooms AS r ON r.id = g.room CROSS JOIN events AS e ON e.room = g.room AND e.seq = g.seq
+WHERE g.home = ? AND g.linked
+"""
+ORPHAN = "UPDATE growing SET linked = 0 WHERE home = ? AND linked"
+
 
 def now() -> int:
     """Ms since 1970. All who share the file share the machine, and so its clock."""
@@ -105,7 +137,7 @@ def claim(db: sqlite3.Connection, room: int, seq: int, entry: Begin) -> Claim | 
     if found is None:
         grew, reason, length = db.execute(ENDED, (room, seq)).fetchone()
         return Claim(0, length, reason=reason) if grew and reason is not None else Claim(0)
-    gen, replica, linked, length = found
+    gen, replica, linked, length, home = found
     text = ""
     if None not in (replica, entry.replica) and replica != entry.replica:
         if not entry.take_over:
@@ -117,7 +149,7 @@ def claim(db: sqlite3.Connection, room: int, seq: int, entry: Begin) -> Claim | 
     else:
         text = db.execute(TEXT, (room, seq)).fetchone()[0]
     db.execute(CLAIM, (gen, entry.replica, entry.home, _lease(), length, room, seq))
-    return Claim(gen, length, text)
+    return Claim(gen, length, text, before=home if home != entry.home else "")
 
 
 def refusal(db: sqlite3.Connection, room: int, entry: Finish) -> ChatError | None:
@@ -156,6 +188,14 @@ def checkpoint(db: sqlite3.Connection, home: str, parts: Sequence[Checkpoint]) -
 def stop(db: sqlite3.Connection, room: str, seqs: Sequence[int], by: str) -> None:
     """As `Log.stop` says."""
     db.execute(STOP, (by, now() + int(STOPPED_SECONDS * 1000), room, _json(seqs)))
+
+
+def orphan(db: sqlite3.Connection, home: str) -> list[Orphan]:
+    """As `Log.orphan` says."""
+    found = [Orphan(*row) for row in db.execute(ORPHANS, (home,)).fetchall()]
+    if found:
+        db.execute(ORPHAN, (home,))
+    return found
 
 
 def _lease() -> int:

@@ -7,14 +7,14 @@ may have to wait for the GIL. Measured with pages of 500 events and two cores: 9
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import orjson
 
 from tornado_chat.errors import LogUnavailable
 from tornado_chat.log import Revocation, State, own, rows, sqlite_growing
-from tornado_chat.log.growing import Held, Open
+from tornado_chat.log.growing import Grown, Held, Open, Part
 from tornado_chat.log.sqlite_file import Connected
 from tornado_chat.log.sweeping import Mark
 from tornado_chat.wire.events import Data, Event
@@ -38,6 +38,14 @@ FROM (
 """
 HEADS = """
 SELECT json_group_array(json_array(r.name, (SELECT coalesce(max(seq), 0) FROM events WHERE room = r.id)))
+FROM json_each(?) AS wanted CROSS JOIN rooms AS r ON r.name = wanted.value
+"""
+OPENINGS = """
+SELECT json_group_array(json_array(
+    r.name,
+    (SELECT coalesce(max(seq), 0) FROM events WHERE room = r.id),
+    EXISTS (SELECT 1 FROM growing WHERE room = r.id)
+))
 FROM json_each(?) AS wanted CROSS JOIN rooms AS r ON r.name = wanted.value
 """
 # Of the room `r.id` and the user `:user`: the mark, which the messages that are not settled yet have moved, too.
@@ -172,6 +180,11 @@ class Reader(Connected):
         heads.update((room, head) for room, head in rows)
         return heads
 
+    def openings(self, rooms: Collection[str]) -> dict[str, tuple[int, bool]]:
+        """As `Log.openings` says."""
+        found = self._array(OPENINGS, (orjson.dumps(list(rooms)).decode(),))
+        return {room: (head, bool(grows)) for room, head, grows in found}
+
     def marks(self, wanted: Collection[Mark]) -> list[list[Any]]:
         """Of each of `wanted` that there is: room, user, seq, when it lapses."""
         return self._array(MARKS, (orjson.dumps(list(wanted)).decode(),))
@@ -198,6 +211,17 @@ class Reader(Connected):
     def open(self, room: str) -> list[Open]:
         """As `Log.open` says."""
         return [Open(*row) for row in self._array(sqlite_growing.OPEN_IN, (room,))]
+
+    def growing(self, room: str | None) -> list[Grown]:
+        """As `Log.growing` says."""
+        if room is None:
+            return [Grown(*row) for row in self._array(sqlite_growing.GROWN_ANYWHERE, ())]
+        return [Grown(*row) for row in self._array(sqlite_growing.GROWN_IN, (room,))]
+
+    def parts(self, wanted: Sequence[Part]) -> list[str]:
+        """As `Log.parts` says."""
+        found = dict(self._array(sqlite_growing.PARTS, (orjson.dumps(wanted).decode(),)))
+        return [found.get(place, "") for place in range(len(wanted))]
 
     def lapsed(self) -> list[Open]:
         """As `Log.lapsed` says."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import orjson
 
 from tornado_chat.log import sweeping
-from tornado_chat.log.sweeping import Mark
+from tornado_chat.log.sweeping import Mark, OwnLogs
 
 # Without INDEXED BY, and without statistics of the tables, SQLite goes through the whole room.
 EDITS = """
@@ -25,6 +25,36 @@ UPDATE marks SET lapses = ? WHERE lapses IS NOT NULL AND (room, user) IN (
     FROM json_each(?) AS wanted CROSS JOIN rooms AS r ON r.name = json_extract(wanted.value, '$[0]')
 )
 """
+# Names of logs of one's own come behind all others. Some of one is to go: the oldest event is old, and not the newest.
+OWN_LOGS = """
+SELECT json_group_array(json_array(name, id, coalesce(
+    (SELECT ts FROM events WHERE room = id ORDER BY seq LIMIT 1) < ?2
+    AND (SELECT min(seq) FROM events WHERE room = id) < (SELECT max(seq) FROM events WHERE room = id)
+    OR name >= '~guest-' AND name < '~guest.'
+    AND (SELECT ts FROM events WHERE room = id ORDER BY seq DESC LIMIT 1) < ?3
+    AND (EXISTS (SELECT 1 FROM follows WHERE own = id) OR EXISTS (SELECT 1 FROM mentions WHERE own = id)),
+    0
+))) FROM (SELECT id, name FROM rooms WHERE name > ?1 ORDER BY name LIMIT ?4)
+"""
+CUT_OWN = """
+DELETE FROM events WHERE (room, seq) IN (
+    SELECT e.room, e.seq FROM json_each(?1) AS log CROSS JOIN events AS e
+    ON e.room = log.value AND e.seq < coalesce(
+        (SELECT seq FROM events WHERE room = log.value AND ts >= ?2 ORDER BY seq LIMIT 1),
+        (SELECT max(seq) FROM events WHERE room = log.value)
+    )
+)
+"""
+FORGET_GUESTS = tuple(
+    f"""
+DELETE FROM {table} WHERE own IN (
+    SELECT r.id FROM json_each(?1) AS log CROSS JOIN rooms AS r ON r.id = log.value
+    WHERE r.name >= '~guest-' AND r.name < '~guest.'
+        AND (SELECT ts FROM events WHERE room = r.id ORDER BY seq DESC LIMIT 1) < ?2
+)
+"""
+    for table in ("follows", "mentions")
+)
 FORGET_MARKS = """
 DELETE FROM marks WHERE (room, user) IN (
     SELECT room, user FROM marks INDEXED BY lapsing WHERE lapses <= ? ORDER BY lapses LIMIT ?
@@ -61,6 +91,21 @@ def renew_marks(db: sqlite3.Connection, marks: Sequence[Mark]) -> None:
 def forget_marks(db: sqlite3.Connection) -> int:
     """Delete a slice of the marks that have lapsed; how many they were."""
     return db.execute(FORGET_MARKS, (int(time.time()), sweeping.MARKS)).rowcount
+
+
+def cut_own(db: sqlite3.Connection, logs: OwnLogs) -> bool:
+    """Look at a slice of the logs of one's own, and let go what is old; whether that was worth a further look."""
+    after = logs.after()
+    if after is None:
+        return False
+    old, forgotten = sweeping.own_horizons()
+    found = db.execute(OWN_LOGS, (after, old, forgotten, sweeping.OWN_LOGS)).fetchone()[0]
+    cut = orjson.dumps(logs.looked_at(orjson.loads(found))).decode()
+    if cut != "[]":
+        db.execute(CUT_OWN, (cut, old))
+        for forget in FORGET_GUESTS:
+            db.execute(forget, (cut, forgotten))
+    return logs.after() is not None
 
 
 def _erase(db: sqlite3.Connection, room: int, target: int, after: int, limit: int) -> tuple[int, int]:

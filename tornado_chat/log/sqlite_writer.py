@@ -18,7 +18,7 @@ import orjson
 
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.log import Along, Appended, Entry, own, sqlite_growing, sqlite_sweeper, sweeping
-from tornado_chat.log.growing import Begin, Checkpoint, Finish
+from tornado_chat.log.growing import Begin, Checkpoint, Finish, Orphan
 from tornado_chat.log.kinds import KINDS, OWN, made_along, portion, rooms_of
 from tornado_chat.log.rows import more_of, refusal, unwanted
 from tornado_chat.log.schema import new_epoch
@@ -221,6 +221,7 @@ class Writer(Connected):
             self.db.close()
             raise LogUnavailable(f"{path}-wal cannot be opened: {error.strerror}") from error
         self._heads: dict[str, Head] = {}
+        self._own_logs = sweeping.OwnLogs()
         self._noted = 0  # messages that may have made a sender in `_heads` since those were counted
         self._version = 0  # of the data, as SQLite counts what other connections commit, at which `_heads` were read
         self._shared = True  # another connection had written when SQLite was asked last
@@ -267,6 +268,11 @@ class Writer(Connected):
         with self._writing():
             sqlite_growing.stop(self.db, room, seqs, by)
 
+    def orphan(self, home: str) -> list[Orphan]:
+        """As `Log.orphan` says."""
+        with self._writing(), transaction(self.db, "BEGIN IMMEDIATE"):
+            return sqlite_growing.orphan(self.db, home)
+
     def revoke(self, jti: str) -> None:
         """As `Log.revoke` says."""
         with self._writing():
@@ -279,8 +285,9 @@ class Writer(Connected):
                 sqlite_sweeper.renew_marks(self.db, renewed)
             erased = sqlite_sweeper.erase_more(self.db)
             forgotten = sqlite_sweeper.forget_marks(self.db)
+            cutting = sqlite_sweeper.cut_own(self.db, self._own_logs)
         self.erased = self.erased or erased
-        return erased or forgotten == sweeping.MARKS
+        return erased or forgotten == sweeping.MARKS or cutting
 
     def probe(self) -> None:
         """A commit that changes nothing; LogUnavailable if there is none to be had."""

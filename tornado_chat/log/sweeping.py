@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tornado_chat.log import own
+
 EDITS = 64
 """Edits of deleted messages whose texts are erased in one transaction; of 8,000 characters: 2 MB at most."""
 
@@ -24,6 +26,12 @@ RENEWAL_SECONDS = 86400
 
 RENEWALS = 10_000
 """Marks that wait to be renewed; another one waits until it is asked for again."""
+
+OWN_LOGS, OWN_CUT = 500, 16
+"""Logs of one's own that are looked at in one transaction; those of them that are cut: 1,000 events each at most."""
+
+OWN_SECONDS = 3600
+"""All of them are looked at once in so long."""
 
 Mark = tuple[str, str]
 """The room and the user."""
@@ -53,6 +61,37 @@ class Renewals:
     def take(self) -> list[Mark]:
         waiting, self._waiting = self._waiting, set()
         return list(waiting)
+
+
+class OwnLogs:
+    """Which logs of one's own are looked at next: all, in the order of their names, and then not again for a while."""
+
+    __slots__ = ("_after", "_due")
+
+    def __init__(self) -> None:
+        self._after = own.NAME
+        self._due = 0.0
+
+    def after(self) -> str | None:
+        """The name behind which to go on; None: nothing is to be done for now."""
+        return self._after if time.time() >= self._due else None
+
+    def looked_at(self, found: Sequence[Sequence[Any]]) -> list[int]:
+        """The ids of those to be cut, of the next OWN_LOGS: name, id, whether some of it is to go."""
+        cut = [(name, id) for name, id, stale in found if stale][:OWN_CUT]
+        if len(cut) == OWN_CUT:
+            self._after = cut[-1][0]
+        elif len(found) == OWN_LOGS:
+            self._after = found[-1][0]
+        else:
+            self._after, self._due = own.NAME, time.time() + OWN_SECONDS
+        return [id for _, id in cut]
+
+
+def own_horizons() -> tuple[int, int]:
+    """In ms since 1970: which events of logs of one's own go, and in which logs all that a guest follows."""
+    now = time.time()
+    return int((now - own.KEPT_SECONDS) * 1000), int((now - own.GUEST_SECONDS) * 1000)
 
 
 def lapse() -> int:

@@ -345,6 +345,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     },
     "appended": {"room": _ROOM, "chunks": Field("a list of [seq, gen, offset, text]", _is_chunks)},
     "stop": {"room": _ROOM, "seq": _SEQ, "by": _ID},
+    "orphaned": {"room": _ROOM, "seq": _SEQ, "id": _ID},
     "typing": {"room": _ROOM, **_USER, "on": _FLAG},
     "read": {"room": _ROOM, **_USER, "seq": _CURSOR},
     "presence": {

@@ -183,11 +183,23 @@ class Read(_Reply, kw_only=True):
     seq: int
 
 
+class Orphaned(_Reply, kw_only=True):
+    """A signal in the log of one's own: the link of the author of the message, called so by its `begin`, died."""
+
+    room: str
+    seq: int
+    id: str
+
+
+Chunk = tuple[int, int, int, str]
+"""Of a message that grows: its seq and gen, and what begins at the code point."""
+
+
 class Appended(_Reply, kw_only=True):
     """A signal: of messages that grow the seq, gen, the code point at which `text` begins, and that text."""
 
     room: str
-    chunks: list[tuple[int, int, int, str]]
+    chunks: list[Chunk]
 
 
 class Stop(_Reply, kw_only=True):
@@ -199,7 +211,7 @@ class Stop(_Reply, kw_only=True):
 
 
 Reply = Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Error | Closing | Stream
-Signal = Presence | Typing | Read
+Signal = Presence | Typing | Read | Orphaned
 Growth = Appended | Stop
 """Signals of messages that grow."""
 

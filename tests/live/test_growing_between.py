@@ -1,0 +1,351 @@
+"""Messages that grow, between servers on one log: readers, authors and stops anywhere, with Redis and without.
+
+They run in one process here, each with its own hub and its own connections: what is true between them is what is true
+between processes. Real processes are killed in tests/processes/test_growing_deaths.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live.test_growing import Text, append, author, bearer, begin, finish, read, reader
+from tests.support.chat import Client, Running, eventually, running
+from tests.support.redis_servers import redis_of_the_session, redis_server
+from tornado_chat.live import growing_elsewhere, growing_messages
+from tornado_chat.verify.redis_server import RedisServer
+from tornado_chat.wire.replies import Chunk
+
+pytest_plugins = ["tests.support.postgres_servers"]
+__all__ = ["redis_of_the_session", "redis_server"]
+
+KINDS = ["sqlite", "sqlite + redis", "postgresql + redis"]
+
+
+@asynccontextmanager
+async def servers(path: Path, count: int, database: str, redis: Sequence[str]) -> AsyncIterator[list[Running]]:
+    """So many, in which nothing grows any more when they end, and nothing of it is left."""
+    async with AsyncExitStack() as stack:
+        settings: dict[str, Any] = {"database": database, "redis": tuple(redis), "siblings": count - 1}
+        all = [await stack.enter_async_context(running(path, **settings)) for _ in range(count)]
+        for here in all:
+            await eventually(partial(_hears, here, redis))
+        yield all
+        for here in all:
+            for client in here.clients:
+                await client.close()
+        for here in all:
+            messages = here.server.context.growing
+            for message in list(messages.by_name.values()):
+                message.ends_at = 0.0
+        for here in all:
+            await eventually(partial(_is_empty, here))
+            assert here.server.hub.elsewhere.chars == 0
+
+
+def _hears(here: Running, redis: Sequence[str]) -> bool:
+    return not redis or here.server.hub.broker.available
+
+
+def _is_empty(here: Running) -> bool:
+    return not here.server.context.growing.by_name and not here.server.hub.growing
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, list[str]]:
+    """The database, and the `--redis` URLs."""
+    database = f"sqlite:///{tmp_path}/chat.db"
+    if request.param.startswith("postgresql"):
+        database = request.getfixturevalue("postgres_url")
+    redis = [request.getfixturevalue("redis_server").url] if "redis" in request.param else []
+    return database, redis
+
+
+async def ends_with(client: Client, wanted: str, seq: int = 1, text: Text | None = None) -> Any:
+    """Read on to the end, which has to be so."""
+    found = await read(client, seq, text=text)
+    assert (found.text, found.end["reason"]) == (wanted, "done")
+    return found.end
+
+
+async def test_it_grows_before_the_eyes_of_those_who_are_elsewhere(
+    tmp_path: Path, place: tuple[str, list[str]]
+) -> None:
+    async with servers(tmp_path, 3, *place) as (one, two, three):
+        ann, ben, bot = await reader(one), await reader(two, "ben"), await author(one)
+        await begin(bot)
+        text, words = "", [f"word {number} \U0001f600" for number in range(100)]
+        for word in words:
+            await append(bot, len(text), word)
+            text += word
+            await asyncio.sleep(0.002)
+        found = await read(ben, until=text)
+        assert found.chunks > 0
+        cid = await reader(three, "cid")
+        stream = await cid.until("stream")
+        assert (stream["seq"], stream["gen"], stream["offset"], stream["done"]) == (1, 1, 0, False)
+        late = await read(cid, until=text, text=_of(stream))
+        fetched = await ben.ask(type="fetch", room="r", seq=1, offset=5)
+        assert (fetched["text"], fetched["done"]) == (text[5:], False)
+        history = await cid.ask(type="history", room="r")
+        assert (history["messages"][0]["text"], history["messages"][0]["streaming"]) == (text, True)
+        await append(bot, len(text), "the end")
+        await finish(bot, len(text) + 7)
+        for client, so_far in ((ann, None), (ben, found), (cid, late)):
+            end = await ends_with(client, text + "the end", text=so_far)
+            assert "text" not in end
+
+
+def _of(stream: Any) -> Text:
+    text = Text()
+    text.take(stream, stream["seq"])
+    return text
+
+
+async def test_who_reads_elsewhere_where_nobody_reads_at_home(tmp_path: Path, place: tuple[str, list[str]]) -> None:
+    async with servers(tmp_path, 2, *place) as (one, two):
+        ben, bot = await reader(two, "ben"), await author(one)
+        await begin(bot)
+        await append(bot, 0, "first ")
+        text = await read(ben, until="first ")
+        await append(bot, 6, "second")
+        await append(bot, 12, " third")
+        await read(ben, until="first second third", text=text)
+        await finish(bot, 18)
+        await ends_with(ben, "first second third", text=text)
+
+
+async def test_an_author_that_comes_to_another_server_goes_on_there(
+    tmp_path: Path, place: tuple[str, list[str]]
+) -> None:
+    """The first one lets go; its readers, and all others, go on to be told."""
+    async with servers(tmp_path, 3, *place) as all:
+        readers = [await reader(here, f"ann{number}") for number, here in enumerate(all)]
+        text = "".join(f"{number} " for number in range(2000))
+        said, texts = 0, [Text() for _ in readers]
+        bot = await author(all[0])
+        for number in range(6):
+            bot = await author(all[number % 3])
+            ack = await begin(bot, replica="a")
+            assert (ack["gen"], ack["seq"]) == (1, 1)
+            assert ack["length"] <= said
+            start = ack["length"]
+            said += 700
+            for offset in range(start, said, 100):
+                await append(bot, offset, text[offset : min(said, offset + 100)])
+            await bot.ask(type="presence", room="r")
+            assert len(all[number % 3].server.context.growing.by_name) == 1
+        await finish(bot, said)
+        for client, so_far in zip(readers, texts, strict=True):
+            await ends_with(client, text[:said], text=so_far)
+        await eventually(lambda: not any(here.server.context.growing.by_name for here in all))
+
+
+async def test_who_has_it_no_more_is_told_so(tmp_path: Path, place: tuple[str, list[str]]) -> None:
+    async with servers(tmp_path, 2, *place) as (one, two):
+        old = await author(one)
+        await begin(old)
+        await append(old, 0, "abc")
+        new = await author(two)
+        ack = await begin(new)
+        await eventually(lambda: not one.server.context.growing.by_name)
+        await append(old, 3, "lost")
+        assert (await old.until("error"))["code"] == "conflict"
+        gone = await finish(old, 3)
+        assert (gone["code"], gone["stream"]) == ("conflict", "re:1")
+        await append(new, ack["length"], "abcdef"[ack["length"] :])
+        assert (await finish(new, 6))["seq"] == 2
+        assert (await finish(old, 6))["duplicate"] is True, "the one that was committed"
+        late = await finish(old, 6, id="another")
+        assert late["code"] == "conflict"
+        ack = await begin(old)
+        assert (ack["reason"], ack["length"], ack["duplicate"]) == ("done", 6, True)
+        await append(old, 6, "late")
+        error = await old.until("error")
+        assert (error["code"], error["reason"]) == ("conflict", "done")
+
+
+async def test_a_stop_reaches_the_author_wherever_it_is_said(tmp_path: Path, place: tuple[str, list[str]]) -> None:
+    async with servers(tmp_path, 3, *place) as (one, two, three):
+        ann, bot, other = await reader(two), await author(one), await author(three)
+        await begin(bot)
+        await append(bot, 0, "well")
+        await read(ann, until="well")
+        await ann.send(type="stop", id="none", room="r")
+        assert (await ann.until("error", id="none"))["code"] == "not_found"
+        moderator = await author(two, "mod", moderator=True)
+        await moderator.send(type="stop", id="s", room="r", seq=1)
+        for client in (bot, other):
+            assert (await client.until("stop")) == {"type": "stop", "room": "r", "seq": 1, "by": "mod"}
+        await finish(bot, 4, reason="stopped")
+        await moderator.until("ack", id="s")
+        assert (await ann.until("finished"))["reason"] == "stopped"
+
+
+async def test_a_deletion_elsewhere_stops_it_first(
+    tmp_path: Path, place: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing_messages, "STOP_SECONDS", 0.2)
+    async with servers(tmp_path, 2, *place) as (one, two):
+        bot, other = await author(one), await author(two)
+        await begin(bot)
+        await append(bot, 0, "secret")
+        assert (await other.ask(type="delete", room="r", id="d", seq=1))["seq"] == 3
+
+
+async def test_another_replica_hears_of_an_orphan_and_takes_it_over(
+    tmp_path: Path, place: tuple[str, list[str]]
+) -> None:
+    async with servers(tmp_path, 3, *place) as (one, two, three):
+        ann = await reader(three)
+        first, second = await author(one), await author(two)
+        await second.ask(type="join", room="~")
+        await second.until("synced")
+        await begin(first, replica="1")
+        assert (await begin(second, replica="2"))["held"] is True
+        refused = await begin(second, replica="2", take_over=True)
+        assert (refused["code"], refused["gen"]) == ("conflict", 1)
+        await append(first, 0, "the first one's")
+        text = await read(ann, until="the first one's")
+        first.socket.close()
+        assert await second.until("orphaned") == {"type": "orphaned", "room": "r", "seq": 1, "id": "re:1"}
+        ack = await begin(second, replica="2", take_over=True)
+        assert (ack["gen"], ack["length"]) == (2, 0)
+        await append(second, 0, "anew")
+        await read(ann, until="anew", text=text)
+        assert text.gen == 2
+        await finish(second, 4)
+        await ends_with(ann, "anew", text=text)
+        assert not one.server.context.growing.by_name
+
+
+async def test_a_hole_is_filled_once_by_who_has_the_message(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = f"sqlite:///{tmp_path}/chat.db"
+    async with servers(tmp_path, 2, database, [redis_server.url]) as (one, two):
+        readers = [await reader(two, f"ann{number}") for number in range(3)]
+        bot = await author(one)
+        await begin(bot)
+        await append(bot, 0, "heard ")
+        texts = [await read(client, until="heard ") for client in readers]
+        asked, publish_wanted = [], two.server.hub.broker.publish_wanted
+
+        def count(*wanted: Any) -> None:
+            asked.append(wanted)
+            publish_wanted(*wanted)
+
+        monkeypatch.setattr(two.server.hub.broker, "publish_wanted", count)
+        monkeypatch.setattr(two.server.log, "parts", None)  # the log is not needed
+        on_appended = two.server.hub.on_appended
+        monkeypatch.setattr(two.server.hub, "on_appended", lambda *_: None)
+        (message,) = one.server.context.growing.by_name.values()
+        await append(bot, 6, "lost ")
+        await eventually(lambda: message.sent == 11)
+        await asyncio.sleep(0.1)
+        monkeypatch.setattr(two.server.hub, "on_appended", on_appended)
+        await append(bot, 11, "found")
+        for client, text in zip(readers, texts, strict=True):
+            await read(client, until="heard lost found", text=text)
+        assert asked == [(one.server.uid, "r", 1, 1, 6)]
+        monkeypatch.undo()
+        await finish(bot, 16)
+
+
+async def test_a_hole_that_nobody_fills_is_filled_from_the_checkpoint(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing_messages, "KEEP_SECONDS", 0.1)
+    monkeypatch.setattr(growing_elsewhere, "ANSWER_SECONDS", 0.2)
+    database = f"sqlite:///{tmp_path}/chat.db"
+    async with servers(tmp_path, 2, database, [redis_server.url]) as (one, two):
+        ann, bot = await reader(two), await author(one)
+        await begin(bot)
+        await append(bot, 0, "heard ")
+        text = await read(ann, until="heard ")
+        monkeypatch.setattr(one.server.hub, "on_wanted", lambda *_: None)
+        on_appended = two.server.hub.on_appended
+
+        def lose(room: str, worker: str, chunks: list[Chunk]) -> None:
+            on_appended(room, worker, [chunk for chunk in chunks if chunk[2] >= 11])
+
+        monkeypatch.setattr(two.server.hub, "on_appended", lose)
+        (message,) = one.server.context.growing.by_name.values()
+        await append(bot, 6, "lost ")
+        await eventually(lambda: message.sent == 11)
+        await append(bot, 11, "found")
+        await read(ann, until="heard lost found", text=text)
+        await finish(bot, 16)
+        await ends_with(ann, "heard lost found", text=text)
+
+
+async def test_who_lacks_something_at_the_end_gets_it_with_the_end(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = f"sqlite:///{tmp_path}/chat.db"
+    async with servers(tmp_path, 2, database, [redis_server.url]) as (one, two):
+        monkeypatch.setattr(two.server.hub, "on_appended", lambda *_: None)
+        ann, bot = await reader(two), await author(one)
+        await begin(bot)
+        await append(bot, 0, "never heard of")
+        await finish(bot, 14)
+        await ends_with(ann, "never heard of")
+
+
+async def test_there_is_a_bound_for_what_grows_elsewhere(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing_elsewhere, "COPIED_CHARS", 1000)
+    monkeypatch.setattr(growing_elsewhere, "logger", _Quiet())
+    database = f"sqlite:///{tmp_path}/chat.db"
+    async with servers(tmp_path, 2, database, [redis_server.url]) as (one, two):
+        ann, bot = await reader(two), await author(one)
+        await begin(bot)
+        await begin(bot, "re:2")
+        await append(bot, 0, "x" * 900, "re:2")
+        small = await read(ann, 2, until="x" * 900)
+        await append(bot, 0, "y" * 900)
+        await eventually(lambda: two.server.hub.elsewhere.chars == 900)
+        await append(bot, 900, "x", "re:2")
+        await read(ann, 2, until="x" * 901, text=small)
+        await finish(bot, 900)
+        end = await read(ann)
+        assert end.text == "y" * 900
+        assert end.end["crc"] == zlib.crc32(b"y" * 900)
+        await finish(bot, 901, "re:2")
+        await ends_with(ann, "x" * 901, 2, text=small)
+
+
+class _Quiet:
+    def warning(self, *_: object) -> None: ...
+
+    def debug(self, *_: object) -> None: ...
+
+
+@pytest.mark.logs("redis is away")
+async def test_without_its_redis_what_grows_comes_late_and_whole(tmp_path: Path) -> None:
+    with RedisServer(tmp_path / "redis") as own:
+        async with servers(tmp_path, 2, f"sqlite:///{tmp_path}/chat.db", [own.url]) as (one, two):
+            ann, bot = await reader(two), await author(one)
+            await begin(bot)
+            await append(bot, 0, "heard ")
+            text = await read(ann, until="heard ")
+            await asyncio.to_thread(own.stop)
+            await eventually(lambda: not two.server.hub.broker.available)
+            await append(bot, 6, "late ")
+            await read(ann, until="heard late ", text=text)
+            await asyncio.to_thread(own.start)
+            await eventually(lambda: two.server.hub.broker.available and one.server.hub.broker.available)
+            await append(bot, 11, "and soon")
+            await read(ann, until="heard late and soon", text=text)
+            await finish(bot, 19)
+            await ends_with(ann, "heard late and soon", text=text)
+            ben = await two.connect(headers=bearer("ben"))
+            assert (await ben.ask(type="fetch", room="r", seq=1))["done"] is True

@@ -262,7 +262,7 @@ class Request(Author):
         if self._ended:  # it was given up, or failed: places may be wrong
             return
         late = self._late.pop(entry.id, None)
-        place = self._submitted.popleft()[0] if late is None else late
+        place = self._place(entry.id) if late is None else late
         if isinstance(outcome, Conflict) and entry.type == "deleted":
             self._late[entry.id] = place
             self.context.growing.delete(entry, self)
@@ -270,6 +270,13 @@ class Request(Author):
             self._answers[place] = self._refusal(outcome, entry.id)
         elif entry.id is not None:
             self._answers[place] = questions.ack(entry, entry.id, outcome)
+
+    def _place(self, id: str | None) -> int:
+        """Of the first with this id that the log has not answered: what grows may overtake what names many."""
+        index = next(index for index, (_, other) in enumerate(self._submitted) if other == id)
+        place = self._submitted[index][0]
+        del self._submitted[index]
+        return place
 
     def flush_replies(self) -> None:
         """Go on with what waited for the log's answers, or end."""
@@ -321,7 +328,7 @@ class Request(Author):
     def answered(self, entry: Entry, outcome: replies.Ack | ChatError | None) -> None:
         """As `Writer.answered` says."""
         if not self._ended:
-            place, _ = self._submitted.popleft()
+            place = self._place(entry.id)
             if isinstance(outcome, ChatError):
                 room = entry.room if isinstance(outcome, Conflict) else None
                 self._answers[place] = self._refusal(outcome, entry.id, room)

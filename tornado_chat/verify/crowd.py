@@ -286,7 +286,9 @@ class Crowd:
             return {"type": "edit", "room": room, "seq": seq, "text": self._text()}
         if kind < 0.002 or (0.08 < kind < 0.082):
             growing = [
-                one for one in self.ledger.still_growing() if one.user == device.user and one.room in device.rooms
+                one
+                for one in self.ledger.still_growing()
+                if one.user == device.user and one.room in device.rooms and not one.deleting
             ]
             if growing:
                 return self._disturb(dice.choice(growing), edit=kind < 0.01)
@@ -346,7 +348,7 @@ class Crowd:
         """What changes a message that is there: the first is refused while it grows, the other stops it before."""
         if edit:
             return {"type": "edit", "room": growth.room, "seq": growth.seq, "text": self._text()}
-        growth.stopped = True
+        growth.stopped = growth.deleting = True
         return {"type": "delete", "room": growth.room, "seq": growth.seq}
 
     def _text(self) -> str:

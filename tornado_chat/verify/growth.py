@@ -44,6 +44,7 @@ class Growth:
         "_shown",
         "asker",
         "at",
+        "deleting",
         "end",
         "ended_at",
         "finish",
@@ -78,6 +79,7 @@ class Growth:
         self.finish: tuple[str, int] | None = None  # the reason and the length that an ack has confirmed
         self.may_end: set[tuple[str, int]] = set()  # those that were asked for
         self.stopped = False  # somebody has asked for that, or to delete it
+        self.deleting = False  # somebody has asked to delete it while it grew
         self.gone = False
         self.gone_at = math.inf
         self.end: End | None = None
@@ -173,7 +175,8 @@ class Growth:
         match end.reason:
             case "stopped" if not self.stopped:
                 yield Finding("reason", "was stopped, and nobody had asked for that", self.seq)
-            case "interrupted" if self.watched and not self.gone and not self._was_away(broken_at):
+            # A database that is away hears of nobody, and gives up all alike.
+            case "interrupted" if sound and self.watched and not self.gone and not self._was_away(broken_at):
                 text = f"was interrupted, and its author was never away for more than {self._absence[0]:.1f} s"
                 yield Finding("reason", text, self.seq)
             case "done" | "error":

@@ -39,6 +39,8 @@ class Size:
     rooms: int = 1_000
     rate: float = 2_000.0  # messages a second of the open loop over all rooms
     slow_events: int = 10_000  # of 1,000 characters, to each of the slow readers
+    authors: int = 100  # of messages that grow
+    tokens: int = 500  # of each of these
     missed: int = 100  # events, by each client of the storm
     huge: int = 50_000  # connections of four workers
     four: int = 20_000  # connections of four workers of which one is restarted

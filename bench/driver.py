@@ -140,6 +140,14 @@ class Load:
         """
         self.ask("publish", message=message or server.dialect.message, text=text, **fields)
 
+    def grow(self, *, authors: int, tokens: int, rate: float) -> None:
+        """Let the last `authors` connections write messages of so many tokens, `rate` tokens a second each.
+
+        What is delivered from now on are tokens, latencies are those of the first of a message, and what is sent are
+        messages that have ended. After `stop` what has begun is finished.
+        """
+        self.ask("grow", authors=authors, tokens=tokens, rate=rate)
+
     def stats(self) -> Stats:
         answer = self.ask("stats")
         answer["latency"] = [tuple(pair) for pair in answer["latency"]]  # type: ignore[attr-defined]  # it is a list

@@ -184,6 +184,33 @@ ROWS = (
     Row("pollers", "cpu_us", "the server's CPU for one poll, µs", 1),
     Row("pollers", "load_ms", "the load's own CPU for a message to all, which is a part of those times, ms", 0),
     *(
+        row
+        for scenario, where, bound in (
+            ("growing", "100 messages grow by 50 tokens a second each, in a room of 1,000", 0.3),
+            ("growing-rooms", "100 messages grow so in 100 rooms of 10", 0.3),
+            ("growing-crowd", "100 messages grow so in 10 rooms of 1,000", 0.4),
+        )
+        for row in (
+            Row(scenario, "cores", f"{where}: cores of the server", 2, (most(bound),)),
+            Row(
+                scenario,
+                "first_p50_ms",
+                "from the append of a message's first token to a reader: p50, ms",
+                1,
+                (most(5),) if bound < 0.4 else (),
+            ),
+            Row(scenario, "first_p99_ms", "p99, ms", 1),
+        )
+    ),
+    *(
+        row
+        for scenario, where in (("growing", "in the room of 1,000"), ("growing-rooms", "in the rooms of 10"))
+        for row in (
+            Row(scenario, "edited_cores", f"by an edit of the message for each token, {where}: cores, reckoned", 1),
+            Row(scenario, "event_cores", "by an event for each token on each reader's stream: cores, reckoned", 1),
+        )
+    ),
+    *(
         Row(scenario, f"{way}_{figure}", f"{where}, {load}: {what}", digits, targets)
         for scenario, where in (("workers", "1,000 members of a room"), ("workers-unix", "through Unix sockets"))
         for way, load in (("busy", "window 4"), ("steady", "100 messages a second"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from bench import installations, over_http
+from bench import growing, installations, over_http
 from bench.bench import KIB, LOAD_SHARE, MIB, Bench, Figures
 from bench.driver import Load, connect_all
 from bench.errors import BenchError
@@ -330,6 +330,9 @@ SCENARIOS = {
     "batches": alone(over_http.batches, ours()),
     "polls": Scenario(over_http.polls, over_http.polling),
     "pollers": alone(over_http.pollers, ours()),
+    "growing": Scenario(lambda b, d: growing.growing(b, d, 1, b.size.small), growing.tellers),
+    "growing-rooms": Scenario(lambda b, d: growing.growing(b, d, b.size.authors, 10), growing.tellers),
+    "growing-crowd": alone(lambda b, d: growing.grown(b, d, 10, b.size.small), ours()),
     "workers": alone(lambda b, d: installations.one_and_two(b, ours(), d), on_one_port(2)),
     "workers-unix": alone(lambda b, d: installations.one_and_two(b, apart(1), d), apart(2)),
     "ack-workers": alone(lambda b, d: ack_workers(b, d.tree), apart(2)),

@@ -63,10 +63,10 @@ def wait_for(condition: Any) -> None:
 
 
 @contextmanager
-def tailing(tmp_path: Path, url: str, *arguments: str) -> Iterator[Tail]:
+def tailing(tmp_path: Path, url: str, *arguments: str, room: str = "lobby") -> Iterator[Tail]:
     out, err = tmp_path / "tail.out", tmp_path / "tail.err"
     with out.open("wb") as stdout, err.open("wb") as stderr:
-        command = (*TAIL, "lobby", "--url", url, *arguments)
+        command = (*TAIL, room, "--url", url, *arguments)
         buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, cwd=ROOT, env=buffered
@@ -210,6 +210,11 @@ def test_each_kind_of_event_has_a_line() -> None:
         event("finished", user="b", target=9, length=1234, crc=1, reason="done"),
         event("finished", user="b", target=9, length=4, crc=1, reason="done", text="well"),
         event("finished", user="b", target=9, length=4, deleted=True, reason="done"),
+        event("followed", about="den", level="mentions"),
+        event("followed", about="den", level="everything", by="bob", user="bob"),
+        event("unfollowed", about="den"),
+        event("marked", about="den", read=7),
+        event("mentioned", about="den", target=8, user="bob", name="B\nob"),
     ]
     assert [printer.line(line)[20:] for line in lines] == [
         "u1 edited #1: x",
@@ -225,7 +230,33 @@ def test_each_kind_of_event_has_a_line() -> None:
         "Bot finished #9: (1,234 characters)",
         "Bot finished #9: well",
         "Bot finished #9: (deleted)",
+        "you follow den (mentions)",
+        "bob invites you to den",
+        "you do not follow den any more",
+        "you have read den up to #7",
+        "B\\nob names you in den #8".replace("\\n", "\n    "),
     ]
+
+
+def test_tail_of_ones_own_log_begins_with_the_rooms(tmp_path: Path) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+
+        async def talk(*sent: str) -> None:
+            async with Client(server.url, token=server.token("ann")) as ann, Client(server.url, name="Bob") as bob:
+                await ann.follow("den")
+                for text in sent:
+                    await bob.send("lobby", text, mentions=["ann"])
+                await ann.follow("lobby")
+
+        asyncio.run(talk("one", "two"))
+        with tailing(tmp_path, server.url, "--token", server.token("ann"), room="~") as tail:
+            assert tail.wait(1) == ["--- you follow den, lobby (2 unread, 2 of them name you) ---"]
+            asyncio.run(talk("three"))
+            assert tail.wait(2)[1].endswith(" Bob names you in lobby #3")
+        with tailing(tmp_path, server.url, "--token", server.token("ann"), "--json", room="~") as tail:
+            told = json.loads(tail.wait(1)[0])
+            assert (told["type"], told["room"], len(told["state"]["rooms"])) == ("state", "~", 2)
+    assert Printer().line({"type": "state", "state": {"rooms": []}}) == "--- you follow no rooms ---"
 
 
 def test_the_names_remembered_are_bounded_and_the_latest() -> None:
@@ -366,3 +397,82 @@ def test_send_stops_at_once_with_ctrl_c(tmp_path: Path) -> None:
             send.send_signal(signal.SIGINT)
             assert send.wait(PATIENCE) == 130
             assert send.stderr.read() == b""
+
+
+# send --stream
+
+
+@contextmanager
+def piping(url: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = (*SEND, "lobby", "--stream", "--url", url, *arguments)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def say(process: subprocess.Popen[bytes], data: bytes) -> None:
+    assert process.stdin is not None
+    process.stdin.write(data)
+    process.stdin.flush()
+
+
+async def shown(chat: Client, text: str) -> Any:
+    """The room's last message, when it has this text."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            messages = (await chat.history("lobby"))["messages"]
+            if messages and messages[-1]["text"] == text:
+                return messages[-1]
+            await asyncio.sleep(0.02)
+
+
+async def test_send_stream_makes_one_message_of_what_is_piped_in(tmp_path: Path) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with Client(server.url, token=server.token("ann")) as ann:
+            with piping(server.url, "--name", "Log") as process:
+                say(process, "eins\nü".encode()[:-1])
+                assert (await shown(ann, "eins\n"))["streaming"]
+                say(process, "ü".encode()[1:])
+                await shown(ann, "eins\nü")
+                server.restart()
+                say(process, b"!")
+                out, err = await asyncio.to_thread(process.communicate)
+                assert (process.returncode, out) == (0, b"")
+                assert "Traceback" not in err.decode()
+                message = await shown(ann, "eins\nü!")
+                assert ("streaming" in message, message["name"]) == (False, "Log")
+            for data, code, line in ((b"good \xff", 2, b"not UTF-8"), (b"x" * 262_145, 1, b"262,144 characters")):
+                with piping(server.url) as process:
+                    _, err = await asyncio.to_thread(process.communicate, data)
+                    assert (process.returncode, err.count(b"\n")) == (code, 1)
+                    assert line in err
+            with piping(server.url, "text") as process:
+                assert process.wait(PATIENCE) == 2
+
+
+async def test_send_stream_is_ended_by_ctrl_c_and_by_who_may_stop_it(tmp_path: Path) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with Client(server.url, token=server.token("mod", moderator=True)) as mod:
+            await mod.join("lobby")
+            with piping(server.url) as process:
+                say(process, b"on and on")
+                await shown(mod, "on and on")
+                process.send_signal(signal.SIGINT)
+                assert await asyncio.to_thread(process.wait, PATIENCE) == 130
+            with piping(server.url, "--transport", "stream") as process:
+                say(process, b"and on")
+                await shown(mod, "and on")
+                await mod.stop("lobby")
+                assert await asyncio.to_thread(process.wait, PATIENCE) == 1, "it waits for more input"
+                _, err = process.communicate()
+                assert err.endswith(b"lobby: message 3 was stopped by mod; no more is read\n")
+            reasons = []
+            async for event in mod:
+                if event["type"] == "finished":
+                    reasons.append(event["reason"])
+                    if len(reasons) == 2:
+                        break
+            assert reasons == ["stopped", "stopped"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import codecs
 import importlib.metadata
 import os
 import secrets
@@ -135,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     revoke.add_argument("session", metavar="TOKEN_OR_JTI", help="a token, or the jti in it")
     config.add_flags(revoke, ("database",))
 
-    tail = command("tail", _tail, "print a room's messages as they come; reconnects and misses nothing")
+    tail = command(
+        "tail", _tail, "print a room's messages as they come; reconnects and misses nothing; '~' is your own log"
+    )
     _add_client_flags(tail)
     tail.add_argument("--last", type=_last, default=0, metavar="N", help="begin with the last N events (default: 0)")
     tail.add_argument("--json", action="store_true", help="print each event as one JSON object a line")
@@ -144,6 +147,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_client_flags(send)
     send.add_argument(
         "text", nargs="?", metavar="TEXT", help="one message (default: each line of standard input that is not empty)"
+    )
+    send.add_argument(
+        "--stream",
+        action="store_true",
+        help="all of standard input is one message, which grows as it comes; Ctrl-C ends it",
     )
 
     verify = command(
@@ -302,7 +310,7 @@ def _patterns(flag: str, given: list[str] | None, example: str) -> list[str] | N
 def _tail(args: argparse.Namespace) -> int:
     from tornado_chat import console
 
-    url, room = _url(args.url), _room(args.room)
+    url, room = _url(args.url), args.room if args.room == "~" else _room(args.room)
     return asyncio.run(
         console.tail(
             url,
@@ -323,6 +331,13 @@ def _send(args: argparse.Namespace) -> int:
     url, room = _url(args.url), _room(args.room)
     if args.text is None and sys.stdin is None:
         raise ConfigError("standard input is closed; give TEXT, or a line for each message on standard input")
+    if args.stream:
+        if args.text is not None:
+            raise ConfigError("TEXT: is not taken with --stream, which sends what comes on standard input")
+        pieces = _pieces(sys.stdin.fileno())
+        return asyncio.run(
+            console.stream(url, room, pieces, transport=args.transport, token=args.token, name=args.name)
+        )
     texts = _lines(sys.stdin.fileno()) if args.text is None else _one(args.text)
     try:
         return asyncio.run(console.send(url, room, texts, transport=args.transport, token=args.token, name=args.name))
@@ -357,6 +372,17 @@ async def _lines(descriptor: int) -> AsyncIterator[str]:
             yield _text(line, number)
     if rest:
         yield _text(rest, number + 1)
+
+
+async def _pieces(descriptor: int) -> AsyncIterator[str]:
+    """What a file, pipe or terminal says, as it comes; a character may come in two pieces."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while chunk := await _read(descriptor):
+            yield decoder.decode(chunk)
+        yield decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise ConfigError("standard input: is not UTF-8") from None
 
 
 def _text(line: bytes, number: int) -> str:

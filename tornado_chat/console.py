@@ -1,4 +1,4 @@
-"""A room in a terminal: `tail` prints it, `send` writes to it. Each returns the exit code of its command."""
+"""A room in a terminal: `tail` prints it, `send` and `stream` write to it. Each returns its command's exit code."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator
 from json import dumps  # not orjson: what leaves here for a terminal is ASCII
 from typing import TextIO
 
-from tornado_chat.client import Choice, Client, Closed
+from tornado_chat.client import Choice, Client, Closed, Reply
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.log.kinds import KINDS
 from tornado_chat.wire.events import Data
 
 WINDOW = 64
 """Messages of `send` on their way at once."""
+END_SECONDS = 5.0
+"""How long a message that grows may take to end after Ctrl-C."""
 NAMES = 1000
 """People whose names `tail` remembers."""
 OWN_FAULT = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.TOO_LARGE})
@@ -39,22 +41,28 @@ async def tail(
     """Print the room to `out`, from `last` events ago on, until cancelled; 1 when the server will not have us.
 
     A lost connection is told on stderr, and costs nothing. With `json`, each event is one object a line, as
-    docs/protocol.md has it; `reset` is one too. BrokenPipeError: nobody reads `out` any more.
+    docs/protocol.md has it; `reset` is one too, and of `~` `state`. BrokenPipeError: nobody reads `out` any more.
     """
     printer = Printer()
+
+    def show(event: Data) -> None:
+        print(dumps(event) if json else _encodable(printer.line(event), out), file=out, flush=True)
+
     try:
         async with Client(url, transport=transport, token=token, name=name, notify=_notify) as chat:
             while True:
                 try:
-                    await chat.join(room, last=last)
+                    joined = await chat.join(room, last=last)
                     break
                 except TimeoutError as error:
                     _notify(f"{error}, trying on")
+            if "state" in joined:
+                show({"type": "state", "room": room, "cursor": joined["cursor"], "state": joined["state"]})
             async for event in chat:
                 if event["type"] == "left":
                     return _fail(f"{room}: {event['message']}")
-                if event["type"] in KINDS or event["type"] == "reset":
-                    print(dumps(event) if json else _encodable(printer.line(event), out), file=out, flush=True)
+                if event["type"] in KINDS or event["type"] in ("reset", "state"):
+                    show(event)
     except (ChatError, Closed) as error:
         return _fail(f"{room}: {error}")
     return 0
@@ -76,6 +84,60 @@ async def send(
     """
     async with Client(url, transport=transport, token=token, name=name, timeout=None, notify=_notify) as chat:
         return await _Sending(chat, room, patience).send(texts)
+
+
+async def stream(
+    url: str,
+    room: str,
+    pieces: AsyncIterator[str],
+    *,
+    transport: Choice = "auto",
+    token: str | None,
+    name: str | None,
+) -> int:
+    """Send all `pieces` as one message that grows as they come; 0 when the log has all of it.
+
+    1 if somebody stops it, or the server refuses it. Cancelled (by Ctrl-C), it ends as `stopped`; where `pieces` raise,
+    as `error`.
+    """
+    try:
+        async with Client(url, transport=transport, token=token, name=name, timeout=None, notify=_notify) as chat:
+            async with chat.stream(room) as reply:
+                try:
+                    async for piece in _until_stopped(pieces, reply):
+                        await reply.write(piece)
+                    if reply.stopped_by is not None:
+                        await reply.finish("stopped")
+                except asyncio.CancelledError:
+                    async with asyncio.timeout(END_SECONDS):
+                        await reply.finish("stopped")
+                    raise
+            if reply.reason == "stopped":
+                by = "somebody" if reply.stopped_by is None else reply.stopped_by
+                return _fail(f"{room}: message {reply.seq} was stopped by {by}; no more is read")
+    except TimeoutError:
+        return _fail(f"{room}: the end was not acknowledged within {END_SECONDS:g} s")
+    except (ChatError, Closed) as error:
+        return _fail(f"{room}: {error}")
+    return 0
+
+
+async def _until_stopped(pieces: AsyncIterator[str], reply: Reply) -> AsyncIterator[str]:
+    """Of `pieces` what comes before somebody stops the message: who has nothing to say hears of it, too."""
+    over = asyncio.create_task(reply.over())
+    try:
+        while True:
+            reading = asyncio.ensure_future(anext(pieces, None))
+            try:
+                await asyncio.wait({reading, over}, return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done() or (piece := reading.result()) is None:
+                    return
+            finally:
+                reading.cancel()
+                await asyncio.wait({reading})
+            yield piece
+    finally:
+        over.cancel()
 
 
 class _Stop(Exception):
@@ -152,6 +214,8 @@ class Printer:
     def line(self, event: Data) -> str:
         if event["type"] == "reset":
             return "--- the room's log was replaced by another; it begins again ---"
+        if event["type"] == "state":
+            return f"--- you follow {', '.join(map(_followed, event['state']['rooms'])) or 'no rooms'} ---"
         user: str = event["user"]
         if "name" in event:
             self.names.pop(user, None)
@@ -173,8 +237,25 @@ class Printer:
             case "finished":
                 told = text if event.keys() & {"text", "deleted"} else f"({event['length']:,} characters)"
                 return f"{when} {who} finished #{event['target']}: {told}"
+            case "followed" if "by" in event:
+                return f"{when} {who} invites you to {event['about']}"
+            case "followed":
+                return f"{when} you follow {event['about']} ({event['level']})"
+            case "unfollowed":
+                return f"{when} you do not follow {event['about']} any more"
+            case "marked":
+                return f"{when} you have read {event['about']} up to #{event['read']}"
+            case "mentioned":
+                return f"{when} {who} names you in {event['about']} #{event['target']}"
         done = "reacted to" if event["on"] else "took back a reaction to"
         return f"{when} {who} {done} #{event['target']}: {plain(event['emoji'])}"
+
+
+def _followed(room: Data) -> str:
+    """A room of the state of one's own log."""
+    told = [f"{room['unread']:,} unread"] if room["unread"] else []
+    told += [f"{room['mentions']:,} of them name you"] if room["mentions"] else []
+    return f"{room['room']} ({', '.join(told)})" if told else str(room["room"])
 
 
 def plain(text: str) -> str:

@@ -6,6 +6,7 @@
  * http.c          requests, and their answers: heads, chunks, bodies, lines of a stream
  * receiving.c     frames that came; the order of the messages, and latencies
  * publishing.c    messages that go out: how many, when, and what is in them
+ * growing.c       messages that grow, and what readers are told of them
  *
  * Every message carries a marker, `~` number `.` microseconds (12 and 16 digits), and every room has one publisher in
  * this process (its member that connected last): so each delivery on each connection is checked to be the next number,
@@ -93,6 +94,7 @@ const char *header(const char *head, const char *blank, const char *name);
 void on_readable(struct conn *c);
 void on_message(struct conn *c, const char *payload, size_t n, int64_t us);
 int on_markers(struct conn *c, const char *payload, size_t n, int64_t us);
+void record_marker(const char *at, int64_t us);
 void print_latencies(void);                 /* since it was called last: [[microseconds, count], ...] */
 
 /* publishing.c */
@@ -107,10 +109,24 @@ extern bool publishing;
 void set_up_publishing(int timer_fd);
 void make_rooms(int count);
 int64_t sent_to_its_room(const struct conn *c);
+void count_sent(const struct conn *c);      /* one more, to its room */
 bool is_publisher(const struct conn *c);
 void publish(void);
 void publish_due(void);
 void refill_room_of(struct conn *c);        /* a member saw something new */
 void send_again(struct conn *c);            /* a publisher is back */
 size_t expand(char *to, size_t size, const char *from, const struct conn *c, int64_t number, const char *marker);
+
+/* growing.c */
+struct growth {
+    int authors, tokens;   /* connections that write; tokens of a message */
+    double rate;           /* tokens a second of each author */
+};
+extern struct growth growth;
+extern bool growing;
+void set_up_growing(int timer_fd);
+void grow(void);
+void grow_due(void);
+void stop_growing(void);                    /* what has begun is finished */
+bool on_growth(struct conn *c, const char *payload, size_t n, int64_t us);
 #endif

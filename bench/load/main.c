@@ -106,6 +106,13 @@ static void start_publish(const char *line) {
     if (!failure[0]) publish();
 }
 
+static void start_growing(const char *line) {
+    growth.authors = number(line, "authors", 1), growth.tokens = number(line, "tokens", 500);
+    growth.rate = number(line, "rate", 50);
+    if (options.kind != WEBSOCKET) fail("only WebSockets write messages that grow");
+    if (!failure[0]) grow();
+}
+
 static void print_stats(void) {
     if (failure[0]) { printf("{\"error\":\"%s\"}\n", failure); return; }
     int64_t least = INT64_MAX, outstanding = 0;
@@ -130,7 +137,8 @@ static void command(const char *line) {
     if (!strcmp(line, "connect")) { start_connect(line); return; }  /* answered by end_connect */
     if (!strcmp(line, "stats")) { print_stats(); return; }
     if (!strcmp(line, "publish")) start_publish(line);
-    else if (!strcmp(line, "stop")) publishing = false;
+    else if (!strcmp(line, "grow")) start_growing(line);
+    else if (!strcmp(line, "stop")) publishing = false, stop_growing();
     else if (!strcmp(line, "pause")) read_or_not(false);
     else if (!strcmp(line, "resume")) read_or_not(true);
     else if (!strcmp(line, "cut")) cut_all();
@@ -173,6 +181,7 @@ int main(void) {
     raise_open_files();
     set_up_connections(epoll_fd);
     set_up_publishing(timer_fd);
+    set_up_growing(timer_fd);
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, 0, &event);
     event.data.u64 = (uint64_t)TIMER;
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer_fd, &event);
@@ -183,7 +192,9 @@ int main(void) {
             if (index == STDIN) { on_stdin(); continue; }
             if (index == TIMER) {
                 uint64_t expired;
-                if (read(timer_fd, &expired, sizeof expired) > 0) publish_due();
+                if (read(timer_fd, &expired, sizeof expired) <= 0) continue;
+                if (growing) grow_due();
+                else publish_due();
                 continue;
             }
             struct conn *c = &conns[index];

@@ -22,6 +22,11 @@ static int64_t *room_of(const struct conn *c) { return &sent[(options.first + (c
 
 int64_t sent_to_its_room(const struct conn *c) { return *room_of(c); }
 
+void count_sent(const struct conn *c) {
+    (*room_of(c))++;
+    counts.sent++;
+}
+
 bool is_publisher(const struct conn *c) { return c - conns >= options.count - options.rooms; }
 
 /* Fill in {room}, {index}, {number}, {token}, {marker} and {text} (the marker, padded); for a poll {cursor} and {wait},

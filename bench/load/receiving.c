@@ -52,9 +52,11 @@ static void on_close_frame(struct conn *c, const char *payload, size_t n) {
     fail("the server closed connection %d with %d %.*s", (int)(c - conns), code, n < 2 ? 0 : (int)n - 2, payload + 2);
 }
 
+void record_marker(const char *at, int64_t us) { record(us - digits(at + 14, 16)); }
+
 static void on_marker(struct conn *c, const char *at, int64_t us) {
     int64_t number = digits(at + 1, 12);
-    record(us - digits(at + 14, 16));
+    record_marker(at, us);
     counts.delivered++;
     if (number < c->next) { counts.doubled++; return; }
     counts.lost += number - c->next;
@@ -64,6 +66,7 @@ static void on_marker(struct conn *c, const char *at, int64_t us) {
 /* The text of a frame, or the data of an event of a stream: it has one marker, or none. */
 void on_message(struct conn *c, const char *payload, size_t n, int64_t us) {
     if (c->state == JOINING && memmem(payload, n, options.ready, strlen(options.ready))) became_ready(c);
+    if (growth.authors && on_growth(c, payload, n, us)) return;
     const char *at = memchr(payload, '~', n);
     if (at && payload + n - at >= MARKER) on_marker(c, at, us);
     else if (memmem(payload, n, "\"type\":\"error\"", 14)) fail("error: %.*s", n < 300 ? (int)n : 300, payload);

@@ -13,7 +13,7 @@ from bench.tools import find_tools
 
 TINY = Size(
     seconds=0.2, warm=0.1, settle=0.1, small=20, large=20, senders=5, pollers=20, rooms=4, rate=100, slow_events=300,
-    missed=10, huge=30, four=40,
+    missed=10, huge=30, four=40, authors=5, tokens=8,
 )  # fmt: skip
 
 

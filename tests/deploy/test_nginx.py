@@ -25,6 +25,7 @@ from tests.support.nginx_site import CONFIGURATION, PATIENCE, Site, ask, hear, m
 from tests.support.servers import UNLIMITED
 from tornado_chat.config import Settings, duration, load
 from tornado_chat.web.exchange import MAX_BODY_BYTES
+from tornado_chat.web.texts import SILENT_SECONDS
 from tornado_chat.wire.codec import MSGPACK
 
 DEPLOY = CONFIGURATION.parent
@@ -266,9 +267,13 @@ def test_time_outs_leave_it_to_the_server_to_cut_off() -> None:
     streams = text.partition("location ~ ^/(static/|$)")[0]  # the files of the page have their own
     for name in ("proxy_read_timeout", "proxy_send_timeout", "send_timeout"):
         values = re.findall(rf"^ +{name} (\S+);", streams, re.MULTILINE)
-        assert len(values) == 1
-        assert seconds(values[0]) > settings.ping_interval + settings.ping_timeout
-        assert seconds(values[0]) > settings.write_timeout
+        assert values
+        for value in values:
+            assert seconds(value) > settings.ping_interval + settings.ping_timeout
+            assert seconds(value) > settings.write_timeout
+    for name in ("client_body_timeout", "proxy_read_timeout"):
+        values = re.findall(rf"^ +{name} (\S+);", text.partition("location @grows")[2], re.MULTILINE)
+        assert seconds(values[0]) > SILENT_SECONDS
 
 
 async def test_an_idle_connection_lives_on_by_the_servers_pings() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.chat import eventually
-from tests.support.nginx_site import PATIENCE, Answer, Site, ask
+from tests.support.nginx_site import PATIENCE, Answer, Site, ask, hear
 from tests.support.servers import UNLIMITED
 
 UNBUFFERED = (" buffer=64k flush=5s", "")
@@ -345,3 +346,39 @@ async def test_an_office_that_polls_is_not_refused() -> None:
         found = await asyncio.gather(*(work(site, user, gathered) for user in range(people)))
     statuses = Counter(status for statuses in found for status in statuses)
     assert statuses == {200: (people - 1) * waves * 2 + waves, 201: waves}
+
+
+# Bodies that grow
+
+
+async def test_what_is_piped_in_comes_through_as_it_comes() -> None:
+    """By curl, over HTTP/2 and over HTTP/1.1; what it is refused comes through, too."""
+    with Site(*UNLIMITED, count=1) as site:
+        for number, version in enumerate(("--http2", "--http1.1")):
+            async with site.connect("/ws/r") as reader:
+                await hear(reader, "synced")
+                process = await asyncio.create_subprocess_exec(
+                    *("curl", "-sS", version, "--cacert", site.folder / "tls/chat.crt", "-X", "POST", "-T", "-"),
+                    *("-H", "Content-Type: text/plain; charset=utf-8"),
+                    *("-H", f"Authorization: Bearer {site.server.token('bot')}"),
+                    f"https://127.0.0.1:{site.port}/v1/rooms/r/messages",
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+                assert process.stdin is not None
+                for piece in ("eins\n", "zwei\n"):
+                    process.stdin.write(piece.encode())
+                    (chunk,) = (await hear(reader, "appended"))["chunks"]
+                    assert chunk[3] == piece
+                process.stdin.close()
+                out, err = await process.communicate()
+                assert (json.loads(out)["seq"], err) == (2 * number + 1, b"")
+                assert (await hear(reader, "finished"))["reason"] == "done"
+        headers = {"Content-Type": "text/plain; charset=utf-8"}
+        refused = await asked(site, "POST", "/v1/rooms/r/messages", headers, b"text")
+        assert refused.status == 401
+        site.server.kill()
+        away = await asked(site, "POST", "/v1/rooms/r/messages", headers, b"text")
+        assert (away.status, away.error["code"]) == (503, "unavailable")
+        site.server.start()

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -394,7 +395,7 @@ async def test_a_slow_reader_gets_what_is_there(tmp_path: Path) -> None:
             for seq in texts:
                 await append(bot, 6 + number * len(part), part, f"re:{seq}")
         await bot.ask(type="presence", room="r")
-        assert here.server.metrics.frames_deferred > 0
+        await eventually(lambda: here.server.metrics.frames_deferred > 0)
         told: list[Any] = []
         while any(len(text.text) < 6 + parts * len(part) for text in texts.values()):
             got = await ann.receive()
@@ -408,17 +409,107 @@ async def test_a_slow_reader_gets_what_is_there(tmp_path: Path) -> None:
             await read(ann, seq, text=text)
 
 
-async def test_the_window_follows_the_members() -> None:
-    pace = growing.Pace()
-    sizes = [0]
+def a_room(pace: growing.Pace, members: int) -> tuple[growing.RoomGrowing, list[float]]:
+    """A room with a message that grows; the list gets the time of each flush that it wants."""
     room = growing.RoomGrowing(asyncio.get_running_loop(), pace, "r", lambda _: None)
-    room.open(lambda: None, lambda: sizes[0])
-    windows = []
-    for number, size in enumerate((0, 4_000, 40_000, 400_000)):
-        sizes[0] = size
-        windows.append(pace.window(10.0 * (number + 1)))
-    assert windows == [0.05, 0.05, 0.5, 1.0]
-    room.close()
+    flushes: list[float] = []
+    room.open(lambda: flushes.append(monotonic()), lambda: members)
+    room.messages[1] = Growing("r", 1, "bot", "Bot", "re:1", 1, "")
+    return room, flushes
+
+
+async def test_all_rooms_together_tell_as_often_as_their_share_allows() -> None:
+    """Of what a member costs, as it was measured last."""
+    pace = growing.Pace()
+    rooms = [a_room(pace, 1_000)[0] for _ in range(4)]
+    now = monotonic()
+    for room in rooms[:3]:
+        room.next = now
+    share = growing.SHARE
+    assert pace.gap(now) == pytest.approx(3_000 * growing.MEMBER_SECONDS / share), "one of them is silent"
+    rooms[3].next = now
+    for turn in range(100):
+        pace.spent(10_000, 10_000 * 20e-6)
+        pace.gap(now + turn * 0.2)
+    for room in rooms:
+        room.next = now + 100
+    assert pace.gap(now + 100) == pytest.approx(4_000 * 20e-6 / share, rel=0.01)
+    rooms.append(a_room(pace, 10**6)[0])
+    rooms[4].next = now + 200
+    assert pace.gap(now + 200) == growing.LONGEST_SECONDS
+    for room in rooms:
+        room.close()
+    assert not pace.sizes
+
+
+async def test_the_first_of_a_message_waits_for_no_window_and_the_next_ones_wait_for_it() -> None:
+    pace = growing.Pace()
+    room, flushes = a_room(pace, 1_000)
+    gap = 1_000 * growing.MEMBER_SECONDS / growing.SHARE
+    assert 0 < gap < growing.WINDOW_SECONDS
+
+    def tell() -> None:
+        room.messages[1].add("text")
+        room.take(1, [])
+
+    room.want()
+    tell()
+    room.want()
+    assert len(flushes) == 1, "the next one waits"
+    room.want(first=True)
+    assert len(flushes) == 2
+    tell()
+    room.want(first=True)
+    assert len(flushes) == 2, "two in a gap"
+    await eventually(lambda: len(flushes) == 3)
+    assert flushes[2] - flushes[1] < growing.WINDOW_SECONDS
+    for _ in range(8):  # always one more than has been paid for
+        tell()
+        room.want(first=True)
+        await eventually(lambda: room.ready)
+    assert flushes[-1] - flushes[2] > 7 * gap
+    room.remove(1)
+
+
+async def test_what_is_due_soon_goes_with_events() -> None:
+    room, flushes = a_room(growing.Pace(), 1)
+    room.messages[2] = Growing("r", 2, "bot", "Bot", "re:2", 1, "")
+    for seq in (1, 2):
+        room.messages[seq].add("text")
+    room.want()
+    assert told_by(room, 1, []) == [[[1, 1, 0, "text"]]]
+    room.messages[1].add("more")
+    room.want()
+    message = Event(2, {"type": "message", "seq": 2})
+    assert told_by(room, 1, [message]) == ["message", [[2, 1, 0, "text"]]], "the window has only begun"
+    await asyncio.sleep(growing.WINDOW_SECONDS * 0.7)
+    if not room.ready:  # else this machine was asleep
+        message = Event(3, {"type": "message", "seq": 3})
+        assert told_by(room, 2, [message]) == [[[1, 1, 4, "more"]], "message"]
+        await asyncio.sleep(growing.WINDOW_SECONDS * 0.7)
+        assert len(flushes) == 1, "nothing waits any more"
+    for seq in (1, 2):
+        room.remove(seq)
+
+
+async def test_what_is_too_much_for_a_flush_goes_with_the_next_ones() -> None:
+    room, flushes = a_room(growing.Pace(), 1)
+    size = growing.TOLD_CHARS // 2
+    for seq in (1, 2, 3, 4, 5):
+        room.messages[seq] = Growing("r", seq, "bot", "Bot", f"re:{seq}", 1, "")
+        room.messages[seq].add("x" * size)
+    room.want()
+    told: list[Any] = []
+    while len(told) < 2:
+        await eventually(lambda: len(flushes) > len(told))
+        room.messages[1].add("y" * size)
+        (chunks,) = told_by(room, 5, [])
+        told.append([(seq, offset, len(text)) for seq, _, offset, text in chunks])
+    assert told == [[(1, 0, 2 * size), (2, 0, size)], [(3, 0, size), (4, 0, size), (5, 0, size)]]
+    assert flushes[1] - flushes[0] < growing.WINDOW_SECONDS
+    await eventually(lambda: room.ready)
+    for seq in (1, 2, 3, 4, 5):
+        room.remove(seq)
 
 
 async def test_another_process_goes_on_where_this_one_died(tmp_path: Path) -> None:
@@ -616,3 +707,20 @@ async def test_a_chunk_stands_behind_its_message_and_before_its_end() -> None:
     assert told_by(room, 9, []) == [[[3, 1, 6, "!"], [9, 1, 0, "text 9"]]]
     for seq in (3, 9):
         room.remove(seq)
+
+
+async def test_who_asks_for_the_text_of_a_room_that_nobody_is_in_gets_all_of_it(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        await begin(bot)
+        await append(bot, 0, "so ")
+        await append(bot, 3, "far")
+        fetched = await bot.ask(type="fetch", room="r", seq=1, offset=3)
+        assert (fetched["text"], fetched["done"]) == ("far", False)
+        history = await bot.ask(type="history", room="r")
+        assert history["messages"][0]["text"] == "so far"
+        ann = await reader(here)
+        assert (await ann.until("stream"))["text"] == "so far"
+        await append(bot, 6, "!")
+        assert (await ann.until("appended"))["chunks"] == [[1, 1, 6, "!"]]
+        await finish(bot, 7)

@@ -127,6 +127,8 @@ async def test_nobody_publishes_into_it_or_joins_anothers(tmp_path: Path) -> Non
             {"type": "follow", "level": "nothing"},
         ):
             assert (await ann.ask(room="~", **command))["code"] == "bad_request"
+        past = await ann.ask(type="history", room="~", before=5)
+        assert (past["room"], past["messages"], past["more"]) == ("~", [], False), "no message is in it"
         for room in ("~ann", "~eve", "~~"):
             assert (await ann.ask(type="join", room=room))["code"] == "bad_request"
         assert (await ann.ask(type="leave", room="~"))["type"] == "left"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -193,3 +194,79 @@ async def test_a_hundred_who_read_nothing_cost_their_high_water_marks_and_no_mor
         assert stalled * 1000 < waiting <= 2 * mark * stalled
         assert resident(server) - before < stalled * 2 * mark + 20 * MIB
         assert not quick.behind
+
+
+async def test_who_reads_nothing_while_100_messages_grow_costs_no_more_and_gets_what_is_there(tmp_path: Path) -> None:
+    """10 MB of text are told to their room: what they lack is in the messages, and nowhere else."""
+    mark, stalled, messages, parts, part = 65536, 60, 100, 50, "0123456789" * 200
+    flags = ("--high-water-mark", str(mark), "--write-timeout", "1h", "--ping-interval", "0")
+    async with AsyncExitStack() as stack:
+        server = stack.enter_context(Server(tmp_path, *UNLIMITED, *flags))
+        author = await stack.enter_async_context(await AsyncChat.connect(server.port, "/ws?name=author"))
+        seqs = [(await author.ask(type="begin", room="r", id=f"m{n}"))["seq"] for n in range(messages)]
+        slow = [await stack.enter_async_context(reader_of_growth(server, buffer=4096)) for _ in range(stalled)]
+        quick = await stack.enter_async_context(reader_of_growth(server))
+        before = resident(server)
+        for number in range(parts):
+            offset = number * len(part)
+            appends = [
+                {"type": "append", "room": "r", "stream": f"m{n}", "offset": offset, "text": part}
+                for n in range(messages)
+            ]
+            await author.send(commands(*appends))
+            await quick.read(dict.fromkeys(seqs, offset + len(part)))
+        assert await metric(server, "catching_up") == stalled
+        waiting = await metric(server, "outbox_bytes")
+        text = parts * len(part)
+        one_flush = messages * len(part)
+        assert waiting <= stalled * (mark + one_flush)
+        more = resident(server) - before
+        assert more < stalled * (mark + one_flush) + 3 * messages * text + 20 * MIB, f"{more / MIB:.1f} MiB more"
+        await slow[0].read(dict.fromkeys(seqs, text))
+        for number, seq in enumerate(seqs):
+            await author.ask(type="finish", room="r", stream=f"m{number}", id=f"f{number}", length=text, reason="done")
+            for reader in (slow[0], quick):
+                await reader.read({seq: -1})
+                assert reader.texts[seq] == part * parts
+
+
+class GrowthReader:
+    """What a member has of each message that grows."""
+
+    def __init__(self, chat: AsyncChat) -> None:
+        self.chat = chat
+        self.texts: dict[int, str] = {}
+        self.ended: set[int] = set()
+
+    async def read(self, lengths: dict[int, int]) -> None:
+        """Until each message has so many characters; -1: until it has ended."""
+        while any(
+            seq not in self.ended if length < 0 else len(self.texts.get(seq, "")) < length
+            for seq, length in lengths.items()
+        ):
+            for got in await self.chat.receive(1 << 18):
+                self.take(got)
+
+    def take(self, got: Any) -> None:
+        chunks = got.get("chunks", ())
+        if got["type"] == "stream":
+            chunks = ((got["seq"], got["gen"], got["offset"], got["text"]),)
+        for seq, _, offset, text in chunks:
+            has = self.texts.get(seq, "")
+            assert offset <= len(has), "something is missing"
+            self.texts[seq] = has[:offset] + text
+        if got["type"] == "finished":
+            assert got["crc"] == zlib.crc32(self.texts[got["target"]].encode())
+            self.ended.add(got["target"])
+
+
+@asynccontextmanager
+async def reader_of_growth(server: Server, buffer: int | None = None) -> AsyncIterator[GrowthReader]:
+    """It has been told that it is live."""
+    async with await AsyncChat.connect(server.port, "/ws/r", buffer=buffer) as chat:
+        reader, synced = GrowthReader(chat), False
+        while not synced:
+            for got in await chat.receive(4096):
+                reader.take(got)
+                synced = synced or got["type"] == "synced"
+        yield reader

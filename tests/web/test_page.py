@@ -254,6 +254,7 @@ def test_it_fits_the_screen(browser: Browser, server: Server, tmp_path: Path, sc
     fits = "document.documentElement.scrollWidth <= innerWidth && scroller.scrollWidth <= scroller.clientWidth"
     assert page.evaluate(fits)
     if phone:
+        expect(page.locator("li.pending")).to_have_count(0)
         anna.row(last).tap()
         anna.row(last).locator('[data-do="picker"]').tap()
         (tmp_path / f"{scheme}-{width}-tools.png").write_bytes(page.screenshot())

@@ -147,9 +147,10 @@ def test_what_was_missed_is_asked_for(browser: Browser, server: Server) -> None:
     anna.page.locator("#name-go").click()
     anna.live()
     author = Author(server)
-    for number, part in enumerate(pieces(TEXT, 150)):
+    for number, part in enumerate(pieces(TEXT, 150), 1):
         author.append(part)
-        expect(anna.page.locator("li.message .text")).to_contain_text(f"Sentence {3 * number} of")
+        while frames.count("appended") < number:
+            anna.page.wait_for_timeout(20)
     author.finish()
     expect(anna.page.locator("li.message .text p")).to_have_text(
         [f"Sentence {number} of a text 😀 that grows." for number in range(40)]

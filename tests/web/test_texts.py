@@ -248,11 +248,11 @@ async def test_who_says_too_much_is_not_read_for_a_while(tmp_path: Path) -> None
     async with chat(tmp_path, send_rate=5, send_burst=5) as here:
         ann = await reader(here)
         async with Piping(here) as pipe:
-            for _ in range(3):
-                await pipe.say("é" * 20_000)
+            for _ in range(4):
+                await pipe.say("é" * 25_000)
             await eventually(lambda: here.server.metrics.throttles > 0)
             assert (await pipe.end())[0] == 201
-        assert len((await read(ann)).text) == 60_000
+        assert len((await read(ann)).text) == 100_000
 
 
 async def test_a_server_that_stops_tells_to_come_again(tmp_path: Path) -> None:

@@ -25,19 +25,23 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TypeVar
 
 from tornado_chat.client.ends import Closed, Refused
 from tornado_chat.client.link import Link, Token
 from tornado_chat.client.outbound import Outbound, new_id
+from tornado_chat.client.replies import Held, Replies, Reply, Stopped
 from tornado_chat.client.rooms import Rooms
 from tornado_chat.client.transport import Choice, TransportKind
 from tornado_chat.wire.codec import JSON, Codec
 from tornado_chat.wire.commands import parse
 from tornado_chat.wire.events import Data
 
-__all__ = ["Ack", "Client", "Closed", "Refused"]
+__all__ = ["Ack", "Client", "Closed", "Held", "Refused", "Reply", "Stopped"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 TEXT_CHARS = 1_000_000  # where `welcome` does not tell: no server takes more
 
@@ -111,7 +115,8 @@ class Client:
         self._timeout = timeout
         self._max_commands = max_commands
         self._outbound = Outbound(self._link, max_commands)
-        self._rooms = Rooms(self._link, self._outbound, max_events)
+        self._replies = Replies(self._link, self._outbound, codec, self._check, self._in_time)
+        self._rooms = Rooms(self._link, self._outbound, self._replies, max_events)
         self._task: asyncio.Task[None] | None = None
         self._failure: Exception | None = None  # why it ended
         self._closed = False
@@ -158,6 +163,7 @@ class Client:
             self._failure = failure
         self._outbound.end(self._failure)
         self._rooms.end(self._failure)
+        self._replies.end(self._failure)
 
     # What a user may say.
 
@@ -206,6 +212,49 @@ class Client:
         if not mark:
             fields["mark"] = False
         return _ack(await self._ask("send", room, id, **fields, **_acting(as_user, as_name)))
+
+    def stream(
+        self,
+        room: str,
+        *,
+        reply_to: int | None = None,
+        meta: Data | None = None,
+        id: str | None = None,
+        replica: str | None = None,
+        take_over: bool = False,
+    ) -> Reply:
+        """A message that grows while it is written, whatever happens to the connection meanwhile:
+
+            async with chat.stream("lobby", reply_to=41) as reply:
+                async for token in model:
+                    await reply.write(token)
+
+        Others see what was written at once. At the end it is finished (`done`), which returns when the log has all of
+        it; an exception ends it as `error`, a cancellation as `interrupted`. Where somebody stops it, `write` raises
+        Stopped, which ends the `async with` and goes no further; `reply.reason` is `stopped` then.
+
+        With an `id` of one's own, who was killed writes it again from its first word: the server drops what it has.
+        `replica` is what each of several processes of one user calls itself: only one has the message, the others get
+        Held as they enter. `take_over`: from a replica whose connection has ended; then it begins again.
+        """
+        begin: Data = {"type": "begin", "id": new_id() if id is None else id, "room": room}
+        given: Data = {"reply_to": reply_to, "meta": meta, "replica": replica}
+        begin |= {key: value for key, value in given.items() if value is not None}
+        if take_over:
+            begin["take_over"] = True
+        self._check(begin)
+        return Reply(self._replies, begin)
+
+    async def stop(self, room: str, seq: int | None = None) -> None:
+        """End a message that grows, or all in `room` that one may stop; returns when that is in the log.
+
+        ChatError: `not_found`, there is none; `forbidden`, it is neither one's own nor an answer to one.
+        """
+        await self._ask("stop", room, None, seq=seq)
+
+    async def fetch(self, room: str, seq: int, *, offset: int = 0) -> Data:
+        """What there is of a message's text from the code point `offset` on: `text`, `gen`, `done` (it has ended)."""
+        return await self._ask("fetch", room, None, seq=seq, offset=offset)
 
     async def edit(
         self,
@@ -280,6 +329,8 @@ class Client:
         `{"type": "reset", "room", "epoch"}`: another log has taken the place of the one that the room's events came
         from; forget them, the room comes again from its first event on.
         `{"type": "state", "room", "cursor", "state"}`: the log of one's own goes on from there, what was held is void.
+        `{"type": "grown", "room", "seq", "offset", "text"}`: the message `seq`, which is `streaming`, has this `text`
+        from the code point `offset` on, and nothing behind it. Polls bring none. Its `finished` has all of the `text`.
         `{"type": "left", "room", "code", "message"}`: the server refused to join the room again after a reconnection.
 
         Ends when the client is closed; raises why it gave up if it did.
@@ -306,7 +357,7 @@ class Client:
         self._check_open()
         parse(command, self.welcome.get("limits", {}).get("text_chars", TEXT_CHARS))
 
-    async def _in_time(self, answer: Awaitable[Data], what: str) -> Data:
+    async def _in_time(self, answer: Awaitable[T], what: str) -> T:
         try:
             async with asyncio.timeout(self._timeout):
                 return await answer

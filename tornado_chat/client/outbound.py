@@ -20,13 +20,13 @@ UNKNOWN_FRAME_BYTES = 65536  # the limit of a server that nobody has told otherw
 class Call:
     """A call that waits for its answer."""
 
-    __slots__ = ("flown", "id", "number", "payload", "queue", "reply")
+    __slots__ = ("flown", "id", "number", "payloads", "queue", "reply")
 
-    def __init__(self, number: int, queue: Queue, id: str, payload: bytes) -> None:
+    def __init__(self, number: int, queue: Queue, id: str, payloads: tuple[bytes, ...]) -> None:
         self.number = number
         self.queue = queue
         self.id = id
-        self.payload = payload
+        self.payloads = payloads
         self.reply: asyncio.Future[Data] = asyncio.get_running_loop().create_future()
         self.flown = False  # the server may have it
 
@@ -69,15 +69,18 @@ class Outbound:
         self._window = 1.0  # commands of a room that may fly at once
         self._failure: Exception | None = None
 
-    async def ask(self, room: str, id: str, payload: bytes) -> Data:
-        """The server's answer; ChatError if that is an error, ValueError if another command has this `id`."""
+    async def ask(self, room: str, id: str, *payloads: bytes) -> Data:
+        """The server's answer to the command `id`; ChatError if that is an error, ValueError if another has this `id`.
+
+        Of several `payloads`, which go together, it is one.
+        """
         async with self._slots:
             if self._failure is not None:
                 raise self._failure
             if id in self.commands:
                 raise ValueError(f"the id {id!r} waits for its answer already")
             queue = self.queues.setdefault(room, Queue(room))
-            command = self.commands[id] = Call(next(self._numbers), queue, id, payload)
+            command = self.commands[id] = Call(next(self._numbers), queue, id, payloads)
             queue.waiting.append(command)
             self._pump(queue)
             try:
@@ -154,13 +157,14 @@ class Outbound:
             command = queue.waiting.popleft()
             if command.reply.done():  # cancelled
                 continue
-            if len(command.payload) > self._frame_bytes:
-                text = f"the frame has {len(command.payload):,} bytes; at most {self._frame_bytes:,} may be sent"
+            size = max(map(len, command.payloads))
+            if size > self._frame_bytes:
+                text = f"the frame has {size:,} bytes; at most {self._frame_bytes:,} may be sent"
                 command.reply.set_exception(ChatError(ErrorCode.TOO_LARGE, text))
                 continue
             queue.flying[command.id] = command
             command.flown = True
-            transport.write(command.payload)
+            transport.write(*command.payloads)
 
     def _rest(self, queue: Queue, delay: float | None) -> None:
         """Send nothing of this room for a while, since the server could not take it."""

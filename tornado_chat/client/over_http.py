@@ -50,8 +50,12 @@ class OverHttp(ABC):
         finally:
             await self._stop()
 
-    def write(self, payload: bytes) -> None:
-        self._posts.write(payload)
+    def write(self, *payloads: bytes) -> None:
+        self._posts.write(*payloads)
+
+    async def written(self) -> None:
+        """It waits for its answers; who wants to know waits for these."""
+        await asyncio.sleep(0)
 
     def join(self, join: Data) -> None:
         self._portion(join["room"]).join(join)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from itertools import islice
 
 from tornado_chat.client.ends import LONGEST_WAIT, Lost, Refused, error_in, refused
 from tornado_chat.client.http import Answer, Connection
@@ -42,35 +43,41 @@ class Posts:
         self._target = target
         self._codec = target.codec
         self._connection = Connection(target)
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[bytes, ...]] = deque()
         self._written = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def write(self, payload: bytes) -> None:
-        self._waiting.append(payload)
+    def write(self, *payloads: bytes) -> None:
+        self._waiting.append(payloads)
         self._written.set()
 
     async def run(self, listener: Listener) -> None:
         """Send what is written, pass on the answers; raises Lost or Refused."""
         while True:
             await self._written.wait()
-            batch = [self._waiting[0]]
-            size = len(batch[0])
-            while len(batch) < min(len(self._waiting), COMMANDS):
-                size += len(self._waiting[len(batch)])
-                if size > BODY_BYTES:
-                    break
-                batch.append(self._waiting[len(batch)])
+            count = self._count()
+            batch = [payload for payloads in islice(self._waiting, count) for payload in payloads]
             answers = await self._ask(batch)
-            for _ in batch:
+            for _ in range(count):
                 self._waiting.popleft()
             if not self._waiting:
                 self._written.clear()
             for payload, answer in zip(batch, answers, strict=True):
                 if answer is not None:
                     await listener(answer if "id" in answer else self._named(answer, payload))
+
+    def _count(self) -> int:
+        """How many of those that wait go into the next request."""
+        count = commands = size = 0
+        for payloads in self._waiting:
+            commands += len(payloads)
+            size += sum(map(len, payloads))
+            if count and (commands > COMMANDS or size > BODY_BYTES):
+                break
+            count += 1
+        return count
 
     def use(self, target: Target) -> None:
         """Come as another from the next request on."""

@@ -9,6 +9,8 @@ from collections import deque
 from tornado_chat.client.ends import LONGEST_WAIT, Closed
 from tornado_chat.client.link import Link
 from tornado_chat.client.outbound import Outbound, new_id
+from tornado_chat.client.replies import Replies
+from tornado_chat.client.texts import Texts
 from tornado_chat.errors import TRANSIENT_ERRORS, ChatError, ErrorCode
 from tornado_chat.log.kinds import KINDS
 from tornado_chat.wire.events import Data
@@ -23,7 +25,7 @@ EVENT_FIELDS = frozenset({"seq", "user", "ts"})
 class JoinedRoom:
     """A room that is joined, or about to be."""
 
-    __slots__ = ("cursor", "epoch", "failures", "hole", "join_id", "joining", "last", "live", "name", "timer")
+    __slots__ = ("cursor", "epoch", "failures", "hole", "join_id", "joining", "last", "live", "name", "retold", "timer")
 
     def __init__(self, name: str, after: int | None, last: int | None, epoch: str | None) -> None:
         self.name = name
@@ -31,6 +33,7 @@ class JoinedRoom:
         self.epoch = epoch  # of `cursor`
         self.last = last
         self.live = False  # `joined` has come on this connection: events count from here on
+        self.retold = 0  # the `finished` that was asked for again, for its text
         self.hole: int | None = None  # the cursor when a hole was seen
         self.join_id = ""
         self.joining: asyncio.Future[Data] = asyncio.get_running_loop().create_future()  # for the caller of join()
@@ -58,13 +61,15 @@ class JoinedRoom:
 class Rooms:
     """All that are joined, and at most `max_events` items that nobody took; the LinkOwner of a Client."""
 
-    def __init__(self, link: Link, outbound: Outbound, max_events: int) -> None:
+    def __init__(self, link: Link, outbound: Outbound, replies: Replies, max_events: int) -> None:
         self.welcome: Data = {}
         self.joined: dict[str, JoinedRoom] = {}
         self.inbox: deque[Data] = deque()
         self._link = link
         self._outbound = outbound
+        self._replies = replies
         self._max_events = max_events
+        self._texts = Texts()
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
 
@@ -104,7 +109,10 @@ class Rooms:
 
     def take(self) -> Data:
         self._taken.set()
-        return self.inbox.popleft()
+        item = self.inbox.popleft()
+        if item["type"] == "grown":
+            self._texts.taken(item)
+        return item
 
     # What the link tells.
 
@@ -116,12 +124,14 @@ class Rooms:
         for room in self.joined.values():
             self._send_join(room)
         self._outbound.on_welcome(welcome)
+        self._replies.on_welcome(welcome)
 
     def on_lost(self) -> None:
         for room in self.joined.values():
             room.live = False
             room.stop_timer()
         self._outbound.on_lost()
+        self._replies.on_lost()
 
     async def on_message(self, message: Data) -> None:
         kind = message["type"]
@@ -131,16 +141,47 @@ class Rooms:
             room = self.joined.get(message["room"])
             if room is None or not room.live:  # not live: it belongs to a join whose place another took
                 return
+            if kind == "finished" and not self._has_text(room, message):
+                return
             # An event of a kind that came after this client counts, and is not shown.
             if note or (self._is_next(room, message["seq"]) and kind in KINDS):
                 self._put(message)
+        elif kind == "appended":
+            for seq, gen, offset, text in message["chunks"]:
+                await self._grow(message["room"], seq, gen, offset, text)
+        elif kind == "stream" and "id" not in message:
+            await self._grow(message["room"], message["seq"], message["gen"], message["offset"], message["text"])
         elif kind == "joined":
             await self._space()
             self._on_joined(message)
         elif kind == "error":
             await self._on_error(message)
+        elif kind == "stop":
+            self._replies.on_stop(message)
         else:
             self._outbound.on_answer(message)
+
+    async def _grow(self, name: str, seq: int, gen: int, offset: int, text: str) -> None:
+        await self._space()
+        room = self.joined.get(name)
+        if room is None or not room.live:
+            return
+        fits, told = self._texts.grow(name, seq, gen, offset, text)
+        if not fits:
+            log.warning("hole in a text, joining again room=%s seq=%d", name, seq)
+            self._send_join(room)
+        elif told is not None:
+            self._put(told)
+
+    def _has_text(self, room: JoinedRoom, finished: Data) -> bool:
+        """Whether `finished` has its text now; else it is asked for again, with the text, once."""
+        if self._texts.complete(finished) or finished["seq"] != (room.cursor or 0) + 1:
+            return True
+        if room.retold == finished["seq"]:
+            return True
+        room.retold = finished["seq"]
+        self._send_join(room)
+        return False
 
     def _is_next(self, room: JoinedRoom, seq: int) -> bool:
         """What is held already is dropped; a hole is asked for once more."""
@@ -172,6 +213,7 @@ class Rooms:
         elif room.cursor > message["cursor"] or epoch not in (None, room.epoch):
             room.cursor = 0
             self._send_join(room)
+            self._texts.forget(room.name)
             self._put({"type": "reset", "room": room.name, "epoch": room.epoch})
             return
         room.live = True
@@ -183,7 +225,9 @@ class Rooms:
         code = next((code for code in ErrorCode if code == message["code"]), ErrorCode.BAD_REQUEST)
         error = ChatError(code, message.get("message", code.value), message.get("retry_after"))
         room = next((room for room in self.joined.values() if room.join_id == id), None)
-        if not id:
+        if not id and "stream" in message:
+            self._replies.on_error(message)
+        elif not id:
             log.warning("refused code=%s reason=%s", code, error)
         elif room is None:
             self._outbound.on_error(id, error)
@@ -217,6 +261,7 @@ class Rooms:
 
     def _drop(self, name: str, reason: Exception | None = None) -> None:
         room = self.joined.pop(name, None)
+        self._texts.forget(name)
         if room is not None:
             room.stop_timer()
             if reason is not None:

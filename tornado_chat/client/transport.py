@@ -51,8 +51,14 @@ class Transport(Protocol):
         Another `welcome` may come, with a fresh token. Cancelled, it has ended when nothing is passed on any more.
         """
 
-    def write(self, payload: bytes) -> None:
-        """Send a command, encoded with the codec; it may be lost with the connection. Order is kept."""
+    def write(self, *payloads: bytes) -> None:
+        """Send commands, encoded with the codec; they may be lost with the connection. Order is kept.
+
+        Those of one call go in one request, where there are requests.
+        """
+
+    async def written(self) -> None:
+        """Wait until all has gone out that was written, or the connection has ended."""
 
     def join(self, join: Data) -> None:
         """`join` has `room`, `id` and `after`, `last` or neither. `joined` or `error` is passed on with the `id`."""

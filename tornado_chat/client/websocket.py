@@ -75,7 +75,15 @@ class WebSocketTransport:
         finally:
             watch.cancel()
 
-    def write(self, payload: bytes) -> None:
+    def write(self, *payloads: bytes) -> None:
+        for payload in payloads:
+            self._write(payload)
+
+    async def written(self) -> None:
+        if self._writes:
+            await asyncio.wait(self._writes)
+
+    def _write(self, payload: bytes) -> None:
         assert self._connection is not None
         with contextlib.suppress(WebSocketClosedError):  # the reader is about to be told
             write = asyncio.ensure_future(

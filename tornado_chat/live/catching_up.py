@@ -46,10 +46,11 @@ class CatchingUp:
     def feed(self, member: Member) -> None:
         """Write the next chunk to `member`, or ask the log for it, or let it go live."""
         room, line = self.room, member.line
-        if member.cursor == room.flushed:
+        full = line.outbox_bytes > room.shared.high_water_mark // 2
+        if member.cursor == room.flushed and not (full and room.growing):
             room.go_live(member)
             return
-        if line.outbox_bytes > room.shared.high_water_mark // 2:
+        if full:
             member.drop_page()  # the line may stand still for long: the page is read again when it goes on
             line.want_drained()
             return

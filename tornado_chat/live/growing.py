@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from math import ceil
 from time import monotonic
 from typing import Any
 
@@ -28,13 +29,24 @@ from tornado_chat.wire.replies import Appended, Chunk, Stream
 STREAM_CHARS = 262_144
 """Code points of one message that grows."""
 
-WINDOW_SECONDS, MEMBER_SECONDS, LONGEST_SECONDS = 0.05, 12.5e-6, 1.0
-"""A room's chunks are told at once, and the next ones after a window: so long, or so long for each member of the rooms
-where something grows, if that is more. A write to a sleeping member takes 5 us: all rooms together take 40 % of a core
-at most (of 80,000 memberships; beyond, the rooms' own rests hold)."""
+WINDOW_SECONDS, LONGEST_SECONDS = 0.05, 1.0
+"""A room's chunks are told at once, and the next ones after a window: the shortest, and the longest."""
 
-MEASURE_SECONDS = 0.1
-"""How long a count of these members is good for."""
+TOGETHER_SECONDS = 0.01
+"""Windows end at multiples of this: one loop turn tells many small rooms, and wakes whoever reads less often."""
+
+SHARE = 0.25
+"""Of the processor, for telling chunks, over all rooms. What their authors say takes up to 15 % besides at 5,000 tokens
+a second."""
+
+MEMBER_SECONDS = 5e-6
+"""What it costs to tell one member, until that has been measured: a write that wakes a sleeping client."""
+
+MEASURE_SECONDS, KEPT = 0.1, 0.9
+"""How long a count of the members is good for, and how much of what was measured before it counts on."""
+
+TOLD_CHARS = 65_536
+"""With so much in it a flush, or what a slow reader is told at once, is big enough: the rest waits for the next."""
 
 Told = dict[int, tuple[int, int]]
 """Of a room's messages that grow, by seq: the gen and the code points that were told."""
@@ -185,21 +197,38 @@ class Growing:
 
 
 class Pace:
-    """How long rooms gather chunks, by how many members all of those have where something grows."""
+    """How often rooms may tell chunks, so that all of them together take SHARE of the processor at most.
 
-    __slots__ = ("_counted_at", "_window", "sizes")
+    What counts is the processor's time for a member, as it is measured, and how many members those rooms have.
+    """
+
+    __slots__ = ("_counted", "_counted_at", "_seconds", "_told", "sizes")
 
     def __init__(self) -> None:
         self.sizes: dict[RoomGrowing, Callable[[], int]] = {}  # how many members each room has now
-        self._window = WINDOW_SECONDS
+        self._counted = 0  # members of the rooms that have told something in the last LONGEST_SECONDS
         self._counted_at = 0.0
+        self._told, self._seconds = 1000.0, 1000 * MEMBER_SECONDS  # members that were told lately, and what that cost
 
-    def window(self, now: float) -> float:
+    def spent(self, members: int, seconds: float) -> None:
+        """So many members were told chunks, and nothing else."""
+        self._told += members
+        self._seconds += seconds
+
+    def wake(self, room: RoomGrowing) -> None:
+        """It tells something again."""
+        self._counted += self.sizes[room]()
+
+    def gap(self, now: float) -> float:
+        """The seconds between two times that a room tells something, if all rooms do; LONGEST_SECONDS at most."""
         if now > self._counted_at + MEASURE_SECONDS:
             self._counted_at = now
-            members = sum(size() for size in self.sizes.values())
-            self._window = min(max(WINDOW_SECONDS, members * MEMBER_SECONDS), LONGEST_SECONDS)
-        return self._window
+            since = now - LONGEST_SECONDS
+            self._counted = sum(size() for room, size in self.sizes.items() if room.next > since)
+            if self._told > 1000:
+                self._told *= KEPT
+                self._seconds *= KEPT
+        return min(self._counted * self._seconds / self._told / SHARE, LONGEST_SECONDS)
 
 
 class Chunks:
@@ -244,17 +273,18 @@ class RoomGrowing:
     """What grows in one room, here or as a copy; it exists while something does."""
 
     __slots__ = (
+        "_due",
         "_flush_soon",
+        "_free",
         "_loop",
-        "_next",
         "_on_copy_gone",
         "_on_empty",
-        "_pace",
         "_publish",
         "_timer",
-        "_waits",
         "ended",
         "messages",
+        "next",
+        "pace",
         "ready",
         "room",
     )
@@ -272,21 +302,22 @@ class RoomGrowing:
         self.room = room
         self.messages: dict[int, Growing] = {}  # by seq
         self.ready = False  # chunks go with the next flush
+        self.pace = pace
+        self.next = 0.0  # by monotonic(): when chunks may be told again
+        self._free = 0.0  # when what was told will have been paid for
         self.ended: set[int] | None = None  # while the log is looked at: what has ended since
-        self._waits = False  # there is text of a message whose event was not flushed yet
         self._loop = loop
-        self._pace = pace
         self._on_empty = on_empty
         self._on_copy_gone = on_copy_gone
         self._publish = publish
         self._flush_soon: Callable[[], None] | None = None  # of the room, while it is open
-        self._next = 0.0  # by monotonic(): when chunks may be told again
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when that comes
 
     def open(self, flush_soon: Callable[[], None], size: Callable[[], int]) -> None:
         """The room is open here now; nobody is in it yet."""
         self._flush_soon = flush_soon
-        self._pace.sizes[self] = size
+        self.pace.sizes[self] = size
         for message in self.messages.values():
             message.tell()
         if self.ready:
@@ -295,10 +326,8 @@ class RoomGrowing:
     def close(self) -> None:
         """The room is not open here any more: copies are not needed."""
         self._flush_soon = None
-        self._pace.sizes.pop(self, None)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.pace.sizes.pop(self, None)
+        self._cancel()
         self.ready = False
         for message in [message for message in self.messages.values() if message.over or not message.here]:
             self.remove(message.seq)
@@ -322,21 +351,41 @@ class RoomGrowing:
     def is_open(self) -> bool:
         return self._flush_soon is not None
 
-    def want(self) -> None:
-        """Some text came: it is told at once, or when the window has passed."""
-        if self.ready or self._timer is not None or (self._flush_soon is None and self._publish is None):
-            return
-        wait = self._next - monotonic()
-        if wait <= 0:
-            self.want_now()
-        else:
-            self._timer = self._loop.call_later(wait, self.want_now)
+    @property
+    def has_others(self) -> bool:
+        """There are other processes that are told."""
+        return self._publish is not None
 
-    def want_now(self) -> None:
-        """It is told with the next flush, whatever was told just now."""
+    def want(self, *, first: bool = False) -> None:
+        """Some text came, perhaps the first of a message: it is told at once, or when the window has passed.
+
+        A first one waits less, and the next ones longer for it.
+        """
+        if not (self.is_open or self.has_others):
+            for message in self.messages.values():  # nobody is there: who asks for one gets all of it
+                message.tell()
+            return
+        if self.ready or (self._timer is not None and not first):
+            return
+        now = monotonic()
+        due = self._free - self.pace.gap(now) if first else self.next
+        if due > now and not first:
+            due = ceil(due / TOGETHER_SECONDS) * TOGETHER_SECONDS
+        if due <= now:
+            self.want_now()
+        elif self._timer is None or due < self._due:
+            self._cancel()
+            self._due = due
+            self._timer = self._loop.call_later(due - now, self.want_now)
+
+    def _cancel(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def want_now(self) -> None:
+        """It is told with the next flush, whatever was told just now."""
+        self._cancel()
         if self._flush_soon is not None:
             self.ready = True
             self._flush_soon()
@@ -349,13 +398,12 @@ class RoomGrowing:
         if self.ready and self._flush_soon is None:
             for message in self.messages.values():
                 message.tell()
-            self._told()
+            self.ready = False
+            self.next = monotonic() + WINDOW_SECONDS
+            self._tell_others()
 
-    def _told(self) -> None:
-        """What there is has been told here: the others are told, and the window begins."""
-        self.ready = False
-        now = monotonic()
-        self._next = now + self._pace.window(now)
+    def _tell_others(self) -> None:
+        """What there is has been told here: the other processes hear of it, too."""
         if self._publish is None:
             return
         chunks: list[Chunk] = []
@@ -373,26 +421,36 @@ class RoomGrowing:
         """What a flush tells that takes the room from `flushed` on by `events`; what ended in it is let go of."""
         places = {event.seq: place for place, event in enumerate(events)}
         ended = [event.data["target"] for event in events if event.data["type"] in ENDING]
-        ready = self.ready or (self._waits and bool(events))
-        if not ready and not ended:
+        if not self.ready and not events:
             return None
+        now = monotonic()
+        ready, self.ready = self.ready, False
+        if not ready and self._timer is not None and self.next - now < WINDOW_SECONDS * 0.75:
+            ready = True  # it needs no write of its own
+            self._cancel()
+        if self.next <= now - LONGEST_SECONDS:
+            self.pace.wake(self)
+            self.next = now
+        self._free = max(self._free, now) + self.pace.gap(now)  # events cost as much, and do not wait for a window
+        self.next = min(max(now + WINDOW_SECONDS if ready else self.next, self._free), now + LONGEST_SECONDS)
         last = events[-1].seq if events else flushed
         lead: list[Chunk] = []
         tail: list[Chunk] = []
         behind: dict[int, Chunk] = {}
-        if ready:
-            self._waits = False
         # A chunk comes after its message and before the end of that.
+        size, more = 0, False
         for seq, message in self.messages.items():
-            if seq > last:
-                self._waits = self._waits or message.told < message.length
-                continue
-            if not ready and seq not in ended:
-                continue
+            if seq not in ended:
+                if seq > last or (not ready and seq <= flushed):
+                    continue
+                if size > TOLD_CHARS:
+                    more = more or message.told < message.length
+                    continue
             offset, text = message.told, message.tell()
             if not text:
                 continue
             chunk = seq, message.gen, offset, text
+            size += len(text)
             if seq <= flushed:
                 lead.append(chunk)
             elif seq in ended:
@@ -404,15 +462,39 @@ class RoomGrowing:
         for seq in ended:
             self.remove(seq)
         if ready:
-            self._told()
+            self._tell_others()
+        if more:
+            self._go_on({chunk[0] for chunk in (*lead, *tail)})
         return Chunks(self.room, lead, behind, tail) if lead or tail or behind else None
 
-    def snapshots(self, cursor: int, lacks: Told | None) -> Iterator[Stream]:
-        """What a member is told of each message up to `cursor` when it becomes live; `lacks` is what it has been."""
+    def _go_on(self, told: set[int]) -> None:
+        """There was too much for one flush: the others come first in the next one, which waits for no window."""
+        self.messages = dict(sorted(self.messages.items(), key=lambda item: item[0] in told))
+        self.next = self._free
+        self.want()
+
+    def snapshots(self, cursor: int, has: Told) -> Iterator[Stream]:
+        """What a member is told of each message up to `cursor` before it becomes live; `has` is what it has been.
+
+        No more than TOLD_CHARS and the rest of one message; nothing is left if `has` comes to be all that was told.
+        """
+        size = 0
         for seq, message in self.messages.items():
-            if seq <= cursor and not message.deaf:
-                gen, offset = lacks.get(seq, (0, 0)) if lacks is not None else (0, 0)
-                yield snapshot(message, offset if gen == message.gen else 0)
+            known = has.get(seq)
+            if seq > cursor or message.deaf or known == (message.gen, message.told):
+                continue
+            if size > TOLD_CHARS:
+                return
+            told = snapshot(message, known[1] if known is not None and known[0] == message.gen else 0)
+            has[seq] = message.gen, message.told
+            size += len(told.text)
+            yield told
+
+    def has_all(self, cursor: int, has: Told) -> bool:
+        """Whether that is all that was told of the messages up to `cursor`."""
+        return all(
+            seq > cursor or one.deaf or has.get(seq) == (one.gen, one.told) for seq, one in self.messages.items()
+        )
 
 
 def snapshot(message: Growing, offset: int, id: str | None = None) -> Stream:

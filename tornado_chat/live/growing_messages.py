@@ -141,16 +141,19 @@ class GrowingMessages:
         """Some more of its text has come."""
         if message.length == message.kept:
             message.kept_at = monotonic()
+        first = not message.length
         message.add(text)
         if message.length - message.kept >= KEEP_CHARS:
             self._checkpoint_due.set()
-        self._hub.grow(message.room).want()
+        self._hub.grow(message.room).want(first=first)
 
     def end(self, message: Growing, length: int) -> None:
-        """Its `finished`, with so many code points, is on its way: who is there is told the last of them now."""
+        """Its `finished`, with so many code points, is on its way: the last of them are told with it here."""
         message.ending = True
         message.cut(length)
-        self._hub.grow(message.room).want_now()
+        growing = self._hub.grow(message.room)
+        if growing.has_others:
+            growing.want_now()
 
     def answered(self, message: Growing, outcome: Appended | ChatError, reason: Reason) -> None:
         """The log has answered its `finished`."""

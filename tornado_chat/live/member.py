@@ -36,7 +36,7 @@ class Page:
 class Member:
     """`cursor` is the last seq that was written to it; a live member's is the room's `flushed` and not kept here."""
 
-    __slots__ = ("cursor", "due", "encoding", "lacks", "line", "name", "page", "place", "room", "state", "user")
+    __slots__ = ("cursor", "due", "encoding", "has", "line", "name", "page", "place", "room", "state", "synced", "user")
 
     def __init__(self, line: Line, user: str, name: str, encoding: Encoding) -> None:
         self.line = line
@@ -49,7 +49,8 @@ class Member:
         self.place = 0  # in its group, while it is live
         self.due = False  # it stands in the queue for its next chunk
         self.page: Page | None = None
-        self.lacks: Told | None = None  # what it was told of messages that grow before it fell behind
+        self.synced = False  # it was told so, and lacks nothing but text of messages that grow
+        self.has: Told | None = None  # what it was told of these, while it is not live
 
     def write(self, reply: Any) -> None:
         self.line.write(self.encoding.frame(reply))

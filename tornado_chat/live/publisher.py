@@ -55,7 +55,7 @@ class Publisher:
 
     def congestion(self, room_name: str) -> dict[Sender, None] | None:
         """Where a sender has to wait before it may submit to this room; None if it need not."""
-        if self.queued >= QUEUE_ENTRIES or self.queued_chars >= QUEUE_CHARS:
+        if len(self.queue) + len(self.naming.waiting) >= QUEUE_ENTRIES or self.queued_chars >= QUEUE_CHARS:
             return self.blocked
         room = self.hub.rooms.get(room_name)
         if room is not None and room.is_full:

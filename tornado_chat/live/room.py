@@ -18,14 +18,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from time import monotonic
+from time import monotonic, thread_time
 
 from tornado_chat.errors import CloseCode, LogUnavailable, retry_reason
 from tornado_chat.live.batch import Batch
 from tornado_chat.live.catching_up import CatchingUp
 from tornado_chat.live.fanout import UNTRIED
 from tornado_chat.live.group import Group
-from tornado_chat.live.growing import RoomGrowing, Told, short
+from tornado_chat.live.growing import Pace, RoomGrowing, Told, short
 from tornado_chat.live.line import Sender, resume_all
 from tornado_chat.live.member import CATCHING, GONE, LIVE, Member
 from tornado_chat.live.rest import Rest
@@ -93,6 +93,7 @@ class Room:
         "ring",
         "shared",
         "signals",
+        "telling",
         "users",
         "watch",
         "writing",
@@ -129,6 +130,7 @@ class Room:
         self.watch: Watch | None = None  # of those who poll; from the first of them on
         self.presence = RoomPresence()
         self.growing: RoomGrowing | None = None  # only while something grows here
+        self.telling: Pace | None = None  # the flush that runs tells nothing but chunks: its cost is told to that
         self.closed = False  # forgotten: whoever asks for the room gets another
 
     # Opening and closing
@@ -217,22 +219,33 @@ class Room:
         return self.watch
 
     def go_live(self, member: Member) -> None:
-        """The cursor has reached `flushed`: `synced`, then every flush that begins from now on."""
+        """The cursor has reached `flushed`: `synced`, then every flush that begins from now on.
+
+        Whoever lacks much of messages that grow gets that before, as slowly as it reads.
+        """
+        if not member.synced:
+            member.synced = True
+            member.write(Synced(room=own.shown(self.name), seq=member.cursor))
+        if self.growing is not None:
+            has = member.has = dict(member.has or ())
+            for stream in self.growing.snapshots(member.cursor, has):
+                member.write(stream)
+            if not self.growing.has_all(member.cursor, has):
+                if member.state != CATCHING:
+                    self._begin_to_catch_up(member)
+                self.feed_soon(member)
+                return
         if self.catching:
             self.catching.members.discard(member)
             if not self.catching.members:
                 self.catching = None
         member.state = LIVE
+        member.synced, member.has = False, None
         member.drop_page()
         group = self.groups.get(member.encoding)
         if group is None:
             group = self.groups[member.encoding] = Group()
         group.add(member)
-        member.write(Synced(room=own.shown(self.name), seq=member.cursor))
-        if self.growing is not None:
-            for stream in self.growing.snapshots(member.cursor, member.lacks):
-                member.write(stream)
-        member.lacks = None
 
     def leave(self, member: Member) -> bool:
         """Nothing of this room is written to `member` any more, not even by a flush that runs.
@@ -283,7 +296,7 @@ class Room:
     def _fall_behind(self, member: Member, after: int, told: Told | None) -> None:
         self._remove(member)
         member.cursor = after
-        member.lacks = told
+        member.has = told
         self.shared.metrics.frames_deferred += 1
         member.write(Behind(room=own.shown(self.name), seq=after, head=self.head))
         self._catch_up(member)
@@ -442,6 +455,7 @@ class Room:
 
     def _begin_flush(self) -> None:
         """Take what is pending, as one batch for each encoding, and write it: a small room at once."""
+        began = thread_time() if self.growing is not None else 0.0
         after = self.flushed
         events = self.writing = self._take_pending()
         if events:
@@ -464,9 +478,12 @@ class Room:
             self.batches.append(batch)
             total += len(group)
         self._flush_has_begun()
+        self.telling = growing.pace if growing is not None and chunks is not None and not events else None
         if total <= SLICE:
             while self.batches:
                 self._write_slice()
+            if self.telling is not None:
+                self.telling.spent(total, thread_time() - began)
             self._flushed()
         else:
             self.shared.turns.flush(self.flush_slice)
@@ -489,10 +506,13 @@ class Room:
 
     def flush_slice(self) -> bool:
         """Write to the next SLICE members; False when the flush is done and nothing waits for another."""
-        began = monotonic()
+        began, telling = monotonic(), self.telling
+        used = thread_time() if telling is not None else 0.0
         try:
-            self._write_slice()
+            written = self._write_slice()
             self.cost += monotonic() - began
+            if telling is not None:
+                telling.spent(written, thread_time() - used)
             if self.batches:
                 return True
             self._flushed()
@@ -500,8 +520,8 @@ class Room:
             self._fail()
         return False
 
-    def _write_slice(self) -> None:
-        """To those who stand next in the first batch: SLICE of them, or fewer if that takes SLICE_SECONDS."""
+    def _write_slice(self) -> int:
+        """To those who stand next in the first batch: SLICE of them, fewer if that takes SLICE_SECONDS; how many."""
         batch = self.batches[0]
         written, odd = batch.send(self.shared.direct.keys, SLICE, SLICE_SECONDS)
         for place, taken in odd:
@@ -512,6 +532,7 @@ class Room:
         self.shared.metrics.deliveries += written * batch.events
         self.shared.metrics.writes += written
         self.shared.metrics.bytes_out += written * len(batch.data)
+        return written
 
     def _write_odd(self, batch: Batch, place: int, taken: int) -> bool:
         """Write to a member to whom nothing was sent, or not all of the batch; whether it is written to it."""

@@ -415,8 +415,7 @@ class Session(Author):
         if self.unanswered:
             return False
         is_own = command.room == own.NAME
-        if not is_own:
-            self.check_room(command.room)
+        self.check_room(command.room)
         if len(self.members) >= ROOMS and self.members.get(self.inner(command.room)) is None:
             raise ChatError(ErrorCode.TOO_LARGE, f"a connection may be in {ROOMS:,} rooms: leave one first")
         self.context.limits.check_join(self.address)

@@ -167,7 +167,7 @@ class React(_Acting, frozen=True):
 
 
 class History(_Base, frozen=True):
-    room: RoomName
+    room: AnyRoom
     before: Seq | None = None
     limit: Limit = HISTORY_DEFAULT
 

@@ -69,7 +69,7 @@ declare namespace Wire {
   interface Limits { text_chars: number; frame_bytes: number }
 
   /** A message as `history` has it: as it is now. */
-  type Past = Message & { edited?: number; reason?: string; reactions?: { [emoji: string]: string[] } };
+  type Past = Message & { edited?: number; reactions?: { [emoji: string]: string[] } };
 
   /** The body of a refused handshake. */
   interface Refusal { error?: { code: string; message: string; retry_after?: number } }

@@ -57,7 +57,7 @@ const composer = new Composer({
     people: (room) => room.people(chat.me?.user),
     present: (room) => chat.present(room),
     typing: (on) => chat.typing(room, on),
-    last: () => room.messages.findLast((message) => message.user === chat.me?.user && !message.deleted),
+    last: () => room.messages.findLast((message) => message.user === chat.me?.user && !message.deleted && !message.streaming),
   },
 });
 
@@ -84,7 +84,7 @@ function attend() {
     }
   }
   for (const [name, { level, by }] of followed) {
-    if (chat.rooms.size < MOST_ROOMS && !chat.rooms.has(name) && !by && level !== "nothing") chat.enter(name);
+    if (chat.rooms.size < MOST_ROOMS && !chat.rooms.has(name) && !by && level === "everything") chat.enter(name);
   }
   for (const name of chat.rooms.keys()) if (!followed.has(name) && name !== room.name && !entered.has(name)) chat.leave(name);
   const now = { user: chat.me.user, rooms: [...followed.keys()] };
@@ -111,20 +111,9 @@ function told(event) {
   }
 }
 
-/** Fill the options of the room that is shown. @param {HTMLElement} place */
+/** The options of the room that is shown. @param {HTMLElement} place */
 async function options(place) {
-  const { fillOptions } = await import("./options.js");
-  const { name } = room;
-  const level = chat.own.followed.get(name)?.level ?? null;
-  fillOptions(place, room, level, room.people(chat.me?.user), {
-    level: (level) => chat.follow(name, level),
-    invite: (user) => chat.invite(name, user),
-    leave() {
-      place.hidePopover();
-      leave(name);
-    },
-  });
-  place.querySelector("input")?.focus();
+  (await import("./options.js")).fill(place, chat, room, leave);
 }
 
 /** @param {string} typed */
@@ -198,10 +187,7 @@ function changed(where, event) {
 async function grown(where, message) {
   changed(where);
   if (where !== room || message.user === chat.me?.user) return;
-  hearing ??= import("./hearing.js").then(({ Hearing }) => new Hearing({
-    said: (message) => messages.said(message),
-    tell: (words) => view.tell(words),
-  })).catch(() => null);
+  hearing ??= import("./hearing.js").then(({ Hearing }) => new Hearing(messages, view)).catch(() => null);
   (await hearing)?.grown(message);
 }
 

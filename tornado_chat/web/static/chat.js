@@ -1,23 +1,20 @@
 // The rooms, the outbox and the connection made one: what the server says goes to its room, what we say waits for its
 // ack. No page: `on.changed(room, event?)` says what to look at again.
 
-import { isFollowing, newId, Outbox } from "./outbox.js";
+import { isFollowing, newId } from "./outbox.js";
 import { OwnLog } from "./own.js";
-import { backoff, errorAsks } from "./retry.js";
 import { Room } from "./room.js";
+import { ONCE_MORE, REPLY_LIMIT, Sending } from "./sending.js";
 
-const REPLY_LIMIT = 15_000; // ms without any answer: ask again
 const PAGE = 50; // messages of one history
 const TYPING_EVERY = 3_000;
 const READ_EVERY = 500;
 const PRESENT_EVERY = 10_000;
 const STALE = 1_000; // ms until our own log is asked for its state again
-const ONCE_MORE = new Set(["rate_limited", "overloaded", "unavailable"]);
 const EVENT_FIELDS = ["seq", "user", "ts"]; // docs/protocol.md: every event has them, and nothing else has all three
-const NOT_TO_BE_REPEATED = new Set([1002, 1003, 1007, 1009]);
 
 /** @import { Callbacks, Connection } from "./connection.js" */
-/** @import { Item, Publishing } from "./outbox.js" */
+/** @import { Item } from "./outbox.js" */
 /** @import { Growth } from "./growth.js" */
 /** @import { Message } from "./room.js" */
 /** @import { Slot } from "./store.js" */
@@ -33,12 +30,6 @@ const NOT_TO_BE_REPEATED = new Set([1002, 1003, 1007, 1009]);
  */
 /** @typedef {Wire.Joined | Wire.History | Wire.Presence | Wire.Grown | Wire.Failure | null} Answer The last: the connection was lost. */
 
-/**
- * The outbox item on its way: one at a time, or a refused one would be overtaken by the next. What we follow and
- * stop is no part of what we say: neither waits for the other.
- * @typedef {{ aside: boolean, sending: Item | null, resend: number }} Lane
- */
-
 export class Chat {
   rooms = /** @type {Map<string, Room>} */ (new Map());
   own = new OwnLog();
@@ -46,8 +37,6 @@ export class Chat {
   limits = /** @type {Wire.Limits} */ ({ text_chars: 8000, frame_bytes: 65536 });
   // By id: the joins and histories of this connection.
   #requests = /** @type {Map<string, { type: string, room: Room | OwnLog, answer: (frame: Answer) => void, timer: number }>} */ (new Map());
-  #lanes = [false, true].map((aside) => /** @type {Lane} */ ({ aside, sending: null, resend: 0 }));
-  #tries = 0;
   #typingSent = 0;
   #unsaid = /** @type {Set<Room>} */ (new Set()); // rooms whose read mark the server does not know
   #saying = 0;
@@ -61,7 +50,13 @@ export class Chat {
    */
   constructor({ store, connect, on }) {
     this.on = on;
-    this.outbox = new Outbox(store);
+    this.sending = new Sending({
+      store,
+      connection: () => this.connection,
+      place: (item) => (isFollowing(item) ? this.own : this.rooms.get(item.command.room)),
+      changed: (item) => on.changed(this.rooms.get(item.command.room) ?? null),
+      notice: on.notice,
+    });
     this.connection = connect({
       welcome: (frame) => this.#welcome(frame),
       frame: (frame) => this.#frame(frame),
@@ -69,7 +64,7 @@ export class Chat {
       closed: (code) => this.#closed(code),
       joins: () => this.#logs.map((log) => ({ room: log.name, ...log.joinFrom })),
     });
-    for (const item of this.outbox.items) if (isFollowing(item)) this.own.queued(item);
+    for (const item of this.sending.outbox.items) if (isFollowing(item)) this.own.queued(item);
   }
 
   /** All that is to be joined. The last of them is what a transport takes for sure. */
@@ -83,7 +78,7 @@ export class Chat {
     if (!room) {
       room = new Room(name);
       this.rooms.set(name, room);
-      for (const item of this.outbox.items) if (item.command.room === name && !isFollowing(item)) room.queued(item);
+      for (const item of this.sending.outbox.items) if (item.command.room === name && !isFollowing(item)) room.queued(item);
     }
     if (!room.member && !room.joining) this.#join(room);
     return room;
@@ -99,69 +94,54 @@ export class Chat {
 
   /** @param {Room} room @param {string} text @param {number} [replyTo] @param {string[]} [mentions] Ids of users. */
   post(room, text, replyTo, mentions = []) {
-    this.#queue({ type: "send", room: room.name, text, reply_to: replyTo, mentions: mentions.length ? mentions : undefined });
+    this.sending.queue({ type: "send", room: room.name, text, reply_to: replyTo, mentions: mentions.length ? mentions : undefined });
     this.typing(room, false);
   }
 
   /** @param {Room} room @param {number} seq @param {string} text */
   edit(room, seq, text) {
-    this.#queue({ type: "edit", room: room.name, seq, text });
+    this.sending.queue({ type: "edit", room: room.name, seq, text });
   }
 
   /** @param {Room} room @param {number} seq */
   delete(room, seq) {
-    this.#queue({ type: "delete", room: room.name, seq });
+    this.sending.queue({ type: "delete", room: room.name, seq });
   }
 
   /** @param {Room} room @param {number} seq @param {string} emoji @param {boolean} on */
   react(room, seq, emoji, on) {
-    this.#queue({ type: "react", room: room.name, seq, emoji, on });
+    this.sending.queue({ type: "react", room: room.name, seq, emoji, on });
   }
 
   /** End a message that grows. @param {Room} room @param {number} seq */
   stop(room, seq) {
-    this.#queue({ type: "stop", room: room.name, seq });
+    this.sending.queue({ type: "stop", room: room.name, seq });
   }
 
   /** @param {string} name @param {Wire.Level} level */
   follow(name, level) {
-    this.#queue({ type: "follow", room: name, level });
+    this.sending.queue({ type: "follow", room: name, level });
   }
 
   /** @param {string} name */
   unfollow(name) {
-    this.#queue({ type: "unfollow", room: name });
+    this.sending.queue({ type: "unfollow", room: name });
   }
 
   /** @param {string} name @param {string} user */
   invite(name, user) {
-    this.#queue({ type: "invite", room: name, user });
+    this.sending.queue({ type: "invite", room: name, user });
   }
 
   /** Another attempt for an item that was refused, or whose fate is not known. @param {Item} item */
   retry(item) {
     this.discard(item);
-    this.#queue(item.command);
+    this.sending.queue(item.command);
   }
 
   /** @param {Item} item */
   discard(item) {
-    this.outbox.take(item.id);
-    this.#settled(item);
-  }
-
-  /** @param {Publishing} command */
-  #queue(command) {
-    const item = this.outbox.add(command);
-    this.#place(item)?.queued(item);
-    if (!this.outbox.kept) this.on.notice("Your browser keeps nothing more: what is not sent yet would not survive a reload.");
-    this.on.changed(this.rooms.get(command.room) ?? null);
-    this.#pump();
-  }
-
-  /** Where an item is seen while it is on its way. @param {Item} item */
-  #place(item) {
-    return isFollowing(item) ? this.own : this.rooms.get(item.command.room);
+    this.sending.discard(item);
   }
 
   // What is said in passing.
@@ -319,12 +299,7 @@ export class Chat {
   #unjoined(room, error) {
     room.member = room.synced = false;
     room.problem = error.message;
-    if (ONCE_MORE.has(error.code)) room.again = setTimeout(() => this.#join(room), this.#pause(error));
-  }
-
-  /** @param {Wire.Failure} error */
-  #pause(error) {
-    return errorAsks(error) ?? backoff(this.#tries++);
+    if (ONCE_MORE.has(error.code)) room.again = setTimeout(() => this.#join(room), this.sending.pause(error));
   }
 
   /** @param {Wire.Welcome} frame */
@@ -332,13 +307,8 @@ export class Chat {
     if (this.me && this.me.user !== frame.user) this.own.forget();
     this.me = { user: frame.user, name: frame.name, guest: Boolean(frame.token), moderator: this.connection.credentials.claims.moderator === true };
     this.limits = { ...this.limits, ...frame.limits };
-    this.#tries = 0;
-    // Edits and reactions as someone whom we no longer are mean nothing now; messages are left for a person to judge.
-    for (const item of [...this.outbox.items]) {
-      if (item.command.type !== "send" && this.outbox.unsure(item, frame.user)) this.discard(item);
-    }
     for (const log of this.#logs) this.#join(log);
-    this.#pump();
+    this.sending.begin(frame.user);
     this.on.changed(null);
   }
 
@@ -350,16 +320,12 @@ export class Chat {
       this.#requests.delete(id);
     }
     for (const log of this.#logs) this.#join(log, true);
-    for (const lane of this.#lanes) this.#next(lane); // an item on its way may have got lost; its id makes a resend harmless
+    this.sending.again();
   }
 
   /** @param {number} code */
   #closed(code) {
-    for (const lane of this.#lanes) {
-      clearTimeout(lane.resend);
-      if (lane.sending && NOT_TO_BE_REPEATED.has(code)) this.#refused(lane.sending, "The server closed the connection over this.");
-      lane.sending = null;
-    }
+    this.sending.end(code);
     const requests = [...this.#requests.values()];
     this.#requests.clear();
     for (const { answer, timer } of requests) {
@@ -387,7 +353,7 @@ export class Chat {
     }
     switch (frame.type) {
       case "ack":
-        this.#acked(frame);
+        this.sending.acked(frame);
         return;
       case "joined":
       case "history":
@@ -454,42 +420,8 @@ export class Chat {
     if (ended && this.#growth) this.#growth.end(room, ended);
     else if (ended?.end || (event.type === "message" && event.streaming && !this.#growth)) this.#grow(room);
     if (ended) this.on.grown(room, ended);
-    // Ours, seen before its ack: it is in the log, which is all that an ack says.
-    const item = event.type === "message" && event.id !== undefined ? this.outbox.find(event.id) : null;
-    if (item && item.user === event.user && item.command.room === event.room) {
-      this.outbox.take(item.id);
-      this.#settled(item);
-    }
+    this.sending.seen(event);
     this.on.changed(room, counted === "new" ? event : undefined);
-  }
-
-  /** @param {Wire.Ack} frame */
-  #acked(frame) {
-    const item = this.outbox.find(frame.id);
-    if (!item || item.user !== this.me?.user) return;
-    this.outbox.take(item.id);
-    this.#place(item)?.acked(item, frame.seq ?? 0);
-    this.#tries = 0;
-    this.#settled(item, false);
-  }
-
-  /** @param {Item} item */
-  #settled(item, shown = true) {
-    if (shown) this.#place(item)?.settled(item);
-    this.on.changed(this.rooms.get(item.command.room) ?? null);
-    this.#passed(item);
-  }
-
-  /** The next of its lane may be sent. @param {Item} item */
-  #passed(item) {
-    for (const lane of this.#lanes) if (lane.sending === item) this.#next(lane);
-  }
-
-  /** @param {Lane} lane */
-  #next(lane) {
-    clearTimeout(lane.resend);
-    lane.sending = null;
-    this.#pump();
   }
 
   /** False if it answers no request. @param {NonNullable<Answer>} frame */
@@ -506,48 +438,7 @@ export class Chat {
   /** @param {Wire.Failure} frame */
   #error(frame) {
     if (this.#answered(frame)) return;
-    const item = this.outbox.find(frame.id ?? "");
-    if (!item) {
-      this.on.notice(frame.message);
-    } else if (ONCE_MORE.has(frame.code)) {
-      const wait = this.#pause(frame);
-      for (const lane of this.#lanes) if (lane.sending === item) this.#repeat(lane, wait);
-    } else {
-      this.#refused(item, frame.message);
-      this.#passed(item);
-    }
-  }
-
-  /** @param {Item} item @param {string} why */
-  #refused(item, why) {
-    const room = this.rooms.get(item.command.room);
-    if (item.command.type === "send") {
-      this.outbox.refuse(item, why);
-      if (room) room.version++;
-    } else {
-      this.on.notice(why);
-      this.outbox.take(item.id);
-      this.#place(item)?.settled(item);
-    }
-    this.on.changed(room ?? null);
-  }
-
-  /** Send the next items. An answer, or a lost connection, moves on from there; silence repeats it: same id. */
-  #pump() {
-    if (!this.connection.live || !this.me) return;
-    for (const lane of this.#lanes) {
-      const item = lane.sending ? null : this.outbox.next(this.me.user, lane.aside);
-      if (!item) continue;
-      lane.sending = item;
-      this.connection.send({ ...item.command, id: item.id });
-      this.#repeat(lane, REPLY_LIMIT);
-    }
-  }
-
-  /** @param {Lane} lane @param {number} wait ms */
-  #repeat(lane, wait) {
-    clearTimeout(lane.resend);
-    lane.resend = setTimeout(() => this.#next(lane), wait);
+    if (!this.sending.failed(frame)) this.on.notice(frame.message);
   }
 }
 

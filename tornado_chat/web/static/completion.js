@@ -19,17 +19,13 @@ export class Completion {
   /**
    * `people`: who may be named, the likeliest first; `present` resolves when those who are here are among them; `picked`:
    * a person was chosen.
-   * @param {{
-   *   box: HTMLTextAreaElement, list: HTMLElement, people: () => Person[], present: () => Promise<unknown>,
-   *   picked: (person: Person) => void,
-   * }} parts
+   * @param {HTMLTextAreaElement} box @param {HTMLElement} list
+   * @param {{ people: () => Person[], present: () => Promise<unknown>, picked: (person: Person) => void }} on
    */
-  constructor({ box, list, people, present, picked }) {
+  constructor(box, list, on) {
     this.box = box;
     this.list = list;
-    this.people = people;
-    this.present = present;
-    this.picked = picked;
+    this.on = on;
     box.setAttribute("aria-autocomplete", "list");
     box.setAttribute("aria-haspopup", "listbox");
     box.addEventListener("blur", () => this.close());
@@ -48,7 +44,7 @@ export class Completion {
   async update() {
     this.#show();
     if (!this.#match()) return;
-    await this.present();
+    await this.on.present();
     if (!this.open || this.#chosen === 0) this.#show();
   }
 
@@ -67,7 +63,7 @@ export class Completion {
     /** @param {string} words */
     const begins = (words) => words.toLowerCase().startsWith(query);
     this.#from = match.index;
-    this.#people = this.people().filter(({ user, name }) => begins(user) || begins(name) || name.split(/\s+/).some(begins)).slice(0, MOST);
+    this.#people = this.on.people().filter(({ user, name }) => begins(user) || begins(name) || name.split(/\s+/).some(begins)).slice(0, MOST);
     if (!this.#people.length) return this.close();
     this.list.replaceChildren(...this.#people.map((person, at) => el(
       "li", { id: `person-${at}`, role: "option", "data-at": at }, ...named(person).flatMap((part) => [part, " "]),
@@ -110,7 +106,7 @@ export class Completion {
     const person = this.#people[at];
     this.box.setRangeText(`@${person.name} `, this.#from, this.box.selectionStart, "end");
     this.close();
-    this.picked(person);
+    this.on.picked(person);
     this.box.dispatchEvent(new Event("input", { bubbles: true }));
   }
 }

@@ -48,8 +48,8 @@ export class Composer {
   #editing = /** @type {Editable | null} */ (null);
   #draft = ""; // what stood here before the edit
   #picked = /** @type {Person[]} */ ([]); // from the completion, for this text
-  #completion = /** @type {Promise<Completion | null> | null} */ (null);
-  #completing = /** @type {Completion | null} */ (null); // ... once it is there
+  #completion = /** @type {Completion | null} */ (null);
+  #loading = false; // ... what completes
 
   /**
    * `limits` are the server's; `said` gives a text without its marks.
@@ -72,7 +72,7 @@ export class Composer {
       this.#changed(true);
       this.#complete();
     });
-    this.box.addEventListener("click", () => this.#completing?.update());
+    this.box.addEventListener("click", () => this.#completion?.update());
     this.box.addEventListener("blur", () => this.on.typing(false));
     this.box.addEventListener("keydown", (event) => this.#key(event));
   }
@@ -130,7 +130,7 @@ export class Composer {
   /** @param {KeyboardEvent} event */
   #key(event) {
     if (event.isComposing) return; // Enter that chooses a candidate of an input method sends nothing
-    if (this.#completing?.key(event)) return event.preventDefault();
+    if (this.#completion?.key(event)) return event.preventDefault();
     if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
       this.#submit();
@@ -163,28 +163,17 @@ export class Composer {
   }
 
   async #complete() {
-    if (this.#completing) return this.#completing.update();
-    if (this.#completion || !this.box.value.includes("@")) return;
-    this.#completion = this.#loaded();
-    this.#completing = await this.#completion;
-    if (!this.#completing) this.#completion = null; // perhaps with the next letter
-    this.#completing?.update();
-  }
-
-  /** @returns {Promise<Completion | null>} */
-  async #loaded() {
-    try {
-      const { Completion } = await import("./completion.js");
-      return new Completion({
-        box: this.box,
-        list: byId.people,
+    if (!this.#completion && !this.#loading && this.box.value.includes("@")) {
+      this.#loading = true;
+      const loaded = await import("./completion.js").catch(() => null); // perhaps with the next letter
+      this.#loading = false;
+      if (loaded) this.#completion = new loaded.Completion(this.box, byId.people, {
         people: () => (this.#room ? this.on.people(this.#room) : []),
         present: async () => this.#room && this.on.present(this.#room),
         picked: (person) => this.#picked.push(person),
       });
-    } catch {
-      return null;
     }
+    this.#completion?.update();
   }
 
   /** @param {boolean} typed By a person. */

@@ -1,39 +1,6 @@
 // Text, times and colours as a person reads them. No page, no state.
 
-const LINK = /https?:\/\/[^\s<>"'`]+/gi;
 const MINUTE = 60_000;
-
-/** The pieces of a text, in order. Only http and https become links. @param {string} text */
-export function pieces(text) {
-  /** @type {{ text: string, href?: string }[]} */
-  const found = [];
-  let end = 0;
-  for (const match of text.matchAll(LINK)) {
-    const shown = trimmed(match[0]);
-    let url;
-    try {
-      url = new URL(shown);
-    } catch {
-      continue;
-    }
-    if (url.protocol !== "http:" && url.protocol !== "https:") continue;
-    if (match.index > end) found.push({ text: text.slice(end, match.index) });
-    found.push({ text: shown, href: url.href });
-    end = match.index + shown.length;
-  }
-  if (end < text.length) found.push({ text: text.slice(end) });
-  return found;
-}
-
-/** A link without the punctuation of the sentence around it; a bracket that it opened itself stays. @param {string} link */
-function trimmed(link) {
-  for (;;) {
-    const last = link.at(-1) ?? "";
-    const opened = last === ")" && link.split("(").length >= link.split(")").length;
-    if (opened || !/[.,:;!?)\]}*_~]/.test(last)) return link;
-    link = link.slice(0, -1);
-  }
-}
 
 /** One line of a text, for a quote. @param {string} text */
 export function excerpt(text, length = 140) {

@@ -1,7 +1,7 @@
 // The texts of messages that grow. Loaded with the first of them: a text that was missed meanwhile is asked for, as any gap
 // is. Places in a text are code points, as the server counts them.
 
-const POLL = 2_000; // ms between two looks at what grows, where the server tells nothing by itself
+const POLL = 2_000; // ms between two looks at what grows, where the server tells nothing by itself; or at what did not come
 const AT_ONCE = 4; // messages that are looked at: the newest
 
 /** @import { Message, Room } from "./room.js" */
@@ -95,7 +95,6 @@ export class Growth {
       return this.#ask(room, message);
     }
     message.end = null;
-    room.version++;
     message.version++;
     this.#shown(room, message);
   }
@@ -107,9 +106,16 @@ export class Growth {
     known.asked = true;
     const answer = await this.on.fetch(room, message.seq, known.gen ? known.points : 0);
     known.asked = false;
-    if (!answer) return;
+    if (!answer) return this.#later(room, message);
     if (answer.offset === 0) Object.assign(known, { gen: 0 }); // it is all of it, whatever we had
     this.#add(room, message, answer.gen, answer.offset, answer.text);
+  }
+
+  /** Of what still grows, the next chunk shows the gap again. @param {Room} room @param {Message} message */
+  #later(room, message) {
+    setTimeout(() => {
+      if ([...this.on.rooms()].includes(room) && room.find(message.seq) === message) this.end(room, message);
+    }, POLL);
   }
 }
 

@@ -5,22 +5,25 @@ import { Sentences } from "./sentences.js";
 
 const EVERY = 1_000; // ms
 
+/** @import { MessageList } from "./list.js" */
 /** @import { Message } from "./room.js" */
+/** @import { View } from "./view.js" */
 
 export class Hearing {
   #texts = /** @type {Map<Message, Sentences>} */ (new Map());
   #timer = 0;
 
-  /** `said`: the text as it is shown, without its marks, if it is. @param {{ said: (message: Message) => string, tell: (words: string) => void }} on */
-  constructor(on) {
-    this.on = on;
+  /** @param {MessageList} list @param {View} view */
+  constructor(list, view) {
+    this.list = list;
+    this.view = view;
   }
 
   /** Another message grows, or this one has grown or ended. @param {Message} message */
   grown(message) {
     if (!this.#texts.has(message)) {
       const sentences = new Sentences();
-      if (message.grown > 1) sentences.told = this.on.said(message).length; // what was there before is read like any text
+      if (message.grown > 1) sentences.told = this.list.said(message).length; // what was there before is read like any text
       this.#texts.set(message, sentences);
     }
     this.#timer ||= setTimeout(() => this.#tell(), EVERY);
@@ -35,8 +38,8 @@ export class Hearing {
     this.#timer = 0;
     for (const [message, sentences] of this.#texts) {
       const begun = sentences.told > 0;
-      const words = sentences.next(this.on.said(message), message.streaming);
-      if (words) this.on.tell(begun ? words : `${called(message)}: ${words}`);
+      const words = sentences.next(this.list.said(message), message.streaming);
+      if (words) this.view.tell(begun ? words : `${called(message)}: ${words}`);
       if (!message.streaming) this.#texts.delete(message);
     }
   }

@@ -2,7 +2,7 @@
 
 import { around, el, icon } from "./dom.js";
 import { continues, day, dayName } from "./format.js";
-import { fill, grow, shown, signature, toolbar } from "./row.js";
+import { fill, grow, shown, signature } from "./row.js";
 
 /** @import { Me } from "./chat.js" */
 /** @import { Said } from "./format.js" */
@@ -28,6 +28,7 @@ const PAGE = 80; // messages by which the window grows
 const MOST = 400;
 const NEAR = 700; // px from an edge at which more is fetched
 const NAMED = 10; // of the rooms that a token is for
+const AGAIN = 30_000; // ms after which it is tried once more to load the tools
 const BOTTOM = 48; // px that still count as being at the end
 
 export class MessageList {
@@ -41,10 +42,12 @@ export class MessageList {
   #newAfter = /** @type {number | null} */ (null); // the line "New" stands below this seq
   #opening = true;
   #left = 0; // the newest seq when the end was scrolled away from
-  #toolbar = toolbar();
+  #toolbar = el("div", { class: "toolbar", role: "group", "aria-label": "What to do with this message" });
+  #furnished = false; // or about to be
   #focus = ""; // key of the row that the arrow keys start from
   #stop = /** @type {HTMLElement | null} */ (null); // its node
   #topWords = "";
+  #at = 0; // px: where we were last
 
   /** @param {Parts} parts @param {Room} room @param {Texts} texts @param {On} on */
   constructor({ scroller, list, top, jump }, room, texts, on) {
@@ -135,6 +138,7 @@ export class MessageList {
 
   #bottom() {
     this.scroller.scrollTop = this.scroller.scrollHeight;
+    this.#at = this.scroller.scrollTop;
   }
 
   /** Begin reading at the line, when more than a screen is new. */
@@ -163,10 +167,13 @@ export class MessageList {
     return this.#last === null ? this.room.messages.length : this.room.index(this.#last + 1);
   }
 
-  #scrolled() {
+  /** @param {boolean} [away] The end has moved away from us, by our own doing. */
+  #scrolled(away = false) {
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
     const below = scrollHeight - scrollTop - clientHeight;
-    const stuck = this.#last === null && below < BOTTOM;
+    const left = away || scrollTop < this.#at; // else the end has moved, and will be followed
+    this.#at = scrollTop;
+    const stuck = this.#last === null && (below < BOTTOM || (this.stuck && !left));
     if (stuck !== this.stuck) {
       this.stuck = stuck;
       this.room.trimmable = stuck;
@@ -276,6 +283,7 @@ export class MessageList {
     }
     for (const { node } of this.#rows.values()) node.remove();
     this.#rows = kept;
+    if (last) this.#furnish();
     if (this.#toolbar.parentElement?.classList.contains("gone")) this.#toolbar.remove();
     this.#tabStop(kept.get(this.#focus)?.node ?? last);
   }
@@ -351,6 +359,18 @@ export class MessageList {
     return this.#rows.get(node?.dataset.key ?? "");
   }
 
+  /** Put the tools there, which come with the first message. */
+  async #furnish() {
+    if (this.#furnished) return;
+    this.#furnished = true;
+    const loaded = await import("./tools.js").catch(() => null);
+    if (loaded) this.#toolbar.append(...loaded.tools());
+    else setTimeout(() => { this.#furnished = false; }, AGAIN);
+    const node = this.#toolbar.parentElement;
+    this.#toolbar.remove();
+    this.#equip(node);
+  }
+
   /** @param {HTMLElement | null} node */
   #equip(node) {
     const row = this.#row(node);
@@ -385,7 +405,7 @@ export class MessageList {
     const button = around(event, "[data-do]");
     const row = this.#row(node);
     if (!node || !row) return;
-    if (around(event, ".fold")) this.#scrolled(); // the end moved away, or came back: one stays at what one reads
+    if (around(event, ".fold")) this.#scrolled(true); // one stays at what one reads
     if (!button) {
       this.#equip(node); // a tap: there is no pointing without touching
       return;

@@ -2,7 +2,7 @@
 
 import { el, styled } from "./dom.js";
 
-/** @import { Person } from "./format.js" */
+/** @import { Chat } from "./chat.js" */
 /** @import { Room } from "./room.js" */
 
 await styled("more.css");
@@ -14,15 +14,14 @@ const LEVELS = [
   ["nothing", "Nothing", "The list tells nothing of this room."],
 ];
 
-/**
- * Fill `place` for `room`, which is followed with `level`, if it is. `people`: who may be meant by a name.
- * @param {HTMLElement} place @param {Room} room @param {Wire.Level | null} level @param {Person[]} people
- * @param {{ level: (level: Wire.Level) => void, invite: (user: string) => void, leave: () => void }} on
- */
-export function fillOptions(place, room, level, people, on) {
+/** Fill `place` for `room`. @param {HTMLElement} place @param {Chat} chat @param {Room} room @param {(room: string) => void} leave */
+export function fill(place, chat, room, leave) {
+  const { name } = room;
+  const level = chat.own.followed.get(name)?.level;
+  const people = room.people(chat.me?.user);
   const levels = LEVELS.map(([value, label, note]) => {
     const input = el("input", { type: "radio", name: "level", value, checked: value === level });
-    input.addEventListener("change", () => on.level(value));
+    input.addEventListener("change", () => chat.follow(name, value));
     return el("label", {}, input, el("span", {}, label, el("small", {}, note)));
   });
   const user = el("input", {
@@ -34,24 +33,29 @@ export function fillOptions(place, room, level, people, on) {
     "form", { novalidate: true },
     el("label", { for: "invite-user" }, "Invite somebody"),
     el("div", { class: "pair" }, user, el("button", { class: "primary" }, "Invite")),
-    el("datalist", { id: "invite-people" }, ...people.map(({ name, user: id }) => el("option", { value: id }, name))),
+    el("datalist", { id: "invite-people" }, ...people.map((person) => el("option", { value: person.user }, person.name))),
     note,
   );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const typed = user.value.trim().replace(/^@/, "");
     if (!typed) return;
-    const meant = people.filter((person) => person.user === typed || person.name.toLowerCase() === typed.toLowerCase());
+    const ofId = people.filter((person) => person.user === typed);
+    const meant = ofId.length ? ofId : people.filter((person) => person.name.toLowerCase() === typed.toLowerCase());
     const wrong = meant.length > 1 ? `Several are called ${typed}: write the id of the one you mean.` : "";
-    note.textContent = wrong || `${meant[0]?.name ?? typed} will find #${room.name} in their list of rooms.`;
+    note.textContent = wrong || `${meant[0]?.name ?? typed} will find #${name} in their list of rooms.`;
     note.classList.toggle("wrong", wrong !== "");
     if (wrong) return;
-    on.invite(meant[0]?.user ?? typed);
+    chat.invite(name, meant[0]?.user ?? typed);
     user.value = "";
   });
-  const leave = el("button", { type: "button", class: "plain" }, "Leave this room");
-  leave.addEventListener("click", () => on.leave());
+  const away = el("button", { type: "button", class: "plain" }, "Leave this room");
+  away.addEventListener("click", () => {
+    place.hidePopover();
+    leave(name);
+  });
   place.replaceChildren(
-    el("h2", {}, `#${room.name}`), el("fieldset", {}, el("legend", {}, "Tell me of"), ...levels), form, leave,
+    el("h2", {}, `#${name}`), el("fieldset", {}, el("legend", {}, "Tell me of"), ...levels), form, away,
   );
+  (levels.map((label) => label.querySelector("input")).find((input) => input?.checked) ?? user).focus();
 }

@@ -39,7 +39,6 @@ export class Room extends Log {
   changes = /** @type {Changing[]} */ ([]);
   trimmable = true; // nobody reads old messages just now
   asked = 0; // ms since 1970: when it was asked for who is here
-  version = 0; // counts every change, so that a view knows when to look again
   marks = /** @type {Map<string, number>} */ (new Map()); // user -> seq read, as far as signals told us
   names = /** @type {Map<string, string>} */ (new Map()); // by user
   #typing = /** @type {Map<string, number>} */ (new Map()); // user -> lapses at, ms
@@ -60,7 +59,6 @@ export class Room extends Log {
    */
   joined(frame, from) {
     this.problem = null;
-    this.version++;
     if (from.after !== undefined) {
       const foreign = this.foreign(frame, from.after);
       if (foreign || frame.head - frame.cursor > GAP) {
@@ -94,7 +92,6 @@ export class Room extends Log {
   event(event, me) {
     const counted = this.count(event.seq);
     if (counted !== "new") return counted;
-    this.version++;
     if (event.type === "message") {
       this.named(event.user, event.name);
       this.#typing.delete(event.user);
@@ -184,7 +181,6 @@ export class Room extends Log {
     const edits = this.#edits ?? [];
     this.#waiting--;
     if (this.#waiting === 0) this.#edits = null;
-    this.version++;
     if (quoted !== undefined) {
       const found = frame?.messages.at(-1);
       if (found?.seq === quoted) this.#quoted.set(quoted, message(found));
@@ -205,21 +201,18 @@ export class Room extends Log {
 
   /** @param {Item} item @param {number} seq */
   acked(item, seq) {
-    this.version++;
     if (item.command.type === "send" && (this.cursor === null || seq > this.cursor)) item.seq = seq;
     else this.settled(item);
   }
 
   /** @param {Item} item */
   settled(item) {
-    this.version++;
     this.pending = this.pending.filter((other) => other !== item);
     this.changes = this.changes.filter((other) => other !== item);
   }
 
   /** @param {Item} item */
   queued(item) {
-    this.version++;
     if (item.command.type === "send") this.pending.push(/** @type {Sending} */ (item));
     else this.changes.push(/** @type {Changing} */ (item));
   }
@@ -231,7 +224,6 @@ export class Room extends Log {
 
   /** @param {Wire.Typing} frame */
   typing(frame, now = Date.now()) {
-    this.version++;
     this.named(frame.user, frame.name);
     if (frame.on) this.#typing.set(frame.user, now + TYPING);
     else this.#typing.delete(frame.user);
@@ -262,12 +254,10 @@ export class Room extends Log {
   left() {
     super.left();
     this.#typing.clear();
-    this.version++;
   }
 
   /** @param {Wire.Read} frame @param {string} [me] */
   readBy(frame, me) {
-    this.version++;
     this.named(frame.user, frame.name);
     if (frame.user === me) this.read = Math.max(this.read, frame.seq);
     else this.marks.set(frame.user, frame.seq);
@@ -315,7 +305,7 @@ function message(data) {
     version: 0,
     streaming: data.streaming ?? false,
     grown: 0,
-    reason: data.reason ?? null,
+    reason: null,
     end: null,
   };
 }

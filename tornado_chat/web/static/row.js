@@ -1,6 +1,6 @@
 // One row of the list: a message, one of ours on its way, a day, the line above what is new.
 
-import { el, focusIn, icon, refocus } from "./dom.js";
+import { el, focusIn, refocus } from "./dom.js";
 import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, shortTime, time, visibleName } from "./format.js";
 
 /** @import { Me } from "./chat.js" */
@@ -24,7 +24,6 @@ import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, short
 /** How a message that has grown may end, but for well. */
 const ENDS = new Map([["stopped", "stopped"], ["interrupted", "interrupted"], ["error", "ended by an error"]]);
 
-export const EMOJI = ["👍", "❤️", "😂", "🎉", "😮", "😢", "🙏", "👀"];
 
 /**
  * What is seen of a message: as the log has it, with our own changes on top that are still on their way.
@@ -261,28 +260,5 @@ function reactions(all, room, me) {
         el("span", { class: "emoji" }, emoji), " ", String(users.size),
       );
     }),
-  );
-}
-
-/** The one toolbar of the list; it moves to the message that is pointed at or has the focus. */
-export function toolbar() {
-  /** @param {string} action @param {string} label @param {"react" | "reply" | "edit" | "delete"} drawn */
-  const button = (action, label, drawn) =>
-    el(
-      "button",
-      { type: "button", class: "tool", "data-do": action, "data-focus": action, "aria-label": label, title: label },
-      icon(drawn),
-    );
-  const picker = el(
-    "div",
-    { class: "picker", role: "group", "aria-label": "React with", hidden: true },
-    ...EMOJI.map((emoji) => el("button", { type: "button", class: "tool emoji", "data-do": "react", "data-emoji": emoji, "aria-label": `React with ${emoji}` }, emoji)),
-  );
-  const open = button("picker", "React", "react");
-  open.setAttribute("aria-expanded", "false");
-  return el(
-    "div",
-    { class: "toolbar", role: "group", "aria-label": "What to do with this message" },
-    open, button("reply", "Reply", "reply"), button("edit", "Edit", "edit"), button("delete", "Delete", "delete"), picker,
   );
 }

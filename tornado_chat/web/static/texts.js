@@ -1,7 +1,6 @@
 // The texts of the messages: plain until what shows Markdown is here, which is loaded when there is a first message.
 
 import { el, styled } from "./dom.js";
-import { pieces } from "./format.js";
 
 /** @import { Growing } from "./growing.js" */
 /** @import { Named } from "./markdown.js" */
@@ -68,12 +67,4 @@ export class Texts {
 }
 
 /** @param {string} text */
-function plain(text) {
-  const element = el("div", { class: "text", dir: "auto" });
-  for (const piece of pieces(text)) {
-    element.append(
-      piece.href ? el("a", { href: piece.href, target: "_blank", rel: "noopener noreferrer nofollow" }, piece.text) : piece.text,
-    );
-  }
-  return element;
-}
+const plain = (text) => el("div", { class: "text", dir: "auto" }, text);

@@ -57,6 +57,21 @@ async def test_a_batch_goes_into_one_commit(tmp_path: Path) -> None:
         assert log.commits - before <= 2  # type: ignore[attr-defined]  # the first may go ahead of the others
 
 
+async def test_what_overtakes_a_message_that_names_many_is_answered_in_its_place(tmp_path: Path) -> None:
+    many = {"mentions": [f"user-{number}" for number in range(50)]}
+    async with running(tmp_path) as here:
+        batch = [one | many for one in (*sends(1, "r", "a"), *sends(1, "s", "b"))]
+        growing = {"type": "begin", "id": "c", "room": "t"}, {"type": "begin", "id": "d", "room": "u"}
+        acks = json.loads((await post(here, [*batch, *growing, *sends(1, "v", "e")])).body)
+        assert [(ack["id"], ack["room"], "gen" in ack) for ack in acks] == [
+            ("a0", "r", False),
+            ("b0", "s", False),
+            ("c", "t", True),
+            ("d", "u", True),
+            ("e0", "v", False),
+        ]
+
+
 async def test_a_rate_is_told_in_its_place_and_nobody_is_cut_off(tmp_path: Path) -> None:
     async with running(tmp_path, send_rate=1, send_burst=3) as here, HTTP(here) as http:
         for _ in range(10):

@@ -219,6 +219,19 @@ async def test_what_has_lapsed_can_be_finished_by_anybody(log: Log, opened: Open
     assert (await now(log, 2))["text"] == "so far"
 
 
+async def test_what_was_kept_meanwhile_is_not_lost_by_an_end_that_does_not_know_of_it(log: Log, database: str) -> None:
+    """Asked to stop, and lapsed by that; the process that has it keeps more before another one ends it."""
+    await append(log, begun())
+    await log.stop("lobby", [1], "ann")
+    await lapse(database)
+    (one,) = await log.lapsed()
+    assert await log.checkpoint("here", [part(1, 0, "kept")]) == [True]
+    assert isinstance(await refused(log, finished(1, one.text, reason="stopped", lapsed=True)), Conflict)
+    (one,) = await log.lapsed()
+    await append(log, finished(1, one.text, reason="stopped", lapsed=True))
+    assert (await now(log, 1))["text"] == "kept"
+
+
 async def test_a_lease_is_renewed_by_a_living_link_alone(log: Log, database: str) -> None:
     await append(log, begun())
     before = time.time()

@@ -131,7 +131,7 @@ class Request(Author):
         self._counted = False  # among those under way: what waits to be paid need not be waited for
         self._going_on: asyncio.Handle | None = None
         self._answers: list[Answer] = []  # of those that were begun
-        self._submitted: deque[tuple[int, str | None]] = deque()  # places and ids of those the log has not answered
+        self._submitted: deque[tuple[int, str, str | None]] = deque()  # place, room and id of those not answered
         self._late: dict[str | None, int] = {}  # places, by id, of what waits for the end of a message that grows
         self._writing: Writing | None = None  # of messages that grow
         self._kept = False  # or about to be: what was appended
@@ -233,7 +233,10 @@ class Request(Author):
 
     def _give_up(self) -> None:
         """What was submitted may still be kept; what was not begun is not."""
-        for place, id in (*self._submitted, *((place, id) for id, place in self._late.items())):
+        for place, id in (
+            *((place, id) for place, _, id in self._submitted),
+            *((place, id) for id, place in self._late.items()),
+        ):
             self._answers[place] = self._refusal(_NOT_IN_TIME, id)
         overloaded = ChatError(ErrorCode.OVERLOADED, "its turn did not come in time: try again", retry_after=1.0)
         while (command := self._held or next(self._commands, None)) is not None:
@@ -253,7 +256,7 @@ class Request(Author):
             )
         if not self.publish(command, self):
             return False
-        self._submitted.append((len(self._answers), command.id))
+        self._submitted.append((len(self._answers), command.room, command.id))
         self._answers.append(None)
         return True
 
@@ -273,8 +276,9 @@ class Request(Author):
 
     def _place_of(self, entry: Entry) -> int:
         """Where the answer to what was submitted stands; that of another room may have come before those behind it."""
+        name = entry.about or entry.room, entry.id
         for found in self._submitted:
-            if found[1] == entry.id:
+            if found[1:] == name:
                 self._submitted.remove(found)
                 return found[0]
         raise LookupError(f"{entry.type} of {entry.room} was not submitted")
@@ -326,7 +330,7 @@ class Request(Author):
 
     def submitted(self, entry: Entry) -> None:
         """As `Writer.submitted` says."""
-        self._submitted.append((len(self._answers), entry.id))
+        self._submitted.append((len(self._answers), entry.room, entry.id))
         self._answers.append(None)
 
     def answered(self, entry: Entry, outcome: replies.Ack | ChatError | None) -> None:

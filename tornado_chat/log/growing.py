@@ -253,7 +253,9 @@ def unfinished(
         return ChatError(ErrorCode.FORBIDDEN, f"message {seq} of room {room} is another user's")
     if gen is None:
         return Conflict(f"message {seq} of room {room} has ended ({reason})", reason=reason)
-    if gen != entry.gen or home != entry.home or (entry.lapsed and not lapsed):
+    # A process that was asked to stop may have kept more since this one has read what it wants to end with.
+    behind = entry.lapsed and (not lapsed or length != len(entry.text or ""))
+    if gen != entry.gen or home != entry.home or behind:
         return Conflict(
             f"message {seq} of room {room} is written by somebody else now; `begin` it again", gen=gen, length=length
         )

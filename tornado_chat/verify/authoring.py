@@ -236,6 +236,15 @@ class Authoring:
         if not ERRORS[error["code"]] and not (error["code"] == "not_found" and seq is None):
             self._device.violation(Finding("error", f"stop: {error['code']}: {error['message']}"), room, seq or 0)
 
+    def take_orphaned(self, orphaned: Data) -> None:
+        """The signal that the author's connection has ended, to the other sessions of the user."""
+        device = self._device
+        device.ledger.counts["orphaned"] += 1
+        record = device.ledger.records.get(orphaned["room"])
+        if record is None or (device.user, orphaned["id"]) not in record.saying:
+            text = f"told that {orphaned['id']} is orphaned, which is no message of {device.user}"
+            device.violation(Finding("reason", text), orphaned["room"], orphaned["seq"])
+
     def take_stop(self, stop: Data) -> None:
         """The signal to an author's user."""
         device = self._device

@@ -186,7 +186,8 @@ class Commands:
         self._keep(sent)
         if sent.growth is not None and sent.command["type"] == "finish":
             sent.growth.finish = sent.command["reason"], sent.command["length"]
-            self.messages.append((room, sent.growth.seq))
+            if not sent.growth.deleting:
+                self.messages.append((room, sent.growth.seq))
         elif sent.command["type"] == "send":
             self.messages.append((room, seq))
             if sent.command.get("mark", True):
@@ -231,13 +232,20 @@ class Commands:
             self._carried_out(sent, refused=True)
         elif code == "conflict" and self._may_conflict(sent):
             self.unanswered.pop(sent.id, None)
-        elif code == "not_found" and sent.command["type"] in ("edit", "react") and not sent.seq:
+        elif (
+            code == "not_found" and not sent.seq and (sent.command["type"] in ("edit", "react") or self._is_gone(sent))
+        ):
             self.unanswered.pop(sent.id, None)
             self._not_found.append(sent)
         else:
             self.unanswered.pop(sent.id, None)
             device.violation(Finding("error", f"{sent.id}: {text}"), sent.room, sent.command.get("seq", 0))
         return sent
+
+    def _is_gone(self, sent: Sent) -> bool:
+        """A message that was also deleted while it grew."""
+        growth = self._device.ledger.records[sent.room].growths.get(sent.command.get("seq", 0))
+        return growth is not None and growth.deleting
 
     def _may_conflict(self, sent: Sent) -> bool:
         """It is the end of a message that has ended, or is not as long; or an edit of one that grows."""

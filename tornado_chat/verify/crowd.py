@@ -20,6 +20,7 @@ from tornado_chat.verify.growth import Growth
 from tornado_chat.verify.handshake import Offer
 from tornado_chat.verify.ledger import Ledger
 from tornado_chat.verify.messages import HISTORY_MAX, LEVELS, MENTIONS_MAX, OWN
+from tornado_chat.verify.pouring import Pouring
 from tornado_chat.verify.record import shape_of
 
 TOKEN_TTL = 30 * 86400
@@ -31,6 +32,8 @@ TICK = 0.02
 ROOMS_EACH = 3
 GROWING, GROWING_EACH = 0.02, 3
 """So many of the commands begin a message that grows; and how many of one device may grow at once."""
+POURED = 0.2
+"""So many of these are the body of one request."""
 STUCK_SHOWN = 20
 OWN_LOGS_READ = 100
 """Of so many users the own log is read in the end."""
@@ -102,6 +105,8 @@ class Crowd:
         self.devices = [self._device(number) for number in range(plan.devices)]
         self.began_as = self.kinds()
         self._ending = False
+        self._pours = 0
+        self._pouring: set[Pouring] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def _device(self, number: int) -> Device:
@@ -169,10 +174,8 @@ class Crowd:
 
     def fault(self) -> BaseException | None:
         """Why a device's task ended, which none should."""
-        for task in self._tasks:
-            if task.done() and not task.cancelled():
-                return task.exception()
-        return None
+        ended = [task for task in self._tasks if task.done() and not task.cancelled()]
+        return next((error for task in ended if (error := task.exception()) is not None), None)
 
     # What they say.
 
@@ -226,8 +229,34 @@ class Crowd:
             command["meta"] = {"model": "é"}
         if dice.random() < 0.2:
             command["replica"] = device.name
-        words = dice.choices(_WORDS, k=dice.choice((0, 1, 20, 100, 100, 300, 2000)))
-        device.authoring.begin(command, " ".join(words), asker)
+        text = " ".join(dice.choices(_WORDS, k=dice.choice((0, 1, 20, 100, 100, 300, 2000))))
+        if dice.random() < POURED:
+            self._pour(device, command, text, asker)
+        else:
+            device.authoring.begin(command, text, asker)
+
+    def _pour(self, device: Device, command: Data, text: str, asker: str | None) -> None:
+        """By a request of its own, which is nobody's connection."""
+        self._pours += 1
+        growth = Growth(command["room"], device.user, f"{device.name}.p{self._pours}", text, asker=asker, watched=False)
+        self.ledger.grow(growth)
+        self.ledger.records[growth.room].unmarked.add((growth.user, growth.id))
+        self.ledger.counts["poured"] += 1
+        pouring = Pouring(
+            growth, device.address, device.token, command.get("reply_to"), self.dice, self._report_of_pouring
+        )
+        self._pouring.add(pouring)
+        task = asyncio.create_task(pouring.run())
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._poured(pouring, done))
+
+    def _poured(self, pouring: Pouring, task: asyncio.Task[None]) -> None:
+        self._pouring.discard(pouring)
+        if not task.cancelled() and task.exception() is None:
+            self._tasks.discard(task)
+
+    def _report_of_pouring(self, finding: Finding, growth: Growth) -> None:
+        self.ledger.report(finding, room=growth.room, seq=growth.seq, device=growth.id)
 
     def _aside(self, device: Device, room: str) -> None:
         """Now and then what makes no event; right after what does, so that their order is tried."""
@@ -257,7 +286,9 @@ class Crowd:
             return {"type": "edit", "room": room, "seq": seq, "text": self._text()}
         if kind < 0.002 or (0.08 < kind < 0.082):
             growing = [
-                one for one in self.ledger.still_growing() if one.user == device.user and one.room in device.rooms
+                one
+                for one in self.ledger.still_growing()
+                if one.user == device.user and one.room in device.rooms and not one.deleting
             ]
             if growing:
                 return self._disturb(dice.choice(growing), edit=kind < 0.01)
@@ -317,7 +348,7 @@ class Crowd:
         """What changes a message that is there: the first is refused while it grows, the other stops it before."""
         if edit:
             return {"type": "edit", "room": growth.room, "seq": growth.seq, "text": self._text()}
-        growth.stopped = True
+        growth.stopped = growth.deleting = True
         return {"type": "delete", "room": growth.room, "seq": growth.seq}
 
     def _text(self) -> str:
@@ -341,6 +372,8 @@ class Crowd:
     async def settle(self, patience: float) -> None:
         """Wait until everybody holds everything, read the whole log, and hold all to it; `patience` is in seconds."""
         self._ending = True
+        for pouring in self._pouring:
+            pouring.ending = True
         deadline = time.monotonic() + patience
         await self._wait(self._all_hold, deadline - time.monotonic())
         reader = Device(
@@ -405,7 +438,11 @@ class Crowd:
         return readers
 
     def _all_hold(self) -> bool:
-        return not self.ledger.still_growing() and all(device.waits() is None for device in self.devices)
+        return (
+            not self._pouring
+            and not self.ledger.still_growing()
+            and all(device.waits() is None for device in self.devices)
+        )
 
     def _audit(self, reader: Device) -> None:
         commands = [device.commands for device in self.devices]

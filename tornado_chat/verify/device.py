@@ -342,6 +342,9 @@ class Device:
         if kind == "stop":  # to all sessions of its author's user, wherever they are
             self.authoring.take_stop(message)
             return
+        if kind == "orphaned" and OWN in self.rooms:  # in the own log, of a room that this device need not be in
+            self.authoring.take_orphaned(message)
+            return
         witness = self.rooms.get(message.get("room", ""))
         if witness is None:
             raise Broken(f"a message that belongs to no room of ours: {str(message)[:200]}")
@@ -360,7 +363,7 @@ class Device:
                 self.authoring.take_begun(begun, message)
         elif kind == "stream":
             self._judge(room, self.reading.take_stream(message))
-            finding = witness.take_signal() if message.get("id") is None else None
+            finding = witness.take_signal(kind) if message.get("id") is None else None
         elif kind == "joined":
             finding = self._on_joined(room, witness, message)
         elif kind == "synced":
@@ -378,7 +381,7 @@ class Device:
             self.questions.take_presence(room, message)
         else:
             self.ledger.counts["signals"] += 1
-            finding = witness.take_signal()
+            finding = witness.take_signal(kind)
             if finding is None and kind == "appended":
                 self._judge(room, self.reading.take_chunks(room, message["chunks"], witness.cursor))
             if finding is None and kind == "read":

@@ -18,6 +18,8 @@ LEASE_SECONDS = 15.0
 """For an author whose connection has died to come back."""
 NOTICED_SECONDS = 2.0
 """The server may have seen a connection's end so much earlier than its client."""
+RENEWED_SECONDS = 5.0
+"""The log hears of an author that is there so often: a process that dies takes the rest of that with it."""
 LATE_SECONDS = 15.0
 """A message that nobody writes any more ends so long after LEASE_SECONDS at most, but for a database that is away."""
 KEPT_SECONDS = 6.0
@@ -42,6 +44,7 @@ class Growth:
         "_shown",
         "asker",
         "at",
+        "deleting",
         "end",
         "ended_at",
         "finish",
@@ -76,13 +79,14 @@ class Growth:
         self.finish: tuple[str, int] | None = None  # the reason and the length that an ack has confirmed
         self.may_end: set[tuple[str, int]] = set()  # those that were asked for
         self.stopped = False  # somebody has asked for that, or to delete it
+        self.deleting = False  # somebody has asked to delete it while it grew
         self.gone = False
         self.gone_at = math.inf
         self.end: End | None = None
         self.ended_at = math.inf
         self._shown: list[tuple[float, int]] = []  # to any reader: when, how much, both ascending
         self._away_since: float | None = None
-        self._absence = 0.0  # the longest
+        self._absence = 0.0, 0.0  # the longest, and when it began
 
     @property
     def open(self) -> bool:
@@ -104,7 +108,7 @@ class Growth:
     def come_back(self, now: float) -> None:
         """The server has answered its `begin`."""
         if self._away_since is not None:
-            self._absence = max(self._absence, now - self._away_since)
+            self._absence = max(self._absence, (now - self._away_since, self._away_since))
             self._away_since = None
 
     def go(self, now: float) -> None:
@@ -171,14 +175,22 @@ class Growth:
         match end.reason:
             case "stopped" if not self.stopped:
                 yield Finding("reason", "was stopped, and nobody had asked for that", self.seq)
-            case "interrupted" if self.watched and self._absence < LEASE_SECONDS - NOTICED_SECONDS and not self.gone:
-                text = f"was interrupted, and its author was never away for more than {self._absence:.1f} s"
+            # A database that is away hears of nobody, and gives up all alike.
+            case "interrupted" if sound and self.watched and not self.gone and not self._was_away(broken_at):
+                text = f"was interrupted, and its author was never away for more than {self._absence[0]:.1f} s"
                 yield Finding("reason", text, self.seq)
             case "done" | "error":
                 yield Finding("reason", f"ended with {end.reason} and {end.length}, which nobody had said", self.seq)
-        least = max(self.kept, self._shown_for_good(broken_at, sound=sound))
-        if end.length < least:
-            yield Finding("text", f"ended with {end.length} characters, and {least} had been kept", self.seq)
+        shown = self._shown_for_good(broken_at, sound=sound)
+        if end.length < max(self.kept, shown):
+            had = f"{shown} had been shown and {self.kept} acknowledged as kept"
+            yield Finding("text", f"{end.reason} with {end.length} characters, although {had}", self.seq)
+
+    def _was_away(self, broken_at: list[float]) -> bool:
+        """For so long that it may have been given up."""
+        seconds, since = self._absence
+        killed = any(since - RENEWED_SECONDS <= then <= since + seconds for then in broken_at)
+        return seconds > LEASE_SECONDS - NOTICED_SECONDS - (RENEWED_SECONDS if killed else 0.0)
 
     def _shown_for_good(self, broken_at: list[float], *, sound: bool) -> int:
         """What was shown, and cannot have been lost with a process."""

@@ -72,6 +72,25 @@ class HTTPConnection:
         await self._writer.drain()
         return self._begun(await self._head())
 
+    async def begin_body(self, request: Request) -> None:
+        """`request`, whose body is to come in chunks: `send_chunk` sends one, `end_body` the end."""
+        lines = request.head(self._address).split(b"\r\n")
+        self._write(b"\r\n".join(b"Transfer-Encoding: chunked" if _is_length(line) else line for line in lines))
+        await self._writer.drain()
+
+    async def send_chunk(self, data: bytes) -> None:
+        self._write(b"%x\r\n%b\r\n" % (len(data), data))
+        await self._writer.drain()
+
+    async def end_body(self) -> Answer:
+        """The whole answer."""
+        self._write(b"0\r\n\r\n")
+        head = self._begun(await self._head())
+        parts = []
+        while data := await self.read():
+            parts.append(data)
+        return Answer(head, b"".join(parts))
+
     async def begin_and_cut(self, request: Request, part: float) -> None:
         """Only the first `part` (0 to 1) of the request's bytes, and gone."""
         data = request.head(self._address) + request.body
@@ -125,6 +144,10 @@ class HTTPConnection:
         self.cut()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
+
+
+def _is_length(line: bytes) -> bool:
+    return line.startswith(b"Content-Length:")
 
 
 class HTTPClient:

@@ -178,8 +178,8 @@ class Record:
             self._name(event["seq"], event)
             growth = self.saying.get((user, event.get("id", ""))) if event.get("streaming") is True else None
             if growth is not None:
-                growth.seq = event["seq"]
-                self.growths[growth.seq] = growth
+                growth.seq = growth.seq or event["seq"]
+                self.growths[event["seq"]] = growth
         elif kind in CHANGES:
             # Strings of events are many copies of few.
             user, emoji = sys.intern(event["user"]), sys.intern(event.get("emoji", ""))
@@ -252,12 +252,16 @@ class Record:
                 yield seq, Finding("lost", f"{what}, but not in the log, whose head is {head}")
             elif not shown:
                 yield seq, Finding("lost", "not in the log, though others after it are")
-            elif not acked and self._kinds[seq - 1] != _END and self._shapes[seq - 1] not in unanswered:
+            elif not acked and not self._grew(seq) and self._shapes[seq - 1] not in unanswered:
                 yield seq, Finding("foreign", "in the log, but nobody sent it, or it is there a second time")
         yield from self._misnumbered(head)
         for seq, (target, device) in self.erased.items():
             if target not in self.deleted:
                 yield seq, Finding("erased", f"came to {device} without its text, but nobody deleted {target}")
+
+    def _grew(self, seq: int) -> bool:
+        """It is a message that grows, or the end of one: those are judged by themselves."""
+        return self._kinds[seq - 1] == _END or (seq in self.growths and self.growths[seq].seq == seq)
 
     def _misnumbered(self, head: int) -> Iterator[tuple[int, Finding]]:
         count = 0

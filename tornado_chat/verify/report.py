@@ -109,7 +109,8 @@ def text(ledger: Ledger, report: Mapping[str, Any]) -> str:
         f"  {counts['histories']:,} pages of history and {counts['presences']:,} answers to presence compared",
         f"  own logs: {counts['mentioned']:,} mentions, {counts['marked']:,} marks and "
         f"{counts['followed'] + counts['unfollowed']:,} changes of rooms shown, {counts['states']:,} states compared",
-        f"  {counts['growing']:,} messages grew: {counts['chunks']:,} chunks and {counts['snapshots']:,} texts shown, "
+        f"  {counts['growing']:,} messages grew, {counts['poured']:,} of them as the body of a request: "
+        f"{counts['chunks']:,} chunks and {counts['snapshots']:,} texts shown, "
         f"{counts['gaps'] + counts['gaps at the end']:,} gaps filled; {counts['stops']:,} stopped, "
         f"{counts['dead authors']:,} authors died",
         f"  {counts['delivered']:,} deliveries; clients fell behind {counts['behind']:,} times",

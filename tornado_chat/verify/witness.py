@@ -150,10 +150,11 @@ class Witness:
             return Finding("hole", f"behind at {seq}, but the last event shown was {self.cursor}", self.cursor + 1)
         return None
 
-    def take_signal(self) -> Finding | None:
+    def take_signal(self, kind: str = "typing") -> Finding | None:
+        """A signal, or a text that is told like one."""
         if not self.joined:
-            return self._not_joined("a signal")
-        return None if self.synced else Finding("protocol", "a signal before synced")
+            return self._not_joined(f"a signal, {kind},")
+        return None if self.synced else Finding("protocol", f"a signal, {kind}, before synced")
 
     def _not_joined(self, what: str) -> Finding:
         if self.left:

@@ -314,6 +314,24 @@ async def test_the_server_stops_who_does_not(tmp_path: Path, monkeypatch: pytest
         assert (error["code"], error["reason"]) == ("conflict", "stopped")
 
 
+async def test_what_was_stopped_is_kept_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may end it, if this one is too late."""
+    monkeypatch.setattr(growing_messages, "KEEP_SECONDS", 60.0)
+    monkeypatch.setattr(growing_messages, "STOP_SECONDS", 60.0)
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        await begin(bot)
+        await append(bot, 0, "shown, ")
+        await eventually(lambda: find(here).length == 7)
+        assert find(here).kept == 0
+        other = await author(here)
+        await other.send(type="stop", room="r")
+        await bot.until("stop")
+        await append(bot, 7, "and more")
+        await eventually(lambda: find(here).kept == 15)
+        assert (await finish(bot, 15))["seq"] == 2
+
+
 async def test_an_author_that_comes_back_goes_on(tmp_path: Path) -> None:
     async with chat(tmp_path) as here:
         ann, bot = await reader(here), await author(here)

@@ -260,6 +260,7 @@ class GrowingMessages:
             return
         message.end_reason = "stopped"
         message.ends_at = monotonic() + (STOP_SECONDS if message.writer is not None else 0)
+        self._checkpoint_due.set()
         told = Stop(room=room, seq=seq, by=by)
         self._tell_stop(message.user, told)
         if message.writer is not None and message.writer.user != message.user:  # it acts for that user
@@ -368,7 +369,7 @@ class GrowingMessages:
             if (
                 now is None
                 or new >= KEEP_CHARS
-                or (new and age >= KEEP_SECONDS)
+                or (new and (age >= KEEP_SECONDS or message.ends_at is not None))  # another process may end it
                 or linked != message.linked
                 or (linked and age >= RENEW_SECONDS)
             ):

@@ -316,8 +316,8 @@ async def test_the_server_stops_who_does_not(tmp_path: Path, monkeypatch: pytest
 
 async def test_what_was_stopped_is_kept_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process may end it, if this one is too late."""
-    monkeypatch.setattr(growing_messages, "KEEP_SECONDS", 60.0)
-    monkeypatch.setattr(growing_messages, "STOP_SECONDS", 60.0)
+    for name in ("KEEP_SECONDS", "RENEW_SECONDS", "STOP_SECONDS"):
+        monkeypatch.setattr(growing_messages, name, 60.0)
     async with chat(tmp_path) as here:
         bot = await author(here)
         await begin(bot)

@@ -369,11 +369,11 @@ async def test_rooms_are_bounded_for_an_address_and_for_the_process(tmp_path: Pa
 
 @pytest.mark.logs("log unavailable")
 async def test_a_join_that_fails_gives_its_room_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(rooms: Any) -> dict[str, int]:
+    async def fail(rooms: Any) -> dict[str, tuple[int, bool]]:
         raise LogUnavailable("a fault of the test")
 
     async with running(tmp_path, rooms_per_address=2) as here, chat(here) as client:
-        monkeypatch.setattr(here.server.hub.heads, "query", fail)
+        monkeypatch.setattr(here.server.hub.openings, "query", fail)
         for number in range(5):
             assert (await client.ask(type="join", room=f"r{number}", id="join"))["code"] == "unavailable"
         assert not session_of(line_of(here, client.welcome["user"])).address.rooms

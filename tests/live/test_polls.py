@@ -220,13 +220,13 @@ async def test_nothing_is_told_of_a_room_before_the_log_has_told_where_it_ends()
     """Also if the time is up: else a room would seem to be empty, again and again while the log does not answer."""
     place = Place(MemoryLog())
     place.log.add("old")
-    heads, told = place.log.heads, asyncio.Event()
+    openings, told = place.log.openings, asyncio.Event()
 
-    async def slow(rooms: Any) -> dict[str, int]:
+    async def slow(rooms: Any) -> dict[str, tuple[int, bool]]:
         await told.wait()
-        return await heads(rooms)
+        return await openings(rooms)
 
-    place.hub.heads.query = slow
+    place.hub.openings.query = slow
     client = place.client()
     client.ask(0, wait=0.001)
     await asyncio.sleep(0.02)
@@ -417,14 +417,13 @@ async def test_a_log_that_does_not_answer_is_told_and_nothing_stays() -> None:
 
 async def test_a_room_that_cannot_be_opened_is_told_and_is_opened_for_the_next() -> None:
     place = Place(MemoryLog())
-    heads = place.log.heads
+    openings = place.log.openings
 
-    async def fail(rooms: Any) -> dict[str, int]:
-        place.log.heads = heads  # type: ignore[method-assign]  # it fails once
+    async def fail(rooms: Any) -> dict[str, tuple[int, bool]]:
+        place.hub.openings.query = openings  # it fails once
         raise LogUnavailable("of the test")
 
-    place.log.heads = fail  # type: ignore[method-assign]
-    place.hub.heads.query = lambda rooms: place.log.heads(rooms)
+    place.hub.openings.query = fail
     client = place.client()
     client.ask(0)
     await eventually(lambda: client.answer is not None)

@@ -82,13 +82,36 @@ class Tampering:
             up.cancel()
             await asyncio.gather(up, return_exceptions=True)
 
+    async def _pass_on(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        back: asyncio.StreamReader,
+        target: asyncio.StreamWriter,
+    ) -> None:
+        """All that either side says, as it is; until the server ends."""
+        up = asyncio.create_task(self._up(reader, target))
+        try:
+            await self._rest(back, writer)
+        finally:
+            up.cancel()
+            await asyncio.gather(up, return_exceptions=True)
+
+    async def _rest(self, back: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await back.read(65536):
+            writer.write(data)
+
     async def _up(self, reader: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
             target.write(data)
         target.transport.abort()
 
     async def _down(self, back: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(await back.readuntil(b"\r\n\r\n"))
+        head = await back.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        if b" 101 " not in head.partition(b"\r\n")[0]:  # a request that is no handshake
+            await self._rest(back, writer)
+            return
         frames = ServerFrames(None)
         while data := await back.read(65536):
             for opcode, payload in frames.feed(data):
@@ -186,7 +209,7 @@ def lose_event(proxy: Tampering, message: Message) -> list[Message | bytes] | No
 
 def refuse(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     """An error in place of an ack."""
-    if proxy.at is not None or message["type"] != "ack":
+    if proxy.at is not None or message["type"] != "ack" or "seq" not in message:
         return None
     proxy.at = message
     return [{"type": "error", "id": message["id"], "code": "forbidden", "message": "no"}]

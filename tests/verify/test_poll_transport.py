@@ -148,7 +148,7 @@ async def test_an_answer_that_comes_too_soon_is_found() -> None:
     async with driven(say, "r", "s", kind="poll") as (_, ledger, __):
         await eventually(lambda: bool(ledger.violations))
         assert ledger.violations[0].kind == "wait"
-        assert waits[-1]
+        assert True in waits
 
 
 @pytest.mark.parametrize(

@@ -66,12 +66,16 @@ class NotStarted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many of everything. `rate` is in commands a second, all devices together; `transports` take turns."""
+    """How many of everything, and which harm is done.
+
+    `rate` is in commands a second, all devices together; `transports` take turns.
+    """
 
     devices: int
     rooms: int
     rate: float
     transports: Sequence[str]
+    faults: Sequence[str]
 
 
 class Crowd:
@@ -242,8 +246,16 @@ class Crowd:
         self.ledger.grow(growth)
         self.ledger.records[growth.room].unmarked.add((growth.user, growth.id))
         self.ledger.counts["poured"] += 1
+        faults = self._plan.faults
         pouring = Pouring(
-            growth, device.address, device.token, command.get("reply_to"), self.dice, self._report_of_pouring
+            growth,
+            device.address,
+            device.token,
+            command.get("reply_to"),
+            self.dice,
+            self._report_of_pouring,
+            cuts="cuts" in faults,
+            deaths="authors" in faults,
         )
         self._pouring.add(pouring)
         task = asyncio.create_task(pouring.run())

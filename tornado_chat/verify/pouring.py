@@ -36,7 +36,11 @@ class Pouring:
         reply_to: int | None,
         dice: random.Random,
         report: Report,
+        *,
+        cuts: bool,
+        deaths: bool,
     ) -> None:
+        """`cuts`, `deaths`: some break off, to be sent again or for ever."""
         self.growth = growth
         self.ending = False  # all the rest at once
         self._address = address
@@ -44,6 +48,8 @@ class Pouring:
         self._query = f"?reply_to={reply_to}" if reply_to is not None else ""
         self._dice = dice
         self._report = report
+        self._deaths = DEATHS if deaths else 0.0
+        self._breaks = self._deaths + (CUTS if cuts else 0.0)
 
     async def run(self) -> None:
         growth = self.growth
@@ -79,7 +85,7 @@ class Pouring:
         path = f"/rooms/{growth.room}/messages{self._query}"
         data = growth.text.encode()
         fate = dice.random()
-        breaks_off = dice.randint(0, len(data)) if fate < CUTS + DEATHS else None
+        breaks_off = dice.randint(0, len(data)) if fate < self._breaks else None
         connection = await HTTPConnection.open(self._address)
         try:
             await connection.begin_body(Request("POST", path, signed(self._token, **headers)))
@@ -87,7 +93,7 @@ class Pouring:
             while sent < len(data) and growth.end is None:
                 end = len(data) if self.ending else min(len(data), sent + dice.randint(1, most))
                 if breaks_off is not None and end >= breaks_off:
-                    if fate < DEATHS:
+                    if fate < self._deaths:
                         growth.go(time.monotonic())
                     return None
                 growth.said = max(growth.said, len(data[:end].decode(errors="ignore")))

@@ -191,8 +191,9 @@ class Record:
             self.naming[seq] = sys.intern(event["user"]), tuple(map(sys.intern, event["mentions"]))
 
     def reach(self, seq: int, now: float) -> None:
-        """There are events up to `seq`, by what somebody was told besides them."""
-        self._grow(seq, now)
+        """There are events up to `seq`, by what somebody was told besides them; 0: none."""
+        if seq:
+            self._grow(seq, now)
 
     def is_known(self, seq: int) -> bool:
         """Somebody was shown the event."""

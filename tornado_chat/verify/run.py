@@ -109,7 +109,7 @@ async def _run(
     url = _url(options, installation)
     crowd = Crowd(
         ServerAddress.of(url),
-        Plan(options.clients, options.rooms, options.rate, options.transports),
+        Plan(options.clients, options.rooms, options.rate, options.transports, options.faults),
         ledger,
         dice,
         secret=installation.secret if installation is not None else options.secret,

@@ -143,7 +143,9 @@ def test_an_invitation_arrives_and_is_taken_by_opening_the_room(browser: Browser
     anna.page.locator("#options-open").click()
     anna.page.get_by_label("Invite somebody").fill("carl")
     anna.page.get_by_label("Invite somebody").press("Enter")
-    expect(anna.page.locator("#invite-note")).to_have_text("carl will find #team in their list of rooms.")
+    expect(anna.page.locator("#invite-note")).to_have_text(
+        "Whoever has the user id “carl” will find #team in their list of rooms."
+    )
     expect(carl.page.locator("#notices")).to_have_text("You are invited to #team by anna.")
     rooms(carl, "lobby", "teamInvited by anna")
     send(anna, "team", "secret")

@@ -160,6 +160,18 @@ def test_an_invitation_arrives_and_is_taken_by_opening_the_room(browser: Browser
     carl.leave()
 
 
+def test_what_comes_while_one_looks_on_has_no_line_above_it(browser: Browser, server: Server) -> None:
+    anna = device(browser, server, room="news")
+    anna.say("mine")
+    anna.page.reload()
+    anna.live()
+    expect(anna.row("mine")).to_be_visible()
+    send(anna, "news", "live")
+    expect(anna.row("live")).to_be_visible()
+    expect(anna.page.locator("#list [data-key=new]")).to_have_count(0)
+    anna.leave()
+
+
 def test_a_room_tells_as_much_as_one_wants(browser: Browser, server: Server) -> None:
     phone, laptop = device(browser, server, room="news"), device(browser, server)
     rooms(laptop, "lobby", "news")

@@ -136,6 +136,18 @@ def test_one_names_others_by_the_keyboard(browser: Browser, server: Server) -> N
         person.leave()
 
 
+def test_a_guest_who_is_called_like_a_user_is_not_named_in_their_place(browser: Browser, server: Server) -> None:
+    anna, carl = device(browser, server), device(browser, server, user="carl")
+    carl.say("mine is the name")
+    guest = Person(browser, server.url, "Carl")
+    guest.say("mine, too")
+    expect(anna.row("mine, too")).to_be_visible()
+    anna.say("@carl hello")
+    expect(carl.row("@carl hello").locator(".mention.self")).to_have_count(1)
+    for person in (anna, carl, guest):
+        person.leave()
+
+
 def test_an_invitation_arrives_and_is_taken_by_opening_the_room(browser: Browser, server: Server) -> None:
     anna, carl = device(browser, server, room="team"), device(browser, server, user="carl")
     rooms(anna, "team")

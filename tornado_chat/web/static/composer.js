@@ -154,7 +154,7 @@ export class Composer {
     } else {
       const replyTo = this.#replyTo?.seq;
       const people = text.includes("@") ? this.on.people(this.#room) : [];
-      people.sort((one, other) => Number(isGuest(one.user)) - Number(isGuest(other.user))); // they may be called like anybody
+      people.sort((one, other) => Number(isGuest(one.user)) - Number(isGuest(other.user))); // called like anybody
       const mentions = mentioned(text, [...this.#picked, ...people]);
       this.#picked = [];
       this.box.value = "";

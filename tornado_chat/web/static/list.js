@@ -121,7 +121,7 @@ export class MessageList {
     const { room } = this;
     if (room.epoch !== this.#epoch) this.#reset();
     const opened = this.#opening && room.synced;
-    if (opened && room.read > 0 && this.#unread()) this.#newAfter = room.read; // else one looks on as they come
+    if (opened && room.read > 0 && room.messages.some(({ seq, user }) => seq > room.read && user !== this.#me?.user)) this.#newAfter = room.read;
     this.#window();
     const anchor = this.stuck ? null : this.#anchor();
     this.#reconcile(this.#model());
@@ -248,11 +248,6 @@ export class MessageList {
       last = as;
     }
     return rows;
-  }
-
-  #unread() {
-    const { room } = this;
-    return room.messages.slice(room.index(room.read + 1)).some(({ user }) => user !== this.#me?.user);
   }
 
   /** The index of the first message of others that is new; -1 if there is none, or it is not held. */
@@ -391,7 +386,6 @@ export class MessageList {
     this.#suit();
   }
 
-  /** Show the tools that are good for their message as it is now. */
   #suit() {
     const row = this.#row(this.#toolbar.parentElement);
     if (row?.kind !== "message") return;

@@ -43,7 +43,7 @@ export function fill(place, chat, room, leave) {
     const ofId = people.filter((person) => person.user === typed);
     const meant = ofId.length ? ofId : people.filter((person) => person.name.toLowerCase() === typed.toLowerCase());
     const wrong = meant.length > 1 ? `Several are called ${typed}: write the id of the one you mean.` : "";
-    const whom = meant[0]?.name ?? `Whoever has the user id “${typed}”`; // we may not know them
+    const whom = meant[0]?.name ?? `Whoever has the user id “${typed}”`;
     note.textContent = wrong || `${whom} will find #${name} in their list of rooms.`;
     note.classList.toggle("wrong", wrong !== "");
     if (wrong) return;

@@ -98,7 +98,7 @@ export class View {
     if (!this.#once("rooms", rooms)) return;
     const news = rooms.some(({ here, unread, mentions, by }) => !here && (unread.count || mentions || by));
     byId.menu.classList.toggle("news", news);
-    byId.menu.setAttribute("aria-label", news ? "Rooms, with something new" : "Rooms");
+    byId.menu.setAttribute("aria-label", news ? "Rooms, news" : "Rooms");
     const focused = focusIn(byId.rooms);
     byId.title.replaceChildren(el("span", { class: "hash", "aria-hidden": "true" }, "#"), here);
     byId.rooms.replaceChildren(...rooms.map((room) => this.#room(room)));

@@ -236,7 +236,8 @@ class Printer:
                 return f"{when} {who} deleted #{event['target']}"
             case "finished":
                 told = text if event.keys() & {"text", "deleted"} else f"({event['length']:,} characters)"
-                return f"{when} {who} finished #{event['target']}: {told}"
+                why = "" if event["reason"] == "done" else f" ({plain(event['reason'])})"
+                return f"{when} {who} finished #{event['target']}{why}: {told}"
             case "followed" if "by" in event:
                 return f"{when} {who} invites you to {event['about']}"
             case "followed":

@@ -18,7 +18,6 @@ _, _, SECTION = (ROOT / "README.md").read_text().partition("\n## Let a message g
 SECTION = SECTION.partition("\n## ")[0]
 SEND, CURL = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
 (PROGRAM,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
-SLOWLY = "(echo one; sleep 0.1; echo two)"
 
 
 async def last(chat: Client, holds: Any) -> Any:
@@ -38,7 +37,7 @@ async def test_it_goes_as_it_stands_there(tmp_path: Path) -> None:
         module = f"{sys.executable} -m tornado_chat"
 
         async def shell(script: str) -> None:
-            script = script.replace("ping -c 5 127.0.0.1", SLOWLY).replace("tornado-chat", module)
+            script = script.replace("sleep 1", "sleep 0.1").replace("tornado-chat", module)
             script = script.replace("http://127.0.0.1:8080", server.url)
             process = await asyncio.create_subprocess_shell(
                 script, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -48,10 +47,10 @@ async def test_it_goes_as_it_stands_there(tmp_path: Path) -> None:
 
         async with Client(server.url, token=server.token("ann")) as ann:
             await shell(SEND)
-            assert (await last(ann, lambda _: True))["text"] == "one\ntwo\n"
+            assert (await last(ann, lambda _: True))["text"].count("\n") == 5
             await shell(CURL)
             message = await last(ann, lambda one: one["seq"] == 3)
-            assert (message["text"], message["user"]) == ("one\ntwo\n", "log")
+            assert (message["text"].count("\n"), message["user"]) == (5, "log")
             program = PROGRAM.replace("http://127.0.0.1:8080", server.url)
             agent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=ROOT)
             try:

@@ -136,6 +136,18 @@ def test_one_names_others_by_the_keyboard(browser: Browser, server: Server) -> N
         person.leave()
 
 
+def test_a_guest_who_is_called_like_a_user_is_not_named_in_their_place(browser: Browser, server: Server) -> None:
+    anna, carl = device(browser, server), device(browser, server, user="carl")
+    carl.say("mine is the name")
+    guest = Person(browser, server.url, "Carl")
+    guest.say("mine, too")
+    expect(anna.row("mine, too")).to_be_visible()
+    anna.say("@carl hello")
+    expect(carl.row("@carl hello").locator(".mention.self")).to_have_count(1)
+    for person in (anna, carl, guest):
+        person.leave()
+
+
 def test_an_invitation_arrives_and_is_taken_by_opening_the_room(browser: Browser, server: Server) -> None:
     anna, carl = device(browser, server, room="team"), device(browser, server, user="carl")
     rooms(anna, "team")
@@ -143,7 +155,9 @@ def test_an_invitation_arrives_and_is_taken_by_opening_the_room(browser: Browser
     anna.page.locator("#options-open").click()
     anna.page.get_by_label("Invite somebody").fill("carl")
     anna.page.get_by_label("Invite somebody").press("Enter")
-    expect(anna.page.locator("#invite-note")).to_have_text("carl will find #team in their list of rooms.")
+    expect(anna.page.locator("#invite-note")).to_have_text(
+        "Whoever has the user id “carl” will find #team in their list of rooms."
+    )
     expect(carl.page.locator("#notices")).to_have_text("You are invited to #team by anna.")
     rooms(carl, "lobby", "teamInvited by anna")
     send(anna, "team", "secret")
@@ -156,6 +170,18 @@ def test_an_invitation_arrives_and_is_taken_by_opening_the_room(browser: Browser
     rooms(carl, "lobby", "team")
     anna.leave()
     carl.leave()
+
+
+def test_what_comes_while_one_looks_on_has_no_line_above_it(browser: Browser, server: Server) -> None:
+    anna = device(browser, server, room="news")
+    anna.say("mine")
+    anna.page.reload()
+    anna.live()
+    expect(anna.row("mine")).to_be_visible()
+    send(anna, "news", "live")
+    expect(anna.row("live")).to_be_visible()
+    expect(anna.page.locator("#list [data-key=new]")).to_have_count(0)
+    anna.leave()
 
 
 def test_a_room_tells_as_much_as_one_wants(browser: Browser, server: Server) -> None:

@@ -233,7 +233,8 @@ class Client:
         it; an exception ends it as `error`, a cancellation as `interrupted`. Where somebody stops it, `write` raises
         Stopped, which ends the `async with` and goes no further; `reply.reason` is `stopped` then.
 
-        With an `id` of one's own, who was killed writes it again from its first word: the server drops what it has.
+        With an `id` of one's own, who was killed writes it again from its first word: the server drops what it has. If
+        it has ended meanwhile, `reply.reason` tells so at once, and `write` raises ChatError (conflict), or Stopped.
         `replica` is what each of several processes of one user calls itself: only one has the message, the others get
         Held as they enter. `take_over`: from a replica whose connection has ended; then it begins again.
         """

@@ -1,7 +1,7 @@
 // Where one writes: new messages, replies and edits in one box. What is not sent yet stays with its room and tab.
 
 import { byId, el, icon } from "./dom.js";
-import { excerpt } from "./format.js";
+import { excerpt, isGuest } from "./format.js";
 import { mentioned } from "./mentions.js";
 import { named } from "./row.js";
 
@@ -153,7 +153,9 @@ export class Composer {
       if (text !== message.text) this.on.edit(message, text);
     } else {
       const replyTo = this.#replyTo?.seq;
-      const mentions = text.includes("@") ? mentioned(text, [...this.#picked, ...this.on.people(this.#room)]) : [];
+      const people = text.includes("@") ? this.on.people(this.#room) : [];
+      people.sort((one, other) => Number(isGuest(one.user)) - Number(isGuest(other.user))); // called like anybody
+      const mentions = mentioned(text, [...this.#picked, ...people]);
       this.#picked = [];
       this.box.value = "";
       this.cancel();

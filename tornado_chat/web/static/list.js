@@ -121,7 +121,7 @@ export class MessageList {
     const { room } = this;
     if (room.epoch !== this.#epoch) this.#reset();
     const opened = this.#opening && room.synced;
-    if (opened && room.read > 0) this.#newAfter = room.read;
+    if (opened && room.read > 0 && room.messages.some(({ seq, user }) => seq > room.read && user !== this.#me?.user)) this.#newAfter = room.read;
     this.#window();
     const anchor = this.stuck ? null : this.#anchor();
     this.#reconcile(this.#model());
@@ -285,6 +285,7 @@ export class MessageList {
     this.#rows = kept;
     if (last) this.#furnish();
     if (this.#toolbar.parentElement?.classList.contains("gone")) this.#toolbar.remove();
+    else this.#suit();
     this.#tabStop(kept.get(this.#focus)?.node ?? last);
   }
 
@@ -380,12 +381,18 @@ export class MessageList {
       this.#toolbar.remove();
       return;
     }
-    const mine = row.message.user === this.#me.user;
+    this.#toolbar.classList.toggle("low", node.offsetTop - this.scroller.scrollTop < 70); // no room above it
+    node.append(this.#toolbar);
+    this.#suit();
+  }
+
+  #suit() {
+    const row = this.#row(this.#toolbar.parentElement);
+    if (row?.kind !== "message") return;
+    const mine = row.message.user === this.#me?.user;
     for (const button of this.#tools('[data-do="edit"], [data-do="delete"]')) {
       button.hidden = !mine || (button.dataset.do === "edit" && row.message.streaming);
     }
-    this.#toolbar.classList.toggle("low", node.offsetTop - this.scroller.scrollTop < 70); // no room above it
-    node.append(this.#toolbar);
   }
 
   /** @param {string} selector */

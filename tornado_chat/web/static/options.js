@@ -43,7 +43,8 @@ export function fill(place, chat, room, leave) {
     const ofId = people.filter((person) => person.user === typed);
     const meant = ofId.length ? ofId : people.filter((person) => person.name.toLowerCase() === typed.toLowerCase());
     const wrong = meant.length > 1 ? `Several are called ${typed}: write the id of the one you mean.` : "";
-    note.textContent = wrong || `${meant[0]?.name ?? typed} will find #${name} in their list of rooms.`;
+    const whom = meant[0]?.name ?? `Whoever has the user id “${typed}”`;
+    note.textContent = wrong || `${whom} will find #${name} in their list of rooms.`;
     note.classList.toggle("wrong", wrong !== "");
     if (wrong) return;
     chat.invite(name, meant[0]?.user ?? typed);

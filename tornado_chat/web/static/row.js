@@ -141,10 +141,10 @@ function fillMessage(node, row, seen, room, me, texts) {
   } else {
     const text = texts.in(node, seen.text, named, seen.streaming);
     text.querySelector(":scope > .edited")?.remove();
-    const ended = ENDS.get(seen.reason ?? "");
+    const ended = ENDS.get(seen.reason ?? "") ?? (seen.text || seen.streaming ? null : "empty");
     if (seen.edited || seen.state === "saving" || ended) {
       const title = seen.edited ? `Edited ${fullTime(seen.edited)}` : null;
-      text.append(el("span", { class: "edited", title }, seen.state === "saving" ? " saving…" : seen.edited ? " (edited)" : ` (${ended})`));
+      text.append(el("span", { class: "edited", title }, seen.state === "saving" ? " saving…" : seen.edited ? " (edited)" : `${seen.text ? " " : ""}(${ended})`));
     }
     content.push(text);
     if (seen.streaming) content.push(growing(seen, room, me));

@@ -92,10 +92,13 @@ export class View {
 
   /** @param {Listed[]} rooms */
   rooms(rooms) {
-    const total = rooms.reduce((sum, { unread }) => sum + unread.count, 0);
+    const total = rooms.reduce((sum, { unread, mentions }) => sum + Math.max(unread.count, mentions), 0);
     const here = rooms.find((room) => room.here)?.name ?? "";
     document.title = `${total ? `(${total}) ` : ""}#${here} · Chat`;
     if (!this.#once("rooms", rooms)) return;
+    const news = rooms.some(({ here, unread, mentions, by }) => !here && (unread.count || mentions || by));
+    byId.menu.classList.toggle("news", news);
+    byId.menu.setAttribute("aria-label", news ? "Rooms, news" : "Rooms");
     const focused = focusIn(byId.rooms);
     byId.title.replaceChildren(el("span", { class: "hash", "aria-hidden": "true" }, "#"), here);
     byId.rooms.replaceChildren(...rooms.map((room) => this.#room(room)));

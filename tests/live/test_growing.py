@@ -246,6 +246,17 @@ async def test_an_author_hears_of_a_gap_once_and_repeats_in_vain(tmp_path: Path)
         assert (again["duplicate"], again["length"], again["reason"]) == (True, 4, "done")
 
 
+async def test_an_end_needs_an_id_of_its_own(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        ann, bot = await reader(here), await author(here)
+        await begin(bot)
+        await append(bot, 0, "abc")
+        assert (await finish(bot, 3, key="re:1"))["code"] == "bad_request"
+        await append(bot, 3, "def")
+        assert (await finish(bot, 6))["seq"] == 2
+        assert (await read(ann)).text == "abcdef"
+
+
 async def test_what_was_never_begun_has_no_text(tmp_path: Path) -> None:
     async with chat(tmp_path) as here:
         bot = await author(here)

@@ -20,6 +20,7 @@ from tornado_chat.log.growing import (
     Open,
     Orphan,
     Part,
+    id_of_another,
     taken_over_too_soon,
     unfinished,
 )
@@ -30,6 +31,10 @@ LEASE = int(LAPSE_SECONDS * 1000)
 CLAIM = "SELECT gen, length, text, held, reason, refused FROM claim_growing($1, $2, $3, $4, $5, $6, $7)"
 HOME = "SELECT home FROM growing WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq = $2 FOR UPDATE"
 FINISHABLE = "SELECT seq, ts, author, gen, length, home, lapsed, reason FROM finishable($1, $2, $3, $4)"
+IS_ITS_END = """
+SELECT type = 'finished' AND (target = $3 OR $3 = 0) FROM events
+WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq = $2
+"""
 CHECKPOINT = "SELECT checkpoint_growing($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 STOP = """
 UPDATE growing SET stopped = $3, lapses = least(lapses, clock_ms() + $4)
@@ -106,7 +111,8 @@ async def finishable(db: Connection, entry: Finish) -> Appended | ChatError | No
     assert row is not None
     seq, ts, author, *found = row
     if seq is not None:
-        return Appended(seq, ts, duplicate=True)
+        is_its_end = await db.fetchval(IS_ITS_END, entry.room, seq, entry.target)
+        return Appended(seq, ts, duplicate=True) if is_its_end else id_of_another(entry)
     return unfinished(entry, None if author is None else (author, *found))
 
 

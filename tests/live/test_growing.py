@@ -19,6 +19,7 @@ from tornado_chat.auth import mint
 from tornado_chat.live import growing, growing_messages
 from tornado_chat.live.growing import STREAM_CHARS, Growing
 from tornado_chat.live.growing_messages import OPEN_MESSAGES
+from tornado_chat.live.session import Session
 from tornado_chat.log import sqlite_growing
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.encodings import BARE, Encoding
@@ -42,6 +43,7 @@ async def chat(path: Path, **settings: Any) -> AsyncIterator[Running]:
         await eventually(lambda: not messages.by_name)
         await eventually(lambda: not here.server.hub.growing)
         assert not messages._open
+        assert not messages._beginning
         assert not here.server.hub.pace.sizes
 
 
@@ -227,6 +229,9 @@ async def test_an_author_hears_of_a_gap_once_and_repeats_in_vain(tmp_path: Path)
         await append(bot, 5, "f")
         await append(bot, 9, "again")
         assert (await bot.until("error"))["length"] == 6
+        await begin(bot)
+        await append(bot, 9, "and again")
+        assert (await bot.until("error"))["length"] == 6, "it has been told where to go on"
         await read(ann, until="abcdéf")
         assert (await finish(bot, 7))["code"] == "conflict"
         ack = await finish(bot, 4, id="re:1")
@@ -281,10 +286,30 @@ async def test_a_text_has_its_bound_and_a_user_too(tmp_path: Path) -> None:
         assert error["code"] == "too_large"
         await append(bot, STREAM_CHARS + 1, "!")
         assert (await finish(bot, STREAM_CHARS))["seq"] == 2
+        for number in range(OPEN_MESSAGES + 9):
+            await bot.send(type="begin", id=f"more:{number}", room="r")  # without waiting for the answers
         for number in range(OPEN_MESSAGES):
-            assert (await begin(bot, f"more:{number}"))["type"] == "ack"
+            await bot.until("ack", id=f"more:{number}")
         assert (await begin(bot, "one too many"))["code"] == "too_large"
+        assert here.server.context.growing._open == {"bot": OPEN_MESSAGES}
         assert (await begin(bot, "more:0"))["duplicate"] is True
+
+
+async def test_only_what_an_append_needs_is_not_charged(tmp_path: Path) -> None:
+    """Or whoever fills up frames with spaces might send without limit."""
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        await begin(bot)
+        (session,) = [line.listener for line in here.server.lines.open if isinstance(line.listener, Session)]
+        before = session.uncharged
+        filled = '{"type":"append","room":"r","stream":"re:1","offset":0,"text":"a"' + " " * 10_000 + "}"
+        await bot.socket.write_message(filled)
+        await eventually(lambda: find(here).length == 1)
+        assert session.uncharged - before > 9_000
+        before = session.uncharged
+        await append(bot, 1, "b")
+        await eventually(lambda: find(here).length == 2)
+        assert session.uncharged - before == 9
 
 
 async def test_who_may_stop_it_and_the_author_ends_it(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ class Writing:
 
     def _begin(self, command: Begin, name: Name) -> Entry:
         writer = self._writer
-        writer.context.growing.check_open(name)
+        writer.context.growing.submitted(name)
         writer.charge_bytes(BEGIN_BYTES)
         self._beginning.add(name)
         return BeginEntry(
@@ -215,6 +215,7 @@ class Writing:
         ack: replies.Ack | None = None
         if isinstance(entry, BeginEntry):
             self._beginning.discard((entry.room, entry.user, entry.key))
+            messages.begin_answered(entry.user)
             if isinstance(outcome, Appended):
                 ack = self._begun(entry, outcome)
         elif isinstance(entry, FinishEntry):

@@ -240,7 +240,8 @@ def taken_over_too_soon(room: str, seq: int, gen: int, length: int) -> Conflict:
 def id_of_another(entry: Finish) -> ChatError:
     """The refusal of a `Finish` whose key is that of an event that does not end its message."""
     return ChatError(
-        ErrorCode.BAD_REQUEST, f"id: {entry.key!r} is that of another event of yours in room {entry.room}; give a new one"
+        ErrorCode.BAD_REQUEST,
+        f"id: {entry.key!r} is that of another event of yours in room {entry.room}; give a new one",
     )
 
 

@@ -83,14 +83,42 @@ CROSS JOIN LATERAL (
     SELECT * FROM growing WHERE room = r.id AND seq = wanted.seq AND gen = wanted.gen LIMIT 1
 ) AS g
 """
+# In the order in which all lock these rows; of a `begin` that goes on the message is found by its key.
+LOCK = """
+SELECT FROM growing AS g JOIN (
+    SELECT r.id AS room, coalesce(wanted.target, e.seq) AS seq
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS wanted (room, "user", key, target)
+    CROSS JOIN LATERAL (SELECT id FROM rooms WHERE name = wanted.room LIMIT 1) AS r
+    LEFT JOIN LATERAL (
+        SELECT seq FROM events WHERE key = wanted.key AND room = r.id AND "user" = wanted."user" LIMIT 1
+    ) AS e ON wanted.target IS NULL
+) AS found ON g.room = found.room AND g.seq = found.seq
+ORDER BY g.room, g.seq FOR UPDATE OF g
+"""
 ORPHAN = """
-WITH gone AS (UPDATE growing SET linked = false WHERE home = $1 AND linked RETURNING room, seq)
+WITH theirs AS MATERIALIZED (
+    SELECT room, seq FROM growing WHERE home = $1 AND linked ORDER BY room, seq FOR UPDATE
+), gone AS (
+    UPDATE growing AS g SET linked = false FROM theirs WHERE g.room = theirs.room AND g.seq = theirs.seq
+    RETURNING g.room, g.seq
+)
 SELECT r.name, gone.seq, e."user", e.key
 FROM gone
 CROSS JOIN LATERAL (SELECT name FROM rooms WHERE id = gone.room LIMIT 1) AS r
 CROSS JOIN LATERAL (SELECT "user", key FROM events WHERE room = gone.room AND seq = gone.seq LIMIT 1) AS e
 ORDER BY r.name, gone.seq
 """
+
+
+async def lock(db: Connection, entries: Sequence[Begin | Finish]) -> None:
+    """The rows of what these go on with or end, at once: their rooms are locked, and no process waits for another."""
+    await db.execute(
+        LOCK,
+        [entry.room for entry in entries],
+        [entry.user for entry in entries],
+        [entry.key for entry in entries],
+        [entry.target if isinstance(entry, Finish) else None for entry in entries],
+    )
 
 
 async def claim(db: Connection, entry: Begin, seq: int, *, new: bool) -> Claim | ChatError:

@@ -262,6 +262,17 @@ async def test_an_end_needs_an_id_of_its_own(tmp_path: Path) -> None:
         assert (await read(ann)).text == "abcdef"
 
 
+async def test_a_process_that_did_not_have_it_knows_how_it_has_ended(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        await begin(bot)
+        await finish(bot, 0, reason="error")
+        here.server.context.growing.ended.clear()
+        again = await author(here)
+        error = await finish(again, 0, key="another")
+        assert (error["code"], error["reason"], error["stream"]) == ("conflict", "error", "re:1")
+
+
 async def test_what_was_never_begun_has_no_text(tmp_path: Path) -> None:
     async with chat(tmp_path) as here:
         bot = await author(here)

@@ -176,6 +176,7 @@ class Writing:
             target=seq,
             text=text,
             reason=command.reason,
+            stream=command.stream,
             gen=gen or 0,
             home=messages.home,
             meta=_json(command.meta),

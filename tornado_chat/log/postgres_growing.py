@@ -30,6 +30,9 @@ LEASE = int(LAPSE_SECONDS * 1000)
 
 CLAIM = "SELECT gen, length, text, held, reason, refused FROM claim_growing($1, $2, $3, $4, $5, $6, $7)"
 HOME = "SELECT home FROM growing WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq = $2 FOR UPDATE"
+BEGUN = """
+SELECT seq FROM events WHERE key = $3 AND room = (SELECT id FROM rooms WHERE name = $1) AND "user" = $2
+"""
 FINISHABLE = "SELECT seq, ts, author, gen, length, home, lapsed, reason FROM finishable($1, $2, $3, $4)"
 IS_ITS_END = """
 SELECT type = 'finished' AND (target = $3 OR $3 = 0) FROM events
@@ -83,7 +86,7 @@ CROSS JOIN LATERAL (
     SELECT * FROM growing WHERE room = r.id AND seq = wanted.seq AND gen = wanted.gen LIMIT 1
 ) AS g
 """
-# In the order in which all lock these rows; of a `begin` that goes on the message is found by its key.
+# In the order in which all lock these rows; a message that is not known is found by the id of its `begin`.
 LOCK = """
 SELECT FROM growing AS g JOIN (
     SELECT r.id AS room, coalesce(wanted.target, e.seq) AS seq
@@ -116,8 +119,8 @@ async def lock(db: Connection, entries: Sequence[Begin | Finish]) -> None:
         LOCK,
         [entry.room for entry in entries],
         [entry.user for entry in entries],
-        [entry.key for entry in entries],
-        [entry.target if isinstance(entry, Finish) else None for entry in entries],
+        [entry.stream if isinstance(entry, Finish) else entry.key for entry in entries],
+        [entry.target or None for entry in entries],
     )
 
 
@@ -135,13 +138,14 @@ async def claim(db: Connection, entry: Begin, seq: int, *, new: bool) -> Claim |
 
 async def finishable(db: Connection, entry: Finish) -> Appended | ChatError | None:
     """None if `entry` can end its target; else what it is answered. Its room is locked."""
-    row = await db.fetchrow(FINISHABLE, entry.room, entry.target, entry.user, entry.key)
+    target: int = entry.target or await db.fetchval(BEGUN, entry.room, entry.user, entry.stream) or 0
+    row = await db.fetchrow(FINISHABLE, entry.room, target, entry.user, entry.key)
     assert row is not None
     seq, ts, author, *found = row
     if seq is not None:
         is_its_end = await db.fetchval(IS_ITS_END, entry.room, seq, entry.target)
         return Appended(seq, ts, duplicate=True) if is_its_end else id_of_another(entry)
-    return unfinished(entry, None if author is None else (author, *found))
+    return unfinished(entry, target, None if author is None else (author, *found))
 
 
 async def checkpoint(db: Connection, home: str, parts: Sequence[Checkpoint]) -> list[bool]:

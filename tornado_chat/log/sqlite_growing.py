@@ -41,6 +41,7 @@ TEXT = """
 SELECT coalesce(group_concat(text, ''), '')
 FROM (SELECT text FROM growing_parts WHERE room = ? AND seq = ? ORDER BY start)
 """
+BEGUN = "SELECT seq FROM events WHERE room = ? AND user = ? AND key = ?"
 TO_FINISH = """
 SELECT e.user, g.gen, g.length, g.home, g.lapses <= ?, f.emoji
 FROM events AS e LEFT JOIN growing AS g ON g.room = e.room AND g.seq = e.seq
@@ -156,7 +157,10 @@ def claim(db: sqlite3.Connection, room: int, seq: int, entry: Begin) -> Claim | 
 
 def refusal(db: sqlite3.Connection, room: int, entry: Finish) -> ChatError | None:
     """Why `entry` cannot end its target; None if it can."""
-    return unfinished(entry, db.execute(TO_FINISH, (now(), room, entry.target)).fetchone())
+    seq = entry.target
+    if not seq:
+        seq = (db.execute(BEGUN, (room, entry.user, entry.stream)).fetchone() or (0,))[0]
+    return unfinished(entry, seq, db.execute(TO_FINISH, (now(), room, seq)).fetchone())
 
 
 def not_its_end(db: sqlite3.Connection, room: int, seq: int, entry: Finish) -> ChatError | None:

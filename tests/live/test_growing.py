@@ -16,9 +16,10 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from tests.support.chat import SECRET, Client, Running, eventually, running
 from tornado_chat.auth import mint
-from tornado_chat.live import growing, growing_messages
+from tornado_chat.live import growing, growing_messages, writing
 from tornado_chat.live.growing import STREAM_CHARS, Growing
 from tornado_chat.live.growing_messages import OPEN_MESSAGES
+from tornado_chat.live.limits import FRAME_BYTES
 from tornado_chat.live.session import Session
 from tornado_chat.log import sqlite_growing
 from tornado_chat.wire.codec import JSON
@@ -321,6 +322,41 @@ async def test_only_what_an_append_needs_is_not_charged(tmp_path: Path) -> None:
         await append(bot, 1, "b")
         await eventually(lambda: find(here).length == 2)
         assert session.uncharged - before == 9
+        before = session.uncharged
+        await append(bot, 0, "c", "never begun")
+        await bot.until("error")
+        assert session.uncharged - before == 9 + FRAME_BYTES
+
+
+async def test_all_that_a_connection_writes_is_let_go_of_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend writes for many users more than a connection remembers of what has ended."""
+    monkeypatch.setattr(writing, "STREAMS", 4)
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        for number in range(10):
+            await begin(bot, f"re:{number}")
+        await finish(bot, 0, "re:9")
+        await bot.close()
+        messages = here.server.context.growing.by_name
+        await eventually(lambda: all(message.ends_at is not None for message in messages.values()))
+        assert len(messages) == 9
+
+
+async def test_who_goes_on_by_an_older_connection_is_there(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        old, new = await author(here), await author(here)
+        await begin(old)
+        await begin(new)
+        await new.close()
+        await eventually(lambda: find(here).writer is None)
+        assert find(here).ends_at is not None
+        await append(old, 0, "abc")
+        await eventually(lambda: find(here).length == 3)
+        assert find(here).ends_at is None
+        await old.close()
+        await eventually(lambda: find(here).ends_at is not None)
 
 
 async def test_who_may_stop_it_and_the_author_ends_it(tmp_path: Path) -> None:

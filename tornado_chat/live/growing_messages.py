@@ -137,9 +137,7 @@ class GrowingMessages:
         message.gap = False  # who begins is told the length
         if message.told < message.length:
             self._hub.grow(entry.room).want()
-        message.writer = writer
-        if message.end_reason == "interrupted":
-            message.ends_at = None
+        self.come_back(message, writer)
         message.linked = True  # the claim has said so
         message.kept_at = monotonic()
         return message
@@ -183,6 +181,12 @@ class GrowingMessages:
             self._drop(message, outcome.reason)
         else:
             message.ending = False
+
+    def come_back(self, message: Growing, writer: Hearer | None) -> None:
+        """`writer` is who writes it now."""
+        message.writer = writer
+        if message.end_reason == "interrupted":
+            message.ends_at = None
 
     def let_go(self, message: Growing, writer: Hearer | None, patience: float = 0.0) -> None:
         """The connection of `writer` has ended: somebody has LEASE_SECONDS to come back.

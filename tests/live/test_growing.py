@@ -16,9 +16,11 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from tests.support.chat import SECRET, Client, Running, eventually, running
 from tornado_chat.auth import mint
-from tornado_chat.live import growing, growing_messages
+from tornado_chat.live import growing, growing_messages, writing
 from tornado_chat.live.growing import STREAM_CHARS, Growing
 from tornado_chat.live.growing_messages import OPEN_MESSAGES
+from tornado_chat.live.limits import FRAME_BYTES
+from tornado_chat.live.session import Session
 from tornado_chat.log import sqlite_growing
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.encodings import BARE, Encoding
@@ -42,6 +44,7 @@ async def chat(path: Path, **settings: Any) -> AsyncIterator[Running]:
         await eventually(lambda: not messages.by_name)
         await eventually(lambda: not here.server.hub.growing)
         assert not messages._open
+        assert not messages._beginning
         assert not here.server.hub.pace.sizes
 
 
@@ -227,6 +230,9 @@ async def test_an_author_hears_of_a_gap_once_and_repeats_in_vain(tmp_path: Path)
         await append(bot, 5, "f")
         await append(bot, 9, "again")
         assert (await bot.until("error"))["length"] == 6
+        await begin(bot)
+        await append(bot, 9, "and again")
+        assert (await bot.until("error"))["length"] == 6, "it has been told where to go on"
         await read(ann, until="abcdéf")
         assert (await finish(bot, 7))["code"] == "conflict"
         ack = await finish(bot, 4, id="re:1")
@@ -244,6 +250,28 @@ async def test_an_author_hears_of_a_gap_once_and_repeats_in_vain(tmp_path: Path)
         assert (late["code"], late["reason"]) == ("conflict", "done")
         again = await begin(bot)
         assert (again["duplicate"], again["length"], again["reason"]) == (True, 4, "done")
+
+
+async def test_an_end_needs_an_id_of_its_own(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        ann, bot = await reader(here), await author(here)
+        await begin(bot)
+        await append(bot, 0, "abc")
+        assert (await finish(bot, 3, key="re:1"))["code"] == "bad_request"
+        await append(bot, 3, "def")
+        assert (await finish(bot, 6))["seq"] == 2
+        assert (await read(ann)).text == "abcdef"
+
+
+async def test_a_process_that_did_not_have_it_knows_how_it_has_ended(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        await begin(bot)
+        await finish(bot, 0, reason="error")
+        here.server.context.growing.ended.clear()
+        again = await author(here)
+        error = await finish(again, 0, key="another")
+        assert (error["code"], error["reason"], error["stream"]) == ("conflict", "error", "re:1")
 
 
 async def test_what_was_never_begun_has_no_text(tmp_path: Path) -> None:
@@ -270,10 +298,65 @@ async def test_a_text_has_its_bound_and_a_user_too(tmp_path: Path) -> None:
         assert error["code"] == "too_large"
         await append(bot, STREAM_CHARS + 1, "!")
         assert (await finish(bot, STREAM_CHARS))["seq"] == 2
+        for number in range(OPEN_MESSAGES + 9):
+            await bot.send(type="begin", id=f"more:{number}", room="r")  # without waiting for the answers
         for number in range(OPEN_MESSAGES):
-            assert (await begin(bot, f"more:{number}"))["type"] == "ack"
+            await bot.until("ack", id=f"more:{number}")
         assert (await begin(bot, "one too many"))["code"] == "too_large"
+        assert here.server.context.growing._open == {"bot": OPEN_MESSAGES}
         assert (await begin(bot, "more:0"))["duplicate"] is True
+
+
+async def test_only_what_an_append_needs_is_not_charged(tmp_path: Path) -> None:
+    """Or whoever fills up frames with spaces might send without limit."""
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        await begin(bot)
+        (session,) = [line.listener for line in here.server.lines.open if isinstance(line.listener, Session)]
+        before = session.uncharged
+        filled = '{"type":"append","room":"r","stream":"re:1","offset":0,"text":"a"' + " " * 10_000 + "}"
+        await bot.socket.write_message(filled)
+        await eventually(lambda: find(here).length == 1)
+        assert session.uncharged - before > 9_000
+        before = session.uncharged
+        await append(bot, 1, "b")
+        await eventually(lambda: find(here).length == 2)
+        assert session.uncharged - before == 9
+        before = session.uncharged
+        await append(bot, 0, "c", "never begun")
+        await bot.until("error")
+        assert session.uncharged - before == 9 + FRAME_BYTES
+
+
+async def test_all_that_a_connection_writes_is_let_go_of_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend writes for many users more than a connection remembers of what has ended."""
+    monkeypatch.setattr(writing, "STREAMS", 4)
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        for number in range(10):
+            await begin(bot, f"re:{number}")
+        await finish(bot, 0, "re:9")
+        await bot.close()
+        messages = here.server.context.growing.by_name
+        await eventually(lambda: all(message.ends_at is not None for message in messages.values()))
+        assert len(messages) == 9
+
+
+async def test_who_goes_on_by_an_older_connection_is_there(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        old, new = await author(here), await author(here)
+        await begin(old)
+        await begin(new)
+        await new.close()
+        await eventually(lambda: find(here).writer is None)
+        assert find(here).ends_at is not None
+        await append(old, 0, "abc")
+        await eventually(lambda: find(here).length == 3)
+        assert find(here).ends_at is None
+        await old.close()
+        await eventually(lambda: find(here).ends_at is not None)
 
 
 async def test_who_may_stop_it_and_the_author_ends_it(tmp_path: Path) -> None:

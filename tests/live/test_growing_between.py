@@ -223,7 +223,7 @@ async def test_another_replica_hears_of_an_orphan_and_takes_it_over(
         assert text.gen == 2
         await finish(second, 4)
         await ends_with(ann, "anew", text=text)
-        assert not one.server.context.growing.by_name
+        await eventually(lambda: not one.server.context.growing.by_name)
 
 
 async def test_a_hole_is_filled_once_by_who_has_the_message(

@@ -164,6 +164,31 @@ async def test_a_begin_whose_message_is_in_the_same_batch(log: Log) -> None:
     assert [outcome.claim.gen for outcome in outcomes if outcome.claim is not None] == [0, 1, 1]
 
 
+async def test_an_end_by_who_does_not_know_the_message_says_how_it_stands(log: Log) -> None:
+    await append(log, begun("a"), begun("b"), message("plain", user="bot", key="plain"))
+    await append(log, finished(1, "abc", reason="error"))
+    await log.checkpoint("here", [part(2, 0, "de")])
+    error = await conflict(log, finished(0, "", stream="a"))
+    assert (error.reason, error.length) == ("error", None)
+    error = await conflict(log, finished(0, "", gen=0, stream="b"))
+    assert (error.reason, error.gen, error.length) == (None, 1, 2)
+    for stream in ("plain", "none"):
+        assert (await refused(log, finished(0, "", stream=stream))).code is ErrorCode.NOT_FOUND
+
+
+async def test_the_id_of_another_event_ends_nothing(log: Log) -> None:
+    """It would be acknowledged as a duplicate, and what the message has grown to be lost."""
+    await append(log, message("plain", user="bot", key="plain"), begun("a"), begun("b"))
+    for key in ("plain", "a", "b"):
+        assert (await refused(log, finished(2, "abc", key=key))).code is ErrorCode.BAD_REQUEST
+    (ended, again) = await append(log, finished(2, "abc", key="end"), finished(2, "abc", key="end"))
+    assert (ended.duplicate, again.duplicate, again.seq) == (False, True, ended.seq)
+    assert (await refused(log, finished(3, "def", key="end"))).code is ErrorCode.BAD_REQUEST
+    assert [one.seq for one in await log.open("lobby")] == [3]
+    (unknown,) = await append(log, finished(0, "", key="end"))
+    assert unknown.duplicate, "whoever repeats it may not know any more which message it was"
+
+
 async def test_one_replica_holds_it(log: Log, database: str) -> None:
     assert (await claim(log, begun(replica="a"))).gen == 1
     await log.checkpoint("here", [part(1, 0, "abc")])

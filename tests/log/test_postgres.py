@@ -14,9 +14,21 @@ import asyncpg
 import pytest
 
 from tests.support.chat import SECONDS, eventually
-from tests.support.entries import MIB, append, deleted, edited, everything, guests_mark, message, reacted, read_mark
+from tests.support.entries import (
+    MIB,
+    append,
+    begun,
+    deleted,
+    edited,
+    everything,
+    guests_mark,
+    message,
+    reacted,
+    read_mark,
+)
 from tornado_chat.errors import ChatError, ConfigError, ErrorCode, LogUnavailable
 from tornado_chat.log import Appended, Entry, postgres_writer
+from tornado_chat.log.growing import Checkpoint
 from tornado_chat.log.postgres import PAGE_READERS, WAITING_READS, WAITING_WRITES, PostgresLog, open_postgres
 from tornado_chat.log.sweeping import OwnLogs
 from tornado_chat.verify.postgres_server import PostgresServer
@@ -172,6 +184,28 @@ async def test_workers_that_edit_delete_and_react_at_the_same_time(postgres_url:
             if event["type"] == "deleted":
                 gone.add(event["target"])
         assert {event["seq"] for event in events if event["type"] == "message" and "deleted" in event} == gone
+
+
+async def test_messages_that_move_while_they_are_kept(postgres_url: str) -> None:
+    """What locks several of them does it in one order; else PostgreSQL fails one of the two after a second."""
+    async with opened(postgres_url, 3) as (one, other, third):
+        ids = [f"re:{number}" for number in range(40)]
+        seqs = [outcome.seq for outcome in await append(one, *(begun(id, home="one") for id in ids))]
+        moved = asyncio.Event()
+
+        async def keep() -> None:
+            while not moved.is_set():
+                await one.checkpoint("one", [Checkpoint("lobby", seq, 1, 0, "", linked=True) for seq in seqs])
+
+        async def orphan() -> None:
+            while not moved.is_set():
+                await third.orphan("one")
+
+        others = asyncio.gather(keep(), orphan())
+        for home in ("other", "one") * 5:
+            await append(other, *(begun(id, home=home) for id in reversed(ids)))
+        moved.set()
+        await others
 
 
 async def test_a_clock_that_is_behind_does_not_turn_time_back(

@@ -289,3 +289,48 @@ def test_the_text_is_what_the_chunks_make_it(browser: Browser, server: Server) -
         "crc": zlib.crc32("😀 a".encode()),
     }
     anna.leave()
+
+
+def test_an_end_that_does_not_fit_is_asked_for_in_peace(browser: Browser, server: Server) -> None:
+    """Whoever tells the end may not know which writing it was, and an edit may have come before it."""
+    anna = Person(browser, server.url, "")
+    got = anna.page.evaluate(
+        """async (url) => {
+          const { Growth, crc32 } = await import(`${url}/static/growth.js`);
+          const { Room } = await import(`${url}/static/room.js`);
+          const room = new Room("lobby");
+          room.joined({ head: 0, cursor: 0, read: 0, epoch: "a" }, { last: 60 });
+          const event = { room: "lobby", user: "u", name: "U", ts: 1 };
+          const asked = [];
+          const answers = [];
+          const growth = new Growth({
+            rooms: () => [],
+            polls: () => false,
+            grown: () => {},
+            fetch: async (_, seq, offset) => {
+              asked.push(offset);
+              return answers.shift() ?? { seq, gen: 1, offset: 0, text: "edited", done: true };
+            },
+          });
+          const settled = () => new Promise((resolve) => setTimeout(resolve, 50));
+          const finished = { ...event, type: "finished", reason: "done", length: 4, crc: crc32("text") };
+          room.event({ ...event, type: "message", seq: 1, n: 1, streaming: true, text: "" });
+          growth.appended(room, { chunks: [[1, 2, 0, "te"]] });
+          room.event({ ...finished, seq: 2, target: 1 });
+          answers.push({ seq: 1, gen: 1, offset: 2, text: "xt", done: true });
+          growth.end(room, room.find(1));
+          await settled();
+          const first = { text: room.find(1).text, end: room.find(1).end, asked: asked.splice(0) };
+          room.event({ ...event, type: "message", seq: 3, n: 2, streaming: true, text: "" });
+          growth.appended(room, { chunks: [[3, 1, 0, "te"]] });
+          room.event({ ...finished, seq: 4, target: 3 });
+          growth.end(room, room.find(3));
+          await settled();
+          const times = asked.length;
+          room.event({ ...event, type: "edited", seq: 5, target: 3, text: "edited" });
+          return { first, times, text: room.find(3).text, end: room.find(3).end };
+        }""",
+        server.url,
+    )
+    assert got == {"first": {"text": "text", "end": None, "asked": [2]}, "times": 1, "text": "edited", "end": None}
+    anna.leave()

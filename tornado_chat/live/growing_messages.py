@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from time import monotonic
 from typing import NamedTuple
@@ -85,6 +86,7 @@ class GrowingMessages:
         self._key = key
         self.tell_user: Callable[[str, Stop], None] = _tell_nobody  # to all sessions of a user
         self._open: dict[str, int] = {}  # how many of each user grow
+        self._beginning: Counter[str] = Counter()  # and how many `begin` are on their way through the log
         self._stops: dict[tuple[str, int], None] = {}  # rooms and seqs of those told of, oldest first
         self._orphans: set[tuple[str, int]] = set()  # of other processes, as the log was last seen
         self._checkpoint_due = asyncio.Event()
@@ -94,12 +96,19 @@ class GrowingMessages:
 
     # What their authors do
 
-    def check_open(self, name: Name) -> None:
-        """Raise `too_large` if another message of the user's would be one too many."""
-        if name not in self.by_name and self._open.get(name[1], 0) >= OPEN_MESSAGES:
+    def submitted(self, name: Name) -> None:
+        """Its `begin` is to go into the log, `begin_answered` to follow; `too_large` if it would be one too many."""
+        user = name[1]
+        if name not in self.by_name and self._open.get(user, 0) + self._beginning[user] >= OPEN_MESSAGES:
             raise ChatError(
                 ErrorCode.TOO_LARGE, f"{OPEN_MESSAGES} messages of yours may grow at once: finish one first"
             )
+        self._beginning[user] += 1
+
+    def begin_answered(self, user: str) -> None:
+        self._beginning[user] -= 1
+        if not self._beginning[user]:
+            del self._beginning[user]
 
     def find(self, room: str, seq: int) -> Growing | None:
         """The message, if it grows here."""
@@ -125,11 +134,10 @@ class GrowingMessages:
         else:
             message.extend(claim.gen, 0, claim.text)  # perhaps there is more here: it was told, and not kept
         message.kept = claim.length
+        message.gap = False  # who begins is told the length
         if message.told < message.length:
             self._hub.grow(entry.room).want()
-        message.writer = writer
-        if message.end_reason == "interrupted":
-            message.ends_at = None
+        self.come_back(message, writer)
         message.linked = True  # the claim has said so
         message.kept_at = monotonic()
         return message
@@ -173,6 +181,12 @@ class GrowingMessages:
             self._drop(message, outcome.reason)
         else:
             message.ending = False
+
+    def come_back(self, message: Growing, writer: Hearer | None) -> None:
+        """`writer` is who writes it now."""
+        message.writer = writer
+        if message.end_reason == "interrupted":
+            message.ends_at = None
 
     def let_go(self, message: Growing, writer: Hearer | None, patience: float = 0.0) -> None:
         """The connection of `writer` has ended: somebody has LEASE_SECONDS to come back.
@@ -282,7 +296,7 @@ class GrowingMessages:
                 if message.done is None:
                     message.done = self._hub.shared.loop.create_future()
                 await asyncio.shield(message.done)
-        while seqs & {one.seq for one in await self._hub.log.open(room)}:  # noqa: ASYNC110 - of another process
+        while seqs & {one.seq for one in await self._hub.log.growing(room)}:  # noqa: ASYNC110 - of another process
             await asyncio.sleep(LOOK_SECONDS)
 
     def delete(self, entry: Entry, sender: Sender) -> None:

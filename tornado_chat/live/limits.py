@@ -16,6 +16,9 @@ APPEND_BYTES = 8
 """What an `append` counts for besides its characters, in place of its frame: 50 tokens a second in each of 100 messages
 are what one user may send by the default limits."""
 
+APPEND_FRAME_BYTES, APPEND_CHAR_BYTES = 512, 12
+"""A frame of an `append` needs no more bytes, and for each character, which JSON may escape; what is beyond counts."""
+
 BEGIN_BYTES = 4096
 """What a `begin` counts for besides its frame: it brings two events."""
 

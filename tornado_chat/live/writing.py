@@ -16,7 +16,7 @@ from tornado_chat.errors import ChatError, Conflict, ErrorCode
 from tornado_chat.live.context import Context
 from tornado_chat.live.growing import STREAM_CHARS, Growing
 from tornado_chat.live.growing_messages import Name
-from tornado_chat.live.limits import BEGIN_BYTES
+from tornado_chat.live.limits import BEGIN_BYTES, FRAME_BYTES
 from tornado_chat.log import Appended, Entry
 from tornado_chat.log.growing import Begin as BeginEntry
 from tornado_chat.log.growing import Finish as FinishEntry
@@ -56,7 +56,7 @@ class Writer(Protocol):
 
 
 STREAMS = 1024
-"""Messages whose `gen` a connection remembers; of an older one `append` has to give it."""
+"""Messages whose `gen` a connection remembers, besides those that grow; of an older one `append` has to give it."""
 
 
 class Writing:
@@ -81,7 +81,11 @@ class Writing:
         if name in self._beginning:
             return False
         if isinstance(command, Append):
-            self._append(command, name)
+            try:
+                self._append(command, name)
+            except ChatError:
+                self._writer.charge_bytes(FRAME_BYTES)  # only what is taken costs less than other frames
+                raise
             return True
         publisher = self._writer.context.publisher
         waiting = publisher.congestion(command.room)
@@ -114,7 +118,7 @@ class Writing:
 
     def _begin(self, command: Begin, name: Name) -> Entry:
         writer = self._writer
-        writer.context.growing.check_open(name)
+        writer.context.growing.submitted(name)
         writer.charge_bytes(BEGIN_BYTES)
         self._beginning.add(name)
         return BeginEntry(
@@ -146,6 +150,8 @@ class Writing:
         if not text:
             return
         message.gap = False
+        if message.writer is None and name in self._gens:  # a later connection of its author has ended
+            messages.come_back(message, self._writer)
         if message.length + len(text) > STREAM_CHARS:
             text = text[: STREAM_CHARS - message.length]
             message.gap = True  # what follows is beyond the end
@@ -176,6 +182,7 @@ class Writing:
             target=seq,
             text=text,
             reason=command.reason,
+            stream=command.stream,
             gen=gen or 0,
             home=messages.home,
             meta=_json(command.meta),
@@ -215,6 +222,7 @@ class Writing:
         ack: replies.Ack | None = None
         if isinstance(entry, BeginEntry):
             self._beginning.discard((entry.room, entry.user, entry.key))
+            messages.begin_answered(entry.user)
             if isinstance(outcome, Appended):
                 ack = self._begun(entry, outcome)
         elif isinstance(entry, FinishEntry):
@@ -245,7 +253,10 @@ class Writing:
         if message is not None:
             gen, length = message.gen, message.length
             if len(self._gens) >= STREAMS:
-                del self._gens[next(iter(self._gens))]
+                oldest = next(iter(self._gens))
+                known = self._gens.pop(oldest)
+                if oldest in writer.context.growing.by_name:
+                    self._gens[oldest] = known  # it is let go of when the connection ends
             self._gens[entry.room, entry.user, entry.key] = gen
             if present is None:
                 writer.context.growing.let_go(message, None)

@@ -59,10 +59,11 @@ class Begin(Entry):
 class Finish(Entry):
     """An entry that ends the message `target` with its whole `text`, if `home` still has it with this `gen`.
 
-    `lapsed`: and if neither its author nor that process has given a sign in time.
+    `lapsed`: and if neither its author nor that process has given a sign in time. `stream` is the id of its `begin`.
+    Where `target` is 0, the message is not known; then it is refused, with how the message stands.
     """
 
-    __slots__ = ("gen", "home", "lapsed", "reason")
+    __slots__ = ("gen", "home", "lapsed", "reason", "stream")
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class Finish(Entry):
         gen: int,
         home: str,
         lapsed: bool = False,
+        stream: str = "",
         meta: bytes | None = None,
     ) -> None:
         super().__init__(
@@ -88,6 +90,7 @@ class Finish(Entry):
         self.gen = gen
         self.home = home
         self.lapsed = lapsed
+        self.stream = stream
 
 
 class Claim:
@@ -237,15 +240,23 @@ def taken_over_too_soon(room: str, seq: int, gen: int, length: int) -> Conflict:
     )
 
 
+def id_of_another(entry: Finish) -> ChatError:
+    """The refusal of a `Finish` whose key is that of an event that does not end its message."""
+    return ChatError(
+        ErrorCode.BAD_REQUEST,
+        f"id: {entry.key!r} is that of another event of yours in room {entry.room}; give a new one",
+    )
+
+
 def unfinished(
-    entry: Finish, found: tuple[str, int | None, int | None, str | None, bool | None, Reason | None] | None
+    entry: Finish, seq: int, found: tuple[str, int | None, int | None, str | None, bool | None, Reason | None] | None
 ) -> ChatError | None:
-    """Why `entry` cannot end its target; None if it can.
+    """Why `entry` cannot end its target `seq`; None if it can.
 
     `found` is of the target: its user, the gen and length of its row, the row's home, whether that has lapsed, and the
     reason that it ended for; None in place of what there is not, None: there is no message that grew.
     """
-    room, seq = entry.room, entry.target
+    room = entry.room
     if found is None:
         return ChatError(ErrorCode.NOT_FOUND, f"seq {seq} of room {room} is no message that grows")
     user, gen, length, home, lapsed, reason = found

@@ -20,6 +20,7 @@ from tornado_chat.log.growing import (
     Open,
     Orphan,
     Part,
+    id_of_another,
     taken_over_too_soon,
     unfinished,
 )
@@ -29,7 +30,14 @@ LEASE = int(LAPSE_SECONDS * 1000)
 
 CLAIM = "SELECT gen, length, text, held, reason, refused FROM claim_growing($1, $2, $3, $4, $5, $6, $7)"
 HOME = "SELECT home FROM growing WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq = $2 FOR UPDATE"
+BEGUN = """
+SELECT seq FROM events WHERE key = $3 AND room = (SELECT id FROM rooms WHERE name = $1) AND "user" = $2
+"""
 FINISHABLE = "SELECT seq, ts, author, gen, length, home, lapsed, reason FROM finishable($1, $2, $3, $4)"
+IS_ITS_END = """
+SELECT type = 'finished' AND (target = $3 OR $3 = 0) FROM events
+WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq = $2
+"""
 CHECKPOINT = "SELECT checkpoint_growing($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 STOP = """
 UPDATE growing SET stopped = $3, lapses = least(lapses, clock_ms() + $4)
@@ -78,14 +86,42 @@ CROSS JOIN LATERAL (
     SELECT * FROM growing WHERE room = r.id AND seq = wanted.seq AND gen = wanted.gen LIMIT 1
 ) AS g
 """
+# In the order in which all lock these rows; a message that is not known is found by the id of its `begin`.
+LOCK = """
+SELECT FROM growing AS g JOIN (
+    SELECT r.id AS room, coalesce(wanted.target, e.seq) AS seq
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS wanted (room, "user", key, target)
+    CROSS JOIN LATERAL (SELECT id FROM rooms WHERE name = wanted.room LIMIT 1) AS r
+    LEFT JOIN LATERAL (
+        SELECT seq FROM events WHERE key = wanted.key AND room = r.id AND "user" = wanted."user" LIMIT 1
+    ) AS e ON wanted.target IS NULL
+) AS found ON g.room = found.room AND g.seq = found.seq
+ORDER BY g.room, g.seq FOR UPDATE OF g
+"""
 ORPHAN = """
-WITH gone AS (UPDATE growing SET linked = false WHERE home = $1 AND linked RETURNING room, seq)
+WITH theirs AS MATERIALIZED (
+    SELECT room, seq FROM growing WHERE home = $1 AND linked ORDER BY room, seq FOR UPDATE
+), gone AS (
+    UPDATE growing AS g SET linked = false FROM theirs WHERE g.room = theirs.room AND g.seq = theirs.seq
+    RETURNING g.room, g.seq
+)
 SELECT r.name, gone.seq, e."user", e.key
 FROM gone
 CROSS JOIN LATERAL (SELECT name FROM rooms WHERE id = gone.room LIMIT 1) AS r
 CROSS JOIN LATERAL (SELECT "user", key FROM events WHERE room = gone.room AND seq = gone.seq LIMIT 1) AS e
 ORDER BY r.name, gone.seq
 """
+
+
+async def lock(db: Connection, entries: Sequence[Begin | Finish]) -> None:
+    """The rows of what these go on with or end, at once: their rooms are locked, and no process waits for another."""
+    await db.execute(
+        LOCK,
+        [entry.room for entry in entries],
+        [entry.user for entry in entries],
+        [entry.stream if isinstance(entry, Finish) else entry.key for entry in entries],
+        [entry.target or None for entry in entries],
+    )
 
 
 async def claim(db: Connection, entry: Begin, seq: int, *, new: bool) -> Claim | ChatError:
@@ -102,12 +138,14 @@ async def claim(db: Connection, entry: Begin, seq: int, *, new: bool) -> Claim |
 
 async def finishable(db: Connection, entry: Finish) -> Appended | ChatError | None:
     """None if `entry` can end its target; else what it is answered. Its room is locked."""
-    row = await db.fetchrow(FINISHABLE, entry.room, entry.target, entry.user, entry.key)
+    target: int = entry.target or await db.fetchval(BEGUN, entry.room, entry.user, entry.stream) or 0
+    row = await db.fetchrow(FINISHABLE, entry.room, target, entry.user, entry.key)
     assert row is not None
     seq, ts, author, *found = row
     if seq is not None:
-        return Appended(seq, ts, duplicate=True)
-    return unfinished(entry, None if author is None else (author, *found))
+        is_its_end = await db.fetchval(IS_ITS_END, entry.room, seq, entry.target)
+        return Appended(seq, ts, duplicate=True) if is_its_end else id_of_another(entry)
+    return unfinished(entry, target, None if author is None else (author, *found))
 
 
 async def checkpoint(db: Connection, home: str, parts: Sequence[Checkpoint]) -> list[bool]:

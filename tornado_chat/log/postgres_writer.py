@@ -149,6 +149,7 @@ async def _append_growing(db: Connection, batch: Sequence[Entry], rooms: list[st
     outcomes: list[Outcome] = []
     async with db.transaction():
         await db.execute(LOCK_ROOMS, rooms)  # all at once, and in one order: what follows locks no further room
+        await postgres_growing.lock(db, [entry for entry in batch if isinstance(entry, Begin | Finish)])
         for grows, part in groupby(batch, lambda entry: isinstance(entry, Begin | Finish)):
             entries = list(part)
             if not grows:

@@ -20,6 +20,7 @@ from tornado_chat.log.growing import (
     Claim,
     Finish,
     Orphan,
+    id_of_another,
     taken_over_too_soon,
     unfinished,
 )
@@ -40,12 +41,14 @@ TEXT = """
 SELECT coalesce(group_concat(text, ''), '')
 FROM (SELECT text FROM growing_parts WHERE room = ? AND seq = ? ORDER BY start)
 """
+BEGUN = "SELECT seq FROM events WHERE room = ? AND user = ? AND key = ?"
 TO_FINISH = """
 SELECT e.user, g.gen, g.length, g.home, g.lapses <= ?, f.emoji
 FROM events AS e LEFT JOIN growing AS g ON g.room = e.room AND g.seq = e.seq
 LEFT JOIN events AS f ON f.room = e.room AND f.seq = e.target
 WHERE e.room = ? AND e.seq = ? AND e.type = 'message' AND e."on" = 1
 """
+IS_ITS_END = "SELECT type = 'finished' AND ?3 IN (0, target) FROM events WHERE room = ?1 AND seq = ?2"
 CHECKPOINTED = """
 SELECT json_group_array(json_array(wanted.key, g.room, g.length)) FROM json_each(?) AS wanted
 CROSS JOIN rooms AS r ON r.name = json_extract(wanted.value, '$[0]')
@@ -154,7 +157,15 @@ def claim(db: sqlite3.Connection, room: int, seq: int, entry: Begin) -> Claim | 
 
 def refusal(db: sqlite3.Connection, room: int, entry: Finish) -> ChatError | None:
     """Why `entry` cannot end its target; None if it can."""
-    return unfinished(entry, db.execute(TO_FINISH, (now(), room, entry.target)).fetchone())
+    seq = entry.target
+    if not seq:
+        seq = (db.execute(BEGUN, (room, entry.user, entry.stream)).fetchone() or (0,))[0]
+    return unfinished(entry, seq, db.execute(TO_FINISH, (now(), room, seq)).fetchone())
+
+
+def not_its_end(db: sqlite3.Connection, room: int, seq: int, entry: Finish) -> ChatError | None:
+    """Why the event `seq`, which has the key of `entry`, is not what that asks for; None if it is."""
+    return None if db.execute(IS_ITS_END, (room, seq, entry.target)).fetchone()[0] else id_of_another(entry)
 
 
 def end(db: sqlite3.Connection, room: int, target: int, seq: int) -> None:

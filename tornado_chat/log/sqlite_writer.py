@@ -453,7 +453,12 @@ class Writer(Connected):
             name = (entry.room, entry.user, entry.key)
             first = firsts.get(name)
             if first is not None and entry.type != "begin":
-                outcomes.append(Appended(*first, duplicate=True))
+                error = None
+                if isinstance(entry, Finish):
+                    self._insert(values)
+                    values = []
+                    error = sqlite_growing.not_its_end(self.db, self._heads[entry.room].id, first[0], entry)
+                outcomes.append(error or Appended(*first, duplicate=True))
                 continue
             along: Sequence[Along] = ()
             if entry.type == "message":

@@ -105,10 +105,13 @@ export class Growth {
     if (known.asked) return;
     known.asked = true;
     const answer = await this.on.fetch(room, message.seq, known.gen ? known.points : 0);
+    if (answer) {
+      if (answer.offset === 0) known.gen = 0; // it is all of it, whatever we had
+      else if (answer.done) known.gen = answer.gen; // of what has ended not everybody knows it
+      this.#add(room, message, answer.gen, answer.offset, answer.text);
+    }
     known.asked = false;
-    if (!answer) return this.#later(room, message);
-    if (answer.offset === 0) Object.assign(known, { gen: 0 }); // it is all of it, whatever we had
-    this.#add(room, message, answer.gen, answer.offset, answer.text);
+    if (!answer || message.end) this.#later(room, message);
   }
 
   /** Of what still grows, the next chunk shows the gap again. @param {Room} room @param {Message} message */

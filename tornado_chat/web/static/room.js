@@ -133,6 +133,7 @@ export class Room extends Log {
       return;
     } else if (event.type === "edited") {
       target.text = event.text ?? "";
+      target.end = null;
       target.edited = event.ts;
     } else if (event.type === "reacted") {
       const users = target.reactions.get(event.emoji) ?? new Set();

@@ -309,7 +309,7 @@ class GrowingMessages:
         if message is not None and (message.here or message.length >= message.known):
             return snapshot(message, offset, id)
         log = self._hub.log
-        (open_one,) = [one for one in await log.open(room) if one.seq == seq][:1] or (None,)
+        (open_one,) = await log.open(room, seq) or (None,)
         if open_one is not None:
             if message is not None and message.told > len(open_one.text):
                 return snapshot(message, offset, id)

@@ -16,6 +16,9 @@ APPEND_BYTES = 8
 """What an `append` counts for besides its characters, in place of its frame: 50 tokens a second in each of 100 messages
 are what one user may send by the default limits."""
 
+ESCAPED_BYTES, APPEND_FRAME_BYTES = 12, 1024
+"""What a character of an `append` may take of its frame, escaped, and what the rest of it may: more is charged."""
+
 BEGIN_BYTES = 4096
 """What a `begin` counts for besides its frame: it brings two events."""
 
@@ -45,6 +48,11 @@ waited."""
 
 GONE_ACCOUNTS = 10_000
 """Forgotten accounts whose counts are kept for `live.load`; of more, what they sent is told by address at best."""
+
+
+def free_bytes(text: str) -> int:
+    """How many bytes of the frame of an `append` with this `text` are not charged."""
+    return ESCAPED_BYTES * len(text) + APPEND_FRAME_BYTES
 
 
 class TokenBucket:

@@ -21,7 +21,7 @@ from tornado_chat.live import questions
 from tornado_chat.live.author import Author
 from tornado_chat.live.context import Context
 from tornado_chat.live.flood import Flood
-from tornado_chat.live.limits import APPEND_BYTES, FRAME_BYTES, AddressAccount
+from tornado_chat.live.limits import APPEND_BYTES, FRAME_BYTES, AddressAccount, free_bytes
 from tornado_chat.live.line import Line
 from tornado_chat.live.lookup import Question
 from tornado_chat.live.member import Member, Memberships
@@ -171,7 +171,7 @@ class Session(Author):
             self._refuse(error, error.id)
         else:
             if command.__class__ is Append:
-                self.uncharged += len(command.text) + APPEND_BYTES - size - FRAME_BYTES
+                self.uncharged += len(command.text) + APPEND_BYTES - min(size, free_bytes(command.text)) - FRAME_BYTES
             self.take(command, size)
 
     def on_overhead(self, size: int) -> None:

@@ -94,12 +94,22 @@ class GrowingMessages:
 
     # What their authors do
 
-    def check_open(self, name: Name) -> None:
-        """Raise `too_large` if another message of the user's would be one too many."""
-        if name not in self.by_name and self._open.get(name[1], 0) >= OPEN_MESSAGES:
+    def reserve(self, name: Name) -> None:
+        """A `begin` is on its way: `unreserve` follows. ChatError: it would be one too many of the user's."""
+        user = name[1]
+        if name not in self.by_name and self._open.get(user, 0) >= OPEN_MESSAGES:
             raise ChatError(
                 ErrorCode.TOO_LARGE, f"{OPEN_MESSAGES} messages of yours may grow at once: finish one first"
             )
+        self._open[user] = self._open.get(user, 0) + 1
+
+    def unreserve(self, user: str) -> None:
+        """The `begin` is answered, or the message does not grow here any more."""
+        left = self._open[user] - 1
+        if left:
+            self._open[user] = left
+        else:
+            del self._open[user]
 
     def find(self, room: str, seq: int) -> Growing | None:
         """The message, if it grows here."""
@@ -192,11 +202,7 @@ class GrowingMessages:
         if self.by_name.get(name) is not message:
             return
         del self.by_name[name]
-        left = self._open[message.user] - 1
-        if left:
-            self._open[message.user] = left
-        else:
-            del self._open[message.user]
+        self.unreserve(message.user)
         message.writer = None
         message.over = True
         if message.done is not None and not message.done.done():

@@ -114,7 +114,7 @@ class Writing:
 
     def _begin(self, command: Begin, name: Name) -> Entry:
         writer = self._writer
-        writer.context.growing.check_open(name)
+        writer.context.growing.reserve(name)
         writer.charge_bytes(BEGIN_BYTES)
         self._beginning.add(name)
         return BeginEntry(
@@ -215,8 +215,11 @@ class Writing:
         ack: replies.Ack | None = None
         if isinstance(entry, BeginEntry):
             self._beginning.discard((entry.room, entry.user, entry.key))
-            if isinstance(outcome, Appended):
-                ack = self._begun(entry, outcome)
+            try:
+                if isinstance(outcome, Appended):
+                    ack = self._begun(entry, outcome)
+            finally:
+                messages.unreserve(entry.user)
         elif isinstance(entry, FinishEntry):
             name = self._finishing.pop(entry)
             message = messages.find(entry.room, entry.target or 0)

@@ -211,10 +211,12 @@ class GrowingMessages:
         if reason is not None:
             self._remember_end(name, Ended(message.gen, message.length, reason))
         growing = self._hub.growing.get(message.room)
+        if growing is None or growing.messages.get(message.seq) is not message:
+            return  # another process has finished it, and its room was told before this one knew
         # Where the room is open the flush of the `finished` lets go of it: its last chunk goes before.
-        if growing is not None and not growing.is_open:
+        if not growing.is_open:
             growing.remove(message.seq)
-        elif growing is not None and reason is None:
+        elif reason is None:
             message.over = message.ending = False
             self._hub.elsewhere.release(message)  # those who are here go on to hear of it
 

@@ -222,7 +222,7 @@ class Writing:
                 messages.unreserve(entry.user)
         elif isinstance(entry, FinishEntry):
             name = self._finishing.pop(entry)
-            message = messages.find(entry.room, entry.target or 0)
+            message = messages.by_name.get(name)
             if not entry.target and isinstance(outcome, ChatError) and outcome.code is ErrorCode.NOT_FOUND:
                 outcome = self._conflict(name, None)  # nor was it a resend
             elif isinstance(outcome, Conflict):

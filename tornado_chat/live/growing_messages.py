@@ -14,7 +14,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from tornado_chat.errors import ChatError, Conflict, ErrorCode, LogUnavailable, Reason
-from tornado_chat.live.growing import Growing, Hearer, snapshot
+from tornado_chat.live.growing import STREAM_CHARS, Growing, Hearer, snapshot
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.line import Sender
 from tornado_chat.live.publisher import Publisher
@@ -53,6 +53,10 @@ STOPS = 10_000
 OPEN_MESSAGES = 128
 """Messages of one user that may grow here at once."""
 
+ENDING_CHARS, END_CHARS = 4 * STREAM_CHARS, 4096
+"""Code points of what the server finishes itself that are on their way through the log, each end counting as some
+more: others write to it, too."""
+
 ENDED = 10_000
 """Messages that ended here and are remembered, for what their authors say too late."""
 
@@ -84,9 +88,11 @@ class GrowingMessages:
         self._publisher = publisher
         self._key = key
         self.tell_user: Callable[[str, Stop], None] = _tell_nobody  # to all sessions of a user
-        self._open: dict[str, int] = {}  # how many of each user grow
+        self._open: dict[str, int] = {}  # how many of each user grow, and how many `begin` are on their way
         self._stops: dict[tuple[str, int], None] = {}  # rooms and seqs of those told of, oldest first
         self._orphans: set[tuple[str, int]] = set()  # of other processes, as the log was last seen
+        self._ending: dict[Finish, Growing | None] = {}  # what is being finished here; None: it grew elsewhere
+        self._ending_chars = 0  # of those, as ENDING_CHARS counts them
         self._checkpoint_due = asyncio.Event()
         self._looked = 0.0
         hub.writers = self
@@ -353,6 +359,8 @@ class GrowingMessages:
     async def _turn(self) -> None:
         now = monotonic()
         for message in list(self.by_name.values()):
+            if self._ending_chars >= ENDING_CHARS:
+                break  # the first answer is followed by another turn
             if message.ends_at is not None and now >= message.ends_at and not message.ending:
                 self._finish(message)
         await self.checkpoint(now)
@@ -430,6 +438,11 @@ class GrowingMessages:
             gen=message.gen,
             home=self.home,
         )
+        self._submit(entry, message)
+
+    def _submit(self, entry: Finish, message: Growing | None) -> None:
+        self._ending[entry] = message
+        self._ending_chars += len(entry.text or "") + END_CHARS
         self._publisher.submit(self, entry)
 
     def _finish_left(self, one: Open) -> None:
@@ -448,7 +461,7 @@ class GrowingMessages:
             home=one.home,
             lapsed=True,
         )
-        self._publisher.submit(self, entry)
+        self._submit(entry, None)
 
     # What other processes tell
 
@@ -502,8 +515,11 @@ class GrowingMessages:
     def published(self, entry: Entry, outcome: Appended | ChatError) -> None:
         """As `Sender.published` says."""
         assert isinstance(entry, Finish)
-        message = self.find(entry.room, entry.target or 0)
-        if message is not None and entry.home == self.home and not entry.lapsed:
+        if self._ending_chars >= ENDING_CHARS:
+            self._checkpoint_due.set()
+        self._ending_chars -= len(entry.text or "") + END_CHARS
+        message = self._ending.pop(entry)
+        if message is not None:
             self.answered(message, outcome, entry.reason)
 
     def flush_replies(self) -> None: ...

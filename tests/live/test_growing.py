@@ -276,6 +276,36 @@ async def test_a_text_has_its_bound_and_a_user_too(tmp_path: Path) -> None:
         assert (await begin(bot, "more:0"))["duplicate"] is True
 
 
+async def test_a_user_who_begins_many_at_once_has_no_more_than_one_may(tmp_path: Path) -> None:
+    async with chat(tmp_path, send_rate=0) as here:
+        bots = [await author(here), await author(here)]
+        for number in range(OPEN_MESSAGES):
+            for which, bot in enumerate(bots):
+                await bot.send(type="begin", id=f"{which}:{number}", room="r")
+        answers = [await bot.receive() for bot in bots for _ in range(OPEN_MESSAGES)]
+        assert {answer.get("code") for answer in answers} == {None, "too_large"}
+        assert sum(answer["type"] == "ack" for answer in answers) == OPEN_MESSAGES
+        assert len(here.server.context.growing.by_name) == OPEN_MESSAGES
+
+
+async def test_what_the_server_finishes_goes_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others write to the log, too."""
+    monkeypatch.setattr(growing_messages, "ENDING_CHARS", 1)
+    async with chat(tmp_path) as here:
+        ann, bot = await reader(here), await author(here)
+        for number in range(10):
+            await begin(bot, f"re:{number}")
+        await bot.close()
+        messages = here.server.context.growing
+        await eventually(lambda: all(message.ends_at is not None for message in messages.by_name.values()))
+        before = sum(here.server.metrics.batch_size.counts)
+        for message in messages.by_name.values():
+            message.ends_at = 0.0
+        for _ in range(10):
+            assert (await ann.until("finished"))["reason"] == "interrupted"
+        assert sum(here.server.metrics.batch_size.counts) - before >= 10
+
+
 async def test_who_may_stop_it_and_the_author_ends_it(tmp_path: Path) -> None:
     async with chat(tmp_path) as here:
         ann, bot, other = await reader(here), await author(here), await author(here)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -286,6 +287,22 @@ async def test_a_user_who_begins_many_at_once_has_no_more_than_one_may(tmp_path:
         assert {answer.get("code") for answer in answers} == {None, "too_large"}
         assert sum(answer["type"] == "ack" for answer in answers) == OPEN_MESSAGES
         assert len(here.server.context.growing.by_name) == OPEN_MESSAGES
+
+
+async def test_a_room_where_very_many_grow_can_be_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line is handed no more of their frames at once than the kernel takes."""
+    count = os.sysconf("SC_IOV_MAX") + 10
+    monkeypatch.setattr(growing_messages, "OPEN_MESSAGES", count)
+    async with chat(tmp_path, send_rate=0) as here:
+        bot = await author(here)
+        for number in range(count):
+            await bot.send(type="begin", id=f"re:{number}", room="r")
+        for _ in range(count):
+            assert (await bot.receive())["type"] == "ack"
+        for at_once in (growing.TOLD_CHARS, 1_000_000):
+            monkeypatch.setattr(growing, "TOLD_CHARS", at_once)
+            ann = await reader(here)
+            assert {(await ann.until("stream"))["seq"] for _ in range(count)} == set(range(1, count + 1))
 
 
 async def test_what_the_server_finishes_goes_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

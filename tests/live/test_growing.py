@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -44,7 +45,6 @@ async def chat(path: Path, **settings: Any) -> AsyncIterator[Running]:
         await eventually(lambda: not messages.by_name)
         await eventually(lambda: not here.server.hub.growing)
         assert not messages._open
-        assert not messages._beginning
         assert not here.server.hub.pace.sizes
 
 
@@ -359,6 +359,52 @@ async def test_who_goes_on_by_an_older_connection_is_there(tmp_path: Path) -> No
         await eventually(lambda: find(here).ends_at is not None)
 
 
+async def test_a_user_who_begins_many_at_once_has_no_more_than_one_may(tmp_path: Path) -> None:
+    async with chat(tmp_path, send_rate=0) as here:
+        bots = [await author(here), await author(here)]
+        for number in range(OPEN_MESSAGES):
+            for which, bot in enumerate(bots):
+                await bot.send(type="begin", id=f"{which}:{number}", room="r")
+        answers = [await bot.receive() for bot in bots for _ in range(OPEN_MESSAGES)]
+        assert {answer.get("code") for answer in answers} == {None, "too_large"}
+        assert sum(answer["type"] == "ack" for answer in answers) == OPEN_MESSAGES
+        assert len(here.server.context.growing.by_name) == OPEN_MESSAGES
+
+
+async def test_a_room_where_very_many_grow_can_be_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line is handed no more of their frames at once than the kernel takes."""
+    count = os.sysconf("SC_IOV_MAX") + 10
+    monkeypatch.setattr(growing_messages, "OPEN_MESSAGES", count)
+    async with chat(tmp_path, send_rate=0) as here:
+        bot = await author(here)
+        for number in range(count):
+            await bot.send(type="begin", id=f"re:{number}", room="r")
+        for _ in range(count):
+            assert (await bot.receive())["type"] == "ack"
+        for at_once in (growing.TOLD_CHARS, 1_000_000):
+            monkeypatch.setattr(growing, "TOLD_CHARS", at_once)
+            ann = await reader(here)
+            assert {(await ann.until("stream"))["seq"] for _ in range(count)} == set(range(1, count + 1))
+
+
+async def test_what_the_server_finishes_goes_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others write to the log, too."""
+    monkeypatch.setattr(growing_messages, "ENDING_CHARS", 1)
+    async with chat(tmp_path) as here:
+        ann, bot = await reader(here), await author(here)
+        for number in range(10):
+            await begin(bot, f"re:{number}")
+        await bot.close()
+        messages = here.server.context.growing
+        await eventually(lambda: all(message.ends_at is not None for message in messages.by_name.values()))
+        before = sum(here.server.metrics.batch_size.counts)
+        for message in messages.by_name.values():
+            message.ends_at = 0.0
+        for _ in range(10):
+            assert (await ann.until("finished"))["reason"] == "interrupted"
+        assert sum(here.server.metrics.batch_size.counts) - before >= 10
+
+
 async def test_who_may_stop_it_and_the_author_ends_it(tmp_path: Path) -> None:
     async with chat(tmp_path) as here:
         ann, bot, other = await reader(here), await author(here), await author(here)
@@ -670,7 +716,7 @@ async def test_a_message_that_grows_by_requests(tmp_path: Path) -> None:
         part = {"type": "append", "room": "r", "stream": "re:1"}
         ack, nothing = await posted(here, first, part | {"offset": 0, "text": "first "})
         assert (ack["seq"], ack["gen"], ack["length"], nothing) == (1, 1, 0, None)
-        assert [one.text for one in await here.server.log.open("r")] == ["first "]
+        assert [one.text for one in await here.server.log.open("r", 1)] == ["first "]
         text = await read(ann, until="first ")
         ack, _, gap = await posted(
             here, first, part | {"offset": 6, "text": "second"}, part | {"offset": 20, "text": "hole"}

@@ -172,6 +172,35 @@ async def test_who_has_it_no_more_is_told_so(tmp_path: Path, place: tuple[str, l
         assert (error["code"], error["reason"]) == ("conflict", "done")
 
 
+async def test_what_has_moved_and_ended_before_that_was_noticed_is_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The room was told of the end by then: nothing counts on as a copy, or waits for the end for ever."""
+    monkeypatch.setattr(growing_messages, "TICK_SECONDS", 60.0)
+    async with servers(tmp_path, 2, f"sqlite:///{tmp_path}/chat.db", []) as (one, two):
+        keeper, ann = await author(two), await reader(one)
+        await begin(keeper, "re:keep")  # the room goes on to have something that grows
+        for number, id in enumerate(("re:moved", "re:finished")):
+            old, new = await author(one), await author(two)
+            await begin(old, id)
+            await append(old, 0, "abc", id)
+            await begin(new, id)
+            await append(new, 0, "abc", id)
+            await finish(new, 3, id)
+            await ends_with(ann, "abc", 2 + 2 * number)
+            if number:
+                assert (await finish(old, 2, id, key="late"))["code"] == "conflict"
+                assert not one.server.context.growing.by_name
+            else:
+                one.server.context.growing.on_moved()
+                await eventually(lambda: not one.server.context.growing.by_name)
+            assert one.server.hub.elsewhere.chars == 0
+        await finish(keeper, 0, "re:keep")
+        monkeypatch.undo()
+        for here in (one, two):
+            here.server.context.growing.on_moved()
+
+
 async def test_a_stop_reaches_the_author_wherever_it_is_said(tmp_path: Path, place: tuple[str, list[str]]) -> None:
     async with servers(tmp_path, 3, *place) as (one, two, three):
         ann, bot, other = await reader(two), await author(one), await author(three)

@@ -158,3 +158,13 @@ async def test_who_is_not_read_for_a_while_is_counted(tmp_path: Path) -> None:
         assert here.server.metrics.throttles > 0
         metrics = (await here.server.metrics.text()).decode()
         assert re.search(r"^tornado_chat_throttles_total [1-9]", metrics, re.MULTILINE)
+
+
+async def test_what_an_append_has_besides_its_text_counts(tmp_path: Path) -> None:
+    async with running(tmp_path, send_rate=1, send_burst=1, max_frame_bytes=4096) as here:
+        client = await here.join("r")
+        for _ in range(12):
+            await client.send(type="append", room="r", stream="none", offset=0, text="x", more="x" * 3000)
+        await client.send(type="ping")
+        await client.until("pong")
+        assert here.server.metrics.throttles > 0

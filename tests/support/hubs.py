@@ -88,7 +88,7 @@ class MemoryLog:
     async def held(self, home: str) -> list[Held]:
         return []
 
-    async def open(self, room: str) -> list[Open]:
+    async def open(self, room: str, seq: int | None = None) -> list[Open]:
         return []
 
     async def growing(self, room: str | None = None) -> list[Grown]:

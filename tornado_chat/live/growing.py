@@ -48,6 +48,9 @@ MEASURE_SECONDS, KEPT = 0.1, 0.9
 TOLD_CHARS = 65_536
 """With so much in it a flush, or what a slow reader is told at once, is big enough: the rest waits for the next."""
 
+STREAM_CHARS_MORE = 128
+"""What each `stream` counts for besides its text where a slow reader is told: many messages may have none yet."""
+
 Told = dict[int, tuple[int, int]]
 """Of a room's messages that grow, by seq: the gen and the code points that were told."""
 
@@ -496,7 +499,7 @@ class RoomGrowing:
                 return
             told = snapshot(message, known[1] if known is not None and known[0] == message.gen else 0)
             has[seq] = message.gen, message.told
-            size += len(told.text)
+            size += len(told.text) + STREAM_CHARS_MORE
             yield told
 
     def has_all(self, cursor: int, has: Told) -> bool:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from time import monotonic
 from typing import NamedTuple
 
 from tornado_chat.errors import ChatError, Conflict, ErrorCode, LogUnavailable, Reason
-from tornado_chat.live.growing import Growing, Hearer, snapshot
+from tornado_chat.live.growing import STREAM_CHARS, Growing, Hearer, snapshot
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.line import Sender
 from tornado_chat.live.publisher import Publisher
@@ -54,6 +53,10 @@ STOPS = 10_000
 OPEN_MESSAGES = 128
 """Messages of one user that may grow here at once."""
 
+ENDING_CHARS, END_CHARS = 4 * STREAM_CHARS, 4096
+"""Code points of what the server finishes itself that are on their way through the log, each end counting as some
+more: others write to it, too."""
+
 ENDED = 10_000
 """Messages that ended here and are remembered, for what their authors say too late."""
 
@@ -85,10 +88,11 @@ class GrowingMessages:
         self._publisher = publisher
         self._key = key
         self.tell_user: Callable[[str, Stop], None] = _tell_nobody  # to all sessions of a user
-        self._open: dict[str, int] = {}  # how many of each user grow
-        self._beginning: Counter[str] = Counter()  # and how many `begin` are on their way through the log
+        self._open: dict[str, int] = {}  # how many of each user grow, and how many `begin` are on their way
         self._stops: dict[tuple[str, int], None] = {}  # rooms and seqs of those told of, oldest first
         self._orphans: set[tuple[str, int]] = set()  # of other processes, as the log was last seen
+        self._ending: dict[Finish, Growing | None] = {}  # what is being finished here; None: it grew elsewhere
+        self._ending_chars = 0  # of those, as ENDING_CHARS counts them
         self._checkpoint_due = asyncio.Event()
         self._looked = 0.0
         hub.writers = self
@@ -96,19 +100,22 @@ class GrowingMessages:
 
     # What their authors do
 
-    def submitted(self, name: Name) -> None:
-        """Its `begin` is to go into the log, `begin_answered` to follow; `too_large` if it would be one too many."""
+    def reserve(self, name: Name) -> None:
+        """A `begin` is on its way: `unreserve` follows. ChatError: it would be one too many of the user's."""
         user = name[1]
-        if name not in self.by_name and self._open.get(user, 0) + self._beginning[user] >= OPEN_MESSAGES:
+        if name not in self.by_name and self._open.get(user, 0) >= OPEN_MESSAGES:
             raise ChatError(
                 ErrorCode.TOO_LARGE, f"{OPEN_MESSAGES} messages of yours may grow at once: finish one first"
             )
-        self._beginning[user] += 1
+        self._open[user] = self._open.get(user, 0) + 1
 
-    def begin_answered(self, user: str) -> None:
-        self._beginning[user] -= 1
-        if not self._beginning[user]:
-            del self._beginning[user]
+    def unreserve(self, user: str) -> None:
+        """The `begin` is answered, or the message does not grow here any more."""
+        left = self._open[user] - 1
+        if left:
+            self._open[user] = left
+        else:
+            del self._open[user]
 
     def find(self, room: str, seq: int) -> Growing | None:
         """The message, if it grows here."""
@@ -206,11 +213,7 @@ class GrowingMessages:
         if self.by_name.get(name) is not message:
             return
         del self.by_name[name]
-        left = self._open[message.user] - 1
-        if left:
-            self._open[message.user] = left
-        else:
-            del self._open[message.user]
+        self.unreserve(message.user)
         message.writer = None
         message.over = True
         if message.done is not None and not message.done.done():
@@ -219,10 +222,12 @@ class GrowingMessages:
         if reason is not None:
             self._remember_end(name, Ended(message.gen, message.length, reason))
         growing = self._hub.growing.get(message.room)
+        if growing is None or growing.messages.get(message.seq) is not message:
+            return  # another process has finished it, and its room was told before this one knew
         # Where the room is open the flush of the `finished` lets go of it: its last chunk goes before.
-        if growing is not None and not growing.is_open:
+        if not growing.is_open:
             growing.remove(message.seq)
-        elif growing is not None and reason is None:
+        elif reason is None:
             message.over = message.ending = False
             self._hub.elsewhere.release(message)  # those who are here go on to hear of it
 
@@ -323,7 +328,7 @@ class GrowingMessages:
         if message is not None and (message.here or message.length >= message.known):
             return snapshot(message, offset, id)
         log = self._hub.log
-        (open_one,) = [one for one in await log.open(room) if one.seq == seq][:1] or (None,)
+        (open_one,) = await log.open(room, seq) or (None,)
         if open_one is not None:
             if message is not None and message.told > len(open_one.text):
                 return snapshot(message, offset, id)
@@ -359,6 +364,8 @@ class GrowingMessages:
     async def _turn(self) -> None:
         now = monotonic()
         for message in list(self.by_name.values()):
+            if self._ending_chars >= ENDING_CHARS:
+                break  # the first answer is followed by another turn
             if message.ends_at is not None and now >= message.ends_at and not message.ending:
                 self._finish(message)
         await self.checkpoint(now)
@@ -436,6 +443,11 @@ class GrowingMessages:
             gen=message.gen,
             home=self.home,
         )
+        self._submit(entry, message)
+
+    def _submit(self, entry: Finish, message: Growing | None) -> None:
+        self._ending[entry] = message
+        self._ending_chars += len(entry.text or "") + END_CHARS
         self._publisher.submit(self, entry)
 
     def _finish_left(self, one: Open) -> None:
@@ -454,7 +466,7 @@ class GrowingMessages:
             home=one.home,
             lapsed=True,
         )
-        self._publisher.submit(self, entry)
+        self._submit(entry, None)
 
     # What other processes tell
 
@@ -508,8 +520,11 @@ class GrowingMessages:
     def published(self, entry: Entry, outcome: Appended | ChatError) -> None:
         """As `Sender.published` says."""
         assert isinstance(entry, Finish)
-        message = self.find(entry.room, entry.target or 0)
-        if message is not None and entry.home == self.home and not entry.lapsed:
+        if self._ending_chars >= ENDING_CHARS:
+            self._checkpoint_due.set()
+        self._ending_chars -= len(entry.text or "") + END_CHARS
+        message = self._ending.pop(entry)
+        if message is not None:
             self.answered(message, outcome, entry.reason)
 
     def flush_replies(self) -> None: ...

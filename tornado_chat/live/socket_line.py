@@ -223,7 +223,8 @@ class SocketLine:
             return
         self._corked = False
         try:
-            sent = self._sock.sendmsg(outbox) if outbox else 0
+            few = outbox if len(outbox) <= _BUFFERS else list(islice(outbox, _BUFFERS))
+            sent = self._sock.sendmsg(few) if few else 0
         except BlockingIOError:
             sent = 0
         except OSError:

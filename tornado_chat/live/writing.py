@@ -118,7 +118,7 @@ class Writing:
 
     def _begin(self, command: Begin, name: Name) -> Entry:
         writer = self._writer
-        writer.context.growing.submitted(name)
+        writer.context.growing.reserve(name)
         writer.charge_bytes(BEGIN_BYTES)
         self._beginning.add(name)
         return BeginEntry(
@@ -222,12 +222,14 @@ class Writing:
         ack: replies.Ack | None = None
         if isinstance(entry, BeginEntry):
             self._beginning.discard((entry.room, entry.user, entry.key))
-            messages.begin_answered(entry.user)
-            if isinstance(outcome, Appended):
-                ack = self._begun(entry, outcome)
+            try:
+                if isinstance(outcome, Appended):
+                    ack = self._begun(entry, outcome)
+            finally:
+                messages.unreserve(entry.user)
         elif isinstance(entry, FinishEntry):
             name = self._finishing.pop(entry)
-            message = messages.find(entry.room, entry.target or 0)
+            message = messages.by_name.get(name)
             if not entry.target and isinstance(outcome, ChatError) and outcome.code is ErrorCode.NOT_FOUND:
                 outcome = self._conflict(name, None)  # nor was it a resend
             elif isinstance(outcome, Conflict):

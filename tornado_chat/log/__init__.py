@@ -163,8 +163,11 @@ class Log(Protocol):
         """The messages that grow in the process `home`."""
         ...
 
-    async def open(self, room: str) -> list[Open]:
-        """The messages of the room that grow, in ascending order, with what their checkpoints hold."""
+    async def open(self, room: str, seq: int | None = None) -> list[Open]:
+        """The messages of the room that grow, in ascending order and with `text` empty; or that one, if it does.
+
+        Of the one `text` is what its checkpoints hold: those of all may be many megabytes.
+        """
         ...
 
     async def growing(self, room: str | None = None) -> list[Grown]:

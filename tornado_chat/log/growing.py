@@ -139,7 +139,7 @@ class Checkpoint:
 
 
 class Open:
-    """A message that grows, as the log has it: `text` is that of its checkpoints, `stopped` who asked to stop it.
+    """A message that grows, as the log has it: `stopped` is who asked to stop it, `text` of its checkpoints, or "".
 
     `asker` is the user whom it answers, by `reply_to`; None: there is none.
     """

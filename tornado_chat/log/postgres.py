@@ -152,9 +152,9 @@ class PostgresLog:
         """As `Log.held` says."""
         return await self._lookups.call(lambda db: postgres_growing.held(db, home))
 
-    async def open(self, room: str) -> list[Open]:
+    async def open(self, room: str, seq: int | None = None) -> list[Open]:
         """As `Log.open` says."""
-        return await self._pages.call(lambda db: postgres_growing.opened(db, room))
+        return await self._pages.call(lambda db: postgres_growing.opened(db, room, seq))
 
     async def growing(self, room: str | None = None) -> list[Grown]:
         """As `Log.growing` says."""

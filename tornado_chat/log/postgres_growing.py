@@ -47,15 +47,20 @@ OPEN = """
 SELECT
     r.name, g.seq, e."user", e.name, e.key, g.gen, g.home, g.stopped,
     (SELECT asked."user" FROM events AS asked WHERE asked.room = g.room AND asked.seq = e.reply_to),
-    text_of_growing(g.room, g.seq)
+    {text}
 FROM ({which}) AS g
 CROSS JOIN LATERAL (SELECT name FROM rooms WHERE id = g.room LIMIT 1) AS r
 CROSS JOIN LATERAL (SELECT * FROM events WHERE room = g.room AND seq = g.seq LIMIT 1) AS e
 ORDER BY g.{order}
 """
-OPEN_IN = OPEN.format(which="SELECT * FROM growing WHERE room = (SELECT id FROM rooms WHERE name = $1)", order="seq")
+ITS_TEXT = "text_of_growing(g.room, g.seq)"
+IN_ROOM = "SELECT * FROM growing WHERE room = (SELECT id FROM rooms WHERE name = $1)"
+OPEN_IN = OPEN.format(text="''", which=IN_ROOM, order="seq")
+OPEN_ONE = OPEN.format(text=ITS_TEXT, which=f"{IN_ROOM} AND seq = $2", order="seq")
 LAPSED_ONES = OPEN.format(
-    which=f"SELECT * FROM growing WHERE lapses <= clock_ms() ORDER BY lapses LIMIT {LAPSED}", order="lapses"
+    text=ITS_TEXT,
+    which=f"SELECT * FROM growing WHERE lapses <= clock_ms() ORDER BY lapses LIMIT {LAPSED}",
+    order="lapses",
 )
 HELD = """
 SELECT r.name, g.seq, g.gen, g.stopped
@@ -178,9 +183,10 @@ async def held(db: Connection, home: str) -> list[Held]:
     return [Held(*row) for row in await db.fetch(HELD, home)]
 
 
-async def opened(db: Connection, room: str) -> list[Open]:
+async def opened(db: Connection, room: str, seq: int | None) -> list[Open]:
     """As `Log.open` says."""
-    return [Open(*row) for row in await db.fetch(OPEN_IN, room)]
+    rows = await db.fetch(OPEN_IN, room) if seq is None else await db.fetch(OPEN_ONE, room, seq)
+    return [Open(*row) for row in rows]
 
 
 async def growing(db: Connection, room: str | None) -> list[Grown]:

@@ -159,9 +159,9 @@ class SQLiteLog:
         """As `Log.held` says."""
         return await self._lookups.call(Reader.held, home)
 
-    async def open(self, room: str) -> list[Open]:
+    async def open(self, room: str, seq: int | None = None) -> list[Open]:
         """As `Log.open` says."""
-        return await self._pages.call(Reader.open, room)
+        return await self._pages.call(Reader.open, room, seq)
 
     async def growing(self, room: str | None = None) -> list[Grown]:
         """As `Log.growing` says."""

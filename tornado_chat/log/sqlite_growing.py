@@ -78,15 +78,20 @@ OPEN = """
 SELECT json_group_array(json_array(
     r.name, g.seq, e.user, e.name, e.key, g.gen, g.home, g.stopped,
     (SELECT user FROM events AS asked WHERE asked.room = g.room AND asked.seq = e.reply_to),
-    coalesce((
-        SELECT group_concat(text, '')
-        FROM (SELECT text FROM growing_parts AS p WHERE p.room = g.room AND p.seq = g.seq ORDER BY p.start)
-    ), '')
+    {text}
 ))
 FROM ({which}) AS g CROSS JOIN rooms AS r ON r.id = g.room CROSS JOIN events AS e ON e.room = g.room AND e.seq = g.seq
 """
-OPEN_IN = OPEN.format(which="SELECT * FROM growing WHERE room = (SELECT id FROM rooms WHERE name = ?) ORDER BY seq")
-LAPSED_ONES = OPEN.format(which=f"SELECT * FROM growing WHERE lapses <= ? ORDER BY lapses LIMIT {LAPSED}")
+ITS_TEXT = """coalesce((
+    SELECT group_concat(text, '')
+    FROM (SELECT text FROM growing_parts AS p WHERE p.room = g.room AND p.seq = g.seq ORDER BY p.start)
+), '')"""
+IN_ROOM = "SELECT * FROM growing WHERE room = (SELECT id FROM rooms WHERE name = ?)"
+OPEN_IN = OPEN.format(text="''", which=f"{IN_ROOM} ORDER BY seq")
+OPEN_ONE = OPEN.format(text=ITS_TEXT, which=f"{IN_ROOM} AND seq = ?")
+LAPSED_ONES = OPEN.format(
+    text=ITS_TEXT, which=f"SELECT * FROM growing WHERE lapses <= ? ORDER BY lapses LIMIT {LAPSED}"
+)
 HELD = """
 SELECT json_group_array(json_array(r.name, g.seq, g.gen, g.stopped))
 FROM growing AS g CROSS JOIN rooms AS r ON r.id = g.room WHERE g.home = ?

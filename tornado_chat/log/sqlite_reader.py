@@ -208,9 +208,10 @@ class Reader(Connected):
         """As `Log.held` says."""
         return [Held(*row) for row in self._array(sqlite_growing.HELD, (home,))]
 
-    def open(self, room: str) -> list[Open]:
+    def open(self, room: str, seq: int | None) -> list[Open]:
         """As `Log.open` says."""
-        return [Open(*row) for row in self._array(sqlite_growing.OPEN_IN, (room,))]
+        query, wanted = (sqlite_growing.OPEN_IN, (room,)) if seq is None else (sqlite_growing.OPEN_ONE, (room, seq))
+        return [Open(*row) for row in self._array(query, wanted)]
 
     def growing(self, room: str | None) -> list[Grown]:
         """As `Log.growing` says."""

@@ -371,10 +371,49 @@ async def test_a_user_who_begins_many_at_once_has_no_more_than_one_may(tmp_path:
         assert len(here.server.context.growing.by_name) == OPEN_MESSAGES
 
 
+async def test_a_room_and_a_process_have_no_more_that_grows_than_they_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing_messages, "ROOM_MESSAGES", 2)
+    monkeypatch.setattr(growing_messages, "GROWN_CHARS", 10)
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        await begin(bot, "1")
+        await begin(bot, "2")
+        assert (await begin(bot, "3"))["code"] == "too_large"
+        assert (await begin(bot, "1"))["duplicate"] is True, "what grows goes on"
+        assert (await bot.ask(type="begin", id="3", room="elsewhere"))["seq"] == 1
+        await append(bot, 0, "x" * 10, "1")
+        refused = await bot.ask(type="begin", id="4", room="elsewhere")
+        assert (refused["code"], refused["retry_after"]) == ("overloaded", 5.0)
+        await finish(bot, 10, "1")
+        await eventually(lambda: here.server.context.growing._chars == 0)
+        assert (await begin(bot, "3"))["type"] == "ack"
+
+
+async def test_only_the_last_that_began_it_writes(tmp_path: Path) -> None:
+    """Or two connections might mix their texts."""
+    async with chat(tmp_path) as here:
+        ann, old, new = await reader(here), await author(here), await author(here)
+        await begin(old)
+        await append(old, 0, "old")
+        await eventually(lambda: find(here).length == 3)
+        assert (await begin(new))["length"] == 3
+        await append(old, 3, "er")
+        error = await old.until("error")
+        assert (error["code"], error["stream"], error["length"]) == ("conflict", "re:1", 3)
+        assert "another connection" in error["message"]
+        assert (await finish(old, 3))["code"] == "conflict"
+        await append(new, 3, " and new")
+        assert (await finish(new, 11))["seq"] == 2
+        assert (await read(ann)).text == "old and new"
+
+
 async def test_a_room_where_very_many_grow_can_be_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line is handed no more of their frames at once than the kernel takes."""
     count = os.sysconf("SC_IOV_MAX") + 10
     monkeypatch.setattr(growing_messages, "OPEN_MESSAGES", count)
+    monkeypatch.setattr(growing_messages, "ROOM_MESSAGES", count)
     async with chat(tmp_path, send_rate=0) as here:
         bot = await author(here)
         for number in range(count):

@@ -53,6 +53,12 @@ STOPS = 10_000
 OPEN_MESSAGES = 128
 """Messages of one user that may grow here at once."""
 
+ROOM_MESSAGES = 1000
+"""Messages that may grow in one room as far as this process knows: who joins is told each of them."""
+
+GROWN_CHARS = 64 * 1024 * 1024
+"""With so many characters in all messages that grow here no other begins."""
+
 ENDING_CHARS, END_CHARS = 4 * STREAM_CHARS, 4096
 """Code points of what the server finishes itself that are on their way through the log, each end counting as some
 more: others write to it, too."""
@@ -92,6 +98,7 @@ class GrowingMessages:
         self._stops: dict[tuple[str, int], None] = {}  # rooms and seqs of those told of, oldest first
         self._orphans: set[tuple[str, int]] = set()  # of other processes, as the log was last seen
         self._ending: dict[Finish, Growing | None] = {}  # what is being finished here; None: it grew elsewhere
+        self._chars = 0  # about, of all that grow here
         self._ending_chars = 0  # of those, as ENDING_CHARS counts them
         self._checkpoint_due = asyncio.Event()
         self._looked = 0.0
@@ -101,12 +108,20 @@ class GrowingMessages:
     # What their authors do
 
     def reserve(self, name: Name) -> None:
-        """A `begin` is on its way: `unreserve` follows. ChatError: it would be one too many of the user's."""
-        user = name[1]
-        if name not in self.by_name and self._open.get(user, 0) >= OPEN_MESSAGES:
-            raise ChatError(
-                ErrorCode.TOO_LARGE, f"{OPEN_MESSAGES} messages of yours may grow at once: finish one first"
-            )
+        """A `begin` is on its way: `unreserve` follows. ChatError: it would be one too many."""
+        room, user, _ = name
+        if name not in self.by_name:
+            if self._open.get(user, 0) >= OPEN_MESSAGES:
+                raise ChatError(
+                    ErrorCode.TOO_LARGE, f"{OPEN_MESSAGES} messages of yours may grow at once: finish one first"
+                )
+            growing = self._hub.growing.get(room)
+            if growing is not None and len(growing.messages) >= ROOM_MESSAGES:
+                raise ChatError(
+                    ErrorCode.TOO_LARGE, f"{ROOM_MESSAGES} messages grow in {room} already: wait until one has ended"
+                )
+            if self._chars >= GROWN_CHARS:
+                raise ChatError(ErrorCode.OVERLOADED, "too much grows in this process: try again", retry_after=5.0)
         self._open[user] = self._open.get(user, 0) + 1
 
     def unreserve(self, user: str) -> None:
@@ -168,6 +183,7 @@ class GrowingMessages:
             message.kept_at = monotonic()
         first = not message.length
         message.add(text)
+        self._chars += len(text)
         if message.length - message.kept >= KEEP_CHARS:
             self._checkpoint_due.set()
         self._hub.grow(message.room).want(first=first)
@@ -363,6 +379,7 @@ class GrowingMessages:
 
     async def _turn(self) -> None:
         now = monotonic()
+        self._chars = sum(message.length for message in self.by_name.values())
         for message in list(self.by_name.values()):
             if self._ending_chars >= ENDING_CHARS:
                 break  # the first answer is followed by another turn

@@ -135,7 +135,7 @@ class Writing:
         messages = self._writer.context.growing
         message = messages.by_name.get(name)
         gen = command.gen or self._gens.get(name)
-        if message is None or message.ending or gen is None or gen < message.gen:
+        if message is None or message.ending or gen is None or gen < message.gen or self._is_anothers(message):
             said = name, gen or 0
             if said != self._refused:
                 self._refused = said
@@ -171,9 +171,10 @@ class Writing:
         if message is not None:
             if gen is None:
                 gen = message.gen
-            if gen < message.gen or command.length > message.length:
+            if gen < message.gen or command.length > message.length or self._is_anothers(message):
                 raise self._conflict(name, message)
-            messages.end(message, command.length)
+            if not message.ending:
+                messages.end(message, command.length)
             text, seq = message.text(), message.seq
         entry = FinishEntry(
             *self._author(command),
@@ -197,8 +198,19 @@ class Writing:
             return command.room, self.user, self._writer.identity.name
         return command.room, actor.user, actor.name or actor.user
 
+    def _is_anothers(self, message: Growing) -> bool:
+        """Whether a connection that lives has begun it after this one."""
+        return message.writer is not None and message.writer is not self._writer
+
     def _conflict(self, name: Name, message: Growing | None) -> Conflict:
         id = name[2]
+        if message is not None and not message.ending and self._is_anothers(message):
+            return Conflict(
+                "another connection goes on with it: `begin` it to take it back",
+                stream=id,
+                gen=message.gen,
+                length=message.length,
+            )
         if message is not None and not message.ending:
             return Conflict(
                 f"the text has {message.length} characters: go on from there",

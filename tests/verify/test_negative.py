@@ -168,7 +168,8 @@ async def test_the_proxy_itself_breaks_nothing(tmp_path: Path, capsys: pytest.Ca
             assert await verify(options(f"http://127.0.0.1:{proxy.port}")) == 0
         assert json.loads(capsys.readouterr().out)["violations"] == []
         async with http_tampering.HTTPTampering(server.port, lambda proxy, message: None) as proxy:
-            over_http = options(f"http://127.0.0.1:{proxy.port}", transports=OVER_HTTP, faults=("changes", "cuts"))
+            more: dict[str, Any] = {"transports": OVER_HTTP, "faults": ("changes", "cuts"), "seconds": 12.0}
+            over_http = options(f"http://127.0.0.1:{proxy.port}", **more)
             assert await verify(over_http) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["violations"] == []

@@ -334,3 +334,46 @@ def test_an_end_that_does_not_fit_is_asked_for_in_peace(browser: Browser, server
     )
     assert got == {"first": {"text": "text", "end": None, "asked": [2]}, "times": 1, "text": "edited", "end": None}
     anna.leave()
+
+
+def test_a_chunk_that_comes_before_an_older_answer_is_asked_for(browser: Browser, server: Server) -> None:
+    """The answer takes another way than the chunks, and no other chunk may come for long."""
+    anna = Person(browser, server.url, "")
+    got = anna.page.evaluate(
+        """async (url) => {
+          const { Growth } = await import(`${url}/static/growth.js`);
+          const { Room } = await import(`${url}/static/room.js`);
+          const room = new Room("lobby");
+          room.joined({ head: 0, cursor: 0, read: 0, epoch: "a" }, { last: 60 });
+          const event = { room: "lobby", user: "u", name: "U", ts: 1 };
+          const asked = [];
+          let answer = () => {};
+          const growth = new Growth({
+            rooms: () => [room],
+            polls: () => false,
+            grown: () => {},
+            fetch: (_, seq, offset) => {
+              asked.push(offset);
+              return new Promise((resolve) => {
+                answer = (gen, at, text) => resolve({ seq, gen, offset: at, text, done: false });
+              });
+            },
+          });
+          const settled = () => new Promise((resolve) => setTimeout(resolve, 20));
+          room.event({ ...event, type: "message", seq: 1, n: 1, streaming: true, text: "" });
+          growth.look(room);
+          growth.appended(room, { chunks: [[1, 1, 4, "late"]] });
+          answer(1, 0, "told");
+          await settled();
+          answer(1, 4, "late");
+          await settled();
+          const { text } = room.find(1);
+          growth.appended(room, { chunks: [[1, 2, 3, "ew"]] });
+          answer(2, 0, "anew");
+          await settled();
+          return { asked, text, again: room.find(1).text };
+        }""",
+        server.url,
+    )
+    assert got == {"asked": [0, 4, 0], "text": "toldlate", "again": "anew"}
+    anna.leave()

@@ -6,7 +6,11 @@ const AT_ONCE = 4; // messages that are looked at: the newest
 
 /** @import { Message, Room } from "./room.js" */
 
-/** How much of a text is there, in code points, and of which writing of it. @typedef {{ gen: number, points: number, asked: boolean }} Known */
+/**
+ * How much of a text is there, in code points, and of which writing of it. `missed`: how far chunks reach that came while
+ * an answer was on its way, which was perhaps made before them.
+ * @typedef {{ gen: number, points: number, asked: boolean, missed: number }} Known
+ */
 
 export class Growth {
   #known = /** @type {WeakMap<Message, Known>} */ (new WeakMap());
@@ -53,7 +57,7 @@ export class Growth {
 
   /** @param {Message} message */
   #of(message) {
-    const known = this.#known.get(message) ?? { gen: 0, points: 0, asked: false };
+    const known = this.#known.get(message) ?? { gen: 0, points: 0, asked: false, missed: 0 };
     this.#known.set(message, known);
     return known;
   }
@@ -67,7 +71,11 @@ export class Growth {
       Object.assign(known, { gen, points: 0 });
       message.text = "";
     }
-    if (gen > known.gen || offset > known.points) return this.#ask(room, message);
+    if (gen > known.gen || offset > known.points) {
+      if (gen > known.gen) known.gen = 0; // all of it is asked for
+      known.missed = Math.max(known.missed, offset + length(text));
+      return this.#ask(room, message);
+    }
     const fresh = offset < known.points ? after(text, known.points - offset) : text;
     message.text += fresh;
     known.points += length(fresh);
@@ -104,6 +112,7 @@ export class Growth {
     const known = this.#of(message);
     if (known.asked) return;
     known.asked = true;
+    known.missed = 0;
     const answer = await this.on.fetch(room, message.seq, known.gen ? known.points : 0);
     if (answer) {
       if (answer.offset === 0) known.gen = 0; // it is all of it, whatever we had
@@ -112,12 +121,15 @@ export class Growth {
     }
     known.asked = false;
     if (!answer || message.end) this.#later(room, message);
+    else if (known.points < known.missed) this.#ask(room, message);
   }
 
-  /** Of what still grows, the next chunk shows the gap again. @param {Room} room @param {Message} message */
+  /** No other chunk may come for long. @param {Room} room @param {Message} message */
   #later(room, message) {
     setTimeout(() => {
-      if ([...this.on.rooms()].includes(room) && room.find(message.seq) === message) this.end(room, message);
+      if (![...this.on.rooms()].includes(room) || room.find(message.seq) !== message) return;
+      if (message.end) this.end(room, message);
+      else if (message.streaming) this.#ask(room, message);
     }, POLL);
   }
 }

@@ -193,7 +193,7 @@ def forge(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
 
 
 def renumber_ack(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
-    if proxy.at is not None or message["type"] != "ack":
+    if proxy.at is not None or message["type"] != "ack" or "seq" not in message:
         return None
     proxy.at = message | {"seq": message["seq"] + 1}
     return [proxy.at]
@@ -201,7 +201,7 @@ def renumber_ack(proxy: Tampering, message: Message) -> list[Message | bytes] | 
 
 def lose_event(proxy: Tampering, message: Message) -> list[Message | bytes] | None:
     """An ack for what no log holds."""
-    if proxy.at is not None or message["type"] != "ack":
+    if proxy.at is not None or message["type"] != "ack" or "seq" not in message:
         return None
     proxy.at = message | {"seq": message["seq"] + 100_000}
     return [proxy.at]

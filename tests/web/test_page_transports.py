@@ -452,6 +452,8 @@ def test_a_stream_is_renewed_by_us_or_ended_by_the_server(browser: Browser, tmp_
         anna.page.evaluate(WATCH)
         opened = box.count("/v1/events")
         anna.page.clock.run_for(201_000)
+        while box.count("/v1/events") == opened:  # its request is on its way
+            anna.page.wait_for_timeout(50)
         anna.say("on the next one")
         anna.page.clock.run_for(1_000)
         anna.shows("on the next one")

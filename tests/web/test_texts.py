@@ -65,9 +65,9 @@ async def test_what_is_piped_in_grows_as_it_comes(tmp_path: Path) -> None:
     async with chat(tmp_path) as here:
         ann = await reader(here)
         async with Piping(here, PATH + "?id=log&reply_to=7") as pipe:
+            await pipe.say("Grü".encode()[:-1])
             message = await ann.until("message")
             assert (message["streaming"], message["id"], message["reply_to"]) == (True, "log", 7)
-            await pipe.say("Grü".encode()[:-1])
             text = await read(ann, until="Gr")
             await pipe.say("ü".encode()[1:] + "ße, ".encode() + "\U0001f600".encode()[:1])
             await read(ann, until="Grüße, ", text=text)
@@ -166,6 +166,53 @@ async def test_who_may_not_is_told_before_the_body(tmp_path: Path, headers: dict
         assert not here.server.context.bodies
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"0\r\n\r\n", "body: must be the text of the message"),
+        (b"1\r\n\xc3\r\n0\r\n\r\n", "body: must be UTF-8; it ends within a character"),
+        (b"2\r\n\xff\xfe\r\n", "body: must be UTF-8"),
+        (b"2\r\n\0x\r\n", "body: must not hold U+0000"),
+    ],
+)
+async def test_a_body_without_a_character_is_refused_and_no_message(tmp_path: Path, body: bytes, message: str) -> None:
+    async with chat(tmp_path) as here:
+        async with Piping(here) as pipe:
+            pipe.writer.write(body)
+            status, said = await pipe.answer()
+            assert (status, said["error"]["code"], said["error"]["message"]) == (400, "bad_request", message)
+        assert await here.server.log.heads(["r"]) == {"r": 0}
+        assert not here.server.context.bodies
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"Content-Length": "5"}, b"5\r\nhello\r\n0\r\n\r\n"),
+        ({"Transfer-Encoding": "gzip, chunked"}, b"5\r\nhello\r\n0\r\n\r\n"),
+        ({}, b"5;a=b\r\nhello\r\n0\r\n\r\n"),
+        ({}, b"-5\r\nhello\r\n0\r\n\r\n"),
+        ({}, b"0\r\nX: trailer\r\n\r\n"),
+    ],
+)
+async def test_what_http_refuses_begins_no_message(tmp_path: Path, headers: dict[str, str], body: bytes) -> None:
+    async with chat(tmp_path) as here:
+        async with Piping(here, **headers) as pipe:
+            pipe.writer.write(body)
+            assert (await pipe.reader.read()).startswith(b"HTTP/1.1 400 ")
+        await eventually(lambda: not here.server.context.bodies)
+        assert await here.server.log.heads(["r"]) == {"r": 0}
+
+
+async def test_who_goes_before_the_first_character_leaves_no_message(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        async with Piping(here) as pipe:
+            await pipe.say(b"\xc3")
+            await eventually(lambda: here.server.context.bodies)
+        await eventually(lambda: not here.server.context.bodies)
+        assert await here.server.log.heads(["r"]) == {"r": 0}
+
+
 async def test_who_asks_whether_to_go_on_is_told_so(tmp_path: Path) -> None:
     async with chat(tmp_path) as here, Piping(here, Expect="100-continue") as pipe:
         assert await pipe.answer() == (100, None)
@@ -194,11 +241,13 @@ async def test_a_link_that_breaks_leaves_its_message_to_who_comes_back(tmp_path:
         find(here, 3).ends_at = 0.0
         assert (await ann.until("finished"))["reason"] == "interrupted"
         async with Piping(here, PATH + "?id=log2") as pipe:
+            await pipe.say("first ")
             status, said = await pipe.answer()
             assert (status, said["error"]["code"]) == (409, "conflict")
             assert "interrupted" in said["error"]["message"]
         await here.clients[0].ask(type="send", room="r", id="plain", text="x")
         async with Piping(here, PATH + "?id=plain", user="ann") as pipe:
+            await pipe.say("x")
             assert (await pipe.answer())[0] == 409
 
 
@@ -256,12 +305,14 @@ async def test_who_says_too_much_is_not_read_for_a_while(tmp_path: Path) -> None
 
 
 async def test_a_server_that_stops_tells_to_come_again(tmp_path: Path) -> None:
-    async with chat(tmp_path) as here, Piping(here, PATH + "?id=log") as pipe:
+    async with chat(tmp_path) as here, Piping(here, PATH + "?id=log") as pipe, Piping(here) as silent:
         await pipe.say("kept")
         await eventually(lambda: [one.length for one in here.server.context.growing.by_name.values()] == [4])
+        await eventually(lambda: len(here.server.context.bodies) == 2)
         stopping = asyncio.create_task(here.server.stop())
-        status, said = await pipe.answer()
-        assert (status, said["error"]["code"]) == (503, "unavailable")
+        for stopped in (pipe, silent):
+            status, said = await stopped.answer()
+            assert (status, said["error"]["code"]) == (503, "unavailable")
         await stopping
     async with chat(tmp_path) as there, Piping(there, PATH + "?id=log") as pipe:
         await pipe.say("kept, and more")

@@ -16,6 +16,8 @@ from tests.support.plain_http import HTTP
 from tornado_chat.auth import mint
 from tornado_chat.live.growing import STREAM_CHARS
 from tornado_chat.web import texts
+from tornado_chat.web.http_connection import HttpConnection
+from tornado_chat.web.http_connections import HttpConnections
 
 PATH = "/v1/rooms/r/messages"
 TEXT = "text/plain; charset=utf-8"
@@ -35,9 +37,12 @@ class Piping:
 
     async def __aenter__(self) -> Self:
         self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
-        lines = [f"POST {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in self.head.items() if value)]
-        self.writer.write("\r\n".join([*lines, "", ""]).encode())
+        self.writer.write(self.first())
         return self
+
+    def first(self) -> bytes:
+        lines = [f"POST {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in self.head.items() if value)]
+        return "\r\n".join([*lines, "", ""]).encode()
 
     async def __aexit__(self, *_: object) -> None:
         self.writer.transport.abort()
@@ -249,6 +254,59 @@ async def test_a_link_that_breaks_leaves_its_message_to_who_comes_back(tmp_path:
         async with Piping(here, PATH + "?id=plain", user="ann") as pipe:
             await pipe.say("x")
             assert (await pipe.answer())[0] == 409
+
+
+@pytest.mark.parametrize(
+    ("pieces", "kept", "reason"),
+    [
+        ([b"5\r\nfirst\r\n1\r\n \r\n4\r\nlast\r\n0\r\n\r\n"], "first last", "done"),
+        ([b"5\r\nfirst\r\n", b"5\r\n last\r\n0\r\n\r\n"], "first last", "done"),
+        ([b"5\r\nfirst\r\n5\r\n las"], "first las", "interrupted"),
+        ([b"5\r\nfirst\r\n", b"5\r\n last\r\n0\r\n"], "first last", "interrupted"),
+        ([b"5\r\nfirst\r\n5\r\n last\r\nx\r\n"], "first last", "interrupted"),
+        ([b"5\r\nfirst\r\n5\r\n last0\r\n"], "first last", "interrupted"),
+        ([b"5\r\nfirst\r\nffffff\r\n last"], "first", "interrupted"),
+    ],
+)
+async def test_of_who_goes_at_once_all_that_came_is_there(
+    tmp_path: Path, pieces: list[bytes], kept: str, reason: str
+) -> None:
+    async with chat(tmp_path) as here:
+        ann = await reader(here)
+        async with Piping(here) as pipe:
+            pipe.writer.write(pieces[0])
+            if len(pieces) > 1:
+                await ann.until("message")
+                pipe.writer.write(pieces[1])
+            pipe.writer.write_eof()  # before the server has read the last piece
+            if len(pieces) == 1:
+                await ann.until("message")
+            await eventually(lambda: not here.server.context.bodies)
+        for message in here.server.context.growing.by_name.values():
+            message.ends_at = 0.0
+        text = await read(ann)
+        assert (text.text, text.end["reason"]) == (kept, reason)
+
+
+async def test_a_body_is_read_though_its_client_goes_before_the_head_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with chat(tmp_path) as here:
+        ann = await reader(here)
+        pipe, http = Piping(here), here.server.http
+        first = pipe.first()
+        _, writer = await asyncio.open_connection("127.0.0.1", pipe.port)
+
+        def hand_on(connection: HttpConnection, said: bytes) -> None:
+            writer.write(first[len(said) :] + b"5\r\nhello\r\n0\r\n\r\n")
+            writer.write_eof()
+            HttpConnections.hand_on(http, connection, said)
+
+        monkeypatch.setattr(http, "hand_on", hand_on)
+        writer.write(first[:-2])
+        text = await read(ann)
+        assert (text.text, text.end["reason"]) == ("hello", "done")
+        writer.transport.abort()
 
 
 async def test_what_is_stopped_ends_at_once(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +20,7 @@ from tornado_chat.live.growing import STREAM_CHARS
 from tornado_chat.web import texts
 from tornado_chat.web.http_connection import HttpConnection
 from tornado_chat.web.http_connections import HttpConnections
+from tornado_chat.wire.replies import Stop
 
 PATH = "/v1/rooms/r/messages"
 TEXT = "text/plain; charset=utf-8"
@@ -253,7 +256,9 @@ async def test_a_link_that_breaks_leaves_its_message_to_who_comes_back(tmp_path:
         await here.clients[0].ask(type="send", room="r", id="plain", text="x")
         async with Piping(here, PATH + "?id=plain", user="ann") as pipe:
             await pipe.say("x")
-            assert (await pipe.answer())[0] == 409
+            status, said = await pipe.answer()
+            assert status == 409
+            assert said["error"]["message"] == "the id is that of event 5, which is no message that grows"
 
 
 @pytest.mark.parametrize(
@@ -326,6 +331,38 @@ async def test_what_is_stopped_ends_at_once(tmp_path: Path) -> None:
             assert said["error"]["message"] == "message 2 was stopped by ann"
             await pipe.say("and on")
             pipe.writer.write(b"0\r\n\r\n")
+
+
+async def test_a_body_that_ends_while_it_is_stopped_is_told_so(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        ann = await reader(here)
+        async with Piping(here) as pipe:
+            await pipe.say("on and on")
+            text = await read(ann, until="on and on")
+            body = next(iter(here.server.context.bodies))
+            with closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as lock:
+                lock.execute("BEGIN IMMEDIATE")
+                body.hear(Stop(room="r", seq=1, by="ann"))
+                status, said = await pipe.end()
+                lock.execute("ROLLBACK")
+            assert (status, said["error"]["code"]) == (409, "conflict")
+            assert said["error"]["message"] == "message 1 is being stopped by ann"
+        await read(ann, text=text)
+        assert (text.text, text.end["reason"]) == ("on and on", "stopped")
+
+
+async def test_of_two_bodies_with_one_id_the_first_is_told_that_the_other_goes_on(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        ann = await reader(here)
+        async with Piping(here, PATH + "?id=log") as first, Piping(here, PATH + "?id=log") as second:
+            await first.say("one")
+            text = await read(ann, until="one")
+            await second.say("one, two")
+            await read(ann, until="one, two", text=text)
+            await first.say(", three")
+            status, said = await first.answer()
+            assert (status, said["error"]["message"]) == (409, "another connection goes on with message 1")
+            assert (await second.end())[0] == 201
 
 
 async def test_a_silent_body_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

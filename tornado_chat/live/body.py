@@ -40,8 +40,8 @@ class Body(Author):
     """A Writer with one message. Calls come one after another; `end` is the last, at any time."""
 
     __slots__ = (
-        "_begin", "_decoder", "_end_id", "_ended", "_ending", "_growing", "_offset", "_on_over", "_outcome", "_turn",
-        "_writing", "ack",
+        "_begin", "_decoder", "_end_id", "_ended", "_ending", "_growing", "_offset", "_on_over", "_outcome", "_stopper",
+        "_turn", "_writing", "ack",
     )  # fmt: skip
 
     ack: replies.Ack | None
@@ -67,6 +67,7 @@ class Body(Author):
         self._on_over = on_over
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._offset = 0  # code points that came
+        self._stopper: str | None = None  # who has ended it
         self._growing: Growing | None = None
         self._ending = False  # its `finish` is said
         self._ended = False
@@ -183,6 +184,7 @@ class Body(Author):
         if self._ending:
             return
         assert self.ack is not None
+        self._stopper = by
         try:
             await self.finish("stopped")
         except ChatError as error:
@@ -222,11 +224,18 @@ class Body(Author):
                 ErrorCode.UNAVAILABLE, "this server is stopping: send all of it again with the same id", 1.0
             )
         assert self.ack is not None
+        message, growing = f"message {self.ack.seq}", self._growing
         ended = self.context.growing.ended.get((begin.room, self.user, begin.id))
         reason = self.ack.reason if ended is None else ended.reason
         if reason is not None:
-            return Conflict(f"message {self.ack.seq} has ended ({reason})", reason=reason)
-        return Conflict("the id is another event's, or another connection goes on with its message")
+            return Conflict(f"{message} has ended ({reason})", reason=reason)
+        if self._stopper is not None:
+            return Conflict(f"{message} is being stopped by {self._stopper}")
+        if growing is not None and growing.ending:
+            return Conflict(f"{message} is being finished ({growing.end_reason})")
+        if self.ack.gen is None:
+            return Conflict(f"the id is that of event {self.ack.seq}, which is no message that grows")
+        return Conflict(f"another connection goes on with {message}")
 
     def _check_session(self) -> None:
         """Raise `unauthorized` if the token is not good any more."""

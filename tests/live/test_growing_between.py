@@ -7,9 +7,10 @@ between processes. Real processes are killed in tests/processes/test_growing_dea
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import zlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -378,3 +379,22 @@ async def test_without_its_redis_what_grows_comes_late_and_whole(tmp_path: Path)
             await ends_with(ann, "heard late and soon", text=text)
             ben = await two.connect(headers=bearer("ben"))
             assert (await ben.ask(type="fetch", room="r", seq=1))["done"] is True
+
+
+async def test_an_end_that_comes_too_late_takes_nothing_from_who_goes_on_here(tmp_path: Path) -> None:
+    async with servers(tmp_path, 2, f"sqlite:///{tmp_path}/chat.db", []) as (one, two):
+        old, away, new = await author(one), await author(two), await author(one)
+        await begin(old)
+        await begin(away)
+        await eventually(lambda: not one.server.context.growing.by_name)
+        with closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as lock:
+            lock.execute("BEGIN IMMEDIATE")
+            await new.send(type="begin", id="re:1", room="r")
+            await eventually(lambda: one.server.publisher.queued == 1)
+            await old.send(type="finish", id="late", room="r", stream="re:1", length=0, reason="done")
+            await eventually(lambda: one.server.publisher.queued == 2)
+            lock.execute("ROLLBACK")
+        await new.until("ack", id="re:1")
+        assert (await old.until("error", id="late"))["code"] == "conflict"
+        await append(new, 0, "goes on")
+        assert (await finish(new, 7))["seq"] == 2

@@ -246,7 +246,7 @@ class Writing:
                 outcome = self._conflict(name, None)  # nor was it a resend
             elif isinstance(outcome, Conflict):
                 outcome.stream = name[2]
-            if message is not None:
+            if message is not None and entry.target:  # else it has come here meanwhile, and goes on
                 messages.answered(message, outcome, entry.reason)
             if isinstance(outcome, Appended) and entry.id is not None:
                 ack = replies.Ack(

@@ -266,7 +266,7 @@ def unfinished(
         return Conflict(f"message {seq} of room {room} has ended ({reason})", reason=reason)
     # A process that was asked to stop may have kept more since this one has read what it wants to end with.
     behind = entry.lapsed and (not lapsed or length != len(entry.text or ""))
-    if gen != entry.gen or home != entry.home or behind:
+    if not entry.target or gen != entry.gen or home != entry.home or behind:
         return Conflict(
             f"message {seq} of room {room} is written by somebody else now; `begin` it again", gen=gen, length=length
         )

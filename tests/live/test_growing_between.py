@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.live.test_growing import Text, append, author, bearer, begin, finish, read, reader
+from tests.live.test_growing import Text, append, author, bearer, begin, finish, posted, read, reader
 from tests.support.chat import Client, Running, eventually, running
 from tests.support.redis_servers import redis_of_the_session, redis_server
 from tornado_chat.live import growing_elsewhere, growing_messages
@@ -171,6 +171,37 @@ async def test_who_has_it_no_more_is_told_so(tmp_path: Path, place: tuple[str, l
         await append(old, 6, "late")
         error = await old.until("error")
         assert (error["code"], error["reason"]) == ("conflict", "done")
+
+
+async def test_who_writes_on_when_it_has_ended_elsewhere_is_told_why(
+    tmp_path: Path, place: tuple[str, list[str]]
+) -> None:
+    async with servers(tmp_path, 2, *place) as (one, two):
+        old, new = await author(one), await author(two)
+        for id in ("re:ended", "re:again", "re:moved"):
+            await begin(old, id)
+            await begin(new, id)
+        await finish(new, 0, "re:ended", "error")
+        await finish(new, 0, "re:again")
+        await eventually(lambda: not one.server.context.growing.by_name)
+        await append(old, 0, "late", "re:ended")
+        await append(old, 4, "later", "re:ended")
+        error = await old.until("error")
+        assert (error["code"], error["reason"], error["stream"]) == ("conflict", "error", "re:ended")
+        await append(old, 0, "on", "re:moved")
+        error = await old.until("error")
+        assert (error["code"], error["stream"], "reason" in error) == ("conflict", "re:moved", False)
+        assert (await old.ask(type="ping"))["type"] == "pong", "nothing more is said of the first one"
+        answers = await posted(
+            one,
+            {"type": "begin", "id": "re:again", "room": "r"},
+            {"type": "append", "id": "a", "room": "r", "stream": "re:again", "offset": 0, "text": "late"},
+            {"type": "ping", "id": "p"},
+        )
+        assert [(one.get("id"), one.get("reason")) for one in answers] == [
+            ("re:again", "done"), ("a", "done"), ("p", None),
+        ]  # fmt: skip
+        await finish(new, 0, "re:moved")
 
 
 async def test_what_has_moved_and_ended_before_that_was_noticed_is_let_go_of(

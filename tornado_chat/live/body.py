@@ -129,6 +129,8 @@ class Body(Author):
 
     async def _append(self, text: str) -> None:
         begin = self._begin
+        if (begin.room, self.user, begin.id) not in self.context.growing.by_name:
+            raise self._why_over()
         command = Append(room=begin.room, stream=begin.id, offset=self._offset, text=text)
         self._offset += len(text)
         try:
@@ -235,7 +237,7 @@ class Body(Author):
             return Conflict(f"{message} is being finished ({growing.end_reason})")
         if self.ack.gen is None:
             return Conflict(f"the id is that of event {self.ack.seq}, which is no message that grows")
-        return Conflict(f"another connection goes on with {message}")
+        return Conflict(f"another connection goes on with {message}, or it has ended elsewhere")
 
     def _check_session(self) -> None:
         """Raise `unauthorized` if the token is not good any more."""

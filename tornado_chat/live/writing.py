@@ -183,6 +183,8 @@ class Writing:
             if not message.ending:
                 messages.end(message, command.length)
             text, seq = message.text(), message.seq
+        else:
+            writer.charge_bytes(BEGIN_BYTES)
         entry = FinishEntry(
             *self._author(command),
             key=command.id or writer.context.hidden_key(),
@@ -209,7 +211,7 @@ class Writing:
     def _ask(self, command: Append, name: Name) -> Entry:
         """A `finish` that no message can have: it is refused with the reason that the message has ended for."""
         writer = self._writer
-        writer.charge_bytes(FRAME_BYTES)
+        writer.charge_bytes(BEGIN_BYTES)
         self._refused = name, command.gen or self._gens[name]
         entry = FinishEntry(
             *self._author(command),

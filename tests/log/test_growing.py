@@ -6,13 +6,11 @@ import asyncio
 import random
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from tornado.ioloop import IOLoop
 
-from tests.support.databases import sql
+from tests.support.databases import Open, sql
 from tests.support.entries import (
     MIB,
     append,
@@ -29,33 +27,9 @@ from tests.support.entries import (
 from tornado_chat.errors import ChatError, Conflict, ErrorCode
 from tornado_chat.log import Appended, Entry, Log, growing
 from tornado_chat.log.growing import Checkpoint, Claim
-from tornado_chat.log.opening import open_log
 from tornado_chat.wire.events import Data
 
 pytest_plugins = ["tests.support.database_fixtures", "tests.support.postgres_servers"]
-
-Open = Callable[[], Awaitable[Log]]
-
-
-@pytest.fixture
-def opened(database: str, io_loop: IOLoop) -> Iterator[Open]:
-    """Opens one and the same log, as often as it is called."""
-    logs: list[Log] = []
-
-    async def opened() -> Log:
-        log = await open_log(database)
-        logs.append(log)
-        return log
-
-    yield opened
-    for log in logs:
-        io_loop.run_sync(log.close)
-
-
-@pytest.fixture
-def log(opened: Open, io_loop: IOLoop) -> Log:
-    log: Log = io_loop.run_sync(opened)
-    return log
 
 
 def part(seq: int, start: int, text: str, gen: int = 1, room: str = "lobby", *, linked: bool = True) -> Checkpoint:
@@ -228,10 +202,10 @@ async def test_a_checkpoint_that_may_have_been_kept_is_given_again(log: Log) -> 
     assert (await log.open("lobby", 1))[0].text == "ab"
 
 
-async def test_what_has_lapsed_can_be_finished_by_anybody(log: Log, opened: Open, database: str) -> None:
+async def test_what_has_lapsed_can_be_finished_by_anybody(log: Log, open_log: Open, database: str) -> None:
     await append(log, message("?", user="ann"), begun(reply_to=1), begun("re:2"))
     await log.checkpoint("here", [part(2, 0, "so far")])
-    other = await opened()
+    other = await open_log()
     assert await other.lapsed() == []
     assert isinstance(await refused(other, finished(2, "so far", reason="interrupted", lapsed=True)), Conflict)
     await lapse(database)
@@ -401,11 +375,11 @@ async def test_a_text_of_any_kind_and_none(log: Log) -> None:
     assert (await now(log, 2))["text"] == ""
 
 
-async def test_it_is_there_after_reopening(log: Log, opened: Open) -> None:
+async def test_it_is_there_after_reopening(log: Log, open_log: Open) -> None:
     await append(log, begun())
     await log.checkpoint("here", [part(1, 0, "abc")])
     await log.close()
-    assert terms(await claim(await opened(), begun(home="there"))) == (1, 3, "abc", False, None)
+    assert terms(await claim(await open_log(), begun(home="there"))) == (1, 3, "abc", False, None)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -75,6 +75,7 @@ class Growing:
         "_pieces",
         "asked_at",
         "counted",
+        "cut_short",
         "deaf",
         "done",
         "end_reason",
@@ -137,6 +138,7 @@ class Growing:
         self.told = self.known = 0
         self.length = self.kept = self.sent = len(text)  # sent: what other processes were told
         self.gap = False  # its author was told of one, and has not come back to the end of the text
+        self.cut_short = False  # the log may have more than its author says it has
 
     def add(self, text: str) -> None:
         self._fresh.append(text)
@@ -203,6 +205,7 @@ class Growing:
             text = self.text()[:length]
             self._pieces, self._fresh = [text[: self.told]], [text[self.told :]]
             self.length = length
+            self.cut_short = True
             self.told, self.sent = min(self.told, length), min(self.sent, length)
             if self.kept > length:
                 self.kept = 0  # if it goes on to grow, all of it is kept anew

@@ -378,6 +378,8 @@ class GrowingMessages:
                 await asyncio.sleep(TICK_SECONDS)
 
     async def _turn(self) -> None:
+        if self.by_name:
+            await self._look_at_held()
         now = monotonic()
         self._chars = sum(message.length for message in self.by_name.values())
         for message in list(self.by_name.values()):
@@ -386,8 +388,6 @@ class GrowingMessages:
             if message.ends_at is not None and now >= message.ends_at and not message.ending:
                 self._finish(message)
         await self.checkpoint(now)
-        if self.by_name:
-            await self._look_at_held()
         if now - self._looked >= LAPSED_SECONDS:
             self._looked = asked = monotonic()
             lapsed = await self._hub.log.lapsed()
@@ -417,16 +417,30 @@ class GrowingMessages:
         if not parts:
             return
         kept = await self._hub.log.checkpoint(self.home, parts)
+        moved: list[Growing] = []
         for message, part, ok in zip(messages, parts, kept, strict=True):
             if not ok:
                 if not message.ending and message.gen == part.gen:
-                    self._drop(message, None)  # it has moved
+                    moved.append(message)
             elif message.gen == part.gen:
                 message.kept = min(part.start + len(part.text), message.length)
                 message.kept_at = monotonic()
                 if message.linked and not part.linked:
                     self._tell_orphaned(message.room, message.seq, message.user, message.id)
                 message.linked = part.linked
+        await self._hand_over(moved)
+
+    async def _hand_over(self, moved: Sequence[Growing]) -> None:
+        """Let go of messages that other processes have, or have ended: those get what was told here, and not kept."""
+        parts = [
+            Checkpoint(message.room, message.seq, message.gen, message.kept, message.since(message.kept), linked=False)
+            for message in moved
+            if message.kept < message.length
+        ]
+        for message in moved:
+            self._drop(message, None)
+        if parts:
+            await self._hub.log.hand_over(parts)
 
     async def leave(self) -> None:
         """Keep all there is and let go of it: this process ends, and the authors go on elsewhere."""
@@ -435,17 +449,33 @@ class GrowingMessages:
             self._drop(message, None)
 
     async def _look_at_held(self) -> None:
-        """What was stopped, or taken over, by another process."""
+        """What was stopped, taken over, or handed over, by another process."""
         before, asked = list(self.by_name.values()), monotonic()
         held = {(one.room, one.seq): one for one in await self._hub.log.held(self.home)}
+        moved: list[Growing] = []
+        behind: list[Growing] = []
         for message in before:
             one = held.get((message.room, message.seq))
+            is_here = self.by_name.get((message.room, message.user, message.id)) is message and not message.ending
             if one is None or one.gen != message.gen:
-                is_here = self.by_name.get((message.room, message.user, message.id)) is message
-                if is_here and not message.ending and message.kept_at <= asked:  # it may have come back since
-                    self._drop(message, None)
-            elif one.stopped is not None:
+                if is_here and message.kept_at <= asked:  # it may have come back since
+                    moved.append(message)
+                continue
+            if one.stopped is not None:
                 self._stop(one.room, one.seq, one.stopped)
+            if is_here and message.length < one.length and not message.cut_short:
+                behind.append(message)
+        await self._hand_over(moved)
+        await self._take_over(behind)
+
+    async def _take_over(self, behind: Sequence[Growing]) -> None:
+        """The log has more of these than is known here: the process that had them before has handed it over."""
+        parts = [(message.room, message.seq, message.gen, message.length) for message in behind]
+        for message, part, text in zip(behind, parts, await self._hub.log.parts(parts) if parts else (), strict=True):
+            *_, gen, start = part
+            if not (message.ending or message.over) and message.here and message.gen == gen:
+                message.extend(gen, start, text)
+                self._hub.grow(message.room).want()
 
     def _finish(self, message: Growing) -> None:
         self.end(message, message.length)

@@ -172,14 +172,18 @@ class Open:
 
 
 class Held:
-    """One of those that a process has, by its own name: `stopped` is who asked to stop it."""
+    """One of those that a process has, by its own name: `stopped` is who asked to stop it.
 
-    __slots__ = ("gen", "room", "seq", "stopped")
+    `length` code points are in its checkpoints; more than the process knows if the one before it has handed some over.
+    """
 
-    def __init__(self, room: str, seq: int, gen: int, stopped: str | None) -> None:
+    __slots__ = ("gen", "length", "room", "seq", "stopped")
+
+    def __init__(self, room: str, seq: int, gen: int, length: int, stopped: str | None) -> None:
         self.room = room
         self.seq = seq
         self.gen = gen
+        self.length = length
         self.stopped = stopped
 
 

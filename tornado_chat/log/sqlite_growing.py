@@ -70,6 +70,12 @@ SELECT
     json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]')
 FROM json_each(?)
 """
+HANDED_OVER = """
+SELECT room, length FROM growing
+WHERE room = (SELECT id FROM rooms WHERE name = ?) AND seq = ? AND gen = ? AND length >= ? AND length < ?
+"""
+HAND_OVER = "UPDATE growing SET length = ? WHERE room = ? AND seq = ?"
+HAND_OVER_PART = "INSERT INTO growing_parts (room, seq, start, text) VALUES (?, ?, ?, ?)"
 STOP = """
 UPDATE growing SET stopped = ?, lapses = min(lapses, ?)
 WHERE room = (SELECT id FROM rooms WHERE name = ?) AND seq IN (SELECT value FROM json_each(?)) AND stopped IS NULL
@@ -93,7 +99,7 @@ LAPSED_ONES = OPEN.format(
     text=ITS_TEXT, which=f"SELECT * FROM growing WHERE lapses <= ? ORDER BY lapses LIMIT {LAPSED}"
 )
 HELD = """
-SELECT json_group_array(json_array(r.name, g.seq, g.gen, g.stopped))
+SELECT json_group_array(json_array(r.name, g.seq, g.gen, g.length, g.stopped))
 FROM growing AS g CROSS JOIN rooms AS r ON r.id = g.room WHERE g.home = ?
 """
 
@@ -199,6 +205,17 @@ def checkpoint(db: sqlite3.Connection, home: str, parts: Sequence[Checkpoint]) -
     if texts:
         db.execute(KEEP_PARTS, (_json(texts),))
     return kept
+
+
+def hand_over(db: sqlite3.Connection, parts: Sequence[Checkpoint]) -> None:
+    """As `Log.hand_over` says."""
+    for part in parts:
+        end = part.start + len(part.text)
+        found = db.execute(HANDED_OVER, (part.room, part.seq, part.gen, part.start, end)).fetchone()
+        if found is not None:
+            room, length = found
+            db.execute(HAND_OVER_PART, (room, part.seq, length, part.text[length - part.start :]))
+            db.execute(HAND_OVER, (end, room, part.seq))
 
 
 def stop(db: sqlite3.Connection, room: str, seqs: Sequence[int], by: str) -> None:

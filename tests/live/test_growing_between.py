@@ -207,8 +207,9 @@ async def test_what_was_told_before_its_author_went_elsewhere_is_handed_over(
     """The author is told what the checkpoints hold, and the message is stopped before all of it is said again."""
     monkeypatch.setattr(growing_messages, "STOP_SECONDS", 3 * growing_messages.TICK_SECONDS)
     async with servers(tmp_path, 2, *place) as (one, two):
-        ann, bot = await reader(one), await author(one)
-        for number, (kept, again) in enumerate([(0, 0), (0, 3), (10, 0), (10, 3)]):
+        ann, bot, anybody = await reader(one), await author(one), {one: await author(one), two: await author(two)}
+        cases = [(0, 0, two, True), (0, 3, two, True), (10, 3, two, True), (10, 3, two, False), (10, 3, one, False)]
+        for number, (kept, again, where, stays) in enumerate(cases):
             id, seq, text = f"re:{number}", 1 + 2 * number, "what was \U0001f600 shown " * 5
             await begin(bot, id)
             await append(bot, 0, text[:kept], id)
@@ -219,7 +220,9 @@ async def test_what_was_told_before_its_author_went_elsewhere_is_handed_over(
             other = await author(two)
             ack = await begin(other, id)
             await append(other, ack["length"], text[ack["length"] :][:again], id)
-            await other.send(type="stop", id=f"stop {number}", room="r", seq=seq)
+            if not stays:
+                await other.close()
+            await anybody[where].send(type="stop", id=f"stop {number}", room="r", seq=seq)
             end = (await read(ann, seq, text=shown)).end
             assert (end["reason"], end["length"]) == ("stopped", len(text))
             await other.close()

@@ -233,6 +233,33 @@ async def test_what_has_moved_and_ended_before_that_was_noticed_is_let_go_of(
             here.server.context.growing.on_moved()
 
 
+async def test_what_was_told_before_its_author_went_elsewhere_is_handed_over(
+    tmp_path: Path, place: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The author is told what the checkpoints hold, and the message is stopped before all of it is said again."""
+    monkeypatch.setattr(growing_messages, "STOP_SECONDS", 3 * growing_messages.TICK_SECONDS)
+    async with servers(tmp_path, 2, *place) as (one, two):
+        ann, bot, anybody = await reader(one), await author(one), {one: await author(one), two: await author(two)}
+        cases = [(0, 0, two, True), (0, 3, two, True), (10, 3, two, True), (10, 3, two, False), (10, 3, one, False)]
+        for number, (kept, again, where, stays) in enumerate(cases):
+            id, seq, text = f"re:{number}", 1 + 2 * number, "what was \U0001f600 shown " * 5
+            await begin(bot, id)
+            await append(bot, 0, text[:kept], id)
+            shown = await read(ann, seq, until=text[:kept])
+            await one.server.context.growing.checkpoint()
+            await append(bot, kept, text[kept:], id)
+            await read(ann, seq, until=text, text=shown)
+            other = await author(two)
+            ack = await begin(other, id)
+            await append(other, ack["length"], text[ack["length"] :][:again], id)
+            if not stays:
+                await other.close()
+            await anybody[where].send(type="stop", id=f"stop {number}", room="r", seq=seq)
+            end = (await read(ann, seq, text=shown)).end
+            assert (end["reason"], end["length"]) == ("stopped", len(text))
+            await other.close()
+
+
 async def test_a_stop_reaches_the_author_wherever_it_is_said(tmp_path: Path, place: tuple[str, list[str]]) -> None:
     async with servers(tmp_path, 3, *place) as (one, two, three):
         ann, bot, other = await reader(two), await author(one), await author(three)

@@ -109,6 +109,27 @@ async def test_nothing_is_left_of_it_but_its_events(log: Log, database: str) -> 
         assert await rows(database, f"SELECT * FROM {table}") == []
 
 
+async def test_who_has_it_no_more_hands_over_what_was_not_kept(log: Log) -> None:
+    await append(log, begun(home="one"), begun("re:2", home="one"))
+    await log.checkpoint("one", [part(1, 0, "Grüße, ")])
+    await append(log, begun(home="two"), begun("re:2", home="two"))
+    assert {held.former for held in await log.held("two")} == {"one"}
+    await log.hand_over("another", [part(1, 7, "")])
+    assert {held.former for held in await log.held("two")} == {"one"}
+    await log.hand_over("one", [part(1, 7, "\U0001f600!"), part(2, 0, "all"), part(3, 0, "none")])
+    assert sorted((held.seq, held.length) for held in await log.held("two")) == [(1, 9), (2, 3)]
+    assert {held.former for held in await log.held("two")} == {None}
+    assert await log.parts([("lobby", 1, 1, 7), ("lobby", 2, 1, 1)]) == ["\U0001f600!", "ll"]
+    assert (await now(log, 1))["text"] == "Grüße, \U0001f600!"
+    assert await log.checkpoint("two", [part(1, 7, "\U0001f600! Und")]) == [True], "who has it may not know of it yet"
+    await log.hand_over("one", [part(1, 7, "\U0001f600! Und so")])  # some of it came another way
+    await log.hand_over("one", [part(1, 7, "\U0001f600!"), part(2, 4, "a hole"), part(2, 0, "another", gen=2)])
+    assert [(await now(log, seq))["text"] for seq in (1, 2)] == ["Grüße, \U0001f600! Und so", "all"]
+    await append(log, finished(1, "Grüße", home="two"))
+    await log.hand_over("one", [part(1, 7, "\U0001f600! Und so weiter")])
+    assert (await now(log, 1))["text"] == "Grüße"
+
+
 async def test_the_second_begin_goes_on_where_the_first_was(log: Log) -> None:
     await append(log, begun(home="one"))
     await log.checkpoint("one", [part(1, 0, "abc")])

@@ -75,6 +75,7 @@ class Growing:
         "_pieces",
         "asked_at",
         "counted",
+        "cut_short",
         "deaf",
         "done",
         "end_reason",
@@ -82,6 +83,7 @@ class Growing:
         "ends_at",
         "gap",
         "gen",
+        "handed_by",
         "here",
         "home",
         "id",
@@ -124,6 +126,7 @@ class Growing:
         self.ending = False  # its `finished` is on its way through the log
         self.ends_at: float | None = None  # by monotonic(): when it is finished here, for `end_reason`
         self.end_reason: Reason = "interrupted"
+        self.handed_by = 0.0  # by monotonic(): until then the process that had it may hand some more over
         self.linked = True  # as the log has it
         self.unlinks_at = 0.0  # by monotonic(): until then its author counts as connected
         self.kept_at = monotonic()
@@ -137,6 +140,7 @@ class Growing:
         self.told = self.known = 0
         self.length = self.kept = self.sent = len(text)  # sent: what other processes were told
         self.gap = False  # its author was told of one, and has not come back to the end of the text
+        self.cut_short = False  # the log may have more than its author says it has
 
     def add(self, text: str) -> None:
         self._fresh.append(text)
@@ -203,6 +207,7 @@ class Growing:
             text = self.text()[:length]
             self._pieces, self._fresh = [text[: self.told]], [text[self.told :]]
             self.length = length
+            self.cut_short = True
             self.told, self.sent = min(self.told, length), min(self.sent, length)
             if self.kept > length:
                 self.kept = 0  # if it goes on to grow, all of it is kept anew

@@ -155,6 +155,14 @@ class Log(Protocol):
         """
         ...
 
+    async def hand_over(self, home: str, parts: Sequence[Checkpoint]) -> None:
+        """Keep what the process `home` still had of messages that have moved to others: what of it the log has not.
+
+        It is their `former` no more. Nothing is kept of one that has ended, whose `gen` is another, or of which the log
+        has less than the `start`.
+        """
+        ...
+
     async def stop(self, room: str, seqs: Collection[int], by: str) -> None:
         """Note for whoever has these messages, if they still grow, that the user `by` wants them stopped."""
         ...

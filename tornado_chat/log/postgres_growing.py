@@ -39,6 +39,21 @@ SELECT type = 'finished' AND (target = $3 OR $3 = 0) FROM events
 WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq = $2
 """
 CHECKPOINT = "SELECT checkpoint_growing($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+HAND_OVER = """
+WITH found AS MATERIALIZED (
+    SELECT
+        g.room, g.seq, g.length,
+        CASE WHEN g.length >= old.start THEN substr(old.text, (g.length - old.start)::int + 1) ELSE '' END AS text
+    FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[]) AS old (room, seq, gen, start, text)
+    JOIN rooms AS r ON r.name = old.room
+    JOIN growing AS g ON g.room = r.id AND g.seq = old.seq AND g.gen = old.gen
+    ORDER BY g.room, g.seq FOR UPDATE OF g
+), parts AS (
+    INSERT INTO growing_parts (room, seq, start, text) SELECT room, seq, length, text FROM found WHERE text <> ''
+)
+UPDATE growing AS g SET length = found.length + char_length(found.text), former = nullif(g.former, $1)
+FROM found WHERE g.room = found.room AND g.seq = found.seq
+"""
 STOP = """
 UPDATE growing SET stopped = $3, lapses = least(lapses, clock_ms() + $4)
 WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq = ANY ($2) AND stopped IS NULL
@@ -63,7 +78,7 @@ LAPSED_ONES = OPEN.format(
     order="lapses",
 )
 HELD = """
-SELECT r.name, g.seq, g.gen, g.stopped
+SELECT r.name, g.seq, g.gen, g.length, g.stopped, g.former
 FROM growing AS g CROSS JOIN LATERAL (SELECT name FROM rooms WHERE id = g.room LIMIT 1) AS r WHERE g.home = $1
 """
 
@@ -171,6 +186,19 @@ async def checkpoint(db: Connection, home: str, parts: Sequence[Checkpoint]) -> 
     for place in places:
         kept[place - 1] = True
     return kept
+
+
+async def hand_over(db: Connection, home: str, parts: Sequence[Checkpoint]) -> None:
+    """As `Log.hand_over` says."""
+    await db.execute(
+        HAND_OVER,
+        home,
+        [part.room for part in parts],
+        [part.seq for part in parts],
+        [part.gen for part in parts],
+        [part.start for part in parts],
+        [part.text for part in parts],
+    )
 
 
 async def stop(db: Connection, room: str, seqs: Collection[int], by: str) -> None:

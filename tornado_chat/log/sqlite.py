@@ -150,6 +150,11 @@ class SQLiteLog:
         self._count(len(parts))
         return kept
 
+    async def hand_over(self, home: str, parts: Sequence[Checkpoint]) -> None:
+        """As `Log.hand_over` says."""
+        await self._writer.call(Writer.hand_over, home, parts)
+        self._check_files()
+
     async def stop(self, room: str, seqs: Collection[int], by: str) -> None:
         """As `Log.stop` says."""
         await self._writer.call(Writer.stop, room, list(seqs), by)

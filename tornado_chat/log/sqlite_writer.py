@@ -264,6 +264,11 @@ class Writer(Connected):
         with self._writing(), transaction(self.db, "BEGIN IMMEDIATE"):
             return sqlite_growing.checkpoint(self.db, home, parts)
 
+    def hand_over(self, home: str, parts: Sequence[Checkpoint]) -> None:
+        """As `Log.hand_over` says."""
+        with self._writing(), transaction(self.db, "BEGIN IMMEDIATE"):
+            sqlite_growing.hand_over(self.db, home, parts)
+
     def stop(self, room: str, seqs: Sequence[int], by: str) -> None:
         """As `Log.stop` says."""
         with self._writing():

@@ -149,7 +149,7 @@ async def test_a_begin_after_the_end_tells_how_it_ended(log: Log) -> None:
     await append(log, begun(), finished(1, "abc", reason="error"))
     assert terms(await claim(log, begun())) == (0, 3, "", False, "error")
     await append(log, message("plain", user="bot", key="plain"))
-    assert terms(await claim(log, begun("plain"))) == (0, 0, "", False, None)
+    assert terms(await claim(log, begun("plain"))) == (0, 5, "", False, "done")
     assert len(await everything(log)) == 3
 
 

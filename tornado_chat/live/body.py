@@ -235,8 +235,6 @@ class Body(Author):
             return Conflict(f"{message} is being stopped by {self._stopper}")
         if growing is not None and growing.ending:
             return Conflict(f"{message} is being finished ({growing.end_reason})")
-        if self.ack.gen is None:
-            return Conflict(f"the id is that of event {self.ack.seq}, which is no message that grows")
         return Conflict(f"another connection goes on with {message}, or it has ended elsewhere")
 
     def _check_session(self) -> None:

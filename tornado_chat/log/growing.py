@@ -101,7 +101,7 @@ class Claim:
     """What a `Begin` is answered besides its seq.
 
     `text` is what the checkpoints hold and the author goes on from. `held`: another replica has it, and nothing was
-    changed. `reason`: it has ended, with `length` code points. `gen` 0: the event of this key is no message that grows.
+    changed. `reason`: it has ended, with `length` code points, and `gen` is 0; an ordinary message counts as `done`.
     `before` is the process that had it until now, "" for none.
     """
 

@@ -30,7 +30,8 @@ INSERT INTO growing (room, seq, gen, replica, home, linked, lapses, length) VALU
 """
 FOUND = "SELECT gen, replica, linked AND lapses > ?, length, home FROM growing WHERE room = ? AND seq = ?"
 ENDED = """
-SELECT e."on", f.emoji, f.reply_to FROM events AS e LEFT JOIN events AS f ON f.room = e.room AND f.seq = e.target
+SELECT e."on", f.emoji, f.reply_to, coalesce(length(e.text), 0)
+FROM events AS e LEFT JOIN events AS f ON f.room = e.room AND f.seq = e.target
 WHERE e.room = ? AND e.seq = ?
 """
 CLAIM = """
@@ -150,8 +151,9 @@ def claim(db: sqlite3.Connection, room: int, seq: int, entry: Begin) -> Claim | 
     """The message is there already: it goes on with `entry`, if that may have it."""
     found = db.execute(FOUND, (now(), room, seq)).fetchone()
     if found is None:
-        grew, reason, length = db.execute(ENDED, (room, seq)).fetchone()
-        return Claim(0, length, reason=reason) if grew and reason is not None else Claim(0)
+        grew, reason, length, text_length = db.execute(ENDED, (room, seq)).fetchone()
+        ended = grew and reason is not None
+        return Claim(0, length, reason=reason) if ended else Claim(0, text_length, reason="done")
     gen, replica, linked, length, home = found
     text = ""
     if None not in (replica, entry.replica) and replica != entry.replica:

@@ -65,6 +65,10 @@ BEGIN
         SELECT f.emoji, f.reply_to INTO reason, length
         FROM events AS e JOIN events AS f ON f.room = e.room AND f.seq = e.target AND f.type = 'finished'
         WHERE e.room = room_id AND e.seq = message AND e.type = 'message';
+        IF NOT FOUND THEN
+            reason := 'done';
+            length := (SELECT char_length(e.text) FROM events AS e WHERE e.room = room_id AND e.seq = message);
+        END IF;
         gen := 0;
         length := coalesce(length, 0);
         RETURN;

@@ -29,8 +29,8 @@ def impatient(module: str = "processes.supervisor", **constants: float) -> tuple
     return "-c", "; ".join([*lines, "sys.exit(cli.main())"])
 
 
-def wait_for(condition: Callable[[], Any], what: str = "it") -> None:
-    deadline = time.monotonic() + PATIENCE
+def wait_for(condition: Callable[[], Any], what: str = "it", seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come about"
         time.sleep(0.01)

@@ -67,6 +67,7 @@ export class Growing {
     } else if (grown) {
       this.#parse(tail, true);
     }
+    if (grown || !open) this.#outline();
     rest += whole.slice(LONGEST);
     if (this.#rest.data !== rest) this.#rest.data = rest;
   }
@@ -79,6 +80,15 @@ export class Growing {
   /** What is shown, without its marks. */
   get said() {
     return [...this.#units.flatMap(({ shown }) => shown), ...this.#tail].map(({ tree }) => said(tree)).join("\n");
+  }
+
+  /** The levels of the headings: the first comes next to the page's own, and none is left out, however many "#" it has. */
+  #outline() {
+    let last = 1;
+    for (const heading of this.#element.querySelectorAll("h3, h4, h5, h6")) {
+      last = Math.min(last + 1, Number(heading.localName[1]) - 1);
+      if (heading.ariaLevel !== String(last)) heading.ariaLevel = String(last);
+    }
   }
 
   /** Another text comes; the nodes stay, and are used for it where they can. */

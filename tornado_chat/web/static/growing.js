@@ -3,7 +3,7 @@
 // What is shown in the end is what the whole text shows. So a definition (`[label]: address`) that comes late changes
 // those blocks above it that asked for its label, and no others.
 
-import { closing, named, parse, said } from "./markdown.js";
+import { closing, lines, named, parse, said } from "./markdown.js";
 import { patched } from "./nodes.js";
 
 /** @import { Block, Named, References, Tree } from "./markdown.js" */
@@ -200,9 +200,6 @@ const same = (people, others) => people.length === others.length && people.every
 
 /** @returns {References} */
 const none = () => Object.create(null);
-
-/** Line ends as "\n". @param {string} text */
-const lines = (text) => (/[\r\0]/.test(text) ? text.replace(/\r\n?/g, "\n").replaceAll("\0", "\uFFFD") : text);
 
 /** `text` without a last line that is not decided yet. @param {string} text */
 function decided(text) {

@@ -206,6 +206,8 @@ async def test_the_pages_headers(tmp_path: Path) -> None:
         assert page.headers["x-content-type-options"] == "nosniff"
         assert page.headers["referrer-policy"] == "no-referrer"
         assert page.headers["cache-control"] == "no-cache"
+        script = await get(here, "/static/painter.js")
+        assert script.headers["content-security-policy"] == "default-src 'none'; script-src 'self'"
         again = await get(here, "/", **{"If-None-Match": page.headers["etag"]})
         assert again.status == 304
         assert again.body == b""

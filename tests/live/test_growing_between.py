@@ -296,6 +296,32 @@ async def _go_on(client: Client, id: str, start: int, words: int) -> None:
         await asyncio.sleep(0.002)
 
 
+async def test_acks_of_a_room_come_in_order_though_a_begin_waits(tmp_path: Path, place: tuple[str, list[str]]) -> None:
+    async with servers(tmp_path, 2, *place) as (one, two):
+        old, new = await author(one), await author(two)
+        for id in ("re:1", "re:2"):
+            await begin(old, id)
+            await append(old, 0, "what is handed over", id)
+        await new.send(type="begin", id="re:1", room="r")
+        await new.send(type="send", id="between", room="r", text="x")
+        await new.send(type="begin", id="re:2", room="r")
+        await new.send(type="send", id="elsewhere", room="other", text="x")
+        await new.send(type="send", id="last", room="r", text="x")
+        answers = [answer async for answer in _answers(new, 5)]
+        assert [one["id"] for one in answers if one["id"] != "elsewhere"] == [
+            "re:1", "between", "re:2", "last",
+        ]  # fmt: skip
+        assert [one["length"] for one in answers if one["id"].startswith("re:")] == [19, 19]
+
+
+async def _answers(client: Client, count: int) -> AsyncIterator[Any]:
+    while count:
+        got = await client.receive()
+        if got["type"] in ("ack", "error"):
+            count -= 1
+            yield got
+
+
 async def test_what_a_slow_process_hands_over_counts_where_it_fits(
     tmp_path: Path, place: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,8 +32,10 @@ from tornado_chat.wire.events import Data
 pytest_plugins = ["tests.support.database_fixtures", "tests.support.postgres_servers"]
 
 
-def part(seq: int, start: int, text: str, gen: int = 1, room: str = "lobby", *, linked: bool = True) -> Checkpoint:
-    return Checkpoint(room, seq, gen, start, text, linked=linked)
+def part(
+    seq: int, start: int, text: str, gen: int = 1, room: str = "lobby", *, linked: bool = True, cut: bool = False
+) -> Checkpoint:
+    return Checkpoint(room, seq, gen, start, text, linked=linked, cut=cut)
 
 
 async def claim(log: Log, entry: Entry) -> Claim:
@@ -121,10 +123,14 @@ async def test_who_has_it_no_more_hands_over_what_was_not_kept(log: Log) -> None
     assert {held.former for held in await log.held("two")} == {None}
     assert await log.parts([("lobby", 1, 1, 7), ("lobby", 2, 1, 1)]) == ["\U0001f600!", "ll"]
     assert (await now(log, 1))["text"] == "Grüße, \U0001f600!"
-    assert await log.checkpoint("two", [part(1, 7, "\U0001f600! Und")]) == [True], "who has it may not know of it yet"
+    assert await log.checkpoint("two", [part(1, 7, "\U0001f600")]) == [False], "there is more than it knows"
+    assert (await now(log, 1))["text"] == "Grüße, \U0001f600!"
+    assert await log.checkpoint("two", [part(1, 7, "\U0001f600! Und")]) == [True]
     await log.hand_over("one", [part(1, 7, "\U0001f600! Und so")])  # some of it came another way
     await log.hand_over("one", [part(1, 7, "\U0001f600!"), part(2, 4, "a hole"), part(2, 0, "another", gen=2)])
     assert [(await now(log, seq))["text"] for seq in (1, 2)] == ["Grüße, \U0001f600! Und so", "all"]
+    assert await log.checkpoint("two", [part(2, 0, "a", cut=True)]) == [True]
+    assert (await now(log, 2))["text"] == "a"
     await append(log, finished(1, "Grüße", home="two"))
     await log.hand_over("one", [part(1, 7, "\U0001f600! Und so weiter")])
     assert (await now(log, 1))["text"] == "Grüße"
@@ -219,7 +225,9 @@ async def test_a_checkpoint_that_may_have_been_kept_is_given_again(log: Log) -> 
     assert await log.checkpoint("here", [part(1, 7, "hole")]) == [False]
     assert await log.checkpoint("here", [part(1, 6, "g", 2)]) == [False]
     assert await log.checkpoint("here", []) == []
-    assert await log.checkpoint("here", [part(1, 0, "ab")]) == [True], "nothing is left of what came behind it"
+    assert await log.checkpoint("here", [part(1, 0, "ab", cut=True)]) == [True], (
+        "nothing is left of what came behind it"
+    )
     assert (await log.open("lobby", 1))[0].text == "ab"
 
 

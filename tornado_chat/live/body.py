@@ -267,6 +267,9 @@ class Body(Author):
     def submitted(self, entry: Entry) -> None:
         """As `Writer.submitted` says."""
 
+    def waits(self, entry: Entry) -> None:
+        """As `Writer.waits` says: nothing is submitted behind it."""
+
     def answered(self, entry: Entry, outcome: replies.Ack | ChatError | None) -> None:
         """As `Writer.answered` says."""
         if self._outcome is not None and not self._outcome.done():

@@ -437,23 +437,22 @@ class GrowingMessages:
                 or (linked and age >= RENEW_SECONDS)
             ):
                 text = message.since(message.kept) if new else ""
-                parts.append(Checkpoint(message.room, message.seq, message.gen, message.kept, text, linked=linked))
+                part = Checkpoint(message.room, message.seq, message.gen, message.kept, text, linked=linked)
+                part.cut = message.cut_short
+                parts.append(part)
                 messages.append(message)
         if not parts:
             return
         kept = await self._hub.log.checkpoint(self.home, parts)
-        moved: list[Growing] = []
         for message, part, ok in zip(messages, parts, kept, strict=True):
-            if not ok:
-                if not message.ending and message.gen == part.gen:
-                    moved.append(message)
-            elif message.gen == part.gen:
+            if ok and message.gen == part.gen:
                 message.kept = min(part.start + len(part.text), message.length)
                 message.kept_at = monotonic()
                 if message.linked and not part.linked:
                     self._tell_orphaned(message.room, message.seq, message.user, message.id)
                 message.linked = part.linked
-        await self._hand_over(self._let_go_of(moved))
+        if not all(kept):
+            await self._look_at_held()
 
     def _let_go_of(self, moved: Sequence[Growing]) -> list[Checkpoint]:
         """Other processes have these messages, or have ended them: what was told here, and not kept."""

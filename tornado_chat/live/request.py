@@ -342,6 +342,9 @@ class Request(Author):
         self._submitted.append((len(self._answers), entry.room, entry.id))
         self._answers.append(None)
 
+    def waits(self, entry: Entry) -> None:
+        """As `Writer.waits` says: each answer has its place."""
+
     def answered(self, entry: Entry, outcome: replies.Ack | ChatError | None) -> None:
         """As `Writer.answered` says."""
         if not self._ended:
@@ -356,6 +359,8 @@ class Request(Author):
         """What was appended is in the log; else none of the request counts as done."""
         try:
             await self.context.growing.checkpoint(only=grown)
+            if left := [message for message in grown if message.here and message.kept < message.length]:
+                await self.context.growing.checkpoint(only=left)  # the process before has just handed something over
         except LogUnavailable as error:
             self.context.log_warning.warning("log unavailable reason=%s", error)
             self._answers = [

@@ -93,6 +93,7 @@ class Session(Author):
         "flood",
         "held",
         "held_bytes",
+        "late",
         "line",
         "members",
         "paying",
@@ -120,6 +121,8 @@ class Session(Author):
         self.paying: asyncio.TimerHandle | None = None  # nothing is read until what came is paid
         self.stops = 0  # `stop` commands under way
         self.writing: Writing | None = None  # of messages that grow
+        # By room, in order: a `begin` whose answer waits, and all that was submitted behind it; None: not answered yet.
+        self.late: dict[str, dict[Entry, Callable[[], None] | None]] | None = None
 
     def begin(self, line: Line, answer: bytes, token: str | None, joins: Sequence[Join]) -> None:
         """Belong to `line` from now on: write the `answer` to its request and `welcome`, and carry out its `joins`.
@@ -302,6 +305,11 @@ class Session(Author):
     def published(self, entry: Entry, outcome: Appended | ChatError) -> None:
         """As `Sender.published` says."""
         self.unanswered -= 1
+        if self.late is not None and self._is_late(entry, partial(self._answer_published, entry, outcome)):
+            return
+        self._answer_published(entry, outcome)
+
+    def _answer_published(self, entry: Entry, outcome: Appended | ChatError) -> None:
         if self.line.closing:
             return
         if isinstance(outcome, ChatError):
@@ -355,9 +363,36 @@ class Session(Author):
         """As `Writer.submitted` says."""
         self.unanswered += 1
 
+    def waits(self, entry: Entry) -> None:
+        """As `Writer.waits` says."""
+        if self.late is None:
+            self.late = {}
+        self.late.setdefault(entry.room, {})[entry] = None
+
+    def _is_late(self, entry: Entry, answer: Callable[[], None]) -> bool:
+        """Whether another answer of its room comes first: `answer` is then called behind it."""
+        assert self.late is not None
+        waiting = self.late.get(entry.room)
+        if waiting is None:
+            return False
+        waiting[entry] = answer
+        while waiting and (first := waiting[next(iter(waiting))]) is not None:
+            del waiting[next(iter(waiting))]
+            first()
+        if not waiting:
+            del self.late[entry.room]
+            if not self.late:
+                self.late = None
+        return True
+
     def answered(self, entry: Entry, outcome: replies.Ack | ChatError | None) -> None:
         """As `Writer.answered` says."""
         self.unanswered -= 1
+        if self.late is not None and self._is_late(entry, partial(self._answer_growth, entry, outcome)):
+            return
+        self._answer_growth(entry, outcome)
+
+    def _answer_growth(self, entry: Entry, outcome: replies.Ack | ChatError | None) -> None:
         if self.line.closing:
             return
         if isinstance(outcome, ChatError):

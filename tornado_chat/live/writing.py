@@ -47,6 +47,9 @@ class Writer(Protocol):
     def submitted(self, entry: Entry) -> None:
         """`entry` is on its way through the log; `answered` is to follow, in the order of these."""
 
+    def waits(self, entry: Entry) -> None:
+        """The answer to `entry` comes later than the log's: those of what was submitted behind it wait, in its room."""
+
     def answered(self, entry: Entry, outcome: replies.Ack | ChatError | None) -> None: ...
 
     def flush_replies(self) -> None: ...
@@ -278,6 +281,7 @@ class Writing:
             finally:
                 messages.unreserve(entry.room, entry.user)
             if message is not None and message.handed_by:
+                self._writer.waits(entry)
                 messages.when_handed(message, lambda: self._begun_elsewhere(entry, outcome))
                 return
             self._beginning.discard((entry.room, entry.user, entry.key))

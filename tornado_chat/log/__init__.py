@@ -151,7 +151,8 @@ class Log(Protocol):
         """Keep what came of messages that grow in the process `home`, and that it and their authors are there.
 
         All in one transaction. Of each whether it was kept: else it has ended, or another process has it, or its `gen`
-        is another. After LogUnavailable the same `start` is to be given again, with all that came since.
+        is another, or the log has more of it, which was handed over. After LogUnavailable the same `start` is to be
+        given again, with all that came since.
         """
         ...
 

@@ -129,11 +129,15 @@ class Checkpoint:
     """What came of a message since the last one: `text` from the code point `start` on, perhaps none.
 
     `linked`: its author's link lives. Else the lease runs out LAPSE_SECONDS after the first checkpoint that had none.
+    `cut`: what the log may have behind the end of `text` is not wanted any more.
     """
 
-    __slots__ = ("gen", "linked", "room", "seq", "start", "text")
+    __slots__ = ("cut", "gen", "linked", "room", "seq", "start", "text")
 
-    def __init__(self, room: str, seq: int, gen: int, start: int, text: str, *, linked: bool) -> None:
+    def __init__(
+        self, room: str, seq: int, gen: int, start: int, text: str, *, linked: bool, cut: bool = False
+    ) -> None:
+        self.cut = cut
         self.room = room
         self.seq = seq
         self.gen = gen

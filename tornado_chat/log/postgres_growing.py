@@ -38,7 +38,7 @@ IS_ITS_END = """
 SELECT type = 'finished' AND (target = $3 OR $3 = 0) FROM events
 WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq = $2
 """
-CHECKPOINT = "SELECT checkpoint_growing($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+CHECKPOINT = "SELECT checkpoint_growing($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 HAND_OVER = """
 WITH found AS MATERIALIZED (
     SELECT
@@ -180,6 +180,7 @@ async def checkpoint(db: Connection, home: str, parts: Sequence[Checkpoint]) -> 
         [part.start for part in parts],
         [len(part.text) for part in parts],
         [part.linked for part in parts],
+        [part.cut for part in parts],
         [part.text for part in parts],
     )
     kept = [False] * len(parts)

@@ -197,6 +197,8 @@ def checkpoint(db: sqlite3.Connection, home: str, parts: Sequence[Checkpoint]) -
     kept = [False] * len(parts)
     for place, room, length in found:
         part = parts[place]
+        if length > part.start + len(part.text) and not part.cut:
+            continue
         if length > part.start:  # the last one was kept, and its process did not hear of it
             db.execute(CUT, (room, part.seq, part.start))
         kept[place] = True

@@ -125,7 +125,7 @@ $$;
 -- with the places, from 1, of those that it has. The rows are locked in one order everywhere.
 CREATE FUNCTION checkpoint_growing(
     process text, lease bigint, names text[], seqs bigint[], gens bigint[], starts bigint[], lengths bigint[],
-    links boolean[], texts text[]
+    links boolean[], cuts boolean[], texts text[]
 ) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
     kept bigint[];
@@ -135,13 +135,14 @@ BEGIN
     ORDER BY g.room, g.seq FOR UPDATE OF g;
     WITH found AS (
         SELECT g.room, g.seq, new.place, new.start, new.length, new.linked, new.text
-        FROM unnest(names, seqs, gens, starts, lengths, links, texts) WITH ORDINALITY
-            AS new (room, seq, gen, start, length, linked, text, place)
+        FROM unnest(names, seqs, gens, starts, lengths, links, cuts, texts) WITH ORDINALITY
+            AS new (room, seq, gen, start, length, linked, cut, text, place)
         CROSS JOIN LATERAL (SELECT id FROM rooms WHERE name = new.room LIMIT 1) AS r
         CROSS JOIN LATERAL (
             SELECT * FROM growing WHERE room = r.id AND seq = new.seq LIMIT 1
         ) AS g
         WHERE g.gen = new.gen AND g.home = process AND g.length >= new.start
+            AND (new.cut OR g.length <= new.start + new.length)
     ), renewed AS (
         UPDATE growing AS g SET
             length = found.start + found.length,

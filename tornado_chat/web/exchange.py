@@ -48,6 +48,9 @@ LINGER_SECONDS, LINGER_BYTES = 5.0, 4 * 1024 * 1024
 """Of a body that was answered before its end, so much more is read for so long, and dropped: what comes to a closed
 socket would make the client's kernel forget the answer (RFC 9112 section 9.6)."""
 
+_CHARSETS = ("", "utf-8", "utf8", "us-ascii")
+"""Of a text; the third is no name that IANA knows, but one that browsers take (WHATWG Encoding section 4.2)."""
+
 Find = Callable[[str, str, str], tuple[Endpoint, dict[str, str]]]
 """Of a method, a path and a header Accept: the endpoint, and what stands in the path for its names."""
 
@@ -126,7 +129,7 @@ class Exchange(HTTPMessageDelegate):
             raise ChatError(ErrorCode.BAD_REQUEST, NO_TEXT)
         charset = self.headers["content-type"].lower().replace('"', "").partition("charset=")[2].partition(";")[0]
         encoded = self.headers.get("content-encoding", "identity") != "identity"
-        if self.is_by_cookie or encoded or charset.strip() not in ("", "utf-8", "us-ascii"):
+        if self.is_by_cookie or encoded or charset.strip() not in _CHARSETS:
             raise RequestError(
                 "a text should come as Content-Type: text/plain; charset=utf-8, not compressed, and by a token in the "
                 "header Authorization; with the cookie, only JSON is taken",

@@ -296,7 +296,7 @@ async def test_a_text_has_its_bound_and_a_user_too(tmp_path: Path) -> None:
             await append(bot, start, "é" * size)
         await append(bot, STREAM_CHARS, "!")
         error = await bot.until("error")
-        assert error["code"] == "too_large"
+        assert (error["code"], error["room"], error["stream"]) == ("too_large", "r", "re:1")
         await append(bot, STREAM_CHARS + 1, "!")
         assert (await finish(bot, STREAM_CHARS))["seq"] == 2
         for number in range(OPEN_MESSAGES + 9):
@@ -752,6 +752,41 @@ async def posted(here: Running, *commands: dict[str, Any], user: str = "bot") ->
     )
     answers: list[Any] = json.loads((await AsyncHTTPClient().fetch(request)).body)
     return answers
+
+
+async def test_an_error_about_what_grows_says_where_it_is(tmp_path: Path) -> None:
+    begun = {"type": "begin", "room": "r", "id": "1"}
+    append = {"type": "append", "room": "r", "stream": "1", "offset": 0, "text": "x"}
+    finish = {"type": "finish", "room": "r", "id": "f", "stream": "1", "length": 0, "reason": "done"}
+    by = {"as": {"user": "ann"}}
+    wrong: list[tuple[dict[str, Any], str, str | None]] = [
+        (begun | {"replica": ""}, "bad_request", None),
+        (begun | {"meta": {"x": "\0"}}, "bad_request", None),
+        (begun | by, "forbidden", None),
+        (append | {"text": ""}, "bad_request", "1"),
+        (append | {"text": "\0"}, "bad_request", "1"),
+        (append | {"offset": -1, "stream": ""}, "bad_request", None),
+        (append | by, "forbidden", "1"),
+        (append, "conflict", "1"),
+        (finish | {"reason": "?"}, "bad_request", "1"),
+        (finish | {"stream": "0"}, "conflict", "0"),
+        ({"type": "stop", "room": "r", "id": "s"}, "not_found", None),
+        ({"type": "stop", "room": "r", "id": "s", "seq": 0}, "bad_request", None),
+        ({"type": "fetch", "room": "r", "id": "s", "seq": 1}, "not_found", None),
+        ({"type": "fetch", "room": "r", "id": "s"}, "bad_request", None),
+    ]
+    async with chat(tmp_path) as here:
+        bot = await author(here)
+        for command, code, stream in wrong:
+            await bot.send(**command)
+            said = await bot.until("error")
+            assert (said["code"], said["room"], said.get("stream")) == (code, "r", stream), command
+            (said,) = await posted(here, command)
+            assert (said["type"], said["room"], said.get("stream")) == ("error", "r", stream), command
+        await bot.send(**(append | {"room": "No Room"}))
+        assert "room" not in await bot.until("error")
+        await bot.send(type="edit", room="r", seq=1, text="x")
+        assert "room" not in await bot.until("error")
 
 
 async def test_a_message_that_grows_by_requests(tmp_path: Path) -> None:

@@ -11,9 +11,12 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import datetime
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
@@ -235,6 +238,20 @@ def test_nobody_waits_for_a_worker_that_is_in_back_off(tmp_path: Path) -> None:
             sock.sendall(b"GET /v1/rooms/r/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
             return sock.recv(65536)
 
+    def load(path: str) -> list[int]:
+        """The statuses that a browser gets for a file of the page, until it has it."""
+        address, statuses = f"http://127.0.0.1:{server.port}{path}", list[int]()
+        while len(statuses) < 20:
+            http = HTTPConnection("127.0.0.1", server.port, timeout=5.0)
+            with closing(http):
+                http.request("GET", address[len(f"http://127.0.0.1:{server.port}") :])
+                answer = http.getresponse()
+                statuses.append(answer.status)
+                if answer.status != 307:
+                    break
+                address = urljoin(address, answer.headers["Location"])
+        return statuses
+
     with Server(tmp_path, *TWO, expected=[DIED], program=program) as server:
         for count in (1, 2):
             victim = started_pids(server)[-1] if count > 1 else server.workers()[0]
@@ -258,6 +275,11 @@ def test_nobody_waits_for_a_worker_that_is_in_back_off(tmp_path: Path) -> None:
         ]
         assert min(told) >= 1000
         assert len(set(told)) > 1, "they do not come back all at once"
+        paths = ["/", "/?token=x", "/static/app.js", "/static/more.css?v=1"] * 4
+        with ThreadPoolExecutor(len(paths)) as pool:
+            loads = list(pool.map(load, paths))
+        assert all(statuses[-1] == 200 for statuses in loads), loads
+        assert any(307 in statuses for statuses in loads), "else none came to the worker that is away"
         wait_for(lambda: all(ask().startswith(b"HTTP/1.1 200 ") for _ in range(60)), "the worker")
         assert len(server.workers()) == 2
 

@@ -12,8 +12,9 @@ from tests.support.chat import SECRET, Running, eventually, running
 from tests.support.plain_http import HTTP, Answer
 from tornado_chat.auth import mint
 from tornado_chat.live import questions
+from tornado_chat.web import exchange as exchanges
 from tornado_chat.web.endpoint import WHOLE_BYTES
-from tornado_chat.web.exchange import LONG_BYTES, MAX_BODY_BYTES
+from tornado_chat.web.exchange import LINGER_BYTES, LONG_BYTES, MAX_BODY_BYTES
 from tornado_chat.wire.codec import JSON
 
 TOKEN = mint(SECRET, "alice", ttl=86_400)
@@ -60,6 +61,63 @@ async def test_a_body_beyond_the_limit_is_413_however_its_length_is_told(tmp_pat
         said = await exchange(here, head(Content_Length=len(body)), body)
         assert said.startswith(b"HTTP/1.1 201 ")
         await eventually(lambda: not here.server.limits.http_bytes)
+
+
+CHUNK = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+LONG = LONG_BYTES + 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "body", "end", "status"),
+    [
+        (head(Transfer_Encoding="chunked", Content_Type="text/plain; charset=latin-1"), CHUNK, b"0\r\n\r\n", 415),
+        (head(Transfer_Encoding="chunked", Content_Type="text/plain", Origin="http://x"), CHUNK, b"0\r\n\r\n", 403),
+        (head(path="/v1/nothing", Transfer_Encoding="chunked"), CHUNK, b"0\r\n\r\n", 404),
+        (head("HEAD", "/v1/nothing", Transfer_Encoding="chunked"), CHUNK, b"0\r\n\r\n", 404),
+        (head(path="/v1/nothing", Content_Length=LONG), b"x" * (LONG - 1), b"x", 404),
+        (head(path="/v1/commands", Origin="http://x", Content_Length=LONG), b"x" * (LONG - 1), b"x", 403),
+        (head("PUT", Content_Length=LONG), b"x" * (LONG - 1), b"x", 405),
+        (head(Content_Length=MAX_BODY_BYTES + 1), b"x" * MAX_BODY_BYTES, b"x", 413),
+        (head(Content_Length=LINGER_BYTES, Expect="100-continue"), b"x" * (LINGER_BYTES - 1), b"x", 413),
+    ],
+)
+async def test_who_is_refused_before_the_body_may_still_send_it(
+    tmp_path: Path, asked: bytes, body: bytes, end: bytes, status: int
+) -> None:
+    async with running(tmp_path) as here, HTTP(here) as http:
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(http.sock, asked)
+        await eventually(lambda: here.server.context.hub.metrics.refusals[status])
+        await asyncio.sleep(0.05)  # a socket that is closed at once answers what comes with a reset
+        for at in range(0, len(body), 65536):
+            await loop.sock_sendall(http.sock, body[at : at + 65536])
+        answer = await http.answer(head=asked.startswith(b"HEAD"))
+        assert (answer.status, answer.headers["connection"]) == (status, "close")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await loop.sock_recv(http.sock, 1)
+        await loop.sock_sendall(http.sock, end)
+        assert await loop.sock_recv(http.sock, 100) == b"", "nothing follows"
+        await eventually(lambda: not len(here.server.http))
+        assert not here.server.limits.http_bytes
+
+
+@pytest.mark.parametrize("asked", [head(Transfer_Encoding="chunked"), head(Content_Length=2 * LINGER_BYTES)])
+async def test_what_is_dropped_has_its_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bytes) -> None:
+    refused = asked.replace(b"/messages", b"/nothing")
+    async with running(tmp_path) as here:
+        loop = asyncio.get_running_loop()
+        async with HTTP(here) as http:
+            await loop.sock_sendall(http.sock, refused)
+            assert (await http.answer()).status in (404, 413)
+            with pytest.raises(ConnectionError):
+                await loop.sock_sendall(http.sock, CHUNK * (4 * LINGER_BYTES // 65536))
+            await eventually(lambda: not len(here.server.http))
+        monkeypatch.setattr(exchanges, "LINGER_SECONDS", 0.1)
+        async with HTTP(here) as http:
+            await loop.sock_sendall(http.sock, refused)
+            assert (await http.answer()).status in (404, 413)
+            await eventually(lambda: not len(here.server.http))
 
 
 @pytest.mark.parametrize("hosts", [(), ("localhost", "localhost"), ("local host",)])

@@ -95,8 +95,8 @@ async def test_what_is_piped_in_grows_as_it_comes(tmp_path: Path) -> None:
 async def test_several_on_one_connection_and_one_that_is_not_chunked(tmp_path: Path) -> None:
     async with chat(tmp_path) as here, HTTP(here) as http:
         token = mint(SECRET, "bot", ttl=60)
-        headers = {"Content-Type": "text/plain"}
-        for number in range(3):
+        for number, charset in enumerate(("", "; charset=UTF8", '; charset="utf-8"')):
+            headers = {"Content-Type": "text/plain" + charset}
             answer = await http.tell("POST", PATH, b"all at once", bearer=token, **headers)
             assert (answer.status, json.loads(answer.body)["seq"]) == (201, 2 * number + 1)
         answer = await http.tell("POST", PATH, {"text": "plain"}, bearer=token)
@@ -153,6 +153,7 @@ async def test_a_text_has_its_bound(tmp_path: Path) -> None:
     ("headers", "status"),
     [
         ({"Content-Type": "text/plain; charset=latin-1"}, 415),
+        ({"Content-Type": "text/plain; charset=utf-16"}, 415),
         ({"Content-Encoding": "gzip"}, 415),
         ({"Content-Type": "text/html"}, 415),
         ({"Authorization": ""}, 401),

@@ -225,7 +225,7 @@ class Rooms:
         code = next((code for code in ErrorCode if code == message["code"]), ErrorCode.BAD_REQUEST)
         error = ChatError(code, message.get("message", code.value), message.get("retry_after"))
         room = next((room for room in self.joined.values() if room.join_id == id), None)
-        if not id and "stream" in message:
+        if not id and code is ErrorCode.CONFLICT and "stream" in message:
             self._replies.on_error(message)
         elif not id:
             log.warning("refused code=%s reason=%s", code, error)

@@ -53,6 +53,7 @@ from tornado_chat.wire.commands import (
     Typing,
     Unfollow,
     Unparsed,
+    subject,
 )
 
 logger = logging.getLogger(__name__)
@@ -215,18 +216,20 @@ class Request(Author):
                 raise command
             return _HANDLERS[type(command)](self, command)
         except ChatError as error:
-            room = command.room if isinstance(command, Append | Finish) else None
-            self._answers.append(self._refusal(error, command.id, room))
+            where = (command.room, command.stream) if isinstance(command, Unparsed) else subject(command)
+            self._answers.append(self._refusal(error, command.id, *where))
             return True
         except Exception:
             logger.exception("command failed user=%s", self.user)
             self.fail()
             return True
 
-    def _refusal(self, error: ChatError, id: str | None, room: str | None = None) -> replies.Error:
-        """`room` is that of a message that grows."""
+    def _refusal(
+        self, error: ChatError, id: str | None, room: str | None = None, stream: str | None = None
+    ) -> replies.Error:
+        """`room` and `stream`: those of the `subject` of the command."""
         self.context.hub.metrics.errors[error.code] += 1
-        return replies.error(error, id, room)
+        return replies.error(error, id, room, stream)
 
     def _check_known(self) -> bool:
         """Whether the user can be recognised, or else nothing of the request is carried out."""
@@ -348,12 +351,11 @@ class Request(Author):
     def answered(self, entry: Entry, outcome: replies.Ack | ChatError | None) -> None:
         """As `Writer.answered` says."""
         if not self._ended:
-            place = self._place_of(entry)
+            found = self._place_of(entry)
             if isinstance(outcome, ChatError):
-                room = entry.room if isinstance(outcome, Conflict) else None
-                self._answers[place] = self._refusal(outcome, entry.id, room)
+                self._answers[found] = self._refusal(outcome, entry.id, entry.room)
             else:
-                self._answers[place] = outcome
+                self._answers[found] = outcome
 
     async def _keep_growing(self, grown: list[Growing]) -> None:
         """What was appended is in the log; else none of the request counts as done."""
@@ -428,7 +430,7 @@ class Request(Author):
         return True
 
     def _ask(self, question: Callable[[], Coroutine[Any, Any, Answer]], command: Command) -> None:
-        self._answers.append(replies.error(_NOT_IN_TIME, command.id))  # if it should be given up
+        self._answers.append(replies.error(_NOT_IN_TIME, command.id, *subject(command)))  # if it should be given up
         self._asking = self.context.hub.tasks.spawn(self._wait(question, command))
 
     async def _wait(self, question: Callable[[], Coroutine[Any, Any, Answer]], command: Command) -> None:
@@ -437,9 +439,9 @@ class Request(Author):
         except (LogUnavailable, TimeoutError) as error:
             self.context.log_warning.warning("log unavailable reason=%s", error)
             unavailable = ChatError(ErrorCode.UNAVAILABLE, "the log did not answer: try again", retry_after=1.0)
-            self._answers[-1] = self._refusal(unavailable, command.id)
+            self._answers[-1] = self._refusal(unavailable, command.id, *subject(command))
         except ChatError as error:
-            self._answers[-1] = self._refusal(error, command.id)
+            self._answers[-1] = self._refusal(error, command.id, *subject(command))
         except Exception:
             logger.exception("command failed user=%s", self.user)
             self._asking = None

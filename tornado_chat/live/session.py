@@ -60,6 +60,7 @@ from tornado_chat.wire.commands import (
     Unfollow,
     Unparsed,
     decode,
+    subject,
 )
 from tornado_chat.wire.encodings import Encoding
 
@@ -177,7 +178,7 @@ class Session(Author):
         try:
             command = decode(self.encoding.codec, payload, self.context.settings.text_chars)
         except Unparsed as error:
-            self._refuse(error, error.id)
+            self._refuse(error, error.id, error.room, error.stream)
         else:
             if command.__class__ is Append:
                 chars = len(command.text)
@@ -254,7 +255,7 @@ class Session(Author):
         try:
             return _HANDLERS[type(command)](self, command)
         except ChatError as error:
-            self._refuse(error, command.id, _room_of(command))
+            self._refuse(error, command.id, *subject(command))
             return True
 
     def resume(self) -> None:
@@ -282,10 +283,10 @@ class Session(Author):
         ):
             self.line.resume_reading()
 
-    def _refuse(self, error: ChatError, id: str | None, room: str | None = None) -> None:
-        """`room`: that of a `join`."""
+    def _refuse(self, error: ChatError, id: str | None, room: str | None = None, stream: str | None = None) -> None:
+        """`room` and `stream`: those of the `subject` of the command."""
         self.context.hub.metrics.errors[error.code] += 1
-        self.answer(replies.error(error, id, room))
+        self.answer(replies.error(error, id, room, stream))
         if error.code is ErrorCode.RATE_LIMITED or (error.code in OWN_FAULTS and self.context.settings.send_rate):
             if self.flood is None:
                 self.flood = Flood()
@@ -396,7 +397,7 @@ class Session(Author):
         if self.line.closing:
             return
         if isinstance(outcome, ChatError):
-            self._refuse(outcome, entry.id, entry.room if isinstance(outcome, Conflict) else None)
+            self._refuse(outcome, entry.id, entry.room)
         elif outcome is not None:
             self._reply(outcome)
 
@@ -452,7 +453,7 @@ class Session(Author):
             self.context.log_warning.warning("log unavailable reason=%s", error)
             error = ChatError(ErrorCode.UNAVAILABLE, "the log did not answer: try again", retry_after=1.0)
         if isinstance(error, ChatError):
-            self._refuse(error, command.id, _room_of(command))
+            self._refuse(error, command.id, *subject(command))
         else:
             logger.error("command failed user=%s", self.user, exc_info=error)
             self.fail()
@@ -552,14 +553,6 @@ class Session(Author):
     def _ping(self, command: Ping) -> bool:
         self.answer(replies.Pong(id=command.id))
         return True
-
-
-def _room_of(command: Command) -> str | None:
-    """A `join` says in its error which room it was: who reads a stream of several has nothing else to know it.
-
-    So do those of messages that grow: an `append` has no id.
-    """
-    return command.room if isinstance(command, Join | Append | Begin | Finish) else None
 
 
 OWN_FAULTS = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.FORBIDDEN, ErrorCode.NOT_FOUND, ErrorCode.TOO_LARGE})

@@ -48,8 +48,8 @@ class StreamSession(Session):
             self._ending.cancel()
         super().on_closed(code, reason)
 
-    def _refuse(self, error: ChatError, id: str | None, room: str | None = None) -> None:
-        super()._refuse(error, id, room)
+    def _refuse(self, error: ChatError, id: str | None, room: str | None = None, stream: str | None = None) -> None:
+        super()._refuse(error, id, room, stream)
         if error.code in TRANSIENT_ERRORS and self._ending is None and not self.line.closing:
             seconds = error.retry_after or _RETRY_SECONDS
             reason = retry_reason(random.randint(0, _SPREAD_MS))

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 
 from tornado_chat.errors import ErrorCode
 from tornado_chat.processes.listeners import Listeners
 from tornado_chat.processes.turned_away import TurnedAway
-from tornado_chat.wire.refusals import Unread
+from tornado_chat.wire.refusals import Unread, last_answer
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,22 @@ _REFUSAL = Unread(
 )
 
 
+_PAGE = re.compile(rb"GET /(?:static/(?:[\w.-]+/)*([\w.-]+))?(\?[!-~]*)? HTTP/1\.1\r\n")
+
+
+def _ask_again(said: bytes) -> bytes | None:
+    """A redirection to itself, if it asks for the page, or for one of its files: nothing else makes a browser wait.
+
+    A module that was refused is not asked for again, and the page stays blank. Browsers follow 20 redirections. The
+    address is relative: behind which folder a proxy has mounted the server is not known here.
+    """
+    asked = _PAGE.match(said)
+    if asked is None:
+        return None
+    address = (asked[1] or b"./") + (asked[2] or b"")
+    return last_answer(307, {"Location": address.decode("ascii"), "Cache-Control": "no-store"}, b"")
+
+
 class StandIn:
     """Of one place. It accepts from the worker's own sockets between `start` and `stop`, which may be called twice."""
 
@@ -39,7 +56,7 @@ class StandIn:
         self._listeners = listeners
         self._standing = False
         self._timer: asyncio.TimerHandle | None = None
-        self._turned_away = TurnedAway(self._loop)
+        self._turned_away = TurnedAway(self._loop, _ask_again)
 
     def start(self, delay: float) -> None:
         """Begin in `delay` seconds, if it is still wanted then."""

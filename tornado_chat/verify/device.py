@@ -481,7 +481,7 @@ class Device:
         self.ledger.errors[code] += 1
         wait = error.get("retry_after") or self.dice.uniform(0.2, 1.0)
         kind, named, room = (id or "").partition(" ")
-        if id is None and error.get("stream") is not None:
+        if id is None and code == "conflict" and error.get("stream") is not None:
             self.authoring.take_conflict(error)  # of an append
             return
         if id is None and ERRORS[code]:

@@ -101,7 +101,7 @@ def _decoded(codec: Codec, payloads: list[bytes], most: int, text_chars: int) ->
         try:
             command = decode(codec, payload, text_chars)
         except Unparsed as unparsed:
-            yield Unparsed(renamed(unparsed, "command"), unparsed.id)
+            yield Unparsed(renamed(unparsed, "command"), unparsed.id, unparsed.room, unparsed.stream)
         else:
             yield command
 

@@ -32,8 +32,8 @@ MAX_BODY_BYTES = 1024 * 1024
 """Of one request."""
 
 LONG_BYTES = 64 * 1024
-"""Longer bodies, and answers, count with what waits for clients. A longer body is not read where the request is refused
-by its head: the connection ends instead."""
+"""Longer bodies, and answers, count with what waits for clients. Where a request is refused by its head, it is answered
+before a longer body comes, and that is dropped."""
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110 section 9.2.1)."""
@@ -44,8 +44,12 @@ _PREFLIGHT = {
     "Access-Control-Max-Age": "7200",
 }
 
-LINGER_SECONDS = 5.0
-"""Of a body that was answered before its end, the rest is read for so long, and dropped."""
+LINGER_SECONDS, LINGER_BYTES = 5.0, 4 * 1024 * 1024
+"""Of a body that was answered before its end, so much more is read for so long, and dropped: what comes to a closed
+socket would make the client's kernel forget the answer (RFC 9112 section 9.6)."""
+
+_CHARSETS = ("", "utf-8", "utf8", "us-ascii")
+"""Of a text; the third is no name that IANA knows, but one that browsers take (WHATWG Encoding section 4.2)."""
 
 Find = Callable[[str, str, str], tuple[Endpoint, dict[str, str]]]
 """Of a method, a path and a header Accept: the endpoint, and what stands in the path for its names."""
@@ -83,6 +87,7 @@ class Exchange(HTTPMessageDelegate):
         self._answered = False
         self._whole = False  # all of it has been read
         self._early = False  # it was answered before that, and not ended
+        self._dropped = 0  # bytes of the body that came then
         self._body: bytes | bytearray = b""  # a bytearray, if it came in pieces
         self._size = 0  # of it, so far as it is counted
         self._cors: dict[str, str] = {}
@@ -95,6 +100,8 @@ class Exchange(HTTPMessageDelegate):
         if "expect" in headers:
             _expect(headers, start_line.version)
         self.begin(start_line.method, start_line.path, start_line.version, headers)
+        if self._answered:
+            headers.pop("Expect", None)  # Tornado would still tell to go on
 
     def begin(self, method: str, target: str, version: str, headers: Mapping[str, str]) -> None:
         """The head is here; `headers` has names in lower case, or ignores case."""
@@ -109,7 +116,7 @@ class Exchange(HTTPMessageDelegate):
             else:
                 self._make_room(content_length(headers) or 0)
         except (RequestError, ChatError) as error:
-            self._refusal = error  # told when the body was read: an answer before that ends the connection
+            self._refusal = error  # told when the body was read: an answer before that is the connection's last
             if "expect" in headers or _is_long(headers):
                 self.refuse(error)
 
@@ -122,7 +129,7 @@ class Exchange(HTTPMessageDelegate):
             raise ChatError(ErrorCode.BAD_REQUEST, NO_TEXT)
         charset = self.headers["content-type"].lower().replace('"', "").partition("charset=")[2].partition(";")[0]
         encoded = self.headers.get("content-encoding", "identity") != "identity"
-        if self.is_by_cookie or encoded or charset.strip() not in ("", "utf-8", "us-ascii"):
+        if self.is_by_cookie or encoded or charset.strip() not in _CHARSETS:
             raise RequestError(
                 "a text should come as Content-Type: text/plain; charset=utf-8, not compressed, and by a token in the "
                 "header Authorization; with the cookie, only JSON is taken",
@@ -155,7 +162,12 @@ class Exchange(HTTPMessageDelegate):
         return bearer(self.headers) is None and cookie(self.headers) is not None
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        if self._answered or self._refusal is not None:
+        if self._answered:
+            self._dropped += len(chunk)
+            if self._dropped > LINGER_BYTES:
+                self._end_early()
+            return None
+        if self._refusal is not None:
             return None
         if self._reader is not None:
             return self._carry_out(self._reader.take(chunk))
@@ -301,7 +313,7 @@ class Exchange(HTTPMessageDelegate):
         content_type: str = JSON_TYPE,
         close: bool = False,
     ) -> None:
-        """Answer; `close` the connection after it, as is done if not all of the request was read.
+        """Answer; `close` the connection after it, as is done a moment later if not all of the request was read.
 
         Nothing happens if the client has gone.
         """
@@ -316,27 +328,27 @@ class Exchange(HTTPMessageDelegate):
         if status != HTTPStatus.NO_CONTENT:
             sent.setdefault("Content-Type", content_type)
             sent["Content-Length"] = str(len(body))
-        close |= not self._whole or self.gate.context.draining
+        close |= self.gate.context.draining
         self.connection.release()
         if self._reader is not None:
             self._reader.end()
-            if not self._whole:
-                self._answer_early(int(status), sent, body)
-                return
-        taken = self._request.answer(int(status), sent, None if self.method == "HEAD" else body, close=close)
+        shown = None if self.method == "HEAD" else body
+        if not self._whole:
+            self._answer_early(int(status), sent, shown)
+            return
+        taken = self._request.answer(int(status), sent, shown, close=close)
         if taken is not None and len(body) > LONG_BYTES:
             self.connection.hold(len(body))
             taken.add_done_callback(lambda _: self.connection.release(len(body)))
 
-    def _answer_early(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        assert isinstance(self._request, TornadoRequest)
+    def _answer_early(self, status: int, headers: Mapping[str, str], body: bytes | None) -> None:
         self._early = True
+        self._body = b""
         self._request.answer_early(status, headers, body)
         self.connection.expect_answer(LINGER_SECONDS)
 
     def _end_early(self) -> None:
         if self._early:
-            assert isinstance(self._request, TornadoRequest)
             self._early = False
             self._request.end()
 
@@ -345,7 +357,7 @@ class Exchange(HTTPMessageDelegate):
         self.answer(status, JSON.encode(obj), headers)
 
     def refuse(self, error: RequestError | ChatError, headers: Mapping[str, str] | None = None) -> None:
-        """Answer with the error, and `headers` besides; whatever of the body has not come is not read."""
+        """Answer with the error, and `headers` besides; whatever of the body has not come is dropped."""
         status, found, retry_after = terms(self.gate.context.hub.metrics, error)
         status, media, body = answer(self.headers.get("accept", ""), status, error.code, error.message, retry_after)
         self.answer(status, body, {**found, **media, **(headers or {})})

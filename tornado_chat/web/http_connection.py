@@ -104,7 +104,7 @@ class _UnderWay:
 
     def __init__(self, exchange: Answering, lacking: int, *, last: bool) -> None:
         self.exchange = exchange
-        self.lacking = lacking  # bytes of its body
+        self.lacking = lacking  # bytes of its body; some, if it is answered: they are dropped
         self.last = last  # the connection ends with its answer
         self.unsent = memoryview(b"")  # of its answer
         self.taken: asyncio.Future[None] | None = None  # once all of that is in the kernel
@@ -361,6 +361,18 @@ class HttpConnection:
         self.owner.loop.add_writer(self.sock.fileno(), self._on_writable, request)
         return request.taken
 
+    def answer_early(self, status: int, headers: Mapping[str, str], body: bytes | None) -> None:
+        """Answer before the end of the body, whose rest is read until `end`: else the answer might be lost with it."""
+        self.answer(status, headers, body, close=True)
+
+    def end(self) -> None:
+        """Nothing follows what was answered early."""
+        request = self._under_way
+        assert request is not None
+        request.lacking = 0
+        if not request.unsent:
+            self._answered(request)
+
     def _on_writable(self, request: _UnderWay) -> None:
         try:
             sent = self.sock.send(request.unsent)
@@ -377,7 +389,9 @@ class HttpConnection:
             self._answered(request)
 
     def _answered(self, request: _UnderWay) -> None:
-        """The client has the answer: the next request may come."""
+        """The client has the answer: the next request may come, when all of this one is here."""
+        if request.lacking:
+            return
         self._under_way = None
         if request.last:
             self._hang_up()

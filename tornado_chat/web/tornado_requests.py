@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -40,21 +41,31 @@ class TornadoRequest:
 
     def __init__(self, request: HTTP1Connection) -> None:
         self._request = request
+        self._written: Future[None] | None = None  # what was answered early
 
     def answer(
         self, status: int, headers: Mapping[str, str], body: bytes | None, *, close: bool
     ) -> Future[None] | None:
         written = self._write(status, headers, body, close=close)
         self._request.finish()
+        if close:
+            self._close_after(written)
         return None if written.done() else written
 
-    def answer_early(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Answer in the middle of the body, whose rest is read until `end`: else the answer might be lost with it."""
-        self._write(status, headers, body, close=True)
+    def answer_early(self, status: int, headers: Mapping[str, str], body: bytes | None) -> None:
+        """Answer before the end of the body, whose rest is read until `end`: else the answer might be lost with it."""
+        self._request.set_max_body_size(sys.maxsize)  # Tornado would refuse a longer one itself, after the answer
+        self._written = self._write(status, headers, body, close=True)
 
     def end(self) -> None:
         """Nothing follows what was answered early."""
+        assert self._written is not None
         self._request.finish()
+        self._close_after(self._written)
+
+    def _close_after(self, written: Future[None]) -> None:
+        """Tornado closes by itself only if it has not read all of the request, or if the client wants it."""
+        future_add_done_callback(written, lambda _: self._request.close())
 
     def _write(self, status: int, headers: Mapping[str, str], body: bytes | None, *, close: bool) -> Future[None]:
         if close:

@@ -221,9 +221,9 @@ REPLIES: dict[str, type[Reply | Signal | Growth]] = {
 """The Struct of each `type`."""
 
 
-def error(error: ChatError, id: str | None = None, room: str | None = None) -> Error:
+def error(error: ChatError, id: str | None = None, room: str | None = None, stream: str | None = None) -> Error:
     """`error` as a client gets it."""
-    told = Error(id=id, room=room, code=error.code, message=error.message, retry_after=error.retry_after)
+    told = Error(id=id, room=room, code=error.code, message=error.message, retry_after=error.retry_after, stream=stream)
     if isinstance(error, Conflict):
-        told.stream, told.gen, told.length, told.reason = error.stream, error.gen, error.length, error.reason
+        told.stream, told.gen, told.length, told.reason = error.stream or stream, error.gen, error.length, error.reason
     return told

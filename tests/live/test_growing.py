@@ -17,8 +17,8 @@ from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from tests.support.chat import SECRET, Client, Running, eventually, running
 from tornado_chat.auth import mint
-from tornado_chat.live import growing, growing_messages, writing
-from tornado_chat.live.growing import STREAM_CHARS, Growing
+from tornado_chat.live import growing_messages, room_growing, writing
+from tornado_chat.live.growing import STREAM_CHARS, Growing, snapshot
 from tornado_chat.live.growing_messages import OPEN_MESSAGES
 from tornado_chat.live.limits import BEGIN_BYTES, FRAME_BYTES
 from tornado_chat.live.session import Session
@@ -429,8 +429,8 @@ async def test_a_room_where_very_many_grow_can_be_joined(tmp_path: Path, monkeyp
             await bot.send(type="begin", id=f"re:{number}", room="r")
         for _ in range(count):
             assert (await bot.receive())["type"] == "ack"
-        for at_once in (growing.TOLD_CHARS, 1_000_000):
-            monkeypatch.setattr(growing, "TOLD_CHARS", at_once)
+        for at_once in (room_growing.TOLD_CHARS, 1_000_000):
+            monkeypatch.setattr(room_growing, "TOLD_CHARS", at_once)
             ann = await reader(here)
             assert {(await ann.until("stream"))["seq"] for _ in range(count)} == set(range(1, count + 1))
 
@@ -604,9 +604,9 @@ async def test_a_slow_reader_gets_what_is_there(tmp_path: Path) -> None:
             await read(ann, seq, text=text)
 
 
-def a_room(pace: growing.Pace, members: int) -> tuple[growing.RoomGrowing, list[float]]:
+def a_room(pace: room_growing.Pace, members: int) -> tuple[room_growing.RoomGrowing, list[float]]:
     """A room with a message that grows; the list gets the time of each flush that it wants."""
-    room = growing.RoomGrowing(asyncio.get_running_loop(), pace, "r", lambda _: None)
+    room = room_growing.RoomGrowing(asyncio.get_running_loop(), pace, "r", lambda _: None)
     flushes: list[float] = []
     room.open(lambda: flushes.append(monotonic()), lambda: members)
     room.messages[1] = Growing("r", 1, "bot", "Bot", "re:1", 1, "")
@@ -615,13 +615,13 @@ def a_room(pace: growing.Pace, members: int) -> tuple[growing.RoomGrowing, list[
 
 async def test_all_rooms_together_tell_as_often_as_their_share_allows() -> None:
     """Of what a member costs, as it was measured last."""
-    pace = growing.Pace()
+    pace = room_growing.Pace()
     rooms = [a_room(pace, 1_000)[0] for _ in range(4)]
     now = monotonic()
     for room in rooms[:3]:
         room.next = now
-    share = growing.SHARE
-    assert pace.gap(now) == pytest.approx(3_000 * growing.MEMBER_SECONDS / share), "one of them is silent"
+    share = room_growing.SHARE
+    assert pace.gap(now) == pytest.approx(3_000 * room_growing.MEMBER_SECONDS / share), "one of them is silent"
     rooms[3].next = now
     for turn in range(100):
         pace.spent(10_000, 10_000 * 20e-6)
@@ -631,17 +631,17 @@ async def test_all_rooms_together_tell_as_often_as_their_share_allows() -> None:
     assert pace.gap(now + 100) == pytest.approx(4_000 * 20e-6 / share, rel=0.01)
     rooms.append(a_room(pace, 10**6)[0])
     rooms[4].next = now + 200
-    assert pace.gap(now + 200) == growing.LONGEST_SECONDS
+    assert pace.gap(now + 200) == room_growing.LONGEST_SECONDS
     for room in rooms:
         room.close()
     assert not pace.sizes
 
 
 async def test_the_first_of_a_message_waits_for_no_window_and_the_next_ones_wait_for_it() -> None:
-    pace = growing.Pace()
+    pace = room_growing.Pace()
     room, flushes = a_room(pace, 1_000)
-    gap = 1_000 * growing.MEMBER_SECONDS / growing.SHARE
-    assert 0 < gap < growing.WINDOW_SECONDS
+    gap = 1_000 * room_growing.MEMBER_SECONDS / room_growing.SHARE
+    assert 0 < gap < room_growing.WINDOW_SECONDS
 
     def tell() -> None:
         room.messages[1].add("text")
@@ -657,7 +657,7 @@ async def test_the_first_of_a_message_waits_for_no_window_and_the_next_ones_wait
     room.want(first=True)
     assert len(flushes) == 2, "two in a gap"
     await eventually(lambda: len(flushes) == 3)
-    assert flushes[2] - flushes[1] < growing.WINDOW_SECONDS
+    assert flushes[2] - flushes[1] < room_growing.WINDOW_SECONDS
     for _ in range(8):  # always one more than has been paid for
         tell()
         room.want(first=True)
@@ -667,7 +667,7 @@ async def test_the_first_of_a_message_waits_for_no_window_and_the_next_ones_wait
 
 
 async def test_what_is_due_soon_goes_with_events() -> None:
-    room, flushes = a_room(growing.Pace(), 1)
+    room, flushes = a_room(room_growing.Pace(), 1)
     room.messages[2] = Growing("r", 2, "bot", "Bot", "re:2", 1, "")
     for seq in (1, 2):
         room.messages[seq].add("text")
@@ -677,19 +677,19 @@ async def test_what_is_due_soon_goes_with_events() -> None:
     room.want()
     message = Event(2, {"type": "message", "seq": 2})
     assert told_by(room, 1, [message]) == ["message", [[2, 1, 0, "text"]]], "the window has only begun"
-    await asyncio.sleep(growing.WINDOW_SECONDS * 0.7)
+    await asyncio.sleep(room_growing.WINDOW_SECONDS * 0.7)
     if not room.ready:  # else this machine was asleep
         message = Event(3, {"type": "message", "seq": 3})
         assert told_by(room, 2, [message]) == [[[1, 1, 4, "more"]], "message"]
-        await asyncio.sleep(growing.WINDOW_SECONDS * 0.7)
+        await asyncio.sleep(room_growing.WINDOW_SECONDS * 0.7)
         assert len(flushes) == 1, "nothing waits any more"
     for seq in (1, 2):
         room.remove(seq)
 
 
 async def test_what_is_too_much_for_a_flush_goes_with_the_next_ones() -> None:
-    room, flushes = a_room(growing.Pace(), 1)
-    size = growing.TOLD_CHARS // 2
+    room, flushes = a_room(room_growing.Pace(), 1)
+    size = room_growing.TOLD_CHARS // 2
     for seq in (1, 2, 3, 4, 5):
         room.messages[seq] = Growing("r", seq, "bot", "Bot", f"re:{seq}", 1, "")
         room.messages[seq].add("x" * size)
@@ -701,7 +701,7 @@ async def test_what_is_too_much_for_a_flush_goes_with_the_next_ones() -> None:
         (chunks,) = told_by(room, 5, [])
         told.append([(seq, offset, len(text)) for seq, _, offset, text in chunks])
     assert told == [[(1, 0, 2 * size), (2, 0, size)], [(3, 0, size), (4, 0, size), (5, 0, size)]]
-    assert flushes[1] - flushes[0] < growing.WINDOW_SECONDS
+    assert flushes[1] - flushes[0] < room_growing.WINDOW_SECONDS
     await eventually(lambda: room.ready)
     for seq in (1, 2, 3, 4, 5):
         room.remove(seq)
@@ -924,7 +924,7 @@ async def test_who_reads_pages_and_streams_gets_the_text_with_the_end(tmp_path: 
         assert page["events"][1]["text"] == "text"
 
 
-def told_by(room: growing.RoomGrowing, flushed: int, events: list[Event]) -> list[Any]:
+def told_by(room: room_growing.RoomGrowing, flushed: int, events: list[Event]) -> list[Any]:
     """What a flush writes, in its order: the chunks and the types of the events."""
     frames = [BARE.frame(event.data) + b"\n" for event in events]
     signals: list[tuple[bytes, str | None]] = []
@@ -937,7 +937,7 @@ def told_by(room: growing.RoomGrowing, flushed: int, events: list[Event]) -> lis
 
 
 async def test_a_chunk_stands_behind_its_message_and_before_its_end() -> None:
-    room = growing.RoomGrowing(asyncio.get_running_loop(), growing.Pace(), "r", lambda _: None)
+    room = room_growing.RoomGrowing(asyncio.get_running_loop(), room_growing.Pace(), "r", lambda _: None)
     room.open(lambda: None, lambda: 1)
     for seq in (1, 2, 3, 9):
         room.messages[seq] = Growing("r", seq, "bot", "Bot", f"re:{seq}", 1, "")
@@ -959,7 +959,7 @@ async def test_a_chunk_stands_behind_its_message_and_before_its_end() -> None:
     assert list(room.messages) == [3, 9], "the message of the last one has not come"
     assert told_by(room, 5, []) == []
     room.messages[3].add("!")
-    stream = growing.snapshot(room.messages[3], 0)
+    stream = snapshot(room.messages[3], 0)
     assert (stream.text, stream.offset) == ("text 3", 0), "the next chunk continues it"
     room.want_now()
     assert told_by(room, 9, []) == [[[3, 1, 6, "!"], [9, 1, 0, "text 9"]]]

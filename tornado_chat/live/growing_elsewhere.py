@@ -14,8 +14,9 @@ from functools import partial
 from time import monotonic
 
 from tornado_chat.errors import LogUnavailable
-from tornado_chat.live.growing import STREAM_CHARS, Growing, Pace, RoomGrowing
+from tornado_chat.live.growing import STREAM_CHARS, Growing
 from tornado_chat.live.room import Room
+from tornado_chat.live.room_growing import Pace, RoomGrowing
 from tornado_chat.live.shared import Shared
 from tornado_chat.log.growing import GROWING, Grown
 from tornado_chat.wire.events import Data

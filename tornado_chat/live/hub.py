@@ -9,7 +9,6 @@ from typing import Protocol
 from tornado_chat.broker import Broker, Change
 from tornado_chat.errors import LogReplaced
 from tornado_chat.live.fanout import Direct
-from tornado_chat.live.growing import Pace, RoomGrowing
 from tornado_chat.live.growing_elsewhere import GrowingElsewhere
 from tornado_chat.live.limits import AddressAccount, RoomLimits
 from tornado_chat.live.line import Line
@@ -17,6 +16,7 @@ from tornado_chat.live.lookup import Lookup
 from tornado_chat.live.member import Member, Memberships
 from tornado_chat.live.presence import PresenceTracker
 from tornado_chat.live.room import Room
+from tornado_chat.live.room_growing import Pace, RoomGrowing
 from tornado_chat.live.room_signals import RoomSignals
 from tornado_chat.live.shared import Shared
 from tornado_chat.log import Log, own

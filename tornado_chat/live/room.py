@@ -25,11 +25,12 @@ from tornado_chat.live.batch import Batch
 from tornado_chat.live.catching_up import CatchingUp
 from tornado_chat.live.fanout import UNTRIED
 from tornado_chat.live.group import Group
-from tornado_chat.live.growing import Pace, RoomGrowing, Told, short
+from tornado_chat.live.growing import Told, short
 from tornado_chat.live.line import Sender, resume_all
 from tornado_chat.live.member import CATCHING, GONE, LIVE, Member
 from tornado_chat.live.rest import Rest
 from tornado_chat.live.ring import Ring
+from tornado_chat.live.room_growing import Pace, RoomGrowing
 from tornado_chat.live.room_presence import RoomPresence
 from tornado_chat.live.room_signals import RoomSignals
 from tornado_chat.live.shared import Shared

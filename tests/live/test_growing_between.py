@@ -305,11 +305,12 @@ async def test_acks_of_a_room_come_in_order_though_a_begin_waits(tmp_path: Path,
         await new.send(type="begin", id="re:1", room="r")
         await new.send(type="send", id="between", room="r", text="x")
         await new.send(type="begin", id="re:2", room="r")
+        await new.send(type="follow", id="followed", room="r", level="nothing")
         await new.send(type="send", id="elsewhere", room="other", text="x")
         await new.send(type="send", id="last", room="r", text="x")
-        answers = [answer async for answer in _answers(new, 5)]
+        answers = [answer async for answer in _answers(new, 6)]
         assert [one["id"] for one in answers if one["id"] != "elsewhere"] == [
-            "re:1", "between", "re:2", "last",
+            "re:1", "between", "re:2", "followed", "last",
         ]  # fmt: skip
         assert [one["length"] for one in answers if one["id"].startswith("re:")] == [19, 19]
 

@@ -501,7 +501,9 @@ class GrowingMessages:
         await self._take_over(behind)
         for message in before:
             one = held.get((message.room, message.seq))
-            if one is not None and one.former is None and message.kept_at <= asked:
+            if one is None or one.former is not None or message.kept_at > asked:
+                continue
+            if message.length >= one.length or message.cut_short:  # else something came between: the next look takes it
                 message.handed_by = 0.0
 
     async def _take_over(self, behind: Sequence[Growing]) -> None:

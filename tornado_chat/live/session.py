@@ -368,12 +368,13 @@ class Session(Author):
         """As `Writer.waits` says."""
         if self.late is None:
             self.late = {}
-        self.late.setdefault(entry.room, {})[entry] = None
+        self.late.setdefault(entry.room, {})[entry] = None  # a `begin` is about no other room
 
     def _is_late(self, entry: Entry, answer: Callable[[], None]) -> bool:
         """Whether another answer of its room comes first: `answer` is then called behind it."""
         assert self.late is not None
-        waiting = self.late.get(entry.room)
+        room = entry.about or entry.room
+        waiting = self.late.get(room)
         if waiting is None:
             return False
         waiting[entry] = answer
@@ -381,7 +382,7 @@ class Session(Author):
             del waiting[next(iter(waiting))]
             first()
         if not waiting:
-            del self.late[entry.room]
+            del self.late[room]
             if not self.late:
                 self.late = None
         return True

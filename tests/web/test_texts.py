@@ -261,6 +261,26 @@ async def test_a_link_that_breaks_leaves_its_message_to_who_comes_back(tmp_path:
             assert (status, said["seq"]) == (200, 5)
 
 
+@pytest.mark.parametrize(("last", "reason"), [(b"", "stopped"), (b"\xff", "error")])
+async def test_a_resend_that_ends_early_cuts_nothing_off(tmp_path: Path, last: bytes, reason: str) -> None:
+    async with chat(tmp_path) as here:
+        ann = await reader(here)
+        async with Piping(here, PATH + "?id=log") as pipe:
+            await pipe.say("first second")
+            await read(ann, until="first second")
+        await eventually(lambda: find(here).writer is None)
+        async with Piping(here, PATH + "?id=log") as pipe:
+            await pipe.say("fir")
+            await eventually(lambda: find(here).writer is not None)
+            if last:
+                pipe.writer.write(b"%x\r\n%b\r\n" % (len(last), last))
+            else:
+                moderator = await author(here, "mod", moderator=True)
+                await moderator.send(type="stop", id="s", room="r", seq=1)
+            end = await ann.until("finished")
+            assert (end["reason"], end["length"]) == (reason, 12)
+
+
 @pytest.mark.parametrize(
     ("pieces", "kept", "reason"),
     [

@@ -150,12 +150,11 @@ class Body(Author):
             await self._fail("body: must be UTF-8; it ends within a character")
         if self._growing is None:
             raise ChatError(ErrorCode.BAD_REQUEST, NO_TEXT)
-        growing = self._growing
         self._ending = True
         self.context.requests += 1
         try:
             async with asyncio.timeout(LOG_SECONDS):
-                while not await self._end_with(reason, min(self._offset, growing.length)):  # noqa: ASYNC110 - of a log
+                while not await self._end_with(reason):  # noqa: ASYNC110 - of a log
                     await asyncio.sleep(AGAIN_SECONDS)
         except TimeoutError:
             raise ChatError(
@@ -164,9 +163,14 @@ class Body(Author):
         finally:
             self.context.requests -= 1
 
-    async def _end_with(self, reason: Reason, length: int) -> bool:
-        """Whether the log has it; ChatError."""
-        begin = self._begin
+    async def _end_with(self, reason: Reason) -> bool:
+        """Whether the log has it; ChatError.
+
+        A body that is not whole may be a resend which is not as far as the one before: nothing of that is cut.
+        """
+        begin, growing = self._begin, self._growing
+        assert growing is not None
+        length = min(self._offset, growing.length) if reason == "done" else growing.length
         try:
             await self._submit(Finish(id=self._end_id, room=begin.room, stream=begin.id, length=length, reason=reason))
         except Conflict:

@@ -44,7 +44,7 @@ class Authoring:
         self._device = device
         self._commands = commands
         self._writing: dict[str, _Writing] = {}  # by the id of the begin
-        self._stops: dict[str, int | None] = {}  # by room: what it has asked to stop
+        self._stops: dict[str, tuple[int | None, float]] = {}  # by room: what it has asked to stop, and when
 
     @property
     def open(self) -> int:
@@ -220,9 +220,9 @@ class Authoring:
             for growth in device.ledger.growing:
                 if growth.room == room and (seq in (None, growth.seq)) and device.user in (growth.user, growth.asker):
                     growth.stopped = True
-            self._stops[room] = seq
+            self._stops[room] = seq, time.monotonic()
             if seq is None:
-                device.ledger.records[room].stopping.add(device.user)
+                device.ledger.records[room].stopping.add((device.user, self._stops[room][1]))
             device.send({"type": "stop", "id": f"stop {room}", "room": room} | ({} if seq is None else {"seq": seq}))
 
     def take_stopped(self, room: str) -> None:
@@ -239,9 +239,8 @@ class Authoring:
             self._device.violation(Finding("error", f"stop: {error['code']}: {error['message']}"), room, seq or 0)
 
     def _answered(self, room: str) -> int | None:
-        seq = self._stops.pop(room, 0)
-        if seq is None:
-            self._device.ledger.records[room].stopping.discard(self._device.user)
+        seq, asked = self._stops.pop(room, (0, 0.0))
+        self._device.ledger.records[room].stopping.discard((self._device.user, asked))
         return seq
 
     def take_orphaned(self, orphaned: Data) -> None:

@@ -49,6 +49,10 @@ class Times:
         }
 
 
+STOP_SECONDS = 30.0
+"""For so long a stop without an answer may be under way."""
+
+
 class Ledger:
     """`record` a room's events, `report` what is wrong, count the rest."""
 
@@ -91,7 +95,9 @@ class Ledger:
     def grow(self, growth: Growth) -> None:
         """A device begins to say it."""
         record = self.records[growth.room]
-        growth.stopped = not record.stopping.isdisjoint((growth.user, growth.asker))  # if the server does it only now
+        since = time.monotonic() - STOP_SECONDS
+        stopping = {user for user, asked in record.stopping if asked > since}  # the server may do it only now
+        growth.stopped = not stopping.isdisjoint((growth.user, growth.asker))
         self.growing.append(growth)
         record.saying[growth.user, growth.id] = growth
         self.counts["growing"] += 1

@@ -127,7 +127,9 @@ class Record:
         self.marking: dict[str, array[int]] = {}  # by user: the seqs of messages that move their sender's mark
         self.saying: dict[tuple[str, str], Growth] = {}  # messages that grow, by user and id
         self.growths: dict[int, Growth] = {}  # by seq
-        self.stopping: set[str] = set()  # users who want all stopped that they may, without an answer so far
+        self.stopping: set[tuple[str, float]] = (
+            set()
+        )  # who wants all stopped that they may, without an answer so far; since
         self.unmarked: set[tuple[str, str]] = set()  # user and id of the sends that move none
         # Of each seq, from 1; 0: not known yet.
         self._kinds = array("B")

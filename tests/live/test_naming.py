@@ -111,3 +111,23 @@ async def test_a_log_that_does_not_answer_lets_go_of_what_waits(
         answers = [await loud.receive() for _ in range(5)]
         assert [answer["type"] for answer in answers] == ["error", "ack", "ack", "ack", "ack"]
         assert here.server.publisher.naming._named == 0
+
+
+async def test_a_message_that_grows_and_what_its_author_says_besides_keep_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The `begin` waits with its room, and all behind it does."""
+    async with running(tmp_path) as here:
+        loud, bot = [await here.connect(f"/ws?token={mint(SECRET, name, ttl=60)}") for name in ("loud", "bot")]
+        commits = Commits(here, monkeypatch)
+        await loud.send(type="send", room="pair", text="before", id="0")
+        await eventually(lambda: len(commits.batches) == 1)
+        for number in range(4):
+            await loud.send(type="send", room="big", text=str(number), id=f"l{number}", mentions=users(50))
+        await eventually(lambda: here.server.publisher.queued == 5)
+        await bot.send(type="begin", room="big", id="begun")
+        await bot.send(type="follow", room="big", id="followed", level="nothing")
+        await bot.send(type="send", room="big", id="said", text="x")
+        await eventually(lambda: here.server.publisher.queued == 8)
+        commits.open.set()
+        assert [(await bot.until("ack"))["id"] for _ in range(3)] == ["begun", "followed", "said"]

@@ -150,10 +150,13 @@ class Body(Author):
             await self._fail("body: must be UTF-8; it ends within a character")
         if self._growing is None:
             raise ChatError(ErrorCode.BAD_REQUEST, NO_TEXT)
+        growing = self._growing
         self._ending = True
         self.context.requests += 1
         try:
             async with asyncio.timeout(LOG_SECONDS):
+                while reason != "done" and time.monotonic() < growing.handed_by:  # noqa: ASYNC110 - seldom: it has just moved
+                    await asyncio.sleep(AGAIN_SECONDS)
                 while not await self._end_with(reason):  # noqa: ASYNC110 - of a log
                     await asyncio.sleep(AGAIN_SECONDS)
         except TimeoutError:

@@ -19,20 +19,24 @@ Waiting = tuple[Sender, float, Entry]
 
 
 class Naming:
-    """What waits, in its order. Behind a message that waits does all of its room, and all of its sender."""
+    """What waits, in its order. Behind a message that waits does all of its room, and all of its sender's user.
+
+    A connection has two senders: itself, and the one of what it writes of messages that grow.
+    """
 
     __slots__ = ("_named", "_whose", "waiting")
 
     def __init__(self) -> None:
         self.waiting: deque[Waiting] = deque()
-        self._whose: Counter[Sender | str] = Counter()  # the senders and rooms of what waits
+        self._whose: Counter[str] = Counter()  # the rooms of what waits, and with an @ the users
         self._named = 0  # users that what is in the queue names
 
     def keeps(self, sender: Sender, entry: Entry, born: float) -> bool:
         """Let `entry` wait if it has to; False: it may go into the queue, and counts there."""
-        if sender in self._whose or entry.room in self._whose or not self._fits(entry):
+        user = f"@{sender.user}"
+        if user in self._whose or entry.room in self._whose or not self._fits(entry):
             self.waiting.append((sender, born, entry))
-            self._whose.update((sender, entry.room))
+            self._whose.update((user, entry.room))
             return True
         self._named += len(entry.mentions)
         return False
@@ -43,7 +47,7 @@ class Naming:
         while self.waiting and self._fits(self.waiting[0][2]):
             waiting = self.waiting.popleft()
             sender, _, entry = waiting
-            for whose in (sender, entry.room):
+            for whose in (f"@{sender.user}", entry.room):
                 self._whose[whose] -= 1
                 if not self._whose[whose]:
                     del self._whose[whose]

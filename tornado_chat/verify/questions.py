@@ -86,7 +86,8 @@ class Questions:
             return
         if sent.id in asked.owed:
             asked.owed.discard(sent.id)
-            asked.low = max(asked.low, sent.seq)
+            if sent.growth is None or sent.writes == 1:  # else it was said again when its message went on, after this
+                asked.low = max(asked.low, sent.seq)
         if not asked.high and sent.writes == 1 and sent.since > asked.answered:
             asked.high = sent.seq
 

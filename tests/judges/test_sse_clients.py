@@ -132,7 +132,7 @@ source.onmessage = ({ data }) => {
 @asynccontextmanager
 async def tab_of(browser: Browser, folder: Path, url: str) -> AsyncIterator[Tab]:
     async with browser(folder) as tab:
-        await tab.open(f"{url}/static/app.js")  # any document of this origin that runs no script of its own
+        await tab.open(f"{url}/metrics")  # a document of this origin without a script or a policy
         await tab.run("window.sources = {}")
         yield tab
         await tab.run("for (const source of Object.values(sources)) source.close()")

@@ -61,6 +61,14 @@ def tables(database: str) -> list[tuple[Any, ...]]:
 
 def age(database: str, revision: str = "0001") -> None:
     """Make of a new database what the version of `revision` left; of 0001: the one before Alembic, on SQLite."""
+    if revision == "0006":
+        undone = ["ALTER TABLE growing DROP COLUMN former"]
+        if not database.startswith("sqlite:"):
+            for name in ("claim_growing", "checkpoint_growing"):
+                function = _script(database, "0006").partition(f"CREATE FUNCTION {name}(")[2].partition("\n$$;")[0]
+                undone += [f"DROP FUNCTION {name}", f"CREATE FUNCTION {name}({function}\n$$"]
+        sql(database, *undone, f"UPDATE alembic_version SET version_num = '{revision}'")
+        return
     undone = ["DROP TABLE growing", "DROP TABLE growing_parts"]
     if not database.startswith("sqlite:"):
         added = ("clock_ms", "text_of_growing", "claim_growing", "finishable", "checkpoint_growing", "add_entries")

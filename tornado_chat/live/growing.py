@@ -20,6 +20,7 @@ from tornado_chat.wire.replies import Stop, Stream
 
 STREAM_CHARS = 262_144
 """Code points of one message that grows."""
+
 Told = dict[int, tuple[int, int]]
 """Of a room's messages that grow, by seq: the gen and the code points that were told."""
 

@@ -182,8 +182,11 @@ class GrowingMessages:
         for message, until, then in waiting:
             if message.handed_by and message.here and not message.over and monotonic() < until:
                 self._handing.append((message, until, then))
-            else:
+                continue
+            try:
                 then()
+            except Exception:
+                logger.exception("begin not answered room=%s", message.room)
 
     def _take_up(self, name: Name, entry: Begin, seq: int, gen: int) -> Growing:
         """The message is here from now on; what a copy of it holds is its text."""
@@ -479,6 +482,7 @@ class GrowingMessages:
         await self.checkpoint()
         for message in list(self.by_name.values()):
             self._drop(message, None)
+        self._tell_handed()  # they go on elsewhere
 
     async def _look_at_held(self) -> None:
         """What was stopped, taken over, or handed over, by another process."""

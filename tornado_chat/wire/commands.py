@@ -245,8 +245,9 @@ class Fetch(_Base, frozen=True):
 
 
 Growth = Begin | Append | Finish
-_GROWING = (Begin, Append, Finish, Stop, Fetch)
 """What the author of a message that grows says."""
+
+_GROWING = (Begin, Append, Finish, Stop, Fetch)
 
 Command = (
     Join

@@ -2,8 +2,7 @@
 -- has the whole text. Of a `finished`, emoji is the reason and reply_to the length in code points.
 -- A row is here until then. gen: how often its text was begun, by take_over. replica: of several authors with one user,
 -- the one that holds it. home: the process that has it. linked: whether its author was connected there. lapses: when
--- anybody may finish it, in ms since 1970. length: that of the parts. stopped: who asked to stop it. former: the process
--- that had it before, until it has handed over what it had not kept.
+-- anybody may finish it, in ms since 1970. length: that of the parts. stopped: who asked to stop it.
 CREATE TABLE growing (
     room bigint NOT NULL,
     seq bigint NOT NULL,
@@ -14,7 +13,6 @@ CREATE TABLE growing (
     lapses bigint NOT NULL,
     length bigint NOT NULL,
     stopped text,
-    former text,
     PRIMARY KEY (room, seq)
 );
 CREATE INDEX growing_homes ON growing (home);
@@ -65,10 +63,6 @@ BEGIN
         SELECT f.emoji, f.reply_to INTO reason, length
         FROM events AS e JOIN events AS f ON f.room = e.room AND f.seq = e.target AND f.type = 'finished'
         WHERE e.room = room_id AND e.seq = message AND e.type = 'message';
-        IF NOT FOUND THEN
-            reason := 'done';
-            length := (SELECT char_length(e.text) FROM events AS e WHERE e.room = room_id AND e.seq = message);
-        END IF;
         gen := 0;
         length := coalesce(length, 0);
         RETURN;
@@ -92,8 +86,7 @@ BEGIN
     END IF;
     UPDATE growing AS g SET
         gen = claim_growing.gen, replica = coalesce(holder, g.replica), home = process, linked = true,
-        lapses = clock_ms() + lease, length = claim_growing.length,
-        former = CASE WHEN g.gen < claim_growing.gen THEN NULL WHEN g.home = process THEN g.former ELSE g.home END
+        lapses = clock_ms() + lease, length = claim_growing.length
     WHERE g.room = room_id AND g.seq = message;
 END
 $$;
@@ -125,7 +118,7 @@ $$;
 -- with the places, from 1, of those that it has. The rows are locked in one order everywhere.
 CREATE FUNCTION checkpoint_growing(
     process text, lease bigint, names text[], seqs bigint[], gens bigint[], starts bigint[], lengths bigint[],
-    links boolean[], cuts boolean[], texts text[]
+    links boolean[], texts text[]
 ) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
     kept bigint[];
@@ -135,14 +128,13 @@ BEGIN
     ORDER BY g.room, g.seq FOR UPDATE OF g;
     WITH found AS (
         SELECT g.room, g.seq, new.place, new.start, new.length, new.linked, new.text
-        FROM unnest(names, seqs, gens, starts, lengths, links, cuts, texts) WITH ORDINALITY
-            AS new (room, seq, gen, start, length, linked, cut, text, place)
+        FROM unnest(names, seqs, gens, starts, lengths, links, texts) WITH ORDINALITY
+            AS new (room, seq, gen, start, length, linked, text, place)
         CROSS JOIN LATERAL (SELECT id FROM rooms WHERE name = new.room LIMIT 1) AS r
         CROSS JOIN LATERAL (
             SELECT * FROM growing WHERE room = r.id AND seq = new.seq LIMIT 1
         ) AS g
         WHERE g.gen = new.gen AND g.home = process AND g.length >= new.start
-            AND (new.cut OR g.length <= new.start + new.length)
     ), renewed AS (
         UPDATE growing AS g SET
             length = found.start + found.length,

@@ -192,7 +192,7 @@ OVER_HTTP = ("stream", "poll", "http")
         ("http", tampering.drop, {"hole", "cursor"}),
         ("stream", tampering.double, {"double"}),
         ("poll", tampering.double, {"double"}),
-        ("http", tampering.double, {"double"}),
+        ("http", tampering.double, {"double", "protocol"}),  # or the page has more events than was asked for
         ("stream", tampering.alter, {"content"}),
         ("poll", tampering.miscount, {"content"}),
         ("poll", tampering.stop_delivery, {"hole", "cursor"}),
@@ -214,8 +214,7 @@ async def test_a_broken_promise_over_http_is_found(
     report = json.loads(capsys.readouterr().out)
     assert (code, report["ok"]) == (1, False)
     assert proxy.at is not None, "nothing was tampered with"
-    if kinds == {"protocol"}:  # of the whole answer
-        assert report["violations"][0]["kind"] == "protocol"
+    if "protocol" in kinds and report["violations"][0]["kind"] == "protocol":  # of the whole answer
         return
     found = [violation for violation in report["violations"] if violation["room"] == proxy.at["room"]]
     assert {one["kind"] for one in found if one["seq"] == proxy.at["seq"]} & kinds, report["violations"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.support.chromium import Person, another
 from tests.support.servers import Server
@@ -71,6 +71,19 @@ def test_it_is_told_that_nobody_here_is_called_so(browser: Browser, server: Serv
     expect(hint).to_have_text("")
     anna.leave()
     carl.leave()
+
+
+def test_what_is_code_is_known_late(browser: Browser, server: Server) -> None:
+    """What knows code comes after the whole text was written: what was said of the text is corrected."""
+    anna = member(browser, server, "anna", "Anna")
+    box, hint = anna.page.locator("#text"), anna.page.locator("#hint")
+    held: list[Route] = []
+    anna.page.route("**/static/markdown.js", lambda route: held.append(route))
+    box.fill("`@code`, @no.one ")
+    expect(hint).to_have_text("Nobody here is called @code or @no.one.")
+    held[0].continue_()
+    expect(hint).to_have_text("Nobody here is called @no.one.")
+    anna.leave()
 
 
 def test_names_are_completed_across_their_spaces(browser: Browser, server: Server) -> None:

@@ -37,7 +37,10 @@ let hearing = /** @type {Promise<Hearing | null> | null} */ (null);
 let kept = shared.get("followed", null); // the rooms that we followed when they were last known
 const entered = /** @type {Set<string>} */ (new Set()); // to be followed as soon as we are in them
 
-const texts = new Texts(() => changed(null));
+const texts = new Texts(() => {
+  changed(null);
+  composer.knowsCode();
+});
 const messages = new MessageList(
   byId,
   room,

@@ -183,6 +183,11 @@ export class Composer {
     byId.hint.textContent = words.length ? `Nobody here is called ${words.slice(0, MOST_UNNAMED).join(" or ")}${more}.` : "";
   }
 
+  /** An "@" in code names nobody, which is known from now on. */
+  knowsCode() {
+    this.#unnamed(this.box.value);
+  }
+
   async #complete() {
     if (!this.#completion && !this.#loading && this.box.value.includes("@")) {
       this.#loading = true;

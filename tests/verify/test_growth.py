@@ -188,6 +188,19 @@ async def test_what_nobody_has_said_is_found(message: Data, kind: str) -> None:
     assert kind in dict(kinds(ledger))
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_an_order_to_stop_may_come_before_its_message(wanted: bool) -> None:
+    made, socket, ledger, one = begun()
+    record = ledger.records["r"]
+    growth = record.growths.pop(1)
+    made.take(socket, {"type": "stop", "room": "r", "seq": 1, "by": "eve"})
+    assert kinds(ledger) == []
+    record.growths[1] = growth
+    one.stopped = wanted
+    made.authoring.audit()
+    assert kinds(ledger) == ([] if wanted else [("reason", 1)])
+
+
 async def test_who_catches_up_is_told_the_text_with_the_end() -> None:
     made, socket, ledger, one = begun()
     one.said = len(TEXT)

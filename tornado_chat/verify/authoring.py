@@ -45,6 +45,7 @@ class Authoring:
         self._commands = commands
         self._writing: dict[str, _Writing] = {}  # by the id of the begin
         self._stops: dict[str, tuple[int | None, float]] = {}  # by room: what it has asked to stop, and when
+        self._told: set[tuple[str, int]] = set()  # to stop messages of which nobody knew yet
 
     @property
     def open(self) -> int:
@@ -258,10 +259,24 @@ class Authoring:
         record = device.ledger.records.get(stop["room"])
         growth = record.growths.get(stop["seq"]) if record is not None else None
         device.ledger.counts["told to stop"] += 1
-        if growth is None or growth.user != device.user or not growth.stopped:
-            text = "told to stop a message that is not this user's, or that nobody wanted to be stopped"
-            device.violation(Finding("reason", text), stop["room"], stop["seq"])
+        if growth is None:  # the order may come before anybody was shown the message
+            self._told.add((stop["room"], stop["seq"]))
+            return
+        if not self._check_told(stop["room"], stop["seq"], growth):
             return
         writing = self._writing.get(growth.id)
         if writing is not None and writing.finish is None and growth.at is not None and device.dice.random() < 0.5:
             self._finish(writing, "stopped", growth.at)
+
+    def _check_told(self, room: str, seq: int, growth: Growth | None) -> bool:
+        right = growth is not None and growth.user == self._device.user and growth.stopped
+        if not right:
+            text = "told to stop a message that is not this user's, or that nobody wanted to be stopped"
+            self._device.violation(Finding("reason", f"{text}: {growth and growth.id}"), room, seq)
+        return right
+
+    def audit(self) -> None:
+        """At the end, when all is known."""
+        for room, seq in self._told:
+            record = self._device.ledger.records.get(room)
+            self._check_told(room, seq, record.growths.get(seq) if record is not None else None)

@@ -522,6 +522,7 @@ class Device:
         self.commands.audit()
         self.questions.audit()
         self.reading.audit()
+        self.authoring.audit()
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """Unless what was sent is not answered any more by then: all of it is then sent again anyway."""

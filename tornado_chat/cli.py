@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument(
         "--moderator", action="store_true", help="it may stop the growing messages of others, in the rooms it may enter"
     )
+    token.add_argument("--agent", action="store_true", help="its messages say that an agent said them")
     token.add_argument(
         "--jti", metavar="ID", help="name of the session, by which it can be revoked (default: one made up at random)"
     )
@@ -291,6 +292,7 @@ def _token(args: argparse.Namespace) -> int:
                 jti=jti,
                 acts_as=acts_as,
                 moderator=args.moderator,
+                agent=args.agent,
             )
         )
     except ChatError as error:

@@ -23,6 +23,7 @@ ERASED = {"type": "edited", "room": "a", "seq": 3, "target": 1, "user": "ann", "
 DELETED = {"type": "deleted", "room": "a", "seq": 4, "target": 1, "user": "ann", "ts": 2}
 REACTED = {"type": "reacted", "room": "a", "seq": 5, "target": 1, "user": "ann", "emoji": "🎉", "on": True, "ts": 2}
 RICH = {**event("a", 6).data, "id": "x" * 64, "reply_to": 5, "meta": {"deep": [{"n": 1.5}, None]}, "text": "ä\n"}
+AGENTS = {**event("a", 7).data, "agent": True}
 READ = Read(room="a", user="ann", name="Ann", seq=0)
 TYPING: dict[str, Any] = to_builtins(typing("a"))
 
@@ -34,7 +35,7 @@ def heard(text: bytes) -> News:
 
 
 def test_what_is_said_is_heard() -> None:
-    every = [MESSAGE, EDITED, ERASED, DELETED, REACTED, RICH]
+    every = [MESSAGE, EDITED, ERASED, DELETED, REACTED, RICH, AGENTS]
     got = [
         orjson.loads(JSON.encode(data))
         for data in heard(news.events_text([Event(data["seq"], data) for data in every])).data

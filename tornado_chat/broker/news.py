@@ -98,6 +98,7 @@ class _Event(TypedDict, total=False):
     length: Cursor
     crc: Annotated[int, Meta(ge=0, lt=2**32)]
     mentions: Mentions
+    agent: bool
     about: RoomName
     level: Level
     by: UserId

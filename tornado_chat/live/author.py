@@ -8,8 +8,8 @@ from tornado_chat.live.context import Context
 from tornado_chat.live.limits import AddressAccount, rate_limited
 from tornado_chat.live.line import Sender
 from tornado_chat.log import own
-from tornado_chat.log.kinds import Entry, Publishing, entry_of
-from tornado_chat.wire.commands import Actor, Read, Unfollow
+from tornado_chat.log.kinds import AGENT, Entry, Publishing, entry_of
+from tornado_chat.wire.commands import Actor, Read, Send, Unfollow
 
 
 class Author:
@@ -100,4 +100,7 @@ class Author:
             entry = Entry("read", command.room, user, name, key=key, id=command.id)
             entry.seq, entry.lapses = command.seq, identity.guest and actor is None
             return entry
-        return entry_of(command, user, name, key)
+        entry = entry_of(command, user, name, key)
+        if identity.agent and isinstance(command, Send):
+            entry.emoji = AGENT
+        return entry

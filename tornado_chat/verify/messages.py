@@ -279,6 +279,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "id?": _ID,
         "reply_to?": _SEQ,
         "meta?": _META,
+        "agent?": _TRUE,
         "mentions?": Field(f"a list of at most {MENTIONS_MAX} ids, each once", _is_mentions),
     },
     "edited": {**_ROOM_EVENT, "target": _SEQ, "user": _ID, "text?": _TEXT, "deleted?": _TRUE, "ts": _TIME},

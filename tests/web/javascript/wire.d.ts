@@ -28,7 +28,7 @@ declare namespace Wire {
   /** The events of one's own log. */
   type OwnEvent = Followed | Unfollowed | Marked | Mentioned;
 
-  interface Message { type: "message"; room: string; seq: number; n: number; user: string; name: string; streaming?: boolean; text?: string; deleted?: boolean; ts: number; id?: string; reply_to?: number; mentions?: string[] }
+  interface Message { type: "message"; room: string; seq: number; n: number; user: string; name: string; agent?: boolean; streaming?: boolean; text?: string; deleted?: boolean; ts: number; id?: string; reply_to?: number; mentions?: string[] }
   interface Edited { type: "edited"; room: string; seq: number; target: number; user: string; text?: string; deleted?: boolean; ts: number }
   interface Deleted { type: "deleted"; room: string; seq: number; target: number; user: string; ts: number }
   interface Reacted { type: "reacted"; room: string; seq: number; target: number; user: string; emoji: string; on: boolean; ts: number }

@@ -146,6 +146,7 @@ def test_the_commands_of_a_request_are_described_as_they_are_taken(tmp_path: Pat
             command = {"type": type, "room": "lobby", "text": "hello", "seq": 1, "emoji": "e", "on": True}
             command |= {"level": "nothing", "user": "bob"}
             command |= {"stream": "s", "offset": 0, "length": 0, "reason": "done"}
+            command |= {"step": {"id": "s", "name": "search", "state": "running"}}
             (answer,) = ask(server, "POST", "/v1/commands", command, token)[1]
             refused = answer is not None and answer.get("code") == "bad_request"
             assert refused == (type not in offered or "id" in offered[type]["required"]), type

@@ -17,7 +17,7 @@ from tornado_chat.wire.events import Data
 
 log = logging.getLogger(__name__)
 
-NOTES = frozenset({"synced", "behind", "typing", "read", "presence"})
+NOTES = frozenset({"synced", "behind", "typing", "status", "step", "read", "presence"})
 EVENT_FIELDS = frozenset({"seq", "user", "ts"})
 """Every event has them, and nothing else has all three (docs/protocol.md, Events)."""
 

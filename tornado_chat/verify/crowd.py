@@ -279,8 +279,13 @@ class Crowd:
         """Now and then what makes no event; right after what does, so that their order is tried."""
         dice = self.dice
         kind = dice.random()
-        if kind < 0.02:
+        if kind < 0.01:
             device.send({"type": "typing", "room": room, "on": True})
+        elif kind < 0.015:
+            device.send({"type": "status", "room": room, "text": "é" * 200 if kind < 0.014 else ""})
+        elif kind < 0.02:
+            step = {"id": "s", "name": "search", "state": "running" if kind < 0.018 else "done", "input": "é" * 1000}
+            device.send({"type": "step", "room": room, "seq": device.rooms[room].cursor or 1, "step": step})
         elif kind < 0.03 and (seq := device.rooms[room].cursor):
             device.own.ask_mark(room, seq, seq)
             device.send({"type": "read", "room": room, "seq": seq})

@@ -487,7 +487,7 @@ class Device:
             self.authoring.take_conflict(error)  # of an append
             return
         if id is None and ERRORS[code]:
-            return  # of a typing, a read or an append
+            return  # of a signal, a read or an append
         if kind == "fetch":
             room, _, seq = room.partition(" ")
             self.reading.take_error(room, int(seq), error, wait)

@@ -7,16 +7,17 @@ between processes. Real processes are killed in tests/processes/test_growing_dea
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import zlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.live.test_growing import Text, append, author, bearer, begin, finish, read, reader
+from tests.live.test_growing import Text, append, author, bearer, begin, finish, posted, read, reader
 from tests.support.chat import Client, Running, eventually, running
 from tests.support.redis_servers import redis_of_the_session, redis_server
 from tornado_chat.live import growing_elsewhere, growing_messages
@@ -172,6 +173,37 @@ async def test_who_has_it_no_more_is_told_so(tmp_path: Path, place: tuple[str, l
         assert (error["code"], error["reason"]) == ("conflict", "done")
 
 
+async def test_who_writes_on_when_it_has_ended_elsewhere_is_told_why(
+    tmp_path: Path, place: tuple[str, list[str]]
+) -> None:
+    async with servers(tmp_path, 2, *place) as (one, two):
+        old, new = await author(one), await author(two)
+        for id in ("re:ended", "re:again", "re:moved"):
+            await begin(old, id)
+            await begin(new, id)
+        await finish(new, 0, "re:ended", "error")
+        await finish(new, 0, "re:again")
+        await eventually(lambda: not one.server.context.growing.by_name)
+        await append(old, 0, "late", "re:ended")
+        await append(old, 4, "later", "re:ended")
+        for _ in range(2):
+            error = await old.until("error")
+            assert (error["code"], error["reason"], error["stream"]) == ("conflict", "error", "re:ended")
+        await append(old, 0, "on", "re:moved")
+        error = await old.until("error")
+        assert (error["code"], error["stream"], "reason" in error) == ("conflict", "re:moved", False)
+        answers = await posted(
+            one,
+            {"type": "begin", "id": "re:again", "room": "r"},
+            {"type": "append", "id": "a", "room": "r", "stream": "re:again", "offset": 0, "text": "late"},
+            {"type": "ping", "id": "p"},
+        )
+        assert [(one.get("id"), one.get("reason")) for one in answers] == [
+            ("re:again", "done"), ("a", "done"), ("p", None),
+        ]  # fmt: skip
+        await finish(new, 0, "re:moved")
+
+
 async def test_what_has_moved_and_ended_before_that_was_noticed_is_let_go_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,10 +237,12 @@ async def test_what_was_told_before_its_author_went_elsewhere_is_handed_over(
     tmp_path: Path, place: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The author is told what the checkpoints hold, and the message is stopped before all of it is said again."""
+    monkeypatch.setattr(growing_messages, "HANDED_SECONDS", 0.0)
     monkeypatch.setattr(growing_messages, "STOP_SECONDS", 3 * growing_messages.TICK_SECONDS)
     async with servers(tmp_path, 2, *place) as (one, two):
-        ann, bot = await reader(one), await author(one)
-        for number, (kept, again) in enumerate([(0, 0), (0, 3), (10, 0), (10, 3)]):
+        ann, bot, anybody = await reader(one), await author(one), {one: await author(one), two: await author(two)}
+        cases = [(0, 0, two, True), (0, 3, two, True), (10, 3, two, True), (10, 3, two, False), (10, 3, one, False)]
+        for number, (kept, again, where, stays) in enumerate(cases):
             id, seq, text = f"re:{number}", 1 + 2 * number, "what was \U0001f600 shown " * 5
             await begin(bot, id)
             await append(bot, 0, text[:kept], id)
@@ -219,10 +253,71 @@ async def test_what_was_told_before_its_author_went_elsewhere_is_handed_over(
             other = await author(two)
             ack = await begin(other, id)
             await append(other, ack["length"], text[ack["length"] :][:again], id)
-            await other.send(type="stop", id=f"stop {number}", room="r", seq=seq)
+            if not stays:
+                await other.close()
+            await anybody[where].send(type="stop", id=f"stop {number}", room="r", seq=seq)
             end = (await read(ann, seq, text=shown)).end
             assert (end["reason"], end["length"]) == ("stopped", len(text))
             await other.close()
+
+
+async def test_the_connection_before_says_nothing_more(tmp_path: Path, place: tuple[str, list[str]]) -> None:
+    """Whatever it said counts, or nothing of it: the `length` that the new one is told has it."""
+    async with servers(tmp_path, 2, *place) as (one, two):
+        ann, ben, old, new = await reader(one), await reader(two), await author(one), await author(two)
+        for number in range(5):
+            id, seq = f"re:{number}", 1 + 2 * number
+            await begin(old, id)
+            await append(old, 0, "from one,", id)
+            shown = await read(ben, seq, until="from one,")
+            _, ack = await asyncio.gather(_go_on(old, id, 9, 50), begin(new, id))
+            length = ack["length"]
+            text = (
+                "from one,"
+                + "".join(f" {word:03}" for word in range(50))[: length - 9]
+                + " from two, and longer than before"
+            )
+            await append(old, length, " from one again", id)
+            assert (await old.until("error"))["code"] == "conflict"
+            await append(new, length, text[length:], id)
+            await finish(new, len(text), id)
+            await ends_with(ann, text, seq)
+            await ends_with(ben, text, seq, text=shown)
+
+
+def _is_long(here: Running, seq: int, length: int) -> bool:
+    message = here.server.context.growing.find("r", seq)
+    return message is not None and message.length == length
+
+
+async def _go_on(client: Client, id: str, start: int, words: int) -> None:
+    for word in range(words):
+        await append(client, start + 4 * word, f" {word:03}", id)
+        await asyncio.sleep(0.002)
+
+
+async def test_what_a_slow_process_hands_over_counts_where_it_fits(
+    tmp_path: Path, place: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing_messages, "HANDED_SECONDS", 0.0)
+    async with servers(tmp_path, 2, *place) as (one, two):
+        ann, old, new, slow = await reader(one), await author(one), await author(two), one.server.context.growing
+        for number, (said, whole) in enumerate([("what w", "what was said"), ("another", "another text")]):
+            id, seq = f"re:{number}", 1 + 2 * number
+            await begin(old, id)
+            await append(old, 0, "what was said", id)
+            await read(ann, seq, until="what was said")
+            with monkeypatch.context() as slowed:
+                slowed.setattr(slow, "_turn", partial(asyncio.sleep, 0))
+                await asyncio.sleep(growing_messages.TICK_SECONDS)  # it may be in the middle of one
+                assert (await begin(new, id))["length"] == 0
+                await append(new, 0, said, id)
+                await eventually(partial(_is_long, two, seq, len(said)))
+            slow.on_moved()
+            await eventually(lambda: not slow.by_name)
+            await append(new, len(said), whole[len(said) :], id)
+            await finish(new, len(whole), id)
+            assert (await ann.until("finished"))["crc"] == zlib.crc32(whole.encode())
 
 
 async def test_a_stop_reaches_the_author_wherever_it_is_said(tmp_path: Path, place: tuple[str, list[str]]) -> None:
@@ -402,3 +497,22 @@ async def test_without_its_redis_what_grows_comes_late_and_whole(tmp_path: Path)
             await ends_with(ann, "heard late and soon", text=text)
             ben = await two.connect(headers=bearer("ben"))
             assert (await ben.ask(type="fetch", room="r", seq=1))["done"] is True
+
+
+async def test_an_end_that_comes_too_late_takes_nothing_from_who_goes_on_here(tmp_path: Path) -> None:
+    async with servers(tmp_path, 2, f"sqlite:///{tmp_path}/chat.db", []) as (one, two):
+        old, away, new = await author(one), await author(two), await author(one)
+        await begin(old)
+        await begin(away)
+        await eventually(lambda: not one.server.context.growing.by_name)
+        with closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as lock:
+            lock.execute("BEGIN IMMEDIATE")
+            await new.send(type="begin", id="re:1", room="r")
+            await eventually(lambda: one.server.publisher.queued == 1)
+            await old.send(type="finish", id="late", room="r", stream="re:1", length=0, reason="done")
+            await eventually(lambda: one.server.publisher.queued == 2)
+            lock.execute("ROLLBACK")
+        await new.until("ack", id="re:1")
+        assert (await old.until("error", id="late"))["code"] == "conflict"
+        await append(new, 0, "goes on")
+        assert (await finish(new, 7))["seq"] == 2

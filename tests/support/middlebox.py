@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Literal
 
@@ -24,7 +25,8 @@ class Middlebox:
     `refused` with 400, begun and then without a frame of either side (`swallowed`), or without those of the browser
     (`deaf`). While `buffers`, a stream is held back until it ends. The server gets requests of the paths that it
     `loses`, and the browser no answer to them; those that it `holds` get nowhere, and stay open. While it finds the
-    server `away`, it answers all of them with 503.
+    server `away`, it answers all of them with 503. For a path it connects to the server from a port that `fits`:
+    each of several workers has the connections from some ports.
     """
 
     def __init__(self, port: int) -> None:
@@ -34,6 +36,7 @@ class Middlebox:
         self.away = False
         self.loses: set[str] = set()
         self.holds: set[str] = set()
+        self.fits: Callable[[str, int], bool] = lambda path, port: True
         self._port = port
         self._paths: list[str] = []
         self._loop = asyncio.new_event_loop()
@@ -95,7 +98,7 @@ class Middlebox:
             elif upgrade and self.websockets == "refused":
                 browser[1].write(REFUSAL)
             else:
-                server = await asyncio.open_connection("127.0.0.1", self._port)
+                server = await self._connect(path)
                 try:
                     server[1].write(head if upgrade else _for_one_request(head))
                     await self._pass(path, upgrade, browser, server)
@@ -103,6 +106,13 @@ class Middlebox:
                     server[1].close()
         except (OSError, asyncio.IncompleteReadError):
             pass  # a connection that was not used, or one end of which has gone
+
+    async def _connect(self, path: str) -> Link:
+        while True:
+            server = await asyncio.open_connection("127.0.0.1", self._port)
+            if self.fits(path, server[1].get_extra_info("sockname")[1]):
+                return server
+            server[1].close()
 
     async def _pass(self, path: str, upgrade: bool, browser: Link, server: Link) -> None:
         """Until either end has gone."""

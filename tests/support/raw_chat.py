@@ -109,10 +109,11 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def get(port: int, path: str) -> bytes:
+def get(port: int, path: str, *headers: str) -> bytes:
     """The whole answer to one plain request."""
+    more_headers = "".join(f"{header}\r\n" for header in headers)
     with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as sock:
-        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more_headers}\r\n".encode())
         said = b""
         while more := sock.recv(1 << 18):
             said += more

@@ -29,8 +29,8 @@ def impatient(module: str = "processes.supervisor", **constants: float) -> tuple
     return "-c", "; ".join([*lines, "sys.exit(cli.main())"])
 
 
-def wait_for(condition: Callable[[], Any], what: str = "it") -> None:
-    deadline = time.monotonic() + PATIENCE
+def wait_for(condition: Callable[[], Any], what: str = "it", seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come about"
         time.sleep(0.01)
@@ -180,10 +180,11 @@ def worker_of(server: Server, port: int) -> int | None:
     rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
     inode = next((row[9] for row in rows if f"{row[1]} {row[2]}" == ends), None)
     for pid in server.workers():
-        for file in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(FileNotFoundError):
-                if str(file.readlink()) == f"socket:[{inode}]":
-                    return pid
+        with suppress(FileNotFoundError):  # it has just died
+            for file in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(FileNotFoundError):
+                    if str(file.readlink()) == f"socket:[{inode}]":
+                        return pid
     return None
 
 

@@ -70,6 +70,7 @@ CANONICAL = r"""
       link.removeAttribute("target");
       link.removeAttribute("rel");
     }
+    for (const heading of element.querySelectorAll("h3, h4, h5, h6")) heading.removeAttribute("aria-level");
     return written(element);
   };
   const shown = (m, text) => {
@@ -228,6 +229,29 @@ def test_what_a_message_says_in_a_quote(page: Page, server: Server) -> None:
     assert said == "A\nb c\nf\ng"
 
 
+def test_headings_leave_out_no_level(page: Page, server: Server) -> None:
+    """Whoever reads by headings comes from the page's own to the first of a text, and to each next one."""
+    levels = run(
+        page,
+        server.url,
+        """
+        const [text, other] = given;
+        const element = document.createElement("div");
+        const growing = new m.Growing(element);
+        const levels = () => [...element.querySelectorAll("h3, h4, h5, h6")].map(({ ariaLevel }) => ariaLevel).join("");
+        const all = [];
+        for (let end = 1; end <= text.length; end++) {
+          growing.show(text.slice(0, end), true);
+          if (all.at(-1) !== levels()) all.push(levels());
+        }
+        growing.show(other);
+        return [all, levels()];
+        """,
+        ["### a\n\n# b\n\n## c\n\n#### d\n\n> ###### e\n\n# f\n\n", "## One\n\n# Two"],
+    )
+    assert levels == [["", "2", "22", "223", "2234", "22345", "223452"], "22"]
+
+
 # Attacks.
 
 
@@ -287,7 +311,8 @@ def test_attacks_stay_text(browser: Browser, server: Server) -> None:
 
 
 SHOWN: dict[str, set[str]] = {
-    **{tag: set() for tag in re.split(" ", "blockquote br em hr strong s ul li table thead tbody tr h3 h4 h5 h6")},
+    **{tag: set() for tag in re.split(" ", "blockquote br em hr strong s ul li table thead tbody tr")},
+    **{tag: {"aria-level"} for tag in ("h3", "h4", "h5", "h6")},
     "a": {"href", "target", "rel", "title"},
     "button": {"type", "class", "aria-label", "aria-expanded", "hidden"},
     "code": {"class"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import time
@@ -11,12 +12,14 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from pygments.lexers import get_lexer_for_filename
 
 from tests.support import ROOT
 from tests.support.chat import eventually, running
 from tests.support.plain_http import HTTP, UPGRADE, get, shake
 from tests.support.raw_chat import AsyncChat
 from tornado_chat.errors import LogUnavailable
+from tornado_chat.web.pages import without_comments
 
 # Health and metrics.
 
@@ -203,10 +206,45 @@ async def test_the_pages_headers(tmp_path: Path) -> None:
         assert page.headers["x-content-type-options"] == "nosniff"
         assert page.headers["referrer-policy"] == "no-referrer"
         assert page.headers["cache-control"] == "no-cache"
+        script = await get(here, "/static/painter.js")
+        assert script.headers["content-security-policy"] == "default-src 'none'; script-src 'self'"
         again = await get(here, "/", **{"If-None-Match": page.headers["etag"]})
         assert again.status == 304
         assert again.body == b""
         assert (await get(here, "/", **{"If-None-Match": '"another"'})).status == 200
+
+
+def _spoken(name: str, source: bytes) -> list[tuple[str, str]]:
+    """The tokens of a program or a style sheet but for comments and space, as another parser finds them."""
+    tokens = get_lexer_for_filename(name).get_tokens(source.decode())
+    return [(str(kind), text.strip()) for kind, text in tokens if "Comment" not in str(kind) and text.strip()]
+
+
+@pytest.mark.parametrize(
+    ("source", "kept"),
+    [
+        ("// one\nlet a = 1; // two\n", "\nlet a = 1; // two\n"),
+        ("  /** @type {A} */\nlet a;\n/*\n * b **/\n", "\nlet a;\n\n\n"),
+        ("/** @type {A} */ let a;\n/* b */\n", "/** @type {A} */ let a;\n\n"),
+        ("const a = 'http://b';\n", "const a = 'http://b';\n"),
+    ],
+)
+def test_comments_on_lines_of_their_own_are_not_sent(source: str, kept: str) -> None:
+    assert without_comments(source.encode()) == kept.encode()
+
+
+async def test_a_file_is_compressed_for_who_asks_for_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, HTTP(here) as http:
+        for accept, packed in (("gzip", True), ("br, gzip;q=0.5", True), ("gzip;q=0", False), ("br", False)):
+            answer = await http.ask("/static/app.js", {"Host": "localhost", "Accept-Encoding": accept})
+            assert (answer.headers.get("content-encoding") == "gzip") == packed, accept
+            asked = {"Host": "localhost", "Accept-Encoding": accept, "If-None-Match": answer.headers["etag"]}
+            again = await http.ask("/static/app.js", asked)
+            assert (again.status, again.body) == (304, b"")
+            assert again.headers["vary"] == "Accept-Encoding"
+        head = await http.ask("/static/app.js", {"Host": "localhost", "Accept-Encoding": "gzip"}, method="HEAD")
+        assert (head.status, head.headers["content-encoding"], head.body) == (200, "gzip", b"")
+        assert int(head.headers["content-length"]) > 1000
 
 
 async def test_every_file_of_the_page_is_served_with_its_type(tmp_path: Path) -> None:
@@ -217,8 +255,19 @@ async def test_every_file_of_the_page_is_served_with_its_type(tmp_path: Path) ->
         assert len(files) > 5
         for path in files:
             answer = await get(here, f"/static/{path.relative_to(static)}")
-            assert answer.status == 200
-            assert answer.body == path.read_bytes()
+            packed = await get(here, f"/static/{path.relative_to(static)}", **{"Accept-Encoding": "gzip"})
+            assert answer.status == packed.status == 200
+            assert answer.headers["vary"] == packed.headers["vary"] == "Accept-Encoding"
+            if "content-encoding" in packed.headers:
+                assert len(packed.body) < len(answer.body)
+                assert gzip.decompress(packed.body) == answer.body
+                assert packed.headers["etag"] != answer.headers["etag"]
+            if path.suffix in (".js", ".css") and "vendor" not in path.parts:
+                assert "content-encoding" in packed.headers
+                assert _spoken(path.name, answer.body) == _spoken(path.name, path.read_bytes())
+                assert answer.body.count(b"\n") == path.read_bytes().count(b"\n")
+            else:
+                assert answer.body == path.read_bytes()
             assert answer.headers["x-content-type-options"] == "nosniff"
             if path.suffix in types:
                 assert answer.headers["content-type"].partition(";")[0] in (

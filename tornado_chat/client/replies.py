@@ -307,9 +307,7 @@ class Reply:
         self._begin.pop("take_over", None)
         if self.reason is not None:
             return
-        gen, length = ack.get("gen"), ack["length"]
-        if gen is None:
-            raise ChatError(ErrorCode.CONFLICT, f"the id {self.id!r} is that of message {self.seq}, which did not grow")
+        gen, length = ack["gen"], ack["length"]
         # What was said along was taken if it begins within what is there.
         fits = self._gen in (0, gen) and self._sent <= length
         self._go_to(max(length, self._sent + len(part)) if fits else length)

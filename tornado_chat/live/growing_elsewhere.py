@@ -42,7 +42,7 @@ MISSED = 3
 """A copy that so many looks at the log did not find is none any more, whatever its room was told."""
 
 
-def _look_at_nothing(rows: Sequence[Grown]) -> None:
+def _look_at_nothing(rows: Sequence[Grown] = ()) -> None:
     """There is nobody who writes here."""
 
 
@@ -55,6 +55,7 @@ class GrowingElsewhere:
         """`rooms` are open here, `growing` is what grows, here too, by room; `home` names this process in the log."""
         self.chars = 0  # of all copies
         self.on_rows: Callable[[Sequence[Grown]], None] = _look_at_nothing  # what a look found of other processes
+        self.on_moved: Callable[[], None] = _look_at_nothing  # what grows here is told of by another process
         self._shared = shared
         self._rooms = rooms
         self._growing = growing
@@ -109,14 +110,16 @@ class GrowingElsewhere:
     def adopt(self, message: Growing) -> None:
         """The copy is the message itself from now on."""
         self._count(message, 0)
-        message.here, message.deaf = True, False
+        message.here, message.deaf, message.home = True, False, ""
         message.sent = message.length
 
     def release(self, message: Growing) -> None:
         """The message is a copy from now on: it has moved."""
-        message.here, message.home = False, ""
+        message.here = False
         message.missed = 0
         self._count(message, message.length)
+        if message.home:  # which has told something already
+            self._ask(message)
 
     def _count(self, message: Growing, chars: int) -> None:
         """The copy has so many code points."""
@@ -160,6 +163,9 @@ class GrowingElsewhere:
             message = growing.messages.get(seq) if growing is not None else None
             if message is None:
                 self._look_soon(room.name)
+            elif message.here and gen >= message.gen:
+                message.home = worker
+                self.on_moved()
             elif not message.here and gen >= message.gen:
                 message.home = worker
                 grew = True
@@ -219,6 +225,7 @@ class GrowingElsewhere:
     async def _look(self, room: Room) -> None:
         """Take what the checkpoints hold of what grows elsewhere in the room, and ask for what is behind that."""
         log = self._shared.log
+        # The other look is two calls of the log, each with its time limit.
         while (growing := self.grow(room.name)).ended is not None:  # noqa: ASYNC110 - seldom: the room was closed and opened
             await asyncio.sleep(AGAIN_SECONDS)
         growing.ended = set()

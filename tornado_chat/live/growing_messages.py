@@ -20,6 +20,7 @@ from tornado_chat.live.line import Sender
 from tornado_chat.live.publisher import Publisher
 from tornado_chat.log import Appended, Entry, own
 from tornado_chat.log.growing import (
+    HAND_OVER_SECONDS,
     LEASE_SECONDS,
     RENEW_SECONDS,
     STOP_SECONDS,
@@ -66,6 +67,10 @@ more: others write to it, too."""
 ENDED = 10_000
 """Messages that ended here and are remembered, for what their authors say too late."""
 
+HANDED_SECONDS, HANDED_TICK = 1.0, 0.05
+"""How long a `begin` that takes a message from another process waits for what that hands over, and how often the log is
+asked for it. Unless it has died, that process looks each TICK_SECONDS."""
+
 END_SECONDS, LOOK_SECONDS = 10.0, 0.25
 """How long a `stop` waits for the end, and how often it looks for one in another process."""
 
@@ -95,6 +100,8 @@ class GrowingMessages:
         self._key = key
         self.tell_user: Callable[[str, Stop], None] = _tell_nobody  # to all sessions of a user
         self._open: dict[str, int] = {}  # how many of each user grow, and how many `begin` are on their way
+        self._begins: dict[str, int] = {}  # how many `begin` of each room are on their way
+        self._handing: list[tuple[Growing, float, Callable[[], None]]] = []  # until when each waits, and for what
         self._stops: dict[tuple[str, int], None] = {}  # rooms and seqs of those told of, oldest first
         self._orphans: set[tuple[str, int]] = set()  # of other processes, as the log was last seen
         self._ending: dict[Finish, Growing | None] = {}  # what is being finished here; None: it grew elsewhere
@@ -103,7 +110,7 @@ class GrowingMessages:
         self._checkpoint_due = asyncio.Event()
         self._looked = 0.0
         hub.writers = self
-        hub.elsewhere.on_rows = self._on_rows
+        hub.elsewhere.on_rows, hub.elsewhere.on_moved = self._on_rows, self.on_moved
 
     # What their authors do
 
@@ -116,21 +123,19 @@ class GrowingMessages:
                     ErrorCode.TOO_LARGE, f"{OPEN_MESSAGES} messages of yours may grow at once: finish one first"
                 )
             growing = self._hub.growing.get(room)
-            if growing is not None and len(growing.messages) >= ROOM_MESSAGES:
+            if (len(growing.messages) if growing is not None else 0) + self._begins.get(room, 0) >= ROOM_MESSAGES:
                 raise ChatError(
                     ErrorCode.TOO_LARGE, f"{ROOM_MESSAGES} messages grow in {room} already: wait until one has ended"
                 )
             if self._chars >= GROWN_CHARS:
                 raise ChatError(ErrorCode.OVERLOADED, "too much grows in this process: try again", retry_after=5.0)
-        self._open[user] = self._open.get(user, 0) + 1
+        _count(self._open, user, 1)
+        _count(self._begins, room, 1)
 
-    def unreserve(self, user: str) -> None:
-        """The `begin` is answered, or the message does not grow here any more."""
-        left = self._open[user] - 1
-        if left:
-            self._open[user] = left
-        else:
-            del self._open[user]
+    def unreserve(self, room: str, user: str) -> None:
+        """The `begin` is answered."""
+        _count(self._open, user, -1)
+        _count(self._begins, room, -1)
 
     def find(self, room: str, seq: int) -> Growing | None:
         """The message, if it grows here."""
@@ -145,11 +150,10 @@ class GrowingMessages:
             return None
         name = entry.room, entry.user, entry.key
         if not claim.gen:
-            if claim.reason is not None and name not in self.ended:
+            assert claim.reason is not None
+            if name not in self.ended:
                 self._remember_end(name, Ended(1, claim.length, claim.reason))
             return None
-        if claim.before:
-            self._hub.broker.publish_moved(claim.before)
         message = self.by_name.get(name) or self._take_up(name, entry, outcome.seq, claim.gen)
         if message.gen < claim.gen:
             message.begin(claim.gen, claim.text)
@@ -157,12 +161,29 @@ class GrowingMessages:
             message.extend(claim.gen, 0, claim.text)  # perhaps there is more here: it was told, and not kept
         message.kept = claim.length
         message.gap = False  # who begins is told the length
+        if claim.before:
+            if claim.gen == 1 or not entry.take_over:
+                message.handed_by = monotonic() + HAND_OVER_SECONDS
+            self._hub.broker.publish_moved(claim.before)
         if message.told < message.length:
             self._hub.grow(entry.room).want()
         self.come_back(message, writer)
         message.linked = True  # the claim has said so
         message.kept_at = monotonic()
         return message
+
+    def when_handed(self, message: Growing, then: Callable[[], None]) -> None:
+        """Call `then` when the process that had the message has handed it over, or has not in HANDED_SECONDS."""
+        self._handing.append((message, monotonic() + HANDED_SECONDS, then))
+        self._checkpoint_due.set()
+
+    def _tell_handed(self) -> None:
+        waiting, self._handing = self._handing, []
+        for message, until, then in waiting:
+            if message.handed_by and message.here and not message.over and monotonic() < until:
+                self._handing.append((message, until, then))
+            else:
+                then()
 
     def _take_up(self, name: Name, entry: Begin, seq: int, gen: int) -> Growing:
         """The message is here from now on; what a copy of it holds is its text."""
@@ -174,7 +195,7 @@ class GrowingMessages:
         else:
             message = growing.messages[seq] = Growing(entry.room, seq, entry.user, entry.name, entry.key, gen, "")
         self.by_name[name] = message
-        self._open[entry.user] = self._open.get(entry.user, 0) + 1
+        _count(self._open, entry.user, 1)
         return message
 
     def add(self, message: Growing, text: str) -> None:
@@ -200,8 +221,10 @@ class GrowingMessages:
         """The log has answered its `finished`."""
         if isinstance(outcome, Appended):
             self._drop(message, reason)
-        elif isinstance(outcome, Conflict):  # another process has it, or has ended it
+        elif isinstance(outcome, Conflict) and outcome.reason is not None:  # another process has ended it
             self._drop(message, outcome.reason)
+        elif isinstance(outcome, Conflict):  # another process has it
+            self._hub.tasks.spawn(self._hand_over_late(self._let_go_of([message])))
         else:
             message.ending = False
 
@@ -229,7 +252,7 @@ class GrowingMessages:
         if self.by_name.get(name) is not message:
             return
         del self.by_name[name]
-        self.unreserve(message.user)
+        _count(self._open, message.user, -1)
         message.writer = None
         message.over = True
         if message.done is not None and not message.done.done():
@@ -294,7 +317,8 @@ class GrowingMessages:
         if message is None or message.end_reason == "stopped":
             return
         message.end_reason = "stopped"
-        message.ends_at = monotonic() + (STOP_SECONDS if message.writer is not None else 0)
+        now = monotonic()
+        message.ends_at = now + STOP_SECONDS if message.writer is not None or now < message.unlinks_at else now
         self._checkpoint_due.set()
         told = Stop(room=room, seq=seq, by=by)
         self._tell_stop(message.user, told)
@@ -364,7 +388,7 @@ class GrowingMessages:
     async def run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TICK_SECONDS):
+                async with asyncio.timeout(HANDED_TICK if self._handing else TICK_SECONDS):
                     await self._checkpoint_due.wait()
             self._checkpoint_due.clear()
             try:
@@ -376,6 +400,7 @@ class GrowingMessages:
             except Exception:
                 logger.exception("growing messages not kept")
                 await asyncio.sleep(TICK_SECONDS)
+            self._tell_handed()
 
     async def _turn(self) -> None:
         if self.by_name:
@@ -385,7 +410,7 @@ class GrowingMessages:
         for message in list(self.by_name.values()):
             if self._ending_chars >= ENDING_CHARS:
                 break  # the first answer is followed by another turn
-            if message.ends_at is not None and now >= message.ends_at and not message.ending:
+            if message.ends_at is not None and now >= max(message.ends_at, message.handed_by) and not message.ending:
                 self._finish(message)
         await self.checkpoint(now)
         if now - self._looked >= LAPSED_SECONDS:
@@ -428,19 +453,27 @@ class GrowingMessages:
                 if message.linked and not part.linked:
                     self._tell_orphaned(message.room, message.seq, message.user, message.id)
                 message.linked = part.linked
-        await self._hand_over(moved)
+        await self._hand_over(self._let_go_of(moved))
 
-    async def _hand_over(self, moved: Sequence[Growing]) -> None:
-        """Let go of messages that other processes have, or have ended: those get what was told here, and not kept."""
+    def _let_go_of(self, moved: Sequence[Growing]) -> list[Checkpoint]:
+        """Other processes have these messages, or have ended them: what was told here, and not kept."""
         parts = [
             Checkpoint(message.room, message.seq, message.gen, message.kept, message.since(message.kept), linked=False)
             for message in moved
-            if message.kept < message.length
         ]
         for message in moved:
             self._drop(message, None)
+        return parts
+
+    async def _hand_over(self, parts: Sequence[Checkpoint]) -> None:
         if parts:
-            await self._hub.log.hand_over(parts)
+            await self._hub.log.hand_over(self.home, parts)
+
+    async def _hand_over_late(self, parts: Sequence[Checkpoint]) -> None:
+        try:
+            await self._hand_over(parts)
+        except LogUnavailable as error:
+            logger.debug("growing messages not handed over reason=%s", error)  # the server's watch has told already
 
     async def leave(self) -> None:
         """Keep all there is and let go of it: this process ends, and the authors go on elsewhere."""
@@ -465,17 +498,28 @@ class GrowingMessages:
                 self._stop(one.room, one.seq, one.stopped)
             if is_here and message.length < one.length and not message.cut_short:
                 behind.append(message)
-        await self._hand_over(moved)
+        await self._hand_over(self._let_go_of(moved))
         await self._take_over(behind)
+        for message in before:
+            one = held.get((message.room, message.seq))
+            if one is not None and one.former is None and message.kept_at <= asked:
+                message.handed_by = 0.0
 
     async def _take_over(self, behind: Sequence[Growing]) -> None:
-        """The log has more of these than is known here: the process that had them before has handed it over."""
-        parts = [(message.room, message.seq, message.gen, message.length) for message in behind]
+        """The log has more of these than is known here: the process that had them before has handed it over.
+
+        What their authors have said here counts, where it is not the same.
+        """
+        parts = [(message.room, message.seq, message.gen, message.kept) for message in behind]
         for message, part, text in zip(behind, parts, await self._hub.log.parts(parts) if parts else (), strict=True):
             *_, gen, start = part
-            if not (message.ending or message.over) and message.here and message.gen == gen:
+            if message.ending or message.over or not message.here or (message.gen, message.kept) != (gen, start):
+                continue
+            if text.startswith(message.since(start)):
                 message.extend(gen, start, text)
                 self._hub.grow(message.room).want()
+            else:
+                message.cut_short = True
 
     def _finish(self, message: Growing) -> None:
         self.end(message, message.length)
@@ -525,7 +569,7 @@ class GrowingMessages:
             self._hub.grow(room).want()
 
     def on_moved(self) -> None:
-        """As `Receiver.on_moved` says."""
+        """As `Receiver.on_moved` says; or another process has told of a message that this one has."""
         self._checkpoint_due.set()
 
     def on_stop(self, user: str, told: Stop) -> None:
@@ -579,6 +623,15 @@ class GrowingMessages:
     def resume(self) -> None: ...
 
     def fail(self) -> None: ...
+
+
+def _count(counts: dict[str, int], key: str, more: int) -> None:
+    """So many more of `key`; those of which there are none are not kept."""
+    count = counts.get(key, 0) + more
+    if count:
+        counts[key] = count
+    else:
+        del counts[key]
 
 
 def _tell_nobody(user: str, told: Stop) -> None:

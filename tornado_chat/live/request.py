@@ -23,6 +23,7 @@ from tornado_chat.live import questions
 from tornado_chat.live.author import Author
 from tornado_chat.live.context import Context
 from tornado_chat.live.growing import Growing
+from tornado_chat.live.growing_messages import Name
 from tornado_chat.live.limits import AddressAccount, rate_limited
 from tornado_chat.live.writing import Writing
 from tornado_chat.log import Appended, Entry
@@ -94,6 +95,7 @@ class Request(Author):
     __slots__ = (
         "_answers",
         "_asking",
+        "_begins",
         "_begun",
         "_codec",
         "_commands",
@@ -130,6 +132,7 @@ class Request(Author):
         self._done = done
         self._held: Command | Unparsed | None = None  # taken, and its turn has not come
         self._begun = False  # all of them
+        self._begins: set[Name] = set()  # messages whose `begin` was said
         self._ended = False
         self._counted = False  # among those under way: what waits to be paid need not be waited for
         self._going_on: asyncio.Handle | None = None
@@ -309,15 +312,21 @@ class Request(Author):
             raise ChatError(ErrorCode.BAD_REQUEST, "id: is missing; finish needs one here")
         if self._writing is None:
             self._writing = Writing(self)
+        name = self._writing.name_of(command)
         if not isinstance(command, Append):
-            return self._writing.take(command)
-        if not self._writing.has_begun(self._writing.name_of(command)):
+            taken = self._writing.take(command)
+            if taken and isinstance(command, Begin):
+                self._begins.add(name)
+            return taken
+        if name not in self._begins:
             raise Conflict(
                 "a request that has an `append` has the `begin` of its message before", stream=command.stream
             )
+        place = len(self._answers)
         if not self._writing.take(command):
             return False
-        self._answers.append(None)
+        if len(self._answers) == place:  # else the log is asked about it
+            self._answers.append(None)
         return True
 
     @property

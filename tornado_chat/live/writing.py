@@ -2,7 +2,8 @@
 
 `begin` and `finish` go through the log like anything that is published, and `append` does not: what comes before its
 `begin` is answered waits. The server takes what begins at the end of the text, drops what it has, and tells of a gap
-once.
+once. Of a message that is not here any more the log tells whether and why it has ended. A `begin` that takes a message
+from another process is answered when that has handed over what it had.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ STREAMS = 1024
 class Writing:
     """The Sender of its writer's `begin` and `finish`; it exists from the first of them on."""
 
-    __slots__ = ("_beginning", "_finishing", "_gens", "_refused", "_writer", "user")
+    __slots__ = ("_asked", "_beginning", "_finishing", "_gens", "_left", "_writer", "user")
 
     def __init__(self, writer: Writer) -> None:
         self.user = writer.user
@@ -70,7 +71,8 @@ class Writing:
         self._beginning: set[Name] = set()  # whose `begin` is not answered
         self._gens: dict[Name, int] = {}  # what the last `begin` of each was answered
         self._finishing: dict[Entry, Name] = {}  # whose `finish` is not answered
-        self._refused: tuple[Name, int] | None = None  # the `append` that was refused last
+        self._asked: set[Entry] = set()  # what is to tell why an `append` is not taken
+        self._left: tuple[Name, Conflict | None] | None = None  # what that was about last, and the answer
 
     def take(self, command: Growth) -> bool:
         """Carry out `command`; False if its turn has not come. ChatError."""
@@ -78,9 +80,9 @@ class Writing:
         if command.as_ is not None:
             self._writer.check_actor(command.as_)
         name = self.name_of(command)
-        if name in self._beginning:
-            return False
-        if isinstance(command, Append):
+        if name in self._beginning or self._left == (name, None):
+            return False  # the log is about to tell
+        if isinstance(command, Append) and not self._has_left(command, name):
             try:
                 self._append(command, name)
             except ChatError:
@@ -92,7 +94,13 @@ class Writing:
         if waiting is not None:
             waiting[self] = None
             return False
-        entry = self._begin(command, name) if isinstance(command, Begin) else self._finish(command, name)
+        entry: Entry
+        if isinstance(command, Begin):
+            entry = self._begin(command, name)
+        elif isinstance(command, Finish):
+            entry = self._finish(command, name)
+        else:
+            entry = self._ask(command, name)
         self._writer.submitted(entry)
         publisher.submit(self, entry)
         return True
@@ -101,10 +109,6 @@ class Writing:
         """Which message it is about."""
         user = self.user if command.as_ is None else command.as_.user
         return command.room, user, command.id if isinstance(command, Begin) else command.stream
-
-    def has_begun(self, name: Name) -> bool:
-        """Whether its `begin` was said here."""
-        return name in self._beginning or name in self._gens
 
     def messages(self) -> list[Growing]:
         """Those that were begun here and grow in this process."""
@@ -137,11 +141,8 @@ class Writing:
         message = messages.by_name.get(name)
         gen = command.gen or self._gens.get(name)
         if message is None or message.ending or gen is None or gen < message.gen or self._is_anothers(message):
-            said = name, gen or 0
-            if said != self._refused:
-                self._refused = said
-                raise self._conflict(name, message)
-            return
+            why = self._left[1] if message is None and self._left is not None and self._left[0] == name else None
+            raise why or self._conflict(name, message)
         if gen > message.gen or command.offset > message.length:
             if not message.gap:
                 message.gap = True
@@ -177,6 +178,8 @@ class Writing:
             if not message.ending:
                 messages.end(message, command.length)
             text, seq = message.text(), message.seq
+        else:
+            writer.charge_bytes(BEGIN_BYTES)
         entry = FinishEntry(
             *self._author(command),
             key=command.id or writer.context.hidden_key(),
@@ -192,7 +195,33 @@ class Writing:
         self._finishing[entry] = name
         return entry
 
-    def _author(self, command: Begin | Finish) -> tuple[str, str, str]:
+    def _has_left(self, command: Append, name: Name) -> bool:
+        """Whether it is for a message that has grown and is not here, and nobody has looked for it yet."""
+        messages = self._writer.context.growing
+        if name in messages.by_name or name in messages.ended or (self._left is not None and self._left[0] == name):
+            return False
+        return command.gen is not None or name in self._gens
+
+    def _ask(self, command: Append, name: Name) -> Entry:
+        """A `finish` that no message can have: it is refused with the reason that the message has ended for."""
+        writer = self._writer
+        writer.charge_bytes(BEGIN_BYTES)
+        self._left = name, None
+        entry = FinishEntry(
+            *self._author(command),
+            key=writer.context.hidden_key(),
+            id=command.id,
+            target=0,
+            text="",
+            reason="interrupted",
+            stream=command.stream,
+            gen=0,
+            home=writer.context.growing.home,
+        )
+        self._asked.add(entry)
+        return entry
+
+    def _author(self, command: Growth) -> tuple[str, str, str]:
         """The room, the user and the name that its event will have."""
         actor = command.as_
         if actor is None:
@@ -227,6 +256,17 @@ class Writing:
             return Conflict("it is being finished", stream=id, gen=message.gen, length=message.length)
         return Conflict("no such message of yours grows here: `begin` it", stream=id)
 
+    def _why_left(self, entry: FinishEntry, outcome: Appended | ChatError) -> Conflict:
+        """Why the `append` that has asked was not taken."""
+        name = entry.room, entry.user, entry.stream
+        if isinstance(outcome, Conflict) and outcome.reason is not None:
+            why = Conflict(outcome.message, stream=entry.stream, reason=outcome.reason)
+        else:
+            why = self._conflict(name, None)
+        if self._left is not None and self._left[0] == name:
+            self._left = name, why
+        return why
+
     # Sender
 
     def published(self, entry: Entry, outcome: Appended | ChatError) -> None:
@@ -234,12 +274,21 @@ class Writing:
         messages = self._writer.context.growing
         ack: replies.Ack | None = None
         if isinstance(entry, BeginEntry):
-            self._beginning.discard((entry.room, entry.user, entry.key))
             try:
-                if isinstance(outcome, Appended):
-                    ack = self._begun(entry, outcome)
+                message = self._begun(entry, outcome) if isinstance(outcome, Appended) else None
             finally:
-                messages.unreserve(entry.user)
+                messages.unreserve(entry.room, entry.user)
+            if message is not None and message.handed_by:
+                messages.when_handed(message, lambda: self._begun_elsewhere(entry, outcome))
+                return
+            self._beginning.discard((entry.room, entry.user, entry.key))
+            if isinstance(outcome, Appended):
+                ack = self._begin_ack(entry, outcome)
+            elif isinstance(outcome, Conflict):
+                self._correct(entry, outcome)
+        elif isinstance(entry, FinishEntry) and entry in self._asked:
+            self._asked.discard(entry)
+            outcome = self._why_left(entry, outcome)
         elif isinstance(entry, FinishEntry):
             name = self._finishing.pop(entry)
             message = messages.by_name.get(name)
@@ -247,7 +296,7 @@ class Writing:
                 outcome = self._conflict(name, None)  # nor was it a resend
             elif isinstance(outcome, Conflict):
                 outcome.stream = name[2]
-            if message is not None:
+            if message is not None and entry.target:  # else it has come here meanwhile, and goes on
                 messages.answered(message, outcome, entry.reason)
             if isinstance(outcome, Appended) and entry.id is not None:
                 ack = replies.Ack(
@@ -255,26 +304,45 @@ class Writing:
                 )
         self._writer.answered(entry, outcome if isinstance(outcome, ChatError) else ack)
 
-    def _begun(self, entry: BeginEntry, outcome: Appended) -> replies.Ack:
-        writer, claim = self._writer, outcome.claim
-        assert claim is not None
+    def _begun(self, entry: BeginEntry, outcome: Appended) -> Growing | None:
+        """The message that grows here from now on, written by our writer."""
+        writer = self._writer
         present = None if writer.gone else writer
-        self._refused = None
+        self._left = None
         message = writer.context.growing.begun(entry, outcome, present)
-        gen, length = claim.gen or None, claim.length
-        if claim.reason is not None:  # the log does not keep it
-            ended = writer.context.growing.ended.get((entry.room, entry.user, entry.key))
-            gen = ended.gen if ended is not None else 1
         if message is not None:
-            gen, length = message.gen, message.length
             if len(self._gens) >= STREAMS:
                 oldest = next(iter(self._gens))
                 known = self._gens.pop(oldest)
                 if oldest in writer.context.growing.by_name:
                     self._gens[oldest] = known  # it is let go of when the connection ends
-            self._gens[entry.room, entry.user, entry.key] = gen
+            self._gens[entry.room, entry.user, entry.key] = message.gen
             if present is None:
                 writer.context.growing.let_go(message, None)
+        return message
+
+    def _begun_elsewhere(self, entry: BeginEntry, outcome: Appended | ChatError) -> None:
+        """The process that had the message has handed it over."""
+        assert isinstance(outcome, Appended)
+        self._beginning.discard((entry.room, entry.user, entry.key))
+        self._writer.answered(entry, self._begin_ack(entry, outcome))
+        self._writer.flush_replies()
+
+    def _correct(self, entry: BeginEntry, refused: Conflict) -> None:
+        """The log knows the checkpoints only."""
+        message = self._writer.context.growing.by_name.get((entry.room, entry.user, entry.key))
+        if message is not None:
+            refused.gen, refused.length = message.gen, message.length
+
+    def _begin_ack(self, entry: BeginEntry, outcome: Appended) -> replies.Ack:
+        claim = outcome.claim
+        assert claim is not None
+        messages, name = self._writer.context.growing, (entry.room, entry.user, entry.key)
+        gen, length, message = claim.gen or 1, claim.length, messages.by_name.get(name)
+        if claim.reason is not None:  # the log does not keep it
+            gen = messages.ended[name].gen if name in messages.ended else 1
+        elif message is not None:
+            gen, length = message.gen, message.length
         return replies.Ack(
             id=entry.key,
             room=entry.room,

@@ -25,7 +25,7 @@ from tornado_chat.web.exchange import Exchange, is_text
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.http_connection import HttpConnection
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
-from tornado_chat.web.pages import STATIC, PageHandler, RequestsHandler
+from tornado_chat.web.pages import STATIC, Files, PageHandler
 from tornado_chat.web.refusals import STATUS, NothingHandler, refuse
 from tornado_chat.wire.request import Request
 
@@ -44,11 +44,12 @@ class Front(HTTPServerConnectionDelegate):
         """`failing` names the checks of `/readyz` that fail, `degraded` what is away without harm."""
         self.gate = gate
         self.api = Api(gate, (*stream.endpoints(), *poll.endpoints(), *commands.ENDPOINTS, *sessions.ENDPOINTS))
+        files = Files(STATIC)
         self.app = Application(
             [
-                (r"/()", PageHandler, {"path": str(STATIC), "default_filename": "index.html"}),
-                (DOCS + "()", RequestsHandler, {"path": str(STATIC)}),
-                (r"/static/([\w./-]+)", PageHandler, {"path": str(STATIC)}),
+                (r"/()", PageHandler, {"files": files, "name": "index.html"}),
+                (DOCS + "()", PageHandler, {"files": files, "name": "api.html"}),
+                (r"/static/([\w./-]+)", PageHandler, {"files": files}),
                 (HEALTH, HealthHandler),
                 (r"/readyz", ReadyHandler, {"failing": failing, "degraded": degraded}),
                 (METRICS, MetricsHandler, {"metrics": metrics}),

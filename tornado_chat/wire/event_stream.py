@@ -31,19 +31,22 @@ def is_wanted(accept: str) -> bool:
     return CONTENT_TYPE in accept.lower()
 
 
-def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether the header Accept-Encoding (RFC 9110 section 12.5.3) names gzip among others, and does not refuse it.
-
-    Libraries and proxies that ask for it by themselves, to unpack it before anybody sees it, name it alone: Caddy holds
-    a stream back while it does.
-    """
-    if "," not in accept_encoding:
-        return False
+def names_gzip(accept_encoding: str) -> bool:
+    """Whether the header Accept-Encoding (RFC 9110 section 12.5.3) names gzip, and does not refuse it."""
     for part in accept_encoding.lower().split(","):
         name, _, weight = part.partition(";")
         if name.strip() == "gzip":
             return not _ZERO.fullmatch(weight.replace(" ", ""))
     return False
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Whether a stream may be compressed: the header Accept-Encoding names gzip among others.
+
+    Libraries and proxies that ask for it by themselves, to unpack it before anybody sees it, name it alone: Caddy holds
+    a stream back while it does.
+    """
+    return "," in accept_encoding and names_gzip(accept_encoding)
 
 
 def chunk(data: bytes) -> bytes:

@@ -47,7 +47,7 @@ const messages = new MessageList(
 const composer = new Composer({
   drafts: tab,
   limits: () => chat.limits,
-  said: (text) => texts.said(text),
+  texts,
   on: {
     post(text, replyTo, mentions) {
       chat.post(room, text, replyTo, mentions);
@@ -55,6 +55,7 @@ const composer = new Composer({
     },
     edit: (message, text) => chat.edit(room, message.seq, text),
     people: (room) => room.people(chat.me?.user),
+    me: () => chat.me,
     present: (room) => chat.present(room),
     typing: (on) => chat.typing(room, on),
     last: () => room.messages.findLast((message) => message.user === chat.me?.user && !message.deleted && !message.streaming),

@@ -190,19 +190,21 @@ export class Chat {
 
   /** Resolves when the room has the names of those who are there now, or the server did not tell. @param {Room} room */
   present(room) {
-    return new Promise((resolve) => {
-      if (!this.connection.live || Date.now() - room.asked < PRESENT_EVERY) return resolve(null);
+    if (this.connection.live && Date.now() - room.asked >= PRESENT_EVERY) {
       room.asked = Date.now();
-      this.#request(room, { type: "presence", room: room.name }, (frame) => {
-        if (frame?.type === "presence") for (const { user, name } of frame.users ?? []) room.named(user, name);
-        resolve(null);
+      room.present = new Promise((resolve) => {
+        this.#request(room, { type: "presence", room: room.name }, (frame) => {
+          if (frame?.type === "presence") for (const { user, name } of frame.users ?? []) room.named(user, name);
+          resolve(null);
+        });
       });
-    });
+    }
+    return room.present;
   }
 
   /** A user by the name that was last seen of them, in whichever room. @param {string} user */
   person(user) {
-    for (const { names } of this.rooms.values()) if (names.has(user)) return { user, name: names.get(user) ?? user };
+    for (const { names } of this.#logs) if (names.has(user)) return { user, name: names.get(user) ?? user };
     return { user, name: user };
   }
 

@@ -2,22 +2,24 @@
 
 import { byId, el, icon } from "./dom.js";
 import { excerpt, isGuest } from "./format.js";
-import { mentioned } from "./mentions.js";
+import { mentioned, nobody } from "./mentions.js";
 import { named } from "./row.js";
 
 const ROOM_FOR_THE_FRAME = 1_024; // bytes of a frame that are not text
+const MOST_UNNAMED = 3; // words of which is said that they name nobody
 
 /** @import { Completion } from "./completion.js" */
 /** @import { Person } from "./format.js" */
 /** @import { Message, Room } from "./room.js" */
 /** @import { Slot } from "./store.js" */
+/** @import { Texts } from "./texts.js" */
 
 /**
  * `last`: our newest message, to be edited by the arrow key. `people`: who may be named in a room, the likeliest first;
- * `present` resolves when those who are there now are among them.
+ * `present` resolves when those who are there now are among them. `me`: ourselves, as far as we know.
  * @typedef {{
  *   post: (text: string, replyTo: number | undefined, mentions: string[]) => void, edit: (message: Editable, text: string) => void,
- *   people: (room: Room) => Person[], present: (room: Room) => Promise<unknown>,
+ *   people: (room: Room) => Person[], present: (room: Room) => Promise<unknown>, me: () => Person | null,
  *   typing: (on: boolean) => void, last: () => Editable | undefined,
  * }} On
  */
@@ -52,13 +54,13 @@ export class Composer {
   #loading = false; // ... what completes
 
   /**
-   * `limits` are the server's; `said` gives a text without its marks.
-   * @param {{ drafts: Slot, limits: () => Wire.Limits, said: (text: string) => string, on: On }} parts
+   * `limits` are the server's.
+   * @param {{ drafts: Slot, limits: () => Wire.Limits, texts: Texts, on: On }} parts
    */
-  constructor({ drafts, limits, said, on }) {
+  constructor({ drafts, limits, texts, on }) {
     this.drafts = drafts;
     this.limits = limits;
-    this.said = said;
+    this.texts = texts;
     this.on = on;
     this.box = byId.text;
     byId.send.append(icon("send"));
@@ -122,7 +124,7 @@ export class Composer {
 
   /** @param {(string | HTMLElement)[]} what @param {string} text */
   #context(what, text) {
-    const words = el("span", { class: "clipped", dir: "auto" }, excerpt(this.said(text)));
+    const words = el("span", { class: "clipped", dir: "auto" }, excerpt(this.texts.said(text)));
     byId.contextText.replaceChildren(...what.flatMap((part) => [part, " "]), words);
     byId.context.hidden = false;
   }
@@ -155,24 +157,43 @@ export class Composer {
       const replyTo = this.#replyTo?.seq;
       const people = text.includes("@") ? this.on.people(this.#room) : [];
       people.sort((one, other) => Number(isGuest(one.user)) - Number(isGuest(other.user))); // called like anybody
-      const mentions = mentioned(text, [...this.#picked, ...people]);
+      const mentions = people.length ? mentioned(this.texts.spoken(text), [...this.#picked, ...people]) : [];
       this.#picked = [];
       this.box.value = "";
       this.cancel();
       this.on.post(text, replyTo, mentions);
+      this.#unnamed(text);
     }
     this.#changed(false);
+  }
+
+  /** Say quietly whom `text`, which is being written or was just sent, means to name and does not. @param {string} text */
+  async #unnamed(text) {
+    const room = this.#room;
+    const { value } = this.box;
+    if (!room || this.#editing || !text.includes("@")) return; // an edit names nobody
+    await this.on.present(room);
+    if (room !== this.#room || value !== this.box.value || byId.hint.classList.contains("wrong")) return;
+    const before = value.slice(0, this.box.selectionStart);
+    const begun = this.#completion?.begun ?? /@[^\s@]*$/.exec(before)?.[0] ?? ""; // and may become a name
+    const me = this.on.me();
+    const people = [...this.#picked, ...this.on.people(room), ...(me ? [me] : [])];
+    const words = nobody(this.texts.spoken(text), people).filter((word) => !begun.startsWith(word));
+    const more = words.length > MOST_UNNAMED ? " …" : "";
+    byId.hint.textContent = words.length ? `Nobody here is called ${words.slice(0, MOST_UNNAMED).join(" or ")}${more}.` : "";
   }
 
   async #complete() {
     if (!this.#completion && !this.#loading && this.box.value.includes("@")) {
       this.#loading = true;
+      this.texts.load(); // and what knows code
       const loaded = await import("./completion.js").catch(() => null); // perhaps with the next letter
       this.#loading = false;
       if (loaded) this.#completion = new loaded.Completion(this.box, byId.people, {
         people: () => (this.#room ? this.on.people(this.#room) : []),
         present: async () => this.#room && this.on.present(this.#room),
         picked: (person) => this.#picked.push(person),
+        spoken: (text) => this.texts.spoken(text),
       });
     }
     this.#completion?.update();
@@ -184,8 +205,9 @@ export class Composer {
     this.box.style.height = "auto";
     this.box.style.height = `${this.box.scrollHeight}px`;
     const wrong = tooLong(text.trim(), this.limits());
-    byId.hint.textContent = wrong ?? "";
+    if (wrong || this.#editing || !text.includes("@") || byId.hint.classList.contains("wrong")) byId.hint.textContent = wrong ?? "";
     byId.hint.classList.toggle("wrong", wrong !== null);
+    this.#unnamed(text);
     byId.send.disabled = text.trim() === "" || wrong !== null;
     if (typed) this.on.typing(text.trim() !== "" && !this.#editing);
     if (this.#room && !this.#editing) {

@@ -3,7 +3,7 @@
 // What is shown in the end is what the whole text shows. So a definition (`[label]: address`) that comes late changes
 // those blocks above it that asked for its label, and no others.
 
-import { closing, named, parse, said } from "./markdown.js";
+import { closing, lines, named, parse, said } from "./markdown.js";
 import { patched } from "./nodes.js";
 
 /** @import { Block, Named, References, Tree } from "./markdown.js" */
@@ -67,6 +67,7 @@ export class Growing {
     } else if (grown) {
       this.#parse(tail, true);
     }
+    if (grown || !open) this.#outline();
     rest += whole.slice(LONGEST);
     if (this.#rest.data !== rest) this.#rest.data = rest;
   }
@@ -79,6 +80,15 @@ export class Growing {
   /** What is shown, without its marks. */
   get said() {
     return [...this.#units.flatMap(({ shown }) => shown), ...this.#tail].map(({ tree }) => said(tree)).join("\n");
+  }
+
+  /** The levels of the headings: the first comes next to the page's own, and none is left out, however many "#" it has. */
+  #outline() {
+    let last = 1;
+    for (const heading of this.#element.querySelectorAll("h3, h4, h5, h6")) {
+      last = Math.min(last + 1, Number(heading.localName[1]) - 1);
+      if (heading.ariaLevel !== String(last)) heading.ariaLevel = String(last);
+    }
   }
 
   /** Another text comes; the nodes stay, and are used for it where they can. */
@@ -190,9 +200,6 @@ const same = (people, others) => people.length === others.length && people.every
 
 /** @returns {References} */
 const none = () => Object.create(null);
-
-/** Line ends as "\n". @param {string} text */
-const lines = (text) => (/[\r\0]/.test(text) ? text.replace(/\r\n?/g, "\n").replaceAll("\0", "\uFFFD") : text);
 
 /** `text` without a last line that is not decided yet. @param {string} text */
 function decided(text) {

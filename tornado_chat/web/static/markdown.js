@@ -37,6 +37,9 @@ const element = (tag, attrs = {}, children = []) => ({ tag, attrs, children, tex
 /** @param {string} text @returns {Tree} */
 const words = (text) => ({ tag: "", attrs: {}, children: [], text, code: null });
 
+/** Line ends as "\n". @param {string} text */
+export const lines = (text) => (/[\r\0]/.test(text) ? text.replace(/\r\n?/g, "\n").replaceAll("\0", "\uFFFD") : text);
+
 /**
  * The blocks of a text. `references`: what was defined before; what this text defines is added to it.
  * @param {string} source With "\n" between lines. @param {References} references @returns {Block[]}
@@ -252,6 +255,13 @@ export function named(tree, people) {
   });
 }
 
+/** The parts of a text in which an "@" may name somebody. @param {string} text */
+export function spoken(text) {
+  /** @param {Tree} tree @returns {string[]} */
+  const parts = ({ tag, text, children }) => (NAMELESS.has(tag) ? [] : tag === "" ? [text] : children.flatMap(parts));
+  return parse(lines(text), {}).flatMap(({ tree }) => parts(tree));
+}
+
 const APART = /^(p|h\d|ul|ol|li|blockquote|pre|div|table|thead|tbody|tr)$/;
 
 /** What a tree says, without its marks: for a quote, and to be read aloud. @param {Tree} tree @returns {string} */
@@ -269,4 +279,4 @@ export function said(tree) {
 const EXCERPT = 1_000; // characters of a text that are looked at for its first line
 
 /** The beginning of a text without its marks. @param {string} text */
-export const sayable = (text) => parse(text.slice(0, EXCERPT).replace(/\r\n?/g, "\n"), {}).map(({ tree }) => said(tree)).join("\n");
+export const sayable = (text) => parse(lines(text.slice(0, EXCERPT)), {}).map(({ tree }) => said(tree)).join("\n");

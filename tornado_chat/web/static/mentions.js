@@ -1,4 +1,4 @@
-// Who is named in a text, by "@" and a name or an id.
+// Who is named in a text, by "@" and a name or an id. What of a text is no code, `Texts.spoken` tells.
 
 /** @import { Person } from "./format.js" */
 
@@ -27,5 +27,17 @@ export function mentionsIn(text, people) {
   return found;
 }
 
-/** The ids of those whom `text` names. @param {string} text @param {Person[]} people */
-export const mentioned = (text, people) => [...new Set(mentionsIn(text, people).map(({ who }) => who.user))].slice(0, MOST);
+/** The ids of those whom the parts of a text name. @param {string[]} parts @param {Person[]} people */
+export function mentioned(parts, people) {
+  const users = parts.flatMap((part) => mentionsIn(part, people).map(({ who }) => who.user));
+  return [...new Set(users)].slice(0, MOST);
+}
+
+/** What in the parts of a text looks like a mention, and names none of `people`. @param {string[]} parts @param {Person[]} people */
+export function nobody(parts, people) {
+  const words = parts.flatMap((part) => {
+    const places = new Set(mentionsIn(part, people).map(({ from }) => from));
+    return [...part.matchAll(/(?<![\p{L}\p{N}_@])@[\p{L}\p{N}_]+([.:-]+[\p{L}\p{N}_]+)*/gu)].filter(({ index }) => !places.has(index)).map(([word]) => word);
+  });
+  return [...new Set(words)];
+}

@@ -19,6 +19,7 @@ export class OwnLog extends Log {
   known = false; // the server has said which rooms we follow
   rooms = /** @type {Map<string, Followed>} */ (new Map());
   pending = /** @type {Following[]} */ ([]);
+  names = /** @type {Map<string, string>} */ (new Map()); // by user: of those who named us
 
   constructor() {
     super("~");
@@ -58,7 +59,8 @@ export class OwnLog extends Log {
     if (event.type === "followed") this.#follow(event.about, event.level, event.by);
     else if (event.type === "unfollowed") this.rooms.delete(event.about);
     else if (event.type === "marked" && known) this.marked(known, event.read);
-    else if (event.type === "mentioned" && known && event.target > known.read) known.named.add(event.target);
+    else if (event.type === "mentioned") this.names.set(event.user, event.name);
+    if (event.type === "mentioned" && known && event.target > known.read) known.named.add(event.target);
     return counted;
   }
 

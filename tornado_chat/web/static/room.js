@@ -39,6 +39,7 @@ export class Room extends Log {
   changes = /** @type {Changing[]} */ ([]);
   trimmable = true; // nobody reads old messages just now
   asked = 0; // ms since 1970: when it was asked for who is here
+  present = /** @type {Promise<unknown>} */ (Promise.resolve()); // ... and told
   marks = /** @type {Map<string, number>} */ (new Map()); // user -> seq read, as far as signals told us
   names = /** @type {Map<string, string>} */ (new Map()); // by user
   #typing = /** @type {Map<string, number>} */ (new Map()); // user -> lapses at, ms

@@ -1,4 +1,4 @@
-// The texts of the messages: plain until what shows Markdown is here, which is loaded when there is a first message.
+// The texts of the messages: plain until what knows Markdown is here, which is loaded with the first message, or the first "@".
 
 import { el, styled } from "./dom.js";
 
@@ -7,7 +7,7 @@ import { el, styled } from "./dom.js";
 
 const AGAIN = 30_000; // ms after which it is tried once more to load what did not come
 
-/** @typedef {{ Growing: typeof import("./growing.js").Growing, said: (text: string) => string }} Renderer */
+/** @typedef {{ Growing: typeof import("./growing.js").Growing, said: (text: string) => string, spoken: (text: string) => string[] }} Renderer */
 
 export class Texts {
   #renderer = /** @type {Renderer | null} */ (null);
@@ -30,7 +30,7 @@ export class Texts {
    */
   in(row, text, named, open = false) {
     if (!this.#renderer) {
-      this.#load();
+      this.load();
       return plain(text);
     }
     let shown = this.#shown.get(row);
@@ -53,12 +53,17 @@ export class Texts {
     return this.#renderer?.said(text) ?? text;
   }
 
-  async #load() {
+  /** The parts of a text in which an "@" may name somebody: all of it, while we do not know what is code. @param {string} text */
+  spoken(text) {
+    return this.#renderer?.spoken(text) ?? [text];
+  }
+
+  async load() {
     if (this.#asked) return;
     this.#asked = true;
     try {
-      const [{ Growing }, { sayable }] = await Promise.all([import("./growing.js"), import("./markdown.js"), styled("markdown.css")]);
-      this.#renderer = { Growing, said: sayable };
+      const [{ Growing }, { sayable, spoken }] = await Promise.all([import("./growing.js"), import("./markdown.js"), styled("markdown.css")]);
+      this.#renderer = { Growing, said: sayable, spoken };
       this.loaded();
     } catch {
       setTimeout(() => { this.#asked = false; }, AGAIN); // the texts are there, only plain

@@ -205,6 +205,17 @@ def test_what_is_old_is_not_answered() -> None:
     assert room.due() == ["re:1"]
 
 
+def test_what_was_handled_is_not_answered_but_may_be_asked_again() -> None:
+    room = Room()
+    room.log.say("ann")
+    room.log.edit(1)
+    room.log.say("bob")
+    room.questions = Questions(room.rules, 0, handled=2)
+    assert room.due() == ["re:3"]
+    room.log.edit(1)
+    assert room.due() == ["re:3", "re:1"]
+
+
 def test_agents_are_not_answered_unless_that_is_wanted_and_then_a_few_times() -> None:
     room = Room()
     room.log.say("other", agent=True)

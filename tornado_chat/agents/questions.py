@@ -147,6 +147,7 @@ class Questions:
         "_attempts",
         "_begun_at",
         "_growing",
+        "_handled",
         "_known",
         "_pending",
         "_rules",
@@ -158,8 +159,8 @@ class Questions:
         "strangers",
     )
 
-    def __init__(self, rules: Rules, seq: int = 0) -> None:
-        """`seq`: the event before the first that will be fed."""
+    def __init__(self, rules: Rules, seq: int = 0, handled: int = 0) -> None:
+        """`seq`: the event before the first that will be fed. What was asked up to `handled` needs no answer."""
         self.seq = seq
         """Up to here the log was fed."""
         self.dropped = 0
@@ -170,6 +171,7 @@ class Questions:
         """`edited` of what may be a question that is not remembered, or was never fed: see `recall`. To be taken away
         by the caller."""
         self._rules = rules
+        self._handled = handled
         self._unsure = seq  # what is a question up to here is not known, if it is not remembered
         self._known: dict[int, Question] = {}
         self._pending: dict[int, Question] = {}  # in the order of asking
@@ -387,7 +389,7 @@ class Questions:
     def _ask_anew(self, question: Question, event: Data) -> None:
         question.asked, question.asked_at = event["seq"], event["ts"]
         question.first = question.next
-        question.wanted = True
+        question.wanted = event["seq"] > self._handled
         question.rejected = question.rolled_back = question.interrupted = False
 
     def _begin(self, question: Question, number: int, event: Data) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
+from tests.support import ROOT
 from tests.support.chat import SECRET, Running, eventually
 from tests.support.servers import Server
 from tornado_chat.agents import Agent
 from tornado_chat.agents.life import Life
+from tornado_chat.agents.questions import attempt_id
 from tornado_chat.auth import mint
 from tornado_chat.client import Client
-from tornado_chat.errors import ChatError
 
 BOT = "bot"
-SECONDS = 15.0
+SECONDS = 30.0
 
 
 def token(here: Running | Server, user: str, **claims: Any) -> str:
@@ -95,10 +100,13 @@ class Room:
 
     async def reply(self, question: int, number: int = 1) -> Any:
         """The message that is the attempt `number`, as soon as it is there."""
-        id = f"re:{question}" if number == 1 else f"re:{question}:{number}"
-        found: list[Any] = []
-        await eventually(lambda: found.extend(one for one in self.events if one.get("id") == id) or found, SECONDS)
-        return found[0]
+        id = attempt_id(question, number)
+        await eventually(lambda: any(one.get("id") == id for one in self.events), SECONDS)
+        return next(one for one in self.events if one.get("id") == id)
+
+    async def said(self, text: str) -> None:
+        """Wait until somebody has said this."""
+        await eventually(lambda: any(one.get("text") == text for one in self.events), SECONDS)
 
     async def answer(self, question: int, number: int = 1) -> Any:
         """The `finished` of the attempt `number`, as soon as it is there."""
@@ -127,8 +135,59 @@ async def reading(here: Running | Server, user: str = "ann", name: str = "r") ->
             await asyncio.wait({task})
 
 
-async def stopped(room: Room, seq: int | None = None) -> None:
-    try:
-        await room.chat.stop(room.name, seq)
-    except ChatError as error:
-        raise AssertionError(f"not stopped: {error}") from error
+class AgentProcess:
+    """`tornado-chat agent TARGET` beside a server, as a process of its own; a context manager that ends it by SIGTERM.
+
+    `module`: the text of the module `mine`, which it finds in its current directory.
+    """
+
+    def __init__(
+        self, tmp_path: Path, server: Server, *flags: str, target: str = "mine:agent", module: str = ""
+    ) -> None:
+        self.folder = tmp_path
+        self.output = tmp_path / "agent.out"
+        if module:
+            (tmp_path / "mine.py").write_text(module)
+        self._command = [sys.executable, "-m", "tornado_chat", "agent", target, "--url", server.url]
+        self._command += ["--secret-file", str(tmp_path / "secret"), *flags]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                self._command,
+                cwd=self.folder,
+                env={key: value for key, value in os.environ.items() if not key.startswith("TORNADO_CHAT_")}
+                | {"PYTHONPATH": str(ROOT)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            code = self.process.wait(SECONDS)
+            self.process = None
+            assert code == 0, self.said()
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    async def answers(self, times: int = 1) -> None:
+        """Wait until so many processes of it answered, those before included."""
+        await eventually(lambda: self.said().count("agent answers") >= times, SECONDS * 2)

@@ -9,8 +9,8 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
+from tornado_chat.agents.declaration import Declaration
 from tornado_chat.agents.handlers import Handler, Threads, pieces
 from tornado_chat.agents.message import Names, Reaction
 from tornado_chat.agents.questions import Rules
@@ -22,9 +22,6 @@ from tornado_chat.errors import ChatError
 from tornado_chat.logs import Repeated
 from tornado_chat.tasks import Tasks
 from tornado_chat.wire.events import Data
-
-if TYPE_CHECKING:
-    from tornado_chat.agents.agent import Agent
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +58,7 @@ def new_replica() -> str:
 class Life:
     """`run` is its life; a Life lives once."""
 
-    def __init__(self, agent: Agent, replica: str) -> None:
+    def __init__(self, agent: Declaration, replica: str) -> None:
         self.agent = agent
         self.replica = replica
         self.threads = Threads()
@@ -132,7 +129,7 @@ class Life:
     async def _call(self, hook: Handler) -> None:
         """Of one that says nothing; its failure is logged."""
         try:
-            async with asyncio.timeout(HOOK_SECONDS), aclosing(pieces(hook, self.threads)) as said:
+            async with asyncio.timeout(HOOK_SECONDS), aclosing(pieces(hook, self.threads, self.client)) as said:
                 async for _ in said:
                     pass
         except Exception:
@@ -177,14 +174,14 @@ class Life:
     def _on_reacted(self, _: object) -> None:
         self._reacting -= 1
 
-    def begin(self, turn: Turn) -> None:
+    def begin(self, turn: Turn, on_end: Callable[[], None]) -> None:
+        """Let it run; `on_end` is called when it is over."""
         self.turns.add(turn)
-        turn.task = self._tasks.spawn(turn.run())
-        turn.task.add_done_callback(lambda _: self._on_end(turn))
+        self._tasks.spawn(turn.run()).add_done_callback(lambda _: self._on_end(turn, on_end))
 
-    def _on_end(self, turn: Turn) -> None:
+    def _on_end(self, turn: Turn, on_end: Callable[[], None]) -> None:
         self.turns.discard(turn)
-        turn.room.on_end(turn)
+        on_end()
         while self._hungry and self.free:
             room = next(iter(self._hungry))
             del self._hungry[room]

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
 from tornado_chat.agents.context import Context, ThreadContext
 from tornado_chat.agents.handlers import Handler, pieces, runs_on_the_loop
 from tornado_chat.agents.history import PAGE, provider_messages
 from tornado_chat.agents.message import Message, Reaction
+from tornado_chat.agents.places import Place
 from tornado_chat.agents.questions import attempt_id
 from tornado_chat.agents.steps import STATUS_CHARS, Step, short
 from tornado_chat.errors import ChatError
 from tornado_chat.wire.events import Data
-
-if TYPE_CHECKING:
-    from tornado_chat.agents.room import AgentRoom
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +21,7 @@ logger = logging.getLogger(__name__)
 class Reacting:
     """The Stage of a handler that is told of a reaction: what it says is one message at its end."""
 
-    def __init__(self, room: AgentRoom, reaction: Reaction) -> None:
+    def __init__(self, room: Place, reaction: Reaction) -> None:
         self.room = room
         self.reaction = reaction
         self.cancelled = False

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
-from tornado_chat.agents.message import message_of, reaction_of
-from tornado_chat.agents.questions import Question, Questions, attempt_of
+from tornado_chat.agents.message import Reaction, message_of, reaction_of
+from tornado_chat.agents.places import Process
+from tornado_chat.agents.questions import Question, Questions, Rules, attempt_of
 from tornado_chat.agents.turn import Turn
 from tornado_chat.errors import ChatError
 from tornado_chat.logs import Repeated
 from tornado_chat.wire.events import Data
-
-if TYPE_CHECKING:
-    from tornado_chat.agents.life import Life
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +22,33 @@ RECALL_PAGE, RECALL_PAGES = 200, 10
 """Messages that are looked through for the attempts to answer one that is asked again after long."""
 
 
+class Owner(Process, Protocol):
+    """Whose rooms these are."""
+
+    @property
+    def free(self) -> bool:
+        """Whether another reply may be given here."""
+
+    def now(self) -> int:
+        """ms since 1970, by the server's clock."""
+
+    def rules(self, concerns: Callable[[Data], bool]) -> Rules: ...
+
+    def spawn(self, work: Awaitable[None]) -> None: ...
+
+    def react(self, room: AgentRoom, reaction: Reaction) -> None:
+        """Tell the handler of it, if there is one."""
+
+    def begin(self, turn: Turn, on_end: Callable[[], None]) -> None: ...
+
+    def hunger(self, room: AgentRoom) -> None:
+        """The room is to `look` again when another reply may be given."""
+
+
 class AgentRoom:
     """Events come in by `on_event`; `look` begins and ends replies by what they mean."""
 
-    def __init__(self, life: Life, name: str, level: str, handled: int) -> None:
+    def __init__(self, life: Owner, name: str, level: str, handled: int) -> None:
         """`handled`: the agent's mark, up to which all was seen to."""
         self.life = life
         self.name = name
@@ -169,7 +190,7 @@ class AgentRoom:
 
     def _begin(self, turn: Turn) -> None:
         self.turns[turn.question.seq] = turn
-        self.life.begin(turn)
+        self.life.begin(turn, lambda: self.on_end(turn))
 
     def _take_over(self, question: Question) -> None:
         if question.seq in self.turns or not self._live:

@@ -15,20 +15,17 @@ import logging
 import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
 from tornado_chat.agents.context import Context, ThreadContext
 from tornado_chat.agents.handlers import Handler, pieces, runs_on_the_loop
 from tornado_chat.agents.history import PAGE, provider_messages
 from tornado_chat.agents.message import Message, message_of
+from tornado_chat.agents.places import Place
 from tornado_chat.agents.questions import Question, ask_id, attempt_id, hops_of
 from tornado_chat.agents.steps import STATUS_CHARS, STEPS, Step, short, with_steps
 from tornado_chat.client import Closed, Held, Reply, Stopped
 from tornado_chat.errors import ChatError, ErrorCode, Reason
 from tornado_chat.wire.events import Data
-
-if TYPE_CHECKING:
-    from tornado_chat.agents.room import AgentRoom
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +48,11 @@ TOO_SOON = "I am still answering what you asked before. Ask again when I have."
 class Turn:
     """`run` is its task. It is the Stage of its handler."""
 
-    def __init__(self, room: AgentRoom, question: Question, number: int, *, take_over: bool = False) -> None:
+    def __init__(self, room: Place, question: Question, number: int, *, take_over: bool = False) -> None:
         self.room = room
         self.question = question
         self.number = number
         self.took_over = take_over
-        self.task: asyncio.Task[None] | None = None
         self.began = False
         """It is ours."""
         self.seen = False

@@ -359,6 +359,18 @@ def load_secret(settings: Settings) -> bytes:
     return secret
 
 
+def find_secret(settings: Settings) -> bytes:
+    """The key of a server that there is already, for who makes tokens beside it; ConfigError where there is none."""
+    if settings.secret_file is None and settings.database.startswith("sqlite:"):
+        # A key that is made here would be no server's.
+        path = sqlite_path(settings.database)
+        if not os.path.exists(path) and not os.path.exists(path + ".secret"):
+            raise ConfigError(
+                f"--database: there is no log at {path!r}; give the one that the server uses, or its --secret-file"
+            )
+    return load_secret(settings)
+
+
 def _make_secret(path: str) -> None:
     """Write a new key to `path`, whole or not at all; if another process was first, its key stands."""
     draft = f"{path}.{secrets.token_hex(8)}"

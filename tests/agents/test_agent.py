@@ -7,6 +7,7 @@ import functools
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +347,50 @@ async def test_steps_and_status_are_shown_and_the_steps_are_kept(tmp_path: Path)
             ("compute", "error", "ZeroDivisionError"),
         ]
         assert any(one["type"] == "status" and one["text"] == "" for one in room.signals)
+
+
+@dataclass
+class Call:
+    """As a provider gives them."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass
+class Result:
+    id: str
+    name: str
+    content: str
+    error: bool
+
+
+class ProviderFailure(Exception):
+    sentence = "The model took too long."
+
+
+@pytest.mark.logs("(?s)handler failed .*ProviderFailure: details")
+async def test_what_a_provider_gives_is_taken_as_it_is(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"])
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> AsyncIterator[object]:
+        yield "Let me see. "
+        yield Call("a", "weather", '{"city": "Rome"}')
+        yield Result("a", "weather", "sunny", False)
+        yield Call("b", "weather", '{"city": "Oslo"}')
+        yield Result("b", "weather", "no such city", True)
+        yield "Sunny."
+        raise ProviderFailure("details")
+
+    async with running(tmp_path) as here, living(agent, here), reading(here) as room:
+        end = await room.answer(await room.ask("?"))
+        assert (end["reason"], end["text"]) == ("error", "Let me see. Sunny.\n\nThe model took too long.")
+        assert [(one["name"], one["state"], one["output"]) for one in end["meta"]["steps"]] == [
+            ("weather", "done", "sunny"),
+            ("weather", "error", "no such city"),
+        ]
 
 
 async def test_the_history_is_that_of_the_conversation(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
 
-from tornado_chat.agents.handlers import text_of
 from tornado_chat.agents.message import Message
 from tornado_chat.agents.steps import Step
 from tornado_chat.wire.events import Data
@@ -24,7 +23,7 @@ class Stage(Protocol):
 
     cancelled: bool
 
-    async def write(self, text: str) -> None: ...
+    async def write(self, piece: object) -> None: ...
 
     async def say(self, text: str) -> int: ...
 
@@ -75,10 +74,10 @@ class Context:
         await self._stage.write(text)
 
     async def stream(self, pieces: AsyncIterable[object]) -> None:
-        """Add to the reply what comes, texts or what has a `text`; a stop closes `pieces`."""
+        """Add to the reply what comes, as `yield` does with each; a stop closes `pieces`."""
         try:
             async for piece in pieces:
-                await self._stage.write(text_of(piece))
+                await self._stage.write(piece)
         finally:
             close = getattr(pieces, "aclose", None)
             if close is not None:

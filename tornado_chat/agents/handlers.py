@@ -1,4 +1,4 @@
-"""How a handler is run, whatever it is: what it returns or yields comes out as pieces of text.
+"""How a handler is run, whatever it is: what it returns or yields comes out, piece by piece.
 
 A coroutine function or an asynchronous generator runs on the loop: a stop cancels it where it waits. Any other function
 runs in a thread of its own, which nothing can end from outside: a stop closes a generator at its next `yield`, and what
@@ -26,7 +26,7 @@ def runs_on_the_loop(handler: Handler) -> bool:
     return any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in (handler, call))
 
 
-async def pieces(handler: Handler, threads: Threads, *arguments: Any) -> AsyncGenerator[str, None]:
+async def pieces(handler: Handler, threads: Threads, *arguments: Any) -> AsyncGenerator[object, None]:
     """What `handler` says, called with `arguments`. To be closed with `aclosing`, which ends the handler."""
     if runs_on_the_loop(handler):
         made = handler(*arguments)
@@ -38,26 +38,22 @@ async def pieces(handler: Handler, threads: Threads, *arguments: Any) -> AsyncGe
             yield piece
 
 
-async def _said(result: Any) -> AsyncGenerator[str, None]:
-    """The pieces in what a handler gave: nothing, a text, or texts by and by."""
-    if result is None:
-        return
-    if isinstance(result, str):
-        yield result
-    elif hasattr(result, "__aiter__"):
+async def _said(result: Any) -> AsyncGenerator[object, None]:
+    """The pieces in what a handler gave: nothing, one, or several by and by."""
+    if hasattr(result, "__aiter__"):
         try:
             async for piece in result:
-                yield text_of(piece)
+                yield piece
         finally:
             close = getattr(result, "aclose", None)
             if close is not None:
                 await close()
-    else:
-        yield text_of(result)
+    elif result is not None:
+        yield result
 
 
 def text_of(piece: object) -> str:
-    """A piece is a text, or has it as `text`, as the deltas of the providers do; None says nothing."""
+    """A piece is a text, or has it as `text`; None says nothing."""
     text = piece if isinstance(piece, str) else getattr(piece, "text", None) if piece is not None else ""
     if not isinstance(text, str):
         raise TypeError(f"a handler returns or yields str, or what has a `text`; this one gave {type(piece).__name__}")
@@ -70,7 +66,7 @@ class Threads:
     def __init__(self) -> None:
         self.alive = 0
 
-    async def run(self, handler: Handler, *arguments: Any) -> AsyncGenerator[str, None]:
+    async def run(self, handler: Handler, *arguments: Any) -> AsyncGenerator[object, None]:
         """What `handler` says, in a thread of its own."""
         loop = asyncio.get_running_loop()
         told: asyncio.Queue[_Told] = asyncio.Queue(1)
@@ -96,10 +92,10 @@ class Threads:
                     if inspect.isawaitable(value):
                         value = await value
                     async with aclosing(_said(value)) as said:
-                        async for text in said:
-                            yield text
+                        async for piece in said:
+                            yield piece
                     return
-                yield text_of(value)
+                yield value
         finally:
             stopped.set()
             while not told.empty():  # it may wait for room

@@ -6,12 +6,12 @@ import logging
 from contextlib import aclosing
 
 from tornado_chat.agents.context import Context, ThreadContext
-from tornado_chat.agents.handlers import Handler, pieces, runs_on_the_loop
+from tornado_chat.agents.handlers import Handler, pieces, runs_on_the_loop, text_of
 from tornado_chat.agents.history import PAGE, provider_messages
 from tornado_chat.agents.message import Message, Reaction
 from tornado_chat.agents.places import Place
 from tornado_chat.agents.questions import attempt_id
-from tornado_chat.agents.steps import STATUS_CHARS, Step, short
+from tornado_chat.agents.steps import STATUS_CHARS, Step, ToolCall, ToolResult, short
 from tornado_chat.errors import ChatError
 from tornado_chat.wire.events import Data
 
@@ -35,7 +35,7 @@ class Reacting:
         try:
             async with aclosing(pieces(handler, room.life.threads, given, reaction)) as said:
                 async for piece in said:
-                    self._texts.append(piece)
+                    await self.write(piece)
             text = "".join(self._texts)
             if text:
                 await room.life.client.send(
@@ -50,8 +50,9 @@ class Reacting:
             if isinstance(given, ThreadContext):
                 given.end()
 
-    async def write(self, text: str) -> None:
-        self._texts.append(text)
+    async def write(self, piece: object) -> None:
+        if not isinstance(piece, ToolCall | ToolResult):
+            self._texts.append(text_of(piece))
 
     async def say(self, text: str) -> int:
         self._said += 1

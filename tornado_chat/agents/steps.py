@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import orjson
 
@@ -21,6 +21,30 @@ KEPT_CHARS = 300, 100, 30, 0
 """Of an input and an output that are kept with the message: the first with which all steps fit."""
 
 State = Literal["running", "done", "error"]
+
+
+@runtime_checkable
+class ToolCall(Protocol):
+    """What a provider yields when its model wants a tool to be run; the result follows under the same id."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def arguments(self) -> str: ...
+
+
+@runtime_checkable
+class ToolResult(Protocol):
+    """What the tool's run has given."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def content(self) -> str: ...
+    @property
+    def error(self) -> bool: ...
 
 
 def short(text: str, most: int) -> str:

@@ -17,12 +17,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from tornado_chat.agents.context import Context, ThreadContext
-from tornado_chat.agents.handlers import Handler, pieces, runs_on_the_loop
+from tornado_chat.agents.handlers import Handler, pieces, runs_on_the_loop, text_of
 from tornado_chat.agents.history import PAGE, provider_messages
 from tornado_chat.agents.message import Message, message_of
 from tornado_chat.agents.places import Place
 from tornado_chat.agents.questions import Question, ask_id, attempt_id, hops_of
-from tornado_chat.agents.steps import STATUS_CHARS, STEPS, Step, short, with_steps
+from tornado_chat.agents.steps import STATUS_CHARS, STEPS, Step, ToolCall, ToolResult, short, with_steps
 from tornado_chat.client import Closed, Held, Reply, Stopped
 from tornado_chat.errors import ChatError, ErrorCode, Reason
 from tornado_chat.wire.events import Data
@@ -64,6 +64,7 @@ class Turn:
         self._resumed = take_over or question.interrupted
         self._steps: list[Step] = []
         self._made = 0  # steps
+        self._calls: dict[str, Step] = {}  # of a model's tools, while they run
         self._said = 0  # messages of `say` and `ask`
         self._asked = 0
         self._status = ""
@@ -180,10 +181,12 @@ class Turn:
         """What the room is told of it."""
         handler = self.room.life.agent.error
         if handler is None:
-            return SORRY
+            # A provider's error has one that is fit for the room.
+            sentence = getattr(error, "sentence", None)
+            return sentence if isinstance(sentence, str) else SORRY
         try:
             async with asyncio.timeout(ERROR_SECONDS):
-                return "".join([piece async for piece in self._run(handler, self._message(), error)])
+                return "".join([text_of(piece) async for piece in self._run(handler, self._message(), error)])
         except Exception:
             logger.exception("on_error failed room=%s id=%s", self.room.name, self.id)
             return SORRY
@@ -231,7 +234,7 @@ class Turn:
     def _message(self) -> Message:
         return message_of(self.question.message, self.room.life.names)
 
-    async def _run(self, handler: Handler, message: Message, *more: object) -> AsyncGenerator[str, None]:
+    async def _run(self, handler: Handler, message: Message, *more: object) -> AsyncGenerator[object, None]:
         context = Context(self, self.room.name, message, self.room.state, self.number, self._resumed)
         given: Context | ThreadContext = context
         if not runs_on_the_loop(handler):
@@ -247,8 +250,16 @@ class Turn:
 
     # Stage
 
-    async def write(self, text: str) -> None:
-        await self._reply.write(text)
+    async def write(self, piece: object) -> None:
+        if isinstance(piece, ToolCall):
+            self._calls[piece.id] = await self.begin_step(piece.name, piece.arguments)
+        elif isinstance(piece, ToolResult):
+            step = self._calls.pop(piece.id, None)
+            if step is not None:
+                step.state, step.output = "error" if piece.error else "done", piece.content
+                await self.end_step(step)
+        else:
+            await self._reply.write(text_of(piece))
 
     async def say(self, text: str) -> int:
         self._said += 1

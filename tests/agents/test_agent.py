@@ -486,6 +486,9 @@ async def test_which_handler_is_called(tmp_path: Path) -> None:
             else:
                 await asyncio.sleep(0.05)
                 assert not room.replies(asked)
+        spoken = next(one for one in room.events if one["user"] == "bot")
+        asked = (await room.chat.send("r", "and?", reply_to=spoken["seq"])).seq
+        assert (await room.answer(asked))["text"] == "mention"
         reacted_at = (await room.chat.react("r", 1, "👍")).seq
         reply = await room.reply(reacted_at)
         assert (reply["text"], reply["reply_to"]) == ("ann 👍", 1)

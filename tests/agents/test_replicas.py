@@ -99,7 +99,9 @@ async def test_what_came_while_it_was_away_is_answered_once_and_not_what_is_old(
     agent = echo(max_age=1.5)
     async with running(tmp_path) as here, reading(here) as room, reading(here, name="elsewhere") as elsewhere:
         await room.chat.send("r", "before it was ever here")
+        named = await room.ask("but this is for it")
         async with living(agent, here):
+            await room.answer(named)
             first = await room.ask("first")
             await room.answer(first)
         old = await room.ask("old")

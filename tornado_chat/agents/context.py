@@ -113,7 +113,7 @@ class Context:
             yield step
         except BaseException as error:
             step.state = "error"
-            step.output = step.output or type(error).__name__
+            step.output = step.output or ("stopped" if self.cancelled else type(error).__name__)
             raise
         else:
             step.state = "done"

@@ -60,7 +60,7 @@ class Declaration:
     # What it answers
 
     def on_mention(self, handler: H) -> H:
-        """For messages that name the agent: `handler(ctx, message)`."""
+        """For messages that name the agent, or answer one of its own: `handler(ctx, message)`."""
         self.mention = handler
         return handler
 

@@ -269,40 +269,53 @@ class Life:
             self._invited[name] = state["level"]
             return
         after = max(state["head"] - FURTHEST, min(state["read"], state["head"] - BACK), 0)
-        self._enter(name, state["level"], after, state["read"])
+        room = self._enter(name, state["level"], state["read"])
+        if room is not None:
+            self.spawn(self._resume(room, after))
 
     async def _follow(self, name: str, level: str, after: int | None = None) -> None:
-        """Follow a room, and answer there from now on, or what comes after `after`."""
+        """Follow a room, and answer there from now on; of what is there already, `after` an event, what names it."""
+        room = self._enter(name, level, 0)
+        if room is None:
+            return
+        joined = await self._join(room, after)
+        if joined is None:
+            self._levels.pop(name, None)
+            return
+        room.start(joined["cursor"], joined["head"])
+        # The mark first: to who comes and sees that the room is followed, it says what was there before.
+        await room.reached(joined["head"])
+        await self._move_mark(name)
         try:
             await self.client.follow(name, level)
         except ChatError as error:
             logger.warning("room not followed room=%s reason=%s", name, error)
-            self._levels.pop(name, None)
-            return
-        self._enter(name, level, after, None)
 
-    def _enter(self, name: str, level: str, after: int | None, read: int | None) -> None:
+    async def _resume(self, room: AgentRoom, after: int) -> None:
+        """Answer in a room that is followed, and what came after that event."""
+        joined = await self._join(room, after)
+        if joined is not None:
+            room.start(joined["cursor"], 0)
+
+    def _enter(self, name: str, level: str, read: int) -> AgentRoom | None:
+        """The room, of which all was seen to up to `read`; None if it is there already, or would be one too many."""
         if name in self.rooms:
-            return
+            return None
         if len(self.rooms) >= ROOMS:
             logger.warning("room not joined, it would be one too many room=%s", name)
-            return
-        room = self.rooms[name] = AgentRoom(self, name, level, read or 0)
-        self.spawn(self._join(room, after, new=read is None))
+            return None
+        room = self.rooms[name] = AgentRoom(self, name, level, read)
+        return room
 
-    async def _join(self, room: AgentRoom, after: int | None, *, new: bool) -> None:
-        """`new`: what was said before is not for the agent, unless it names it."""
+    async def _join(self, room: AgentRoom, after: int | None) -> Data | None:
+        """`joined`, if it may."""
         async with self._joining:
             try:
-                joined = await self.client.join(room.name, after=after)
+                return await self.client.join(room.name, after=after, last=BACK if after is None else None)
             except ChatError as error:
                 logger.warning("room not joined room=%s reason=%s", room.name, error)
                 self.rooms.pop(room.name, None)
-                return
-        room.start(joined["cursor"], joined["head"] if new else 0)
-        if new and after is None and joined["head"]:
-            room.marked = joined["head"]
-            await self.client.read(room.name, joined["head"])
+                return None
 
     def _leave(self, name: str) -> None:
         room = self.rooms.pop(name, None)

@@ -10,6 +10,7 @@ from tornado_chat.agents.handlers import Threads
 from tornado_chat.agents.message import Names
 from tornado_chat.agents.questions import Question
 from tornado_chat.client import Client
+from tornado_chat.wire.events import Data
 
 
 class Process(Protocol):
@@ -33,6 +34,9 @@ class Place(Protocol):
 
     @property
     def life(self) -> Process: ...
+
+    def addressed(self, event: Data) -> bool:
+        """Whether the message is meant for the agent."""
 
     async def until(self, holds: Callable[[], object]) -> None:
         """Wait until `holds` is true, which is asked with each event."""

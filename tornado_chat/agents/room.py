@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -17,6 +18,9 @@ from tornado_chat.logs import Repeated
 from tornado_chat.wire.events import Data
 
 logger = logging.getLogger(__name__)
+
+SAID = 256
+"""Messages of the agent to which a reply is a question."""
 
 RECALL_PAGE, RECALL_PAGES = 200, 10
 """Messages that are looked through for the attempts to answer one that is asked again after long."""
@@ -61,6 +65,7 @@ class AgentRoom:
         self._since = 0  # only what names the agent is a question up to here
         self._live = False
         self._replaced = False  # another log has taken the place of this one, and is not read yet
+        self._said: deque[int] = deque(maxlen=SAID)  # the agent's last messages
         self._tried: dict[tuple[int, int], float] = {}  # attempts, and when they may be tried again
         self._timer: asyncio.TimerHandle | None = None
         self._soon = False  # `look` will be called
@@ -109,6 +114,8 @@ class AgentRoom:
         self._look_soon()
 
     def _feed(self, questions: Questions, event: Data) -> None:
+        if event["type"] == "message" and event["user"] == self.life.user:
+            self._said.append(event["seq"])
         dropped = questions.dropped
         questions.feed(event)
         if questions.dropped != dropped:
@@ -135,9 +142,11 @@ class AgentRoom:
 
     async def reached(self, seq: int) -> None:
         """Wait until the log was read here up to `seq`."""
-        questions = self._questions
-        assert questions is not None
-        await self.until(lambda: questions.seq >= seq)
+        await self.until(lambda: self._questions is not None and self._questions.seq >= seq)
+
+    def addressed(self, event: Data) -> bool:
+        """Whether the message names the agent, or answers what it has said lately."""
+        return self.life.names.addressed(event) or event.get("reply_to") in self._said
 
     # What is done about it
 
@@ -233,11 +242,9 @@ class AgentRoom:
     def _concerns(self, event: Data) -> bool:
         if self.level == "nothing":
             return False
-        life = self.life
-        addressed = life.names.addressed(event)
+        life, message = self.life, message_of(event, self.life.names)
         everything = self.level == "everything" and event["seq"] > self._since
-        message = message_of(event, life.names)
-        return life.agent.handler_for(message, addressed=addressed, everything=everything) is not None
+        return life.agent.handler_for(message, addressed=self.addressed(event), everything=everything) is not None
 
     def _look_soon(self) -> None:
         """What comes in one turn of the loop is looked at once."""

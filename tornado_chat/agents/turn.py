@@ -228,7 +228,7 @@ class Turn:
 
     def _handler(self, message: Message) -> Handler | None:
         # It was asked before whether it concerns the agent, with the level of then.
-        addressed = self.room.life.names.addressed(self.question.message)
+        addressed = self.room.addressed(self.question.message)
         return self.room.life.agent.handler_for(message, addressed=addressed, everything=True)
 
     def _message(self) -> Message:

@@ -519,6 +519,55 @@ async def test_it_comes_where_it_is_named_or_invited(tmp_path: Path) -> None:
             assert not room.replies(1)
 
 
+async def test_a_replica_that_comes_later_leaves_what_was_there_before(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"])
+    agent.on_message(returns)
+    async with running(tmp_path) as here, reading(here) as room:
+        before = (await room.chat.send("r", "before")).seq
+        async with living(agent, here), living(agent, here):
+            asked = (await room.chat.send("r", "now")).seq
+            assert (await room.answer(asked))["text"] == "now "
+            assert not room.replies(before)
+
+
+async def test_a_room_to_which_it_came_by_name_is_heard_whole_when_it_is_told_so(tmp_path: Path) -> None:
+    agent = Agent("bot")
+    agent.on_message(returns)
+    agent.on_mention(returns)
+    async with running(tmp_path) as here, reading(here) as room:
+        async with living(agent, here):
+            await room.answer(await room.ask("come"))
+            left = (await room.chat.send("r", "not for it")).seq
+        agent.rooms = ("r",)
+        async with living(agent, here) as (life,):
+            await eventually(lambda: life.rooms["r"].level == "everything")
+            asked = (await room.chat.send("r", "all ears")).seq
+            assert (await room.answer(asked))["text"] == "all ears "
+            assert not room.replies(left)
+
+
+@pytest.mark.logs("too many reactions at once, one is left alone room=r")
+async def test_reactions_that_are_answered_at_a_time_are_bounded(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"], max_open=2)
+    go_on = asyncio.Event()
+    told: list[str] = []
+
+    @agent.on_reaction
+    async def reacted(ctx: Context, reaction: Reaction) -> str:
+        told.append(reaction.emoji)
+        await go_on.wait()
+        return reaction.emoji
+
+    async with running(tmp_path) as here, living(agent, here), reading(here) as room:
+        seq = (await room.chat.send("r", "x")).seq
+        seqs = [(await room.chat.react("r", seq, str(number))).seq for number in range(4)]
+        await eventually(lambda: len(room.events) == 5)
+        go_on.set()
+        for at in seqs[:2]:
+            await room.reply(at)
+        assert told == ["0", "1"]
+
+
 async def test_how_much_is_done_at_a_time_is_bounded_and_the_rest_waits(tmp_path: Path) -> None:
     agent = Agent("bot", rooms=["r"], max_open=2, double_texting="concurrent")
     go_on = asyncio.Event()

@@ -116,9 +116,11 @@ class Life:
             self._enter_followed(state)
         await self._inbox_read.wait()
         await self._read_back(joined["cursor"])
-        for room in agent.rooms:
-            if room not in self._levels:
-                self._invited[room] = "everything"
+        for name in agent.rooms:
+            if name not in self._levels:
+                self._invited[name] = "everything"
+            elif self._levels[name] == "mentions":  # it came there before, as it was named
+                self.spawn(self.client.follow(name, "everything"))
         self._heed_calls()
         logger.info("agent answers user=%s replica=%s rooms=%d", self.user, self.replica, len(self.rooms))
         while True:

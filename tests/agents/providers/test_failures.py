@@ -277,6 +277,16 @@ async def test_the_key_is_shown_to_nobody(dialect: Dialect, caplog: pytest.LogCa
     assert KEY not in caplog.text
 
 
+@both
+async def test_the_key_does_not_go_to_another_server(dialect: Dialect) -> None:
+    async with ScriptedProvider(dialect.reply("x")) as other:
+        script = [answer(307, {}, f"Location: {other.url}{dialect.path}")]
+        error = await failure(dialect, script)
+        assert error.kind == "request"
+        assert "307" in error.details
+        assert not other.asked
+
+
 @pytest.mark.parametrize("provider", [OpenAI, Anthropic])
 @pytest.mark.parametrize("key", [f"{KEY}\r\nX: y", f"{KEY} x", f"{KEY}ü"])
 def test_a_key_that_is_none_is_refused_and_not_shown(provider: type[OpenAI | Anthropic], key: str) -> None:

@@ -47,10 +47,15 @@ class Anthropic(SDKProvider["AsyncAnthropic"]):
         self._open = self._connect()
 
     def _connect(self) -> AsyncAnthropic:
-        from anthropic import AsyncAnthropic, Timeout
+        from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient, Timeout
 
-        timeout = Timeout(None, connect=self.limits.connect)
-        return AsyncAnthropic(api_key=self._key, base_url=self._base_url, max_retries=0, timeout=timeout)
+        return AsyncAnthropic(
+            api_key=self._key,
+            base_url=self._base_url,
+            max_retries=0,
+            timeout=Timeout(None, connect=self.limits.connect),
+            http_client=DefaultAsyncHttpxClient(follow_redirects=False),
+        )
 
     def _errors(self) -> tuple[type[Exception], ...]:
         from anthropic import AnthropicError

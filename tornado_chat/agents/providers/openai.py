@@ -46,10 +46,15 @@ class OpenAI(SDKProvider["AsyncOpenAI"]):
         self._open = self._connect()
 
     def _connect(self) -> AsyncOpenAI:
-        from openai import AsyncOpenAI, Timeout
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
 
-        timeout = Timeout(None, connect=self.limits.connect)
-        return AsyncOpenAI(api_key=self._key, base_url=self._base_url, max_retries=0, timeout=timeout)
+        return AsyncOpenAI(
+            api_key=self._key,
+            base_url=self._base_url,
+            max_retries=0,
+            timeout=Timeout(None, connect=self.limits.connect),
+            http_client=DefaultAsyncHttpxClient(follow_redirects=False),
+        )
 
     def _errors(self) -> tuple[type[Exception], ...]:
         from httpx2 import HTTPError

@@ -108,6 +108,8 @@ class SDKProvider(Provider, Generic[_C]):
     def _connect(self) -> _C:
         """A client that does not try again by itself, and has no limit of time but that of connecting.
 
+        It follows no redirection: httpx2 would take Anthropic's header with the key along to another server.
+
         The first one is made with the provider: that takes a tenth of a second, which no loop should stand still for.
         """
 

@@ -379,6 +379,8 @@ class Server:
             await self.context.growing.leave()
         except LogUnavailable as error:
             logger.warning("growing messages not kept, their authors send the end again reason=%s", error)
+        for body in list(self.context.bodies):
+            body.leave()
 
     async def _flush_rooms(self, deadline: float) -> None:
         rooms = self.hub.rooms

@@ -11,10 +11,9 @@ from msgspec import to_builtins
 from tests.support.brokers import News, event, typing
 from tornado_chat.broker import EVERYBODY, Change, channel_to, news
 from tornado_chat.broker.seal import Seal
-from tornado_chat.log import kinds
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import SEQ_MAX
-from tornado_chat.wire.events import Event
+from tornado_chat.wire.events import OWN_TYPES, Event
 from tornado_chat.wire.replies import Chunk, Orphaned, Read, Signal, Stop
 
 MESSAGE = event("a", 1).data
@@ -63,7 +62,7 @@ def test_what_is_said_of_a_log_of_ones_own() -> None:
     receiver = News()
     news.read("~ann", text)(receiver)
     assert receiver.data == OWN
-    assert {data["type"] for data in OWN} == kinds.OWN == news.OWN
+    assert {data["type"] for data in OWN} == OWN_TYPES
     mentioning = news.events_text([Event(1, {**MESSAGE, "mentions": ["bob"]})])
     for room, wrong in (
         ("a", text),

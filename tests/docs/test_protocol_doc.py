@@ -24,7 +24,7 @@ from tornado_chat.live.session import ROOMS
 from tornado_chat.live.stays import LINGER_SECONDS
 from tornado_chat.live.watch import LONGEST_SECONDS
 from tornado_chat.log import Entry, event_of
-from tornado_chat.log.kinds import KINDS, OWN
+from tornado_chat.log.kinds import KINDS
 from tornado_chat.metrics import Metrics
 from tornado_chat.web import commands, poll, stream
 from tornado_chat.web.app import Front
@@ -36,6 +36,7 @@ from tornado_chat.web.shedding import WAIT_SECONDS
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import COMMANDS, COMMANDS_MAX, HISTORY_DEFAULT, SEQ_MAX, describe, parse
 from tornado_chat.wire.encodings import SUBPROTOCOLS
+from tornado_chat.wire.events import OWN_TYPES
 from tornado_chat.wire.handshake import check
 from tornado_chat.wire.refusals import RequestError
 from tornado_chat.wire.replies import REPLIES
@@ -243,7 +244,7 @@ def test_the_events(type: Any) -> None:
             Entry(type, "r", "u", "n", text="t", **EVERYTHING, **more),
             Entry(type, "r", "u", "n", **EVERYTHING, **more),
             Entry(type, "r", "u", "n", text="t", **least),
-            Entry(type, "~u" if type in OWN else "r", "u", "n", **least),
+            Entry(type, "~u" if type in OWN_TYPES else "r", "u", "n", **least),
         )
     ]
     keys = [set(data) - {"type"} for data in made]

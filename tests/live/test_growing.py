@@ -20,7 +20,7 @@ from tornado_chat.auth import mint
 from tornado_chat.live import growing, growing_messages, writing
 from tornado_chat.live.growing import STREAM_CHARS, Growing
 from tornado_chat.live.growing_messages import OPEN_MESSAGES
-from tornado_chat.live.limits import FRAME_BYTES
+from tornado_chat.live.limits import BEGIN_BYTES, FRAME_BYTES
 from tornado_chat.live.session import Session
 from tornado_chat.log import sqlite_growing
 from tornado_chat.wire.codec import JSON
@@ -326,6 +326,14 @@ async def test_only_what_an_append_needs_is_not_charged(tmp_path: Path) -> None:
         await append(bot, 0, "c", "never begun")
         await bot.until("error")
         assert session.uncharged - before == 9 + FRAME_BYTES
+        for command in (
+            {"type": "append", "offset": 0, "text": "c", "gen": 1},
+            {"type": "finish", "id": "end", "length": 0, "reason": "done"},
+        ):
+            session.uncharged = 0
+            await bot.send(room="invented", stream="never begun", **command)
+            await bot.until("error")
+            assert session.uncharged > BEGIN_BYTES, "the log was asked, and may know the room now"
 
 
 async def test_all_that_a_connection_writes_is_let_go_of_with_it(

@@ -7,16 +7,17 @@ between processes. Real processes are killed in tests/processes/test_growing_dea
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import zlib
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.live.test_growing import Text, append, author, bearer, begin, finish, read, reader
+from tests.live.test_growing import Text, append, author, bearer, begin, finish, posted, read, reader
 from tests.support.chat import Client, Running, eventually, running
 from tests.support.redis_servers import redis_of_the_session, redis_server
 from tornado_chat.live import growing_elsewhere, growing_messages
@@ -172,6 +173,37 @@ async def test_who_has_it_no_more_is_told_so(tmp_path: Path, place: tuple[str, l
         assert (error["code"], error["reason"]) == ("conflict", "done")
 
 
+async def test_who_writes_on_when_it_has_ended_elsewhere_is_told_why(
+    tmp_path: Path, place: tuple[str, list[str]]
+) -> None:
+    async with servers(tmp_path, 2, *place) as (one, two):
+        old, new = await author(one), await author(two)
+        for id in ("re:ended", "re:again", "re:moved"):
+            await begin(old, id)
+            await begin(new, id)
+        await finish(new, 0, "re:ended", "error")
+        await finish(new, 0, "re:again")
+        await eventually(lambda: not one.server.context.growing.by_name)
+        await append(old, 0, "late", "re:ended")
+        await append(old, 4, "later", "re:ended")
+        error = await old.until("error")
+        assert (error["code"], error["reason"], error["stream"]) == ("conflict", "error", "re:ended")
+        await append(old, 0, "on", "re:moved")
+        error = await old.until("error")
+        assert (error["code"], error["stream"], "reason" in error) == ("conflict", "re:moved", False)
+        assert (await old.ask(type="ping"))["type"] == "pong", "nothing more is said of the first one"
+        answers = await posted(
+            one,
+            {"type": "begin", "id": "re:again", "room": "r"},
+            {"type": "append", "id": "a", "room": "r", "stream": "re:again", "offset": 0, "text": "late"},
+            {"type": "ping", "id": "p"},
+        )
+        assert [(one.get("id"), one.get("reason")) for one in answers] == [
+            ("re:again", "done"), ("a", "done"), ("p", None),
+        ]  # fmt: skip
+        await finish(new, 0, "re:moved")
+
+
 async def test_what_has_moved_and_ended_before_that_was_noticed_is_let_go_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,8 +239,9 @@ async def test_what_was_told_before_its_author_went_elsewhere_is_handed_over(
     """The author is told what the checkpoints hold, and the message is stopped before all of it is said again."""
     monkeypatch.setattr(growing_messages, "STOP_SECONDS", 3 * growing_messages.TICK_SECONDS)
     async with servers(tmp_path, 2, *place) as (one, two):
-        ann, bot = await reader(one), await author(one)
-        for number, (kept, again) in enumerate([(0, 0), (0, 3), (10, 0), (10, 3)]):
+        ann, bot, anybody = await reader(one), await author(one), {one: await author(one), two: await author(two)}
+        cases = [(0, 0, two, True), (0, 3, two, True), (10, 3, two, True), (10, 3, two, False), (10, 3, one, False)]
+        for number, (kept, again, where, stays) in enumerate(cases):
             id, seq, text = f"re:{number}", 1 + 2 * number, "what was \U0001f600 shown " * 5
             await begin(bot, id)
             await append(bot, 0, text[:kept], id)
@@ -219,7 +252,9 @@ async def test_what_was_told_before_its_author_went_elsewhere_is_handed_over(
             other = await author(two)
             ack = await begin(other, id)
             await append(other, ack["length"], text[ack["length"] :][:again], id)
-            await other.send(type="stop", id=f"stop {number}", room="r", seq=seq)
+            if not stays:
+                await other.close()
+            await anybody[where].send(type="stop", id=f"stop {number}", room="r", seq=seq)
             end = (await read(ann, seq, text=shown)).end
             assert (end["reason"], end["length"]) == ("stopped", len(text))
             await other.close()
@@ -402,3 +437,22 @@ async def test_without_its_redis_what_grows_comes_late_and_whole(tmp_path: Path)
             await ends_with(ann, "heard late and soon", text=text)
             ben = await two.connect(headers=bearer("ben"))
             assert (await ben.ask(type="fetch", room="r", seq=1))["done"] is True
+
+
+async def test_an_end_that_comes_too_late_takes_nothing_from_who_goes_on_here(tmp_path: Path) -> None:
+    async with servers(tmp_path, 2, f"sqlite:///{tmp_path}/chat.db", []) as (one, two):
+        old, away, new = await author(one), await author(two), await author(one)
+        await begin(old)
+        await begin(away)
+        await eventually(lambda: not one.server.context.growing.by_name)
+        with closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as lock:
+            lock.execute("BEGIN IMMEDIATE")
+            await new.send(type="begin", id="re:1", room="r")
+            await eventually(lambda: one.server.publisher.queued == 1)
+            await old.send(type="finish", id="late", room="r", stream="re:1", length=0, reason="done")
+            await eventually(lambda: one.server.publisher.queued == 2)
+            lock.execute("ROLLBACK")
+        await new.until("ack", id="re:1")
+        assert (await old.until("error", id="late"))["code"] == "conflict"
+        await append(new, 0, "goes on")
+        assert (await finish(new, 7))["seq"] == 2

@@ -405,6 +405,30 @@ async def test_a_room_that_closes_expects_nothing_more() -> None:
     assert log.reads == 0
 
 
+class CompactedLog(MemoryLog):
+    """As that of an own log of which only the last event is left."""
+
+    async def read(self, *args: Any, **kwargs: Any) -> list[Event]:
+        await super().read(*args, **kwargs)
+        return [Event(len(self.events), dict(self.events[-1]))]
+
+
+async def test_a_room_that_closes_before_it_has_passed_over_what_is_gone_stays_empty() -> None:
+    log = CompactedLog()
+    hub, room = await start(log)
+    for number in range(5):
+        log.add(f"{number}")
+    room.flushing = True  # or rests
+    room.mend(5)
+    await eventually(lambda: log.reads == 1)
+    await turns(5)
+    room.holds -= 1
+    room.release()
+    room.flushing = False
+    await eventually(lambda: not room.mending)
+    assert hub.shared.budget.bytes == 0
+
+
 async def test_what_comes_before_the_head_is_known_waits_for_it() -> None:
     log = MemoryLog()
     hub = made_hub(log, 10**6)

@@ -6,13 +6,11 @@ import asyncio
 import random
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from tornado.ioloop import IOLoop
 
-from tests.support.databases import sql
+from tests.support.databases import Open, sql
 from tests.support.entries import (
     MIB,
     append,
@@ -29,33 +27,9 @@ from tests.support.entries import (
 from tornado_chat.errors import ChatError, Conflict, ErrorCode
 from tornado_chat.log import Appended, Entry, Log, growing
 from tornado_chat.log.growing import Checkpoint, Claim
-from tornado_chat.log.opening import open_log
 from tornado_chat.wire.events import Data
 
 pytest_plugins = ["tests.support.database_fixtures", "tests.support.postgres_servers"]
-
-Open = Callable[[], Awaitable[Log]]
-
-
-@pytest.fixture
-def opened(database: str, io_loop: IOLoop) -> Iterator[Open]:
-    """Opens one and the same log, as often as it is called."""
-    logs: list[Log] = []
-
-    async def opened() -> Log:
-        log = await open_log(database)
-        logs.append(log)
-        return log
-
-    yield opened
-    for log in logs:
-        io_loop.run_sync(log.close)
-
-
-@pytest.fixture
-def log(opened: Open, io_loop: IOLoop) -> Log:
-    log: Log = io_loop.run_sync(opened)
-    return log
 
 
 def part(seq: int, start: int, text: str, gen: int = 1, room: str = "lobby", *, linked: bool = True) -> Checkpoint:
@@ -139,16 +113,20 @@ async def test_who_has_it_no_more_hands_over_what_was_not_kept(log: Log) -> None
     await append(log, begun(home="one"), begun("re:2", home="one"))
     await log.checkpoint("one", [part(1, 0, "Grüße, ")])
     await append(log, begun(home="two"), begun("re:2", home="two"))
-    await log.hand_over([part(1, 7, "\U0001f600!"), part(2, 0, "all"), part(3, 0, "none")])
+    assert {held.former for held in await log.held("two")} == {"one"}
+    await log.hand_over("another", [part(1, 7, "")])
+    assert {held.former for held in await log.held("two")} == {"one"}
+    await log.hand_over("one", [part(1, 7, "\U0001f600!"), part(2, 0, "all"), part(3, 0, "none")])
     assert sorted((held.seq, held.length) for held in await log.held("two")) == [(1, 9), (2, 3)]
+    assert {held.former for held in await log.held("two")} == {None}
     assert await log.parts([("lobby", 1, 1, 7), ("lobby", 2, 1, 1)]) == ["\U0001f600!", "ll"]
     assert (await now(log, 1))["text"] == "Grüße, \U0001f600!"
     assert await log.checkpoint("two", [part(1, 7, "\U0001f600! Und")]) == [True], "who has it may not know of it yet"
-    await log.hand_over([part(1, 7, "\U0001f600! Und so")])  # some of it came another way
-    await log.hand_over([part(1, 7, "\U0001f600!"), part(2, 4, "a hole"), part(2, 0, "another", gen=2)])
+    await log.hand_over("one", [part(1, 7, "\U0001f600! Und so")])  # some of it came another way
+    await log.hand_over("one", [part(1, 7, "\U0001f600!"), part(2, 4, "a hole"), part(2, 0, "another", gen=2)])
     assert [(await now(log, seq))["text"] for seq in (1, 2)] == ["Grüße, \U0001f600! Und so", "all"]
     await append(log, finished(1, "Grüße", home="two"))
-    await log.hand_over([part(1, 7, "\U0001f600! Und so weiter")])
+    await log.hand_over("one", [part(1, 7, "\U0001f600! Und so weiter")])
     assert (await now(log, 1))["text"] == "Grüße"
 
 
@@ -187,8 +165,9 @@ async def test_an_end_by_who_does_not_know_the_message_says_how_it_stands(log: L
     await log.checkpoint("here", [part(2, 0, "de")])
     error = await conflict(log, finished(0, "", stream="a"))
     assert (error.reason, error.length) == ("error", None)
-    error = await conflict(log, finished(0, "", gen=0, stream="b"))
-    assert (error.reason, error.gen, error.length) == (None, 1, 2)
+    for gen in (0, 1):
+        error = await conflict(log, finished(0, "", gen=gen, stream="b"))
+        assert (error.reason, error.gen, error.length) == (None, 1, 2)
     for stream in ("plain", "none"):
         assert (await refused(log, finished(0, "", stream=stream))).code is ErrorCode.NOT_FOUND
 
@@ -244,10 +223,10 @@ async def test_a_checkpoint_that_may_have_been_kept_is_given_again(log: Log) -> 
     assert (await log.open("lobby", 1))[0].text == "ab"
 
 
-async def test_what_has_lapsed_can_be_finished_by_anybody(log: Log, opened: Open, database: str) -> None:
+async def test_what_has_lapsed_can_be_finished_by_anybody(log: Log, open_log: Open, database: str) -> None:
     await append(log, message("?", user="ann"), begun(reply_to=1), begun("re:2"))
     await log.checkpoint("here", [part(2, 0, "so far")])
-    other = await opened()
+    other = await open_log()
     assert await other.lapsed() == []
     assert isinstance(await refused(other, finished(2, "so far", reason="interrupted", lapsed=True)), Conflict)
     await lapse(database)
@@ -417,11 +396,11 @@ async def test_a_text_of_any_kind_and_none(log: Log) -> None:
     assert (await now(log, 2))["text"] == ""
 
 
-async def test_it_is_there_after_reopening(log: Log, opened: Open) -> None:
+async def test_it_is_there_after_reopening(log: Log, open_log: Open) -> None:
     await append(log, begun())
     await log.checkpoint("here", [part(1, 0, "abc")])
     await log.close()
-    assert terms(await claim(await opened(), begun(home="there"))) == (1, 3, "abc", False, None)
+    assert terms(await claim(await open_log(), begun(home="there"))) == (1, 3, "abc", False, None)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,17 +1,15 @@
-"""The contract of a log: the same tests for whichever database keeps it (add its opener to OPENERS)."""
+"""The contract of a log: the same tests for whichever database keeps it."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 
 import orjson
 import pytest
-from tornado.ioloop import IOLoop
 
+from tests.support.databases import Open
 from tests.support.entries import (
     MIB,
     append,
@@ -31,47 +29,9 @@ from tests.support.entries import (
 from tests.support.log_model import USERS, Model, random_entry, random_own_entry, told
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.log import Appended, Entry, Log, own, sweeping
-from tornado_chat.log.postgres import open_postgres
-from tornado_chat.log.sqlite import open_sqlite
 from tornado_chat.wire.codec import JSON
 
-pytest_plugins = ["tests.support.postgres_servers"]
-
-Open = Callable[[], Awaitable[Log]]
-
-# How to open a log, and the fixture that says where.
-OPENERS: dict[str, tuple[Callable[[str], Awaitable[Log]], str]] = {
-    "sqlite": (open_sqlite, "sqlite_path"),
-    "postgresql": (open_postgres, "postgres_url"),
-}
-
-
-@pytest.fixture
-def sqlite_path(tmp_path: Path) -> str:
-    return str(tmp_path / "chat.db")
-
-
-@pytest.fixture(params=OPENERS)
-def open_log(request: pytest.FixtureRequest, io_loop: IOLoop) -> Iterator[Open]:
-    """Opens one and the same log, as often as it is called; closes what the test left open."""
-    opener, where = OPENERS[request.param]
-    database: str = request.getfixturevalue(where)
-    logs: list[Log] = []
-
-    async def opened() -> Log:
-        log = await opener(database)
-        logs.append(log)
-        return log
-
-    yield opened
-    for log in logs:
-        io_loop.run_sync(log.close)
-
-
-@pytest.fixture
-def log(open_log: Open, io_loop: IOLoop) -> Log:
-    log: Log = io_loop.run_sync(open_log)
-    return log
+pytest_plugins = ["tests.support.database_fixtures", "tests.support.postgres_servers"]
 
 
 async def test_each_room_is_numbered_from_one(log: Log) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ from tests.support.entries import (
     read_mark,
 )
 from tornado_chat.errors import ChatError, ConfigError, ErrorCode, LogUnavailable
-from tornado_chat.log import Appended, Entry, postgres_writer
+from tornado_chat.log import Appended, Entry, own, postgres_writer, sweeping
 from tornado_chat.log.growing import Checkpoint
 from tornado_chat.log.postgres import PAGE_READERS, WAITING_READS, WAITING_WRITES, PostgresLog, open_postgres
 from tornado_chat.log.sweeping import OwnLogs
@@ -206,6 +207,30 @@ async def test_messages_that_move_while_they_are_kept(postgres_url: str) -> None
             await append(other, *(begun(id, home=home) for id in reversed(ids)))
         moved.set()
         await others
+
+
+async def test_the_functions_of_the_database_have_the_bounds_of_the_code(postgres_url: str) -> None:
+    """SQL cannot name the constants. Who changes one, or writes another number, is told here."""
+    async with opened(postgres_url):
+        db = await asyncpg.connect(postgres_url)
+        functions = await db.fetch("SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace")
+        await db.close()
+    sources = {row["proname"]: re.sub("--.*", "", row["prosrc"]) for row in functions}
+    named = dict(re.findall(r"(\w+) (?:CONSTANT )?integer := ([0-9]+);", sources["add_entries"]))
+    assert {name: int(number) for name, number in named.items()} == {
+        "erasable": sweeping.EDITS,
+        "events_limit": own.KEPT,
+        "mentions_limit": own.MENTIONS,
+        "mentions_look": own.MENTIONS_LOOK,
+        "follows_limit": own.FOLLOWS,
+        "invitations_limit": own.INVITATIONS,
+        "mention": 1,  # a place
+    }
+    numbers = {name: set(re.findall(r"\b[0-9]{2,}\b", source)) for name, source in sources.items()}
+    assert {name: found for name, found in numbers.items() if found and name != "add_entries"} == {
+        "settle": {str(own.SETTLED)},
+        "clock_ms": {"1000"},  # a second
+    }
 
 
 async def test_a_clock_that_is_behind_does_not_turn_time_back(

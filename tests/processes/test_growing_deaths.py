@@ -266,7 +266,7 @@ async def _die(installation: Installation, readers: list[Reader], victim: int, h
         told = await replica.client.until("orphaned")
         assert told == {"type": "orphaned", "room": ROOM, "seq": first.seq, "id": first.id}
         ack = await replica.client.ask(type="begin", id=replica.id, room=ROOM, replica="b", take_over=True)
-        assert (ack["gen"], ack["length"]) == (2, 0), ack
+        assert (ack.get("gen"), ack.get("length")) == (2, 0), ack
         replica.seq = first.seq
         await replica.say("anew " + KEPT)
         await replica.finish()

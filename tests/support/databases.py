@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 import asyncpg
 
 from tornado_chat.config import sqlite_path
-from tornado_chat.log import schema
+from tornado_chat.log import Log, schema
+
+Open = Callable[[], Awaitable[Log]]
+"""Opens a log."""
 
 
 def sql(database: str, *script: str) -> list[tuple[Any, ...]]:

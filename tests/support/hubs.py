@@ -82,7 +82,7 @@ class MemoryLog:
     async def checkpoint(self, home: str, parts: Sequence[Checkpoint]) -> list[bool]:
         raise NotImplementedError
 
-    async def hand_over(self, parts: Sequence[Checkpoint]) -> None:
+    async def hand_over(self, home: str, parts: Sequence[Checkpoint]) -> None:
         raise NotImplementedError
 
     async def stop(self, room: str, seqs: Collection[int], by: str) -> None:

@@ -180,10 +180,11 @@ def worker_of(server: Server, port: int) -> int | None:
     rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
     inode = next((row[9] for row in rows if f"{row[1]} {row[2]}" == ends), None)
     for pid in server.workers():
-        for file in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(FileNotFoundError):
-                if str(file.readlink()) == f"socket:[{inode}]":
-                    return pid
+        with suppress(FileNotFoundError):  # it has just died
+            for file in Path(f"/proc/{pid}/fd").iterdir():
+                with suppress(FileNotFoundError):
+                    if str(file.readlink()) == f"socket:[{inode}]":
+                        return pid
     return None
 
 

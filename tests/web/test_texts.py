@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +18,9 @@ from tests.support.plain_http import HTTP
 from tornado_chat.auth import mint
 from tornado_chat.live.growing import STREAM_CHARS
 from tornado_chat.web import texts
+from tornado_chat.web.http_connection import HttpConnection
+from tornado_chat.web.http_connections import HttpConnections
+from tornado_chat.wire.replies import Stop
 
 PATH = "/v1/rooms/r/messages"
 TEXT = "text/plain; charset=utf-8"
@@ -35,9 +40,12 @@ class Piping:
 
     async def __aenter__(self) -> Self:
         self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
-        lines = [f"POST {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in self.head.items() if value)]
-        self.writer.write("\r\n".join([*lines, "", ""]).encode())
+        self.writer.write(self.first())
         return self
+
+    def first(self) -> bytes:
+        lines = [f"POST {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in self.head.items() if value)]
+        return "\r\n".join([*lines, "", ""]).encode()
 
     async def __aexit__(self, *_: object) -> None:
         self.writer.transport.abort()
@@ -65,9 +73,9 @@ async def test_what_is_piped_in_grows_as_it_comes(tmp_path: Path) -> None:
     async with chat(tmp_path) as here:
         ann = await reader(here)
         async with Piping(here, PATH + "?id=log&reply_to=7") as pipe:
+            await pipe.say("Grü".encode()[:-1])
             message = await ann.until("message")
             assert (message["streaming"], message["id"], message["reply_to"]) == (True, "log", 7)
-            await pipe.say("Grü".encode()[:-1])
             text = await read(ann, until="Gr")
             await pipe.say("ü".encode()[1:] + "ße, ".encode() + "\U0001f600".encode()[:1])
             await read(ann, until="Grüße, ", text=text)
@@ -166,6 +174,53 @@ async def test_who_may_not_is_told_before_the_body(tmp_path: Path, headers: dict
         assert not here.server.context.bodies
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"0\r\n\r\n", "body: must be the text of the message"),
+        (b"1\r\n\xc3\r\n0\r\n\r\n", "body: must be UTF-8; it ends within a character"),
+        (b"2\r\n\xff\xfe\r\n", "body: must be UTF-8"),
+        (b"2\r\n\0x\r\n", "body: must not hold U+0000"),
+    ],
+)
+async def test_a_body_without_a_character_is_refused_and_no_message(tmp_path: Path, body: bytes, message: str) -> None:
+    async with chat(tmp_path) as here:
+        async with Piping(here) as pipe:
+            pipe.writer.write(body)
+            status, said = await pipe.answer()
+            assert (status, said["error"]["code"], said["error"]["message"]) == (400, "bad_request", message)
+        assert await here.server.log.heads(["r"]) == {"r": 0}
+        assert not here.server.context.bodies
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"Content-Length": "5"}, b"5\r\nhello\r\n0\r\n\r\n"),
+        ({"Transfer-Encoding": "gzip, chunked"}, b"5\r\nhello\r\n0\r\n\r\n"),
+        ({}, b"5;a=b\r\nhello\r\n0\r\n\r\n"),
+        ({}, b"-5\r\nhello\r\n0\r\n\r\n"),
+        ({}, b"0\r\nX: trailer\r\n\r\n"),
+    ],
+)
+async def test_what_http_refuses_begins_no_message(tmp_path: Path, headers: dict[str, str], body: bytes) -> None:
+    async with chat(tmp_path) as here:
+        async with Piping(here, **headers) as pipe:
+            pipe.writer.write(body)
+            assert (await pipe.reader.read()).startswith(b"HTTP/1.1 400 ")
+        await eventually(lambda: not here.server.context.bodies)
+        assert await here.server.log.heads(["r"]) == {"r": 0}
+
+
+async def test_who_goes_before_the_first_character_leaves_no_message(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        async with Piping(here) as pipe:
+            await pipe.say(b"\xc3")
+            await eventually(lambda: here.server.context.bodies)
+        await eventually(lambda: not here.server.context.bodies)
+        assert await here.server.log.heads(["r"]) == {"r": 0}
+
+
 async def test_who_asks_whether_to_go_on_is_told_so(tmp_path: Path) -> None:
     async with chat(tmp_path) as here, Piping(here, Expect="100-continue") as pipe:
         assert await pipe.answer() == (100, None)
@@ -194,12 +249,69 @@ async def test_a_link_that_breaks_leaves_its_message_to_who_comes_back(tmp_path:
         find(here, 3).ends_at = 0.0
         assert (await ann.until("finished"))["reason"] == "interrupted"
         async with Piping(here, PATH + "?id=log2") as pipe:
+            await pipe.say("first ")
             status, said = await pipe.answer()
             assert (status, said["error"]["code"]) == (409, "conflict")
             assert "interrupted" in said["error"]["message"]
         await here.clients[0].ask(type="send", room="r", id="plain", text="x")
         async with Piping(here, PATH + "?id=plain", user="ann") as pipe:
-            assert (await pipe.answer())[0] == 409
+            await pipe.say("x")
+            status, said = await pipe.answer()
+            assert status == 409
+            assert said["error"]["message"] == "the id is that of event 5, which is no message that grows"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "kept", "reason"),
+    [
+        ([b"5\r\nfirst\r\n1\r\n \r\n4\r\nlast\r\n0\r\n\r\n"], "first last", "done"),
+        ([b"5\r\nfirst\r\n", b"5\r\n last\r\n0\r\n\r\n"], "first last", "done"),
+        ([b"5\r\nfirst\r\n5\r\n las"], "first las", "interrupted"),
+        ([b"5\r\nfirst\r\n", b"5\r\n last\r\n0\r\n"], "first last", "interrupted"),
+        ([b"5\r\nfirst\r\n5\r\n last\r\nx\r\n"], "first last", "interrupted"),
+        ([b"5\r\nfirst\r\n5\r\n last0\r\n"], "first last", "interrupted"),
+        ([b"5\r\nfirst\r\nffffff\r\n last"], "first", "interrupted"),
+    ],
+)
+async def test_of_who_goes_at_once_all_that_came_is_there(
+    tmp_path: Path, pieces: list[bytes], kept: str, reason: str
+) -> None:
+    async with chat(tmp_path) as here:
+        ann = await reader(here)
+        async with Piping(here) as pipe:
+            pipe.writer.write(pieces[0])
+            if len(pieces) > 1:
+                await ann.until("message")
+                pipe.writer.write(pieces[1])
+            pipe.writer.write_eof()  # before the server has read the last piece
+            if len(pieces) == 1:
+                await ann.until("message")
+            await eventually(lambda: not here.server.context.bodies)
+        for message in here.server.context.growing.by_name.values():
+            message.ends_at = 0.0
+        text = await read(ann)
+        assert (text.text, text.end["reason"]) == (kept, reason)
+
+
+async def test_a_body_is_read_though_its_client_goes_before_the_head_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with chat(tmp_path) as here:
+        ann = await reader(here)
+        pipe, http = Piping(here), here.server.http
+        first = pipe.first()
+        _, writer = await asyncio.open_connection("127.0.0.1", pipe.port)
+
+        def hand_on(connection: HttpConnection, said: bytes) -> None:
+            writer.write(first[len(said) :] + b"5\r\nhello\r\n0\r\n\r\n")
+            writer.write_eof()
+            HttpConnections.hand_on(http, connection, said)
+
+        monkeypatch.setattr(http, "hand_on", hand_on)
+        writer.write(first[:-2])
+        text = await read(ann)
+        assert (text.text, text.end["reason"]) == ("hello", "done")
+        writer.transport.abort()
 
 
 async def test_what_is_stopped_ends_at_once(tmp_path: Path) -> None:
@@ -219,6 +331,41 @@ async def test_what_is_stopped_ends_at_once(tmp_path: Path) -> None:
             assert said["error"]["message"] == "message 2 was stopped by ann"
             await pipe.say("and on")
             pipe.writer.write(b"0\r\n\r\n")
+
+
+async def test_a_body_that_ends_while_it_is_stopped_is_told_so(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        ann = await reader(here)
+        async with Piping(here) as pipe:
+            await pipe.say("on and on")
+            text = await read(ann, until="on and on")
+            body = next(iter(here.server.context.bodies))
+            with closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as lock:
+                lock.execute("BEGIN IMMEDIATE")
+                body.hear(Stop(room="r", seq=1, by="ann"))
+                status, said = await pipe.end()
+                lock.execute("ROLLBACK")
+            assert (status, said["error"]["code"]) == (409, "conflict")
+            assert said["error"]["message"] == "message 1 is being stopped by ann"
+        await read(ann, text=text)
+        assert (text.text, text.end["reason"]) == ("on and on", "stopped")
+
+
+async def test_of_two_bodies_with_one_id_the_first_is_told_that_the_other_goes_on(tmp_path: Path) -> None:
+    async with chat(tmp_path) as here:
+        ann = await reader(here)
+        async with Piping(here, PATH + "?id=log") as first, Piping(here, PATH + "?id=log") as second:
+            await first.say("one")
+            text = await read(ann, until="one")
+            await second.say("one, two")
+            await read(ann, until="one, two", text=text)
+            await first.say(", three")
+            status, said = await first.answer()
+            assert (status, said["error"]["message"]) == (
+                409,
+                "another connection goes on with message 1, or it has ended elsewhere",
+            )
+            assert (await second.end())[0] == 201
 
 
 async def test_a_silent_body_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,12 +403,14 @@ async def test_who_says_too_much_is_not_read_for_a_while(tmp_path: Path) -> None
 
 
 async def test_a_server_that_stops_tells_to_come_again(tmp_path: Path) -> None:
-    async with chat(tmp_path) as here, Piping(here, PATH + "?id=log") as pipe:
+    async with chat(tmp_path) as here, Piping(here, PATH + "?id=log") as pipe, Piping(here) as silent:
         await pipe.say("kept")
         await eventually(lambda: [one.length for one in here.server.context.growing.by_name.values()] == [4])
+        await eventually(lambda: len(here.server.context.bodies) == 2)
         stopping = asyncio.create_task(here.server.stop())
-        status, said = await pipe.answer()
-        assert (status, said["error"]["code"]) == (503, "unavailable")
+        for stopped in (pipe, silent):
+            status, said = await stopped.answer()
+            assert (status, said["error"]["code"]) == (503, "unavailable")
         await stopping
     async with chat(tmp_path) as there, Piping(there, PATH + "?id=log") as pipe:
         await pipe.say("kept, and more")

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, Required, TypedDict, cast
+from typing import Annotated, Any, Required, TypedDict, cast
 
 import msgspec
 import orjson
@@ -49,7 +49,7 @@ from tornado_chat.wire.commands import (
     RoomName,
     Seq,
 )
-from tornado_chat.wire.events import Data, Event
+from tornado_chat.wire.events import OWN_LOG, OWN_TYPES, Data, Event, EventType
 from tornado_chat.wire.replies import Chunk, Orphaned, Read, Signal, Stop, Typing
 
 FORMAT = 1
@@ -76,9 +76,7 @@ Worker = Annotated[str, Meta(min_length=1, max_length=ID_CHARS)]
 
 
 class _Event(TypedDict, total=False):
-    type: Required[
-        Literal["message", "edited", "deleted", "reacted", "finished", "followed", "unfollowed", "marked", "mentioned"]
-    ]
+    type: Required[EventType]
     room: Required[str]
     seq: Required[Seq]
     user: Required[UserId]
@@ -104,7 +102,7 @@ class _Event(TypedDict, total=False):
     read: Seq
 
 
-REQUIRED: dict[str, set[str]] = {
+REQUIRED: dict[EventType, set[str]] = {
     "message": {"n", "name"},
     "edited": {"target"},
     "deleted": {"target"},
@@ -116,12 +114,6 @@ REQUIRED: dict[str, set[str]] = {
     "mentioned": {"about", "target", "name"},
 }
 """The fields of each type, besides those that all events have."""
-
-NAME = "~"
-"""What users call their own logs, whose channels are called ~USER."""
-
-OWN = {"followed", "unfollowed", "marked", "mentioned"}
-"""The types of events that are there, and nowhere else."""
 
 _decode_events = msgspec.json.Decoder(list[_Event]).decode
 _decode_signal = msgspec.json.Decoder(tuple[int, UserId | None, Typing | Read | Orphaned]).decode
@@ -204,11 +196,11 @@ def _events(room: str, body: bytes) -> Tell:
     if not events:
         raise ValueError("no event")
     seq = events[0]["seq"]
-    shown = NAME if room.startswith(NAME) else room
+    shown = OWN_LOG if room.startswith(OWN_LOG) else room
     for event in events:
         if event["seq"] != seq or event["room"] != shown:
             raise ValueError("events of another room, or with a hole among them")
-        if (event["type"] in OWN) != (shown != room):
+        if (event["type"] in OWN_TYPES) != (shown != room):
             raise ValueError("events of a log of one's own in a room, or others there")
         _check_fields(event["type"], event.keys())
         seq += 1
@@ -244,7 +236,7 @@ def _signal(room: str, body: bytes) -> Tell:
 
 
 def _orphaned(room: str, signal: Orphaned) -> Tell:
-    if not room.startswith(NAME):
+    if not room.startswith(OWN_LOG):
         raise ValueError("a signal of a log of one's own in a room")
     msgspec.convert((signal.room, signal.seq, signal.id), tuple[RoomName, Seq, Id])
     return lambda receiver: receiver.on_signal(room, signal, None)
@@ -275,7 +267,7 @@ def _change(room: str, body: bytes) -> Tell:
     return lambda receiver: receiver.on_presence(room, change)
 
 
-def _check_fields(type_: str, fields: Any) -> None:
+def _check_fields(type_: EventType, fields: Any) -> None:
     if not REQUIRED[type_] <= fields:
         raise ValueError(f"{type_} without {' and '.join(sorted(REQUIRED[type_] - fields))}")
 

@@ -1,7 +1,8 @@
 """A message that grows by the body of one request: what is piped in is its text, and shown as it comes.
 
-The author is whoever sends the body. It hears nothing but the answer, so what somebody stops ends here at once. A body
-that breaks off leaves its message as any author's connection does that dies: the same `id` goes on with it.
+The author is whoever sends the body. It hears nothing but the answer, so what somebody stops ends here at once. The
+message begins with the first character: what breaks off, or is refused, before that leaves nothing behind. A body that
+breaks off later leaves its message as any author's connection does that dies: the same `id` goes on with it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ LOG_SECONDS = 20.0
 AGAIN_SECONDS = 0.5
 """How long to wait after the log has not answered."""
 
+NO_TEXT = "body: must be the text of the message"
+
 PAY_SECONDS = 10.0
 """No more of a body is read for so long at most, until what came is paid; the rest then."""
 
@@ -37,12 +40,12 @@ class Body(Author):
     """A Writer with one message. Calls come one after another; `end` is the last, at any time."""
 
     __slots__ = (
-        "_begin", "_decoder", "_end_id", "_ended", "_ending", "_growing", "_offset", "_on_over", "_outcome", "_turn",
-        "_writing", "ack",
+        "_begin", "_decoder", "_end_id", "_ended", "_ending", "_growing", "_offset", "_on_over", "_outcome", "_stopper",
+        "_turn", "_writing", "ack",
     )  # fmt: skip
 
-    ack: replies.Ack
-    """What the `begin` was answered, once `begin` has returned."""
+    ack: replies.Ack | None
+    """What the `begin` was answered."""
 
     def __init__(
         self,
@@ -58,11 +61,13 @@ class Body(Author):
         `address` is the account that the request was entered into.
         """
         super().__init__(context, identity, address)
+        self.ack = None
         self._begin = begin
         self._end_id = end_id
         self._on_over = on_over
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._offset = 0  # code points that came
+        self._stopper: str | None = None  # who has ended it
         self._growing: Growing | None = None
         self._ending = False  # its `finish` is said
         self._ended = False
@@ -74,11 +79,12 @@ class Body(Author):
     @property
     def was_there(self) -> bool:
         """All of it was said before: what comes is dropped."""
-        return self.ack.reason == "done"
+        return self.ack is not None and self.ack.reason == "done"
 
-    async def begin(self) -> None:
-        """The message is there; ChatError."""
-        self.check_room(self._begin.room)
+    async def _begin_growing(self) -> None:
+        """The first characters are here; ChatError."""
+        if self.context.draining:
+            raise self._why_over()
         try:
             async with asyncio.timeout(LOG_SECONDS):
                 ack = await self._submit(self._begin)
@@ -110,6 +116,10 @@ class Body(Author):
         if "\0" in text:
             text, fault = text.partition("\0")[0], "body: must not hold U+0000"
         if text:
+            if self.ack is None:
+                await self._begin_growing()
+                if self.was_there:
+                    return
             await self._append(text)
         if fault:
             await self._fail(fault)
@@ -119,6 +129,8 @@ class Body(Author):
 
     async def _append(self, text: str) -> None:
         begin = self._begin
+        if (begin.room, self.user, begin.id) not in self.context.growing.by_name:
+            raise self._why_over()
         command = Append(room=begin.room, stream=begin.id, offset=self._offset, text=text)
         self._offset += len(text)
         try:
@@ -132,12 +144,13 @@ class Body(Author):
         """All of the body has come: returns when the whole message is on the disk. ChatError."""
         if self.was_there:
             return
-        growing = self._growing
-        assert growing is not None
-        if self._ending or growing.over:
+        if self._ending or (self._growing is not None and self._growing.over):
             raise self._why_over()
         if reason == "done" and self._decoder.getstate()[0]:
             await self._fail("body: must be UTF-8; it ends within a character")
+        if self._growing is None:
+            raise ChatError(ErrorCode.BAD_REQUEST, NO_TEXT)
+        growing = self._growing
         self._ending = True
         self.context.requests += 1
         try:
@@ -172,12 +185,19 @@ class Body(Author):
     async def _stop(self, by: str) -> None:
         if self._ending:
             return
+        assert self.ack is not None
+        self._stopper = by
         try:
             await self.finish("stopped")
         except ChatError as error:
             self._on_over(error)
         else:
             self._on_over(Conflict(f"message {self.ack.seq} was stopped by {by}", reason="stopped"))
+
+    def leave(self) -> None:
+        """As `Pouring.leave` says."""
+        if self._growing is None:  # else it is told when its message has been let go of
+            self._on_over(self._why_over())
 
     def end(self) -> None:
         """The request is answered, or the client has gone."""
@@ -188,8 +208,9 @@ class Body(Author):
             super().end()
 
     async def _fail(self, message: str, code: ErrorCode = ErrorCode.BAD_REQUEST) -> NoReturn:
-        """End the message with what was good, and raise ChatError."""
-        await self.finish("error")
+        """End the message with what was good, if there was any, and raise ChatError."""
+        if self._growing is not None:
+            await self.finish("error")
         raise ChatError(code, message)
 
     def _on_done(self, _: asyncio.Future[None]) -> None:
@@ -204,11 +225,19 @@ class Body(Author):
             return ChatError(
                 ErrorCode.UNAVAILABLE, "this server is stopping: send all of it again with the same id", 1.0
             )
+        assert self.ack is not None
+        message, growing = f"message {self.ack.seq}", self._growing
         ended = self.context.growing.ended.get((begin.room, self.user, begin.id))
         reason = self.ack.reason if ended is None else ended.reason
         if reason is not None:
-            return Conflict(f"message {self.ack.seq} has ended ({reason})", reason=reason)
-        return Conflict("the id is another event's, or another connection goes on with its message")
+            return Conflict(f"{message} has ended ({reason})", reason=reason)
+        if self._stopper is not None:
+            return Conflict(f"{message} is being stopped by {self._stopper}")
+        if growing is not None and growing.ending:
+            return Conflict(f"{message} is being finished ({growing.end_reason})")
+        if self.ack.gen is None:
+            return Conflict(f"the id is that of event {self.ack.seq}, which is no message that grows")
+        return Conflict(f"another connection goes on with {message}, or it has ended elsewhere")
 
     def _check_session(self) -> None:
         """Raise `unauthorized` if the token is not good any more."""

@@ -9,7 +9,7 @@ import time
 from typing import Protocol
 
 from tornado_chat.config import Settings
-from tornado_chat.live.growing import STREAM_CHARS
+from tornado_chat.live.growing import STREAM_CHARS, Hearer
 from tornado_chat.live.growing_messages import GrowingMessages
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.limits import Limits
@@ -22,13 +22,11 @@ from tornado_chat.wire import replies
 from tornado_chat.wire.event_stream import StreamEncodings
 
 
-class Hearing(Protocol):
-    """An author whose link brings nothing to it."""
+class Pouring(Hearer, Protocol):
+    """A request whose body is a message that grows: nothing but its answer tells its author anything."""
 
-    user: str
-
-    def hear(self, stop: replies.Stop) -> None:
-        """Somebody wants a message of this user to end."""
+    def leave(self) -> None:
+        """This process ends: the author is told so, also of what has not begun to grow."""
 
 
 class Context:
@@ -63,7 +61,7 @@ class Context:
         self.log_warning = Repeated(logging.getLogger("tornado_chat.live.session"))
         self.settings = settings
         self.streams = StreamEncodings(hub.log.epoch)
-        self.bodies: set[Hearing] = set()  # requests whose body is a message that grows
+        self.bodies: set[Pouring] = set()
         self.requests = 0  # whose commands are under way
         self.draining = False  # nothing more is read; what was read is finished
         self.welcome_limits = replies.Limits(

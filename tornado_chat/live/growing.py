@@ -83,6 +83,7 @@ class Growing:
         "ends_at",
         "gap",
         "gen",
+        "handed_by",
         "here",
         "home",
         "id",
@@ -125,6 +126,7 @@ class Growing:
         self.ending = False  # its `finished` is on its way through the log
         self.ends_at: float | None = None  # by monotonic(): when it is finished here, for `end_reason`
         self.end_reason: Reason = "interrupted"
+        self.handed_by = 0.0  # by monotonic(): until then the process that had it may hand some more over
         self.linked = True  # as the log has it
         self.unlinks_at = 0.0  # by monotonic(): until then its author counts as connected
         self.kept_at = monotonic()

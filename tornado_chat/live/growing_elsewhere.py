@@ -219,6 +219,7 @@ class GrowingElsewhere:
     async def _look(self, room: Room) -> None:
         """Take what the checkpoints hold of what grows elsewhere in the room, and ask for what is behind that."""
         log = self._shared.log
+        # The other look is two calls of the log, each with its time limit.
         while (growing := self.grow(room.name)).ended is not None:  # noqa: ASYNC110 - seldom: the room was closed and opened
             await asyncio.sleep(AGAIN_SECONDS)
         growing.ended = set()

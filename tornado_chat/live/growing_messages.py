@@ -20,6 +20,7 @@ from tornado_chat.live.line import Sender
 from tornado_chat.live.publisher import Publisher
 from tornado_chat.log import Appended, Entry, own
 from tornado_chat.log.growing import (
+    HAND_OVER_SECONDS,
     LEASE_SECONDS,
     RENEW_SECONDS,
     STOP_SECONDS,
@@ -148,8 +149,6 @@ class GrowingMessages:
             if claim.reason is not None and name not in self.ended:
                 self._remember_end(name, Ended(1, claim.length, claim.reason))
             return None
-        if claim.before:
-            self._hub.broker.publish_moved(claim.before)
         message = self.by_name.get(name) or self._take_up(name, entry, outcome.seq, claim.gen)
         if message.gen < claim.gen:
             message.begin(claim.gen, claim.text)
@@ -157,6 +156,9 @@ class GrowingMessages:
             message.extend(claim.gen, 0, claim.text)  # perhaps there is more here: it was told, and not kept
         message.kept = claim.length
         message.gap = False  # who begins is told the length
+        if claim.before:
+            message.handed_by = monotonic() + HAND_OVER_SECONDS
+            self._hub.broker.publish_moved(claim.before)
         if message.told < message.length:
             self._hub.grow(entry.room).want()
         self.come_back(message, writer)
@@ -200,8 +202,10 @@ class GrowingMessages:
         """The log has answered its `finished`."""
         if isinstance(outcome, Appended):
             self._drop(message, reason)
-        elif isinstance(outcome, Conflict):  # another process has it, or has ended it
+        elif isinstance(outcome, Conflict) and outcome.reason is not None:  # another process has ended it
             self._drop(message, outcome.reason)
+        elif isinstance(outcome, Conflict):  # another process has it
+            self._hub.tasks.spawn(self._hand_over_late(self._let_go_of([message])))
         else:
             message.ending = False
 
@@ -385,7 +389,7 @@ class GrowingMessages:
         for message in list(self.by_name.values()):
             if self._ending_chars >= ENDING_CHARS:
                 break  # the first answer is followed by another turn
-            if message.ends_at is not None and now >= message.ends_at and not message.ending:
+            if message.ends_at is not None and now >= max(message.ends_at, message.handed_by) and not message.ending:
                 self._finish(message)
         await self.checkpoint(now)
         if now - self._looked >= LAPSED_SECONDS:
@@ -428,19 +432,27 @@ class GrowingMessages:
                 if message.linked and not part.linked:
                     self._tell_orphaned(message.room, message.seq, message.user, message.id)
                 message.linked = part.linked
-        await self._hand_over(moved)
+        await self._hand_over(self._let_go_of(moved))
 
-    async def _hand_over(self, moved: Sequence[Growing]) -> None:
-        """Let go of messages that other processes have, or have ended: those get what was told here, and not kept."""
+    def _let_go_of(self, moved: Sequence[Growing]) -> list[Checkpoint]:
+        """Other processes have these messages, or have ended them: what was told here, and not kept."""
         parts = [
             Checkpoint(message.room, message.seq, message.gen, message.kept, message.since(message.kept), linked=False)
             for message in moved
-            if message.kept < message.length
         ]
         for message in moved:
             self._drop(message, None)
+        return parts
+
+    async def _hand_over(self, parts: Sequence[Checkpoint]) -> None:
         if parts:
-            await self._hub.log.hand_over(parts)
+            await self._hub.log.hand_over(self.home, parts)
+
+    async def _hand_over_late(self, parts: Sequence[Checkpoint]) -> None:
+        try:
+            await self._hand_over(parts)
+        except LogUnavailable as error:
+            logger.debug("growing messages not handed over reason=%s", error)  # the server's watch has told already
 
     async def leave(self) -> None:
         """Keep all there is and let go of it: this process ends, and the authors go on elsewhere."""
@@ -465,8 +477,12 @@ class GrowingMessages:
                 self._stop(one.room, one.seq, one.stopped)
             if is_here and message.length < one.length and not message.cut_short:
                 behind.append(message)
-        await self._hand_over(moved)
+        await self._hand_over(self._let_go_of(moved))
         await self._take_over(behind)
+        for message in before:
+            one = held.get((message.room, message.seq))
+            if one is not None and one.former is None and message.kept_at <= asked:
+                message.handed_by = 0.0
 
     async def _take_over(self, behind: Sequence[Growing]) -> None:
         """The log has more of these than is known here: the process that had them before has handed it over."""

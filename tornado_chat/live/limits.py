@@ -20,7 +20,8 @@ APPEND_FRAME_BYTES, APPEND_CHAR_BYTES = 512, 12
 """A frame of an `append` needs no more bytes, and for each character, which JSON may escape; what is beyond counts."""
 
 BEGIN_BYTES = 4096
-"""What a `begin` counts for besides its frame: it brings two events."""
+"""What a `begin` counts for besides its frame: it brings two events. So does what the log is asked about a message that
+is not here: a room that somebody invents may get a row there."""
 
 FRAME_BYTES = 128
 """Each frame counts as so many bytes more than it has: the least of them costs 1 us."""

@@ -9,9 +9,9 @@ from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.context import Context
 from tornado_chat.live.room_presence import RoomPresence
 from tornado_chat.log import Appended, Entry, own
-from tornado_chat.log.kinds import OWN
 from tornado_chat.wire import replies
 from tornado_chat.wire.commands import History, Presence
+from tornado_chat.wire.events import OWN_TYPES
 
 UNREAD_BYTES = 256 * 1024 * 1024
 """With more than this waiting for all clients together, no further `history` is answered."""
@@ -59,7 +59,7 @@ async def own_log(context: Context, identity: Identity, after: int | None) -> tu
 
 def ack(entry: Entry, id: str, outcome: Appended) -> replies.Ack:
     """That `entry`, which the client calls `id`, has been carried out; without a seq if no room has the event."""
-    seq = None if entry.type == "read" or entry.type in OWN else outcome.seq
+    seq = None if entry.type == "read" or entry.type in OWN_TYPES else outcome.seq
     return replies.Ack(id=id, room=entry.about or entry.room, seq=seq, ts=outcome.ts, duplicate=outcome.duplicate)
 
 

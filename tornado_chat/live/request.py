@@ -312,9 +312,11 @@ class Request(Author):
             raise Conflict(
                 "a request that has an `append` has the `begin` of its message before", stream=command.stream
             )
+        place = len(self._answers)
         if not self._writing.take(command):
             return False
-        self._answers.append(None)
+        if len(self._answers) == place:  # else the log is asked about it
+            self._answers.append(None)
         return True
 
     @property

@@ -384,6 +384,8 @@ class Room:
                     self.early.clear()
                 elif page[0].seq > self.head + 1:
                     await self._skip_to(page[0].seq - 1)
+                    if self.closed:
+                        return
                 for event in page:
                     self.deliver(event)
         except LogUnavailable as error:
@@ -393,6 +395,7 @@ class Room:
 
     async def _skip_to(self, seq: int) -> None:
         """Events up to `seq` of a log of one's own are gone, untold here: whoever comes back gets its state."""
+        # Each flush and each rest ends, in a closed room, too; and nothing more is pending before the hole is filled.
         while self.flushing or self.pending:  # noqa: ASYNC110 - once in a room's life
             await asyncio.sleep(HOLE_SECONDS)
         for member in self.members():

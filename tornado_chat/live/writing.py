@@ -2,7 +2,7 @@
 
 `begin` and `finish` go through the log like anything that is published, and `append` does not: what comes before its
 `begin` is answered waits. The server takes what begins at the end of the text, drops what it has, and tells of a gap
-once.
+once. Of a message that is not here any more the log tells, once, whether and why it has ended.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ STREAMS = 1024
 class Writing:
     """The Sender of its writer's `begin` and `finish`; it exists from the first of them on."""
 
-    __slots__ = ("_beginning", "_finishing", "_gens", "_refused", "_writer", "user")
+    __slots__ = ("_asked", "_beginning", "_finishing", "_gens", "_refused", "_writer", "user")
 
     def __init__(self, writer: Writer) -> None:
         self.user = writer.user
@@ -70,6 +70,7 @@ class Writing:
         self._beginning: set[Name] = set()  # whose `begin` is not answered
         self._gens: dict[Name, int] = {}  # what the last `begin` of each was answered
         self._finishing: dict[Entry, Name] = {}  # whose `finish` is not answered
+        self._asked: set[Entry] = set()  # what is to tell why an `append` is not taken
         self._refused: tuple[Name, int] | None = None  # the `append` that was refused last
 
     def take(self, command: Growth) -> bool:
@@ -80,7 +81,7 @@ class Writing:
         name = self.name_of(command)
         if name in self._beginning:
             return False
-        if isinstance(command, Append):
+        if isinstance(command, Append) and not self._has_left(command, name):
             try:
                 self._append(command, name)
             except ChatError:
@@ -92,7 +93,13 @@ class Writing:
         if waiting is not None:
             waiting[self] = None
             return False
-        entry = self._begin(command, name) if isinstance(command, Begin) else self._finish(command, name)
+        entry: Entry
+        if isinstance(command, Begin):
+            entry = self._begin(command, name)
+        elif isinstance(command, Finish):
+            entry = self._finish(command, name)
+        else:
+            entry = self._ask(command, name)
         self._writer.submitted(entry)
         publisher.submit(self, entry)
         return True
@@ -103,8 +110,8 @@ class Writing:
         return command.room, user, command.id if isinstance(command, Begin) else command.stream
 
     def has_begun(self, name: Name) -> bool:
-        """Whether its `begin` was said here."""
-        return name in self._beginning or name in self._gens
+        """Whether its `begin` was said here, or it has ended anyway."""
+        return name in self._beginning or name in self._gens or name in self._writer.context.growing.ended
 
     def messages(self) -> list[Growing]:
         """Those that were begun here and grow in this process."""
@@ -176,6 +183,8 @@ class Writing:
             if not message.ending:
                 messages.end(message, command.length)
             text, seq = message.text(), message.seq
+        else:
+            writer.charge_bytes(BEGIN_BYTES)
         entry = FinishEntry(
             *self._author(command),
             key=command.id or writer.context.hidden_key(),
@@ -191,7 +200,34 @@ class Writing:
         self._finishing[entry] = name
         return entry
 
-    def _author(self, command: Begin | Finish) -> tuple[str, str, str]:
+    def _has_left(self, command: Append, name: Name) -> bool:
+        """Whether it is for a message that has grown and is not here, and nothing was said of that yet."""
+        messages = self._writer.context.growing
+        if name in messages.by_name or name in messages.ended:
+            return False
+        gen = command.gen or self._gens.get(name)
+        return gen is not None and self._refused != (name, gen)
+
+    def _ask(self, command: Append, name: Name) -> Entry:
+        """A `finish` that no message can have: it is refused with the reason that the message has ended for."""
+        writer = self._writer
+        writer.charge_bytes(BEGIN_BYTES)
+        self._refused = name, command.gen or self._gens[name]
+        entry = FinishEntry(
+            *self._author(command),
+            key=writer.context.hidden_key(),
+            id=command.id,
+            target=0,
+            text="",
+            reason="interrupted",
+            stream=command.stream,
+            gen=0,
+            home=writer.context.growing.home,
+        )
+        self._asked.add(entry)
+        return entry
+
+    def _author(self, command: Growth) -> tuple[str, str, str]:
         """The room, the user and the name that its event will have."""
         actor = command.as_
         if actor is None:
@@ -226,6 +262,12 @@ class Writing:
             return Conflict("it is being finished", stream=id, gen=message.gen, length=message.length)
         return Conflict("no such message of yours grows here: `begin` it", stream=id)
 
+    def _why_left(self, entry: FinishEntry, outcome: Appended | ChatError) -> Conflict:
+        """Why the `append` that has asked was not taken."""
+        if isinstance(outcome, Conflict) and outcome.reason is not None:
+            return Conflict(outcome.message, stream=entry.stream, reason=outcome.reason)
+        return self._conflict((entry.room, entry.user, entry.stream), None)
+
     # Sender
 
     def published(self, entry: Entry, outcome: Appended | ChatError) -> None:
@@ -239,6 +281,9 @@ class Writing:
                     ack = self._begun(entry, outcome)
             finally:
                 messages.unreserve(entry.user)
+        elif isinstance(entry, FinishEntry) and entry in self._asked:
+            self._asked.discard(entry)
+            outcome = self._why_left(entry, outcome)
         elif isinstance(entry, FinishEntry):
             name = self._finishing.pop(entry)
             message = messages.by_name.get(name)
@@ -246,7 +291,7 @@ class Writing:
                 outcome = self._conflict(name, None)  # nor was it a resend
             elif isinstance(outcome, Conflict):
                 outcome.stream = name[2]
-            if message is not None:
+            if message is not None and entry.target:  # else it has come here meanwhile, and goes on
                 messages.answered(message, outcome, entry.reason)
             if isinstance(outcome, Appended) and entry.id is not None:
                 ack = replies.Ack(

@@ -155,10 +155,11 @@ class Log(Protocol):
         """
         ...
 
-    async def hand_over(self, parts: Sequence[Checkpoint]) -> None:
-        """Keep what a process still had of messages that have moved to others: what of it the log has not.
+    async def hand_over(self, home: str, parts: Sequence[Checkpoint]) -> None:
+        """Keep what the process `home` still had of messages that have moved to others: what of it the log has not.
 
-        Nothing of one that has ended, whose `gen` is another, or of which the log has less than the `start`.
+        It is their `former` no more. Nothing is kept of one that has ended, whose `gen` is another, or of which the log
+        has less than the `start`.
         """
         ...
 

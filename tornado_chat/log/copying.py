@@ -104,7 +104,7 @@ TABLES = (
     Table(
         "growing",
         "room seq",
-        "gen replica home linked lapses length stopped",
+        "gen replica home linked lapses length stopped former",
         "SELECT room, count(*), CAST(sum(seq) AS bigint), CAST(sum(gen) AS bigint), CAST(sum(length) AS bigint) "
         "FROM growing GROUP BY room ORDER BY room",
         booleans=("linked",),

@@ -19,7 +19,11 @@ LAPSE_SECONDS = LEASE_SECONDS + RENEW_SECONDS
 STOP_SECONDS = 2.0
 """How long an author has to finish by itself what somebody stopped."""
 
-STOPPED_SECONDS = 5.0
+HAND_OVER_SECONDS = 4.0
+"""How long a message that has moved waits, before it is finished for its author, for what the process knows of it that
+had it before. That finds out by its next look at the log, or has died."""
+
+STOPPED_SECONDS = 6.0
 """When anybody may finish what was stopped: the process that has it had its time, and is not there."""
 
 LAPSED = 16
@@ -174,12 +178,14 @@ class Open:
 class Held:
     """One of those that a process has, by its own name: `stopped` is who asked to stop it.
 
-    `length` code points are in its checkpoints; more than the process knows if the one before it has handed some over.
+    `length` code points are in its checkpoints, with what the process handed over that had it before; `former` is that
+    one, until it has done so.
     """
 
-    __slots__ = ("gen", "length", "room", "seq", "stopped")
+    __slots__ = ("former", "gen", "length", "room", "seq", "stopped")
 
-    def __init__(self, room: str, seq: int, gen: int, length: int, stopped: str | None) -> None:
+    def __init__(self, room: str, seq: int, gen: int, length: int, stopped: str | None, former: str | None) -> None:
+        self.former = former
         self.room = room
         self.seq = seq
         self.gen = gen
@@ -270,7 +276,7 @@ def unfinished(
         return Conflict(f"message {seq} of room {room} has ended ({reason})", reason=reason)
     # A process that was asked to stop may have kept more since this one has read what it wants to end with.
     behind = entry.lapsed and (not lapsed or length != len(entry.text or ""))
-    if gen != entry.gen or home != entry.home or behind:
+    if not entry.target or gen != entry.gen or home != entry.home or behind:
         return Conflict(
             f"message {seq} of room {room} is written by somebody else now; `begin` it again", gen=gen, length=length
         )

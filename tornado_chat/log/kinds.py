@@ -19,11 +19,8 @@ import orjson
 from tornado_chat.log import own
 from tornado_chat.wire.codec import Encoded
 from tornado_chat.wire.commands import Delete, Edit, Follow, Invite, React, Send, Unfollow
-from tornado_chat.wire.events import Data, Event
+from tornado_chat.wire.events import Data, Event, EventType
 
-EventType = Literal[
-    "message", "edited", "deleted", "reacted", "finished", "followed", "unfollowed", "marked", "mentioned"
-]
 Folds = Literal["text", "erasure", "reaction", "growth"]
 Publishing = Send | Edit | Delete | React | Follow | Unfollow | Invite
 """The commands that become events."""
@@ -245,9 +242,6 @@ KINDS: dict[str, Kind] = {
 """By `type`."""
 
 BY_COMMAND = {kind.command: kind for kind in KINDS.values() if kind.command is not None} | {Invite: KINDS["followed"]}
-
-OWN = frozenset({"followed", "unfollowed", "marked", "mentioned"})
-"""The types of events in logs of one's own."""
 
 _DATA = {kind.type: kind.data for kind in KINDS.values()} | {"begin": _message}
 

@@ -6,7 +6,9 @@ To clients it is `~`. Its events tell what happened to the user in rooms; what t
 
 from __future__ import annotations
 
-NAME = "~"
+from tornado_chat.wire.events import OWN_LOG
+
+NAME = OWN_LOG
 """What clients call it. Names of rooms begin with a letter or a digit, so none of them is another's log."""
 
 KEPT = 1000

@@ -144,9 +144,9 @@ class PostgresLog:
         """As `Log.checkpoint` says."""
         return await self._writer.call(lambda db: postgres_growing.checkpoint(db, home, parts))
 
-    async def hand_over(self, parts: Sequence[Checkpoint]) -> None:
+    async def hand_over(self, home: str, parts: Sequence[Checkpoint]) -> None:
         """As `Log.hand_over` says."""
-        await self._writer.call(lambda db: postgres_growing.hand_over(db, parts))
+        await self._writer.call(lambda db: postgres_growing.hand_over(db, home, parts))
 
     async def stop(self, room: str, seqs: Collection[int], by: str) -> None:
         """As `Log.stop` says."""

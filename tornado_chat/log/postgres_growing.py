@@ -41,16 +41,17 @@ WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq = $2
 CHECKPOINT = "SELECT checkpoint_growing($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 HAND_OVER = """
 WITH found AS MATERIALIZED (
-    SELECT g.room, g.seq, g.length AS start, substr(old.text, (g.length - old.start)::int + 1) AS text
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[]) AS old (room, seq, gen, start, text)
+    SELECT
+        g.room, g.seq, g.length,
+        CASE WHEN g.length >= old.start THEN substr(old.text, (g.length - old.start)::int + 1) ELSE '' END AS text
+    FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[]) AS old (room, seq, gen, start, text)
     JOIN rooms AS r ON r.name = old.room
     JOIN growing AS g ON g.room = r.id AND g.seq = old.seq AND g.gen = old.gen
-        AND g.length >= old.start AND g.length < old.start + char_length(old.text)
     ORDER BY g.room, g.seq FOR UPDATE OF g
 ), parts AS (
-    INSERT INTO growing_parts (room, seq, start, text) SELECT room, seq, start, text FROM found
+    INSERT INTO growing_parts (room, seq, start, text) SELECT room, seq, length, text FROM found WHERE text <> ''
 )
-UPDATE growing AS g SET length = found.start + char_length(found.text)
+UPDATE growing AS g SET length = found.length + char_length(found.text), former = nullif(g.former, $1)
 FROM found WHERE g.room = found.room AND g.seq = found.seq
 """
 STOP = """
@@ -77,7 +78,7 @@ LAPSED_ONES = OPEN.format(
     order="lapses",
 )
 HELD = """
-SELECT r.name, g.seq, g.gen, g.length, g.stopped
+SELECT r.name, g.seq, g.gen, g.length, g.stopped, g.former
 FROM growing AS g CROSS JOIN LATERAL (SELECT name FROM rooms WHERE id = g.room LIMIT 1) AS r WHERE g.home = $1
 """
 
@@ -187,10 +188,11 @@ async def checkpoint(db: Connection, home: str, parts: Sequence[Checkpoint]) -> 
     return kept
 
 
-async def hand_over(db: Connection, parts: Sequence[Checkpoint]) -> None:
+async def hand_over(db: Connection, home: str, parts: Sequence[Checkpoint]) -> None:
     """As `Log.hand_over` says."""
     await db.execute(
         HAND_OVER,
+        home,
         [part.room for part in parts],
         [part.seq for part in parts],
         [part.gen for part in parts],

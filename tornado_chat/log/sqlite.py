@@ -150,9 +150,9 @@ class SQLiteLog:
         self._count(len(parts))
         return kept
 
-    async def hand_over(self, parts: Sequence[Checkpoint]) -> None:
+    async def hand_over(self, home: str, parts: Sequence[Checkpoint]) -> None:
         """As `Log.hand_over` says."""
-        await self._writer.call(Writer.hand_over, parts)
+        await self._writer.call(Writer.hand_over, home, parts)
         self._check_files()
 
     async def stop(self, room: str, seqs: Collection[int], by: str) -> None:

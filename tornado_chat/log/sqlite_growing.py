@@ -34,8 +34,10 @@ SELECT e."on", f.emoji, f.reply_to FROM events AS e LEFT JOIN events AS f ON f.r
 WHERE e.room = ? AND e.seq = ?
 """
 CLAIM = """
-UPDATE growing SET gen = ?, replica = coalesce(?, replica), home = ?, linked = 1, lapses = ?, length = ?
-WHERE room = ? AND seq = ?
+UPDATE growing SET
+    gen = ?1, replica = coalesce(?2, replica), home = ?3, linked = 1, lapses = ?4, length = ?5,
+    former = CASE WHEN gen < ?1 THEN NULL WHEN home = ?3 THEN former ELSE home END
+WHERE room = ?6 AND seq = ?7
 """
 TEXT = """
 SELECT coalesce(group_concat(text, ''), '')
@@ -71,10 +73,9 @@ SELECT
 FROM json_each(?)
 """
 HANDED_OVER = """
-SELECT room, length FROM growing
-WHERE room = (SELECT id FROM rooms WHERE name = ?) AND seq = ? AND gen = ? AND length >= ? AND length < ?
+SELECT room, length FROM growing WHERE room = (SELECT id FROM rooms WHERE name = ?) AND seq = ? AND gen = ?
 """
-HAND_OVER = "UPDATE growing SET length = ? WHERE room = ? AND seq = ?"
+HAND_OVER = "UPDATE growing SET length = ?, former = nullif(former, ?) WHERE room = ? AND seq = ?"
 HAND_OVER_PART = "INSERT INTO growing_parts (room, seq, start, text) VALUES (?, ?, ?, ?)"
 STOP = """
 UPDATE growing SET stopped = ?, lapses = min(lapses, ?)
@@ -99,7 +100,7 @@ LAPSED_ONES = OPEN.format(
     text=ITS_TEXT, which=f"SELECT * FROM growing WHERE lapses <= ? ORDER BY lapses LIMIT {LAPSED}"
 )
 HELD = """
-SELECT json_group_array(json_array(r.name, g.seq, g.gen, g.length, g.stopped))
+SELECT json_group_array(json_array(r.name, g.seq, g.gen, g.length, g.stopped, g.former))
 FROM growing AS g CROSS JOIN rooms AS r ON r.id = g.room WHERE g.home = ?
 """
 
@@ -207,15 +208,17 @@ def checkpoint(db: sqlite3.Connection, home: str, parts: Sequence[Checkpoint]) -
     return kept
 
 
-def hand_over(db: sqlite3.Connection, parts: Sequence[Checkpoint]) -> None:
+def hand_over(db: sqlite3.Connection, home: str, parts: Sequence[Checkpoint]) -> None:
     """As `Log.hand_over` says."""
     for part in parts:
-        end = part.start + len(part.text)
-        found = db.execute(HANDED_OVER, (part.room, part.seq, part.gen, part.start, end)).fetchone()
+        found = db.execute(HANDED_OVER, (part.room, part.seq, part.gen)).fetchone()
         if found is not None:
             room, length = found
-            db.execute(HAND_OVER_PART, (room, part.seq, length, part.text[length - part.start :]))
-            db.execute(HAND_OVER, (end, room, part.seq))
+            end = part.start + len(part.text)
+            if part.start <= length < end:
+                db.execute(HAND_OVER_PART, (room, part.seq, length, part.text[length - part.start :]))
+                length = end
+            db.execute(HAND_OVER, (length, home, room, part.seq))
 
 
 def stop(db: sqlite3.Connection, room: str, seqs: Sequence[int], by: str) -> None:

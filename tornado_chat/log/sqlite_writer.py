@@ -19,12 +19,13 @@ import orjson
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.log import Along, Appended, Entry, own, sqlite_growing, sqlite_sweeper, sweeping
 from tornado_chat.log.growing import Begin, Checkpoint, Finish, Orphan
-from tornado_chat.log.kinds import KINDS, OWN, made_along, portion, rooms_of
+from tornado_chat.log.kinds import KINDS, made_along, portion, rooms_of
 from tornado_chat.log.rows import more_of, refusal, unwanted
 from tornado_chat.log.schema import new_epoch
 from tornado_chat.log.sqlite_file import Connected, prepare, transaction
 from tornado_chat.log.sqlite_turn import Turn
 from tornado_chat.log.sweeping import Mark
+from tornado_chat.wire.events import OWN_TYPES
 
 Outcome = Appended | ChatError
 Name = tuple[str, str, str]  # room, user, key
@@ -263,10 +264,10 @@ class Writer(Connected):
         with self._writing(), transaction(self.db, "BEGIN IMMEDIATE"):
             return sqlite_growing.checkpoint(self.db, home, parts)
 
-    def hand_over(self, parts: Sequence[Checkpoint]) -> None:
+    def hand_over(self, home: str, parts: Sequence[Checkpoint]) -> None:
         """As `Log.hand_over` says."""
         with self._writing(), transaction(self.db, "BEGIN IMMEDIATE"):
-            sqlite_growing.hand_over(self.db, parts)
+            sqlite_growing.hand_over(self.db, home, parts)
 
     def stop(self, room: str, seqs: Sequence[int], by: str) -> None:
         """As `Log.stop` says."""
@@ -478,7 +479,7 @@ class Writer(Connected):
                     del values[-WIDTH:]
                     along = [self._add_own(made, owns, now) for made in made_along(entry, head.seq)]
                     owns.mentions += [(self._heads[made.room].id, head.id, head.seq, seq) for made, seq, _ in along]
-            elif entry.type in OWN:
+            elif entry.type in OWN_TYPES:
                 outcome = self._follow(entry, owns, now)
                 if isinstance(outcome, Appended) and outcome.changed:
                     firsts[name] = (outcome.seq, outcome.ts)

@@ -221,20 +221,28 @@ class Authoring:
                 if growth.room == room and (seq in (None, growth.seq)) and device.user in (growth.user, growth.asker):
                     growth.stopped = True
             self._stops[room] = seq
+            if seq is None:
+                device.ledger.records[room].stopping.add(device.user)
             device.send({"type": "stop", "id": f"stop {room}", "room": room} | ({} if seq is None else {"seq": seq}))
 
     def take_stopped(self, room: str) -> None:
         """An ack."""
         if room in self._stops:
-            del self._stops[room]
+            self._answered(room)
             self._device.ledger.counts["stops"] += 1
         else:
             self._device.violation(Finding("protocol", "an answer to a stop that was not asked for"), room)
 
     def take_refused_stop(self, room: str, error: Data) -> None:
-        seq = self._stops.pop(room, 0)
+        seq = self._answered(room)
         if not ERRORS[error["code"]] and not (error["code"] == "not_found" and seq is None):
             self._device.violation(Finding("error", f"stop: {error['code']}: {error['message']}"), room, seq or 0)
+
+    def _answered(self, room: str) -> int | None:
+        seq = self._stops.pop(room, 0)
+        if seq is None:
+            self._device.ledger.records[room].stopping.discard(self._device.user)
+        return seq
 
     def take_orphaned(self, orphaned: Data) -> None:
         """The signal that the author's connection has ended, to the other sessions of the user."""

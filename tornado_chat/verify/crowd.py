@@ -234,7 +234,7 @@ class Crowd:
         if dice.random() < 0.2:
             command["replica"] = device.name
         text = " ".join(dice.choices(_WORDS, k=dice.choice((0, 1, 20, 100, 100, 300, 2000))))
-        if dice.random() < POURED:
+        if text and dice.random() < POURED:
             self._pour(device, command, text, asker)
         else:
             device.authoring.begin(command, text, asker)

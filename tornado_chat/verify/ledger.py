@@ -90,8 +90,10 @@ class Ledger:
 
     def grow(self, growth: Growth) -> None:
         """A device begins to say it."""
+        record = self.records[growth.room]
+        growth.stopped = not record.stopping.isdisjoint((growth.user, growth.asker))  # if the server does it only now
         self.growing.append(growth)
-        self.records[growth.room].saying[growth.user, growth.id] = growth
+        record.saying[growth.user, growth.id] = growth
         self.counts["growing"] += 1
 
     def still_growing(self) -> list[Growth]:

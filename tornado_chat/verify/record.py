@@ -112,6 +112,7 @@ class Record:
         "name",
         "naming",
         "saying",
+        "stopping",
         "unmarked",
     )
 
@@ -126,6 +127,7 @@ class Record:
         self.marking: dict[str, array[int]] = {}  # by user: the seqs of messages that move their sender's mark
         self.saying: dict[tuple[str, str], Growth] = {}  # messages that grow, by user and id
         self.growths: dict[int, Growth] = {}  # by seq
+        self.stopping: set[str] = set()  # users who want all stopped that they may, without an answer so far
         self.unmarked: set[tuple[str, str]] = set()  # user and id of the sends that move none
         # Of each seq, from 1; 0: not known yet.
         self._kinds = array("B")

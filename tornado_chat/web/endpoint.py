@@ -38,11 +38,6 @@ class BodyReader(Protocol):
     What they raise is answered; `end` follows each answer.
     """
 
-    has_begun: bool
-    """`begin` has returned: the client has been told to send the body, or will be."""
-
-    async def begin(self) -> None: ...
-
     async def take(self, chunk: bytes) -> None: ...
 
     async def finish(self) -> None:

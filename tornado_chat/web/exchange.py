@@ -12,6 +12,7 @@ from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine
 
 from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
+from tornado_chat.live.body import NO_TEXT
 from tornado_chat.live.limits import rate_limited
 from tornado_chat.live.questions import check_unread
 from tornado_chat.live.request import REQUEST_BYTES
@@ -90,11 +91,10 @@ class Exchange(HTTPMessageDelegate):
 
     def headers_received(  # type: ignore[override]  # Tornado's is also for clients, which get a ResponseStartLine
         self, start_line: RequestStartLine, headers: HTTPHeaders
-    ) -> Awaitable[None] | None:
+    ) -> None:
         if "expect" in headers:
             _expect(headers, start_line.version)
         self.begin(start_line.method, start_line.path, start_line.version, headers)
-        return None if self._reader is None else self._carry_out(self._reader.begin())
 
     def begin(self, method: str, target: str, version: str, headers: Mapping[str, str]) -> None:
         """The head is here; `headers` has names in lower case, or ignores case."""
@@ -119,7 +119,7 @@ class Exchange(HTTPMessageDelegate):
         if size is not None and size > MAX_BODY_BYTES:
             raise _too_long()
         if "transfer-encoding" not in self.headers and not size:
-            raise ChatError(ErrorCode.BAD_REQUEST, "body: must be the text of the message")
+            raise ChatError(ErrorCode.BAD_REQUEST, NO_TEXT)
         charset = self.headers["content-type"].lower().replace('"', "").partition("charset=")[2].partition(";")[0]
         encoded = self.headers.get("content-encoding", "identity") != "identity"
         if self.is_by_cookie or encoded or charset.strip() not in ("", "utf-8", "us-ascii"):
@@ -320,7 +320,7 @@ class Exchange(HTTPMessageDelegate):
         self.connection.release()
         if self._reader is not None:
             self._reader.end()
-            if self._reader.has_begun and not self._whole:
+            if not self._whole:
                 self._answer_early(int(status), sent, body)
                 return
         taken = self._request.answer(int(status), sent, None if self.method == "HEAD" else body, close=close)

@@ -23,7 +23,7 @@ SILENT_SECONDS = 300.0
 class Text:
     """A BodyReader."""
 
-    __slots__ = ("_body", "_exchange", "_id", "has_begun")
+    __slots__ = ("_body", "_exchange", "_id")
 
     def __init__(self, exchange: Exchange) -> None:
         """ChatError: the exchange may not do that."""
@@ -39,17 +39,13 @@ class Text:
             "reply_to": None if reply_to is None else value_of(int, reply_to),
         }
         begin = read(asked, Begin, gate.settings.text_chars)
+        identity.check_room(begin.room)
         address = gate.context.limits.addresses.enter(exchange.address)
-        self.has_begun = False
         self._exchange = exchange
         self._id = begin.id
         self._body = Body(gate.context, identity, address, begin, new_id(), self._on_over)
         self._body.owe_bytes(REQUEST_BYTES)
-
-    async def begin(self) -> None:
         self._wait()
-        await self._body.begin()
-        self.has_begun = True
 
     async def take(self, chunk: bytes) -> None:
         await self._body.add(chunk)
@@ -58,6 +54,7 @@ class Text:
     async def finish(self) -> None:
         await self._body.finish()
         body, ack = self._body, self._body.ack
+        assert ack is not None
         assert ack.seq is not None
         assert ack.ts is not None
         status = HTTPStatus.OK if body.was_there else HTTPStatus.CREATED

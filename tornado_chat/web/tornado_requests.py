@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -66,8 +67,17 @@ class TornadoRequest:
         return take_over(self._request.detach())
 
 
+_POURED = re.compile(rb"\r\ncontent-type:[ \t]*text/plain", re.IGNORECASE)
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,5}\r\n")
+_CHUNK_END = re.compile(rb"\r\n")
+
+
 class TornadoStream(IOStream):
-    """Begins with `said`, which was read already; looks at each head before Tornado does, and lets the request wait."""
+    """Begins with `said`, which was read already; looks at each head before Tornado does, and lets the request wait.
+
+    Tornado gathers small chunks of a body as long as it need not wait for more, and forgets them where the next read
+    fails at once, or brings what ends the request. Such a read takes a moment here: what came is passed on before it.
+    """
 
     def __init__(self, sock: socket.socket, said: bytes, turns: RequestTurns) -> None:
         super().__init__(sock)
@@ -96,6 +106,13 @@ class TornadoStream(IOStream):
         future_add_done_callback(read, partial(self._check, checked))
         return checked
 
+    def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Future[bytes]:
+        return _in_a_moment(partial(super().read_until, delimiter, max_bytes), _CHUNK_SIZE)
+
+    def read_bytes(self, num_bytes: int, partial: bool = False) -> Future[bytes]:
+        read = super().read_bytes
+        return _in_a_moment(lambda: read(num_bytes, partial), None if partial else _CHUNK_END)
+
     def _check(self, checked: Future[bytes], read: Future[bytes]) -> None:
         error = read.exception()
         if error is None:
@@ -115,7 +132,7 @@ class TornadoStream(IOStream):
             self._first = False
 
     def _hand_over(self, checked: Future[bytes], head: bytes) -> None:
-        if self.closed():  # Tornado would still answer what it has read, to nobody
+        if self.closed() and not _POURED.search(head):  # Tornado would still answer what it has read, to nobody
             future_set_exception_unless_cancelled(checked, StreamClosedError(self.error))
         else:
             future_set_result_unless_cancelled(checked, head)
@@ -133,3 +150,27 @@ class TornadoStream(IOStream):
         if isinstance(exc_info, UnsatisfiableReadError):
             self._refuse(_HEAD_TOO_LARGE)
         super().close(exc_info)  # type: ignore[arg-type]  # what Tornado has given us
+
+
+def _in_a_moment(read: Callable[[], Awaitable[bytes]], sound: re.Pattern[bytes] | None) -> Future[bytes]:
+    """What `read` returns; if that is an error, or not `sound`, it is not done before the next round of the loop."""
+    try:
+        found = read()
+        assert isinstance(found, Future)
+    except StreamClosedError as error:
+        found = Future()
+        found.set_exception(error)
+    if not found.done() or (found.exception() is None and (sound is None or sound.fullmatch(found.result()))):
+        return found
+    late: Future[bytes] = Future()
+    found.add_done_callback(partial(_pass_on, late))
+    return late
+
+
+def _pass_on(late: Future[bytes], found: Future[bytes]) -> None:
+    error = found.exception()
+    if error is None:
+        future_set_result_unless_cancelled(late, found.result())
+    elif not late.cancelled():
+        late.set_exception(error)
+        late.exception()  # nobody may ask any more

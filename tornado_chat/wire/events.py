@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from tornado_chat.wire.codec import Codec
 from tornado_chat.wire.encodings import Encoding
 
 Data = dict[str, Any]
+
+EventType = Literal[
+    "message", "edited", "deleted", "reacted", "finished", "followed", "unfollowed", "marked", "mentioned"
+]
+
+OWN_LOG = "~"
+"""What users call the log of their own, a room whose name is ~USER."""
+
+OWN_TYPES: frozenset[EventType] = frozenset({"followed", "unfollowed", "marked", "mentioned"})
+"""The types of events that are there, and nowhere else."""
 
 
 class Event:

@@ -130,7 +130,7 @@ export class PollTransport {
   #pause(ms) {
     const { signal } = this.#news;
     return new Promise((resolve) => {
-      const timer = setTimeout(resolve, ms);
+      const timer = setTimeout(resolve, signal.aborted ? 0 : ms); // what an answer told may have led to another room
       signal.addEventListener("abort", () => resolve(clearTimeout(timer)));
     });
   }

@@ -2,7 +2,8 @@
 -- has the whole text. Of a `finished`, emoji is the reason and reply_to the length in code points.
 -- A row is here until then. gen: how often its text was begun, by take_over. replica: of several authors with one user,
 -- the one that holds it. home: the process that has it. linked: whether its author was connected there. lapses: when
--- anybody may finish it, in ms since 1970. length: that of the parts. stopped: who asked to stop it.
+-- anybody may finish it, in ms since 1970. length: that of the parts. stopped: who asked to stop it. former: the process
+-- that had it before, until it has handed over what it had not kept.
 CREATE TABLE growing (
     room bigint NOT NULL,
     seq bigint NOT NULL,
@@ -13,6 +14,7 @@ CREATE TABLE growing (
     lapses bigint NOT NULL,
     length bigint NOT NULL,
     stopped text,
+    former text,
     PRIMARY KEY (room, seq)
 );
 CREATE INDEX growing_homes ON growing (home);
@@ -86,7 +88,8 @@ BEGIN
     END IF;
     UPDATE growing AS g SET
         gen = claim_growing.gen, replica = coalesce(holder, g.replica), home = process, linked = true,
-        lapses = clock_ms() + lease, length = claim_growing.length
+        lapses = clock_ms() + lease, length = claim_growing.length,
+        former = CASE WHEN g.gen < claim_growing.gen THEN NULL WHEN g.home = process THEN g.former ELSE g.home END
     WHERE g.room = room_id AND g.seq = message;
 END
 $$;

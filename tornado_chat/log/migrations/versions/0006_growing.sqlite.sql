@@ -2,7 +2,8 @@
 -- has the whole text. Of a `finished`, emoji is the reason and reply_to the length in code points.
 -- A row is here until then. gen: how often its text was begun, by take_over. replica: of several authors with one user,
 -- the one that holds it. home: the process that has it. linked: whether its author was connected there. lapses: when
--- anybody may finish it, in ms since 1970. length: that of the parts. stopped: who asked to stop it.
+-- anybody may finish it, in ms since 1970. length: that of the parts. stopped: who asked to stop it. former: the process
+-- that had it before, until it has handed over what it had not kept.
 CREATE TABLE growing (
     room INTEGER NOT NULL,
     seq INTEGER NOT NULL,
@@ -13,6 +14,7 @@ CREATE TABLE growing (
     lapses INTEGER NOT NULL,
     length INTEGER NOT NULL,
     stopped TEXT,
+    former TEXT,
     PRIMARY KEY (room, seq)
 ) WITHOUT ROWID;
 

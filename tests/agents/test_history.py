@@ -62,6 +62,19 @@ async def test_of_several_attempts_the_newest_that_has_ended_counts() -> None:
     assert await log.history(two) == [("user", "one"), ("assistant", "second"), ("user", "two")]
 
 
+async def test_it_counts_wherever_it_stands() -> None:
+    log = Log()
+    one = log.say("ann", "one")
+    log.answer(one, "first")
+    for number in range(PAGE):
+        log.say("ann", f"{number}")
+    log.answer(one, "second", 2)
+    two = log.say("ann", "two")
+    told = await log.history(two)
+    assert ("assistant", "second") in told
+    assert ("assistant", "first") not in told
+
+
 async def test_the_newest_that_fit_and_the_question_in_any_case() -> None:
     log = Log()
     for number in range(10):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from tests.support.agents import BOT, living, reading
 from tests.support.chat import Running, eventually, running
 from tornado_chat.agents import Agent, Context, Message
+from tornado_chat.agents.room import AgentRoom
 from tornado_chat.client import Reply
 
 
@@ -29,6 +31,19 @@ def before_the_claim(monkeypatch: pytest.MonkeyPatch, happens: Any) -> None:
     monkeypatch.setattr(Reply, "__aenter__", late)
 
 
+def come_late(there: AgentRoom, seconds: float) -> None:
+    """Events come to the room so much later than the answers to its commands."""
+    real, held = there.on_event, list[Any]()
+
+    def go_on() -> None:
+        del there.__dict__["on_event"]
+        for event in held:
+            real(event)
+
+    there.__dict__["on_event"] = held.append
+    asyncio.get_running_loop().call_later(seconds, go_on)
+
+
 async def test_the_handler_is_given_the_question_as_it_stood_at_the_claim(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,9 +53,10 @@ async def test_the_handler_is_given_the_question_as_it_stood_at_the_claim(
     async def answer(ctx: Context, message: Message) -> str:
         return f"{ctx.attempt}: {message.text}"
 
-    async with running(tmp_path) as here, living(agent, here), reading(here) as room:
+    async with running(tmp_path) as here, living(agent, here) as (life,), reading(here) as room:
 
         async def edit() -> None:
+            come_late(life.rooms["r"], 0.2)
             await room.chat.edit("r", 1, "edited")
 
         before_the_claim(monkeypatch, edit)
@@ -72,6 +88,30 @@ async def test_the_handler_is_not_called_for_what_was_deleted_before_the_claim(
         assert (end["reason"], end["text"]) == ("stopped", "")
         await room.answer(await room.ask("next"))
         assert called == ["next"]
+
+
+async def test_who_is_gone_is_followed_by_another_who_was_there_all_along(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"])
+    go_on = asyncio.Event()
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> AsyncIterator[str]:
+        yield "resumed" if ctx.resumed else "begun"
+        await go_on.wait()
+
+    async with running(tmp_path) as here, reading(here) as room, AsyncExitStack() as stack:
+        stacks = [await stack.enter_async_context(AsyncExitStack()) for _ in range(2)]
+        lives = [(await one.enter_async_context(living(agent, here, name=str(one))))[0] for one in stacks]
+        asked = await room.ask("?")
+        message = await room.grows(asked, "begun")
+        (holder,) = [number for number in range(2) if any(turn.began for turn in lives[number].turns)]
+        await stacks[holder].aclose()
+        async with asyncio.timeout(10):  # before the server ends it for want of an author
+            await room.grows(asked, "resumed")
+        go_on.set()
+        end = await room.answer(asked)
+        assert (end["target"], end["reason"], end["text"]) == (message["seq"], "done", "resumed")
+        assert len(room.replies(asked)) == 1
 
 
 async def test_what_was_asked_of_the_person_is_known_to_who_takes_over(tmp_path: Path) -> None:

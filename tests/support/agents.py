@@ -36,10 +36,10 @@ def address(here: Running | Server) -> str:
 
 @asynccontextmanager
 async def living(
-    agent: Agent, here: Running | Server, *, replicas: int = 1, user: str = BOT
+    agent: Agent, here: Running | Server, *, replicas: int = 1, user: str = BOT, name: str = "replica"
 ) -> AsyncIterator[list[Life]]:
     """The agent lives in this process, so many times, from when it is in its rooms until the end."""
-    lives = [Life(agent, f"replica {number}") for number in range(replicas)]
+    lives = [Life(agent, f"{name} {number}"[-64:]) for number in range(replicas)]
     tasks = [asyncio.create_task(life.run(address(here), token(here, user, agent=True))) for life in lives]
     try:
         await eventually(lambda: any(task.done() for task in tasks) or all(map(is_there, lives)), SECONDS)

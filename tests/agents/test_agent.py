@@ -531,6 +531,17 @@ async def test_a_replica_that_comes_later_leaves_what_was_there_before(tmp_path:
             assert not room.replies(before)
 
 
+async def test_it_comes_where_its_user_follows_a_room(tmp_path: Path) -> None:
+    agent = Agent("bot")
+    agent.on_message(returns)
+    async with running(tmp_path) as here, living(agent, here) as (life,), reading(here) as room:
+        async with person(here, "bot") as own:
+            await own.follow("r")
+        await eventually(lambda: "r" in life.rooms and life.rooms["r"]._live)
+        asked = (await room.chat.send("r", "hello")).seq
+        assert (await room.answer(asked))["text"] == "hello "
+
+
 async def test_a_room_to_which_it_came_by_name_is_heard_whole_when_it_is_told_so(tmp_path: Path) -> None:
     agent = Agent("bot")
     agent.on_message(returns)

@@ -227,7 +227,7 @@ class Life:
                 self._levels[event["about"]] = event["level"]
                 if event["about"] in self.rooms:
                     self.rooms[event["about"]].level = event["level"]
-                elif "by" in event:
+                else:  # somebody invites it, or another replica has gone there
                     self._invited[event["about"]] = event["level"]
                     self._heed_calls()
             case "marked":

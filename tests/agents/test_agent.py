@@ -531,6 +531,21 @@ async def test_a_replica_that_comes_later_leaves_what_was_there_before(tmp_path:
             assert not room.replies(before)
 
 
+async def test_what_is_said_where_it_was_invited_is_answered_though_it_was_away(tmp_path: Path) -> None:
+    agent = Agent("bot")
+    agent.on_message(returns)
+    async with running(tmp_path) as here, reading(here) as room:
+        before = (await room.chat.send("r", "before")).seq
+        await room.chat.invite("r", "bot")
+        async with living(agent, here) as (life,):
+            await eventually(lambda: "r" in life.rooms and life.rooms["r"]._live)
+            await room.answer((await room.chat.send("r", "here")).seq)
+        asked = (await room.chat.send("r", "away")).seq
+        async with living(agent, here):
+            assert (await room.answer(asked))["text"] == "away "
+        assert not room.replies(before)
+
+
 async def test_it_comes_where_its_user_follows_a_room(tmp_path: Path) -> None:
     agent = Agent("bot")
     agent.on_message(returns)

@@ -267,7 +267,7 @@ class Life:
     def _enter_followed(self, state: Data) -> None:
         """A room of the state."""
         name = state["room"]
-        if "by" in state:
+        if "by" in state and not state["read"]:  # it was never there
             self._invited[name] = state["level"]
             return
         after = max(state["head"] - FURTHEST, min(state["read"], state["head"] - BACK), 0)

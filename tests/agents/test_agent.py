@@ -109,6 +109,32 @@ async def test_a_stop_ends_the_handler_where_it_waits_and_keeps_what_was_said(tm
             assert closed.pop() - said_at < 2
 
 
+@pytest.mark.logs("(?s)handler failed while it was stopped room=r id=re:1.*ValueError: in the end")
+async def test_what_fails_while_it_is_stopped_is_in_the_log_alone(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"])
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> AsyncIterator[str]:
+        try:
+            while True:  # it hears of the stop here or there
+                yield "on "
+                await asyncio.sleep(0.001)
+                if message.text == "wait":
+                    await asyncio.Event().wait()
+        finally:
+            if message.text == "wait":
+                raise ValueError("in the end")
+
+    async with running(tmp_path) as here, living(agent, here), reading(here) as room:
+        for text in ("wait", "do not wait", "do not wait"):
+            asked = await room.ask(text)
+            message = await room.grows(asked, "on ")
+            await room.chat.stop("r", message["seq"])
+            end = await room.answer(asked)
+            assert end["reason"] == "stopped"
+            assert end["text"].replace("on ", "") == ""
+
+
 async def test_a_stop_is_heard_from_another_process_of_the_server(tmp_path: Path) -> None:
     agent = Agent("bot", rooms=["r"])
     cancelled = asyncio.Event()

@@ -133,6 +133,7 @@ class Turn:
         """Let the handler speak until it ends, somebody stops it, or it is not wanted any more; then end the reply."""
         reply = self._reply
         work = asyncio.create_task(self._work())
+        work.add_done_callback(_heed)
         over = asyncio.create_task(reply.over())
         unwanted = asyncio.create_task(self._unwanted.wait())
         try:
@@ -147,6 +148,7 @@ class Turn:
                 if not work.done():
                     logger.warning("handler goes on although it was stopped room=%s id=%s", self.room.name, self.id)
         if reply.stopped_by is not None or reply.reason == "stopped":
+            self._tell_late_failure(work)
             await self._finish("stopped")
         elif unwanted.done() and not unwanted.cancelled():
             await self._finish("stopped")
@@ -156,6 +158,12 @@ class Turn:
             reply.leave()
         else:
             await self._conclude(work)
+
+    def _tell_late_failure(self, work: asyncio.Task[None]) -> None:
+        """What failed while the handler was being stopped: the room need not know."""
+        error = work.exception() if work.done() and not work.cancelled() else None
+        if error is not None and not isinstance(error, Stopped | ChatError | Closed):
+            logger.warning("handler failed while it was stopped room=%s id=%s", self.room.name, self.id, exc_info=error)
 
     async def _conclude(self, work: asyncio.Task[None]) -> None:
         """The handler has ended by itself."""
@@ -332,3 +340,9 @@ class Turn:
             for step in self._steps:
                 if step.state == "running":
                     await self._tell_step(step)
+
+
+def _heed(work: asyncio.Task[None]) -> None:
+    """How it ended is told by who waits for it, if anybody does."""
+    if not work.cancelled():
+        work.exception()

@@ -189,6 +189,7 @@ def test_a_thousand_connections_dropped_at_any_point(tmp_path: Path) -> None:
         *({"type": "send", "room": "lobby", "text": "x" * 50} for _ in range(100)),
         {"type": "history", "room": "lobby"},
         {"type": "typing", "room": "lobby", "on": True},
+        {"type": "status", "room": "lobby", "text": "x", "seq": 1},
         {"type": "leave", "room": "lobby"},
     )
     with Server(tmp_path, *UNLIMITED) as server:

@@ -112,6 +112,8 @@ def test_a_token_of_another_library_is_good() -> None:
         {"rooms": {"lobby": True}},
         {"acts_as": "app-*"},
         {"acts_as": [7]},
+        {"agent": "yes"},
+        {"agent": 1},
         {"aud": "another"},
     ],
 )

@@ -177,7 +177,7 @@ def test_a_closed_pipe_ends_it_quietly(command: str, tmp_path: Path) -> None:
 
 def test_token(tmp_path: Path) -> None:
     command = ["token", "--user", "alice", "--name", "Alice", "--device", "phone", "--ttl", "2h"]
-    command += ["--rooms", "team-*,lobby", "--rooms", "x", "--acts-as", "app-*, ada", "--moderator"]
+    command += ["--rooms", "team-*,lobby", "--rooms", "x", "--acts-as", "app-*, ada", "--moderator", "--agent"]
     with Server(tmp_path):
         pass  # makes the log; its key is elsewhere
     first = run(tmp_path, *command, "--database", "sqlite:///chat.db")
@@ -189,10 +189,11 @@ def test_token(tmp_path: Path) -> None:
     assert (identity.user, identity.name, identity.device) == ("alice", "Alice", "phone")
     assert (identity.rooms, identity.acts_as) == (("team-*", "lobby", "x"), ("app-*", "ada"))
     assert identity.moderator
+    assert identity.agent
     second = run(tmp_path, "token", "--user", "bob", "--secret-file", str(key))
     assert second.stderr == ""
     identity = authenticate(key.read_bytes().strip(), second.stdout.strip(), guests=False)
-    assert (identity.user, identity.moderator) == ("bob", False)
+    assert (identity.user, identity.moderator, identity.agent) == ("bob", False, False)
     (tmp_path / "chat.db").unlink()
     assert run(tmp_path, *command, "--database", "sqlite:///chat.db").returncode == 0, "the key that is there will do"
 

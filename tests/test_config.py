@@ -54,6 +54,11 @@ CASES: dict[str, tuple[str, Any, list[str]]] = {
             "redis://a,b",
         ],
     ),
+    "agent": (
+        "demo, my.agents:helper",
+        ("demo", "my.agents:helper"),
+        ["demos", "my.agents", ":agent", "my agents:agent", "a:b:c", "a:b,,"],
+    ),
     "secret_file": ("key", "key", ["", "a\nb"]),
     "guests": ("yes", True, ["", "2", "maybe"]),
     "allowed_origins": (
@@ -272,6 +277,12 @@ def test_several_redis_from_several_flags() -> None:
 def test_each_of_several_workers_needs_its_own_unix_socket() -> None:
     assert "{worker}" in refused(flags("--workers", "2", "--unix-socket", "chat.sock"), {})
     assert load(flags("--workers", "2", "--unix-socket", "{worker}.sock"), {}).unix_socket == "{worker}.sock"
+
+
+def test_an_agent_comes_by_tcp() -> None:
+    assert refused(flags("--unix-socket", "run/chat.sock", "--agent", "demo"), {}).startswith(
+        "--agent: 'demo' comes by"
+    )
 
 
 def test_the_table_and_the_help_have_every_setting() -> None:

@@ -52,6 +52,7 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     """A signed-in user. `rooms` are patterns (None: every room), `expires_at` is in Unix seconds (inf: never).
 
     `acts_as` are patterns of the ids of users for whom they may publish. `moderator`: may stop others' messages.
+    `agent`: their messages say that an agent said them.
     `guest`: made here, and given a new token with each connection. `new`: made with this one, so nobody has been it.
     """
 
@@ -65,6 +66,7 @@ class Identity(msgspec.Struct, frozen=True, gc=False):
     new: bool = False
     acts_as: tuple[str, ...] = ()
     moderator: bool = False
+    agent: bool = False
 
     def may_enter(self, room: str) -> bool:
         return self.rooms is None or any(matches(pattern, room) for pattern in self.rooms)
@@ -107,6 +109,7 @@ class _Claims(msgspec.Struct):
     rooms: tuple[str, ...] | None = None
     acts_as: tuple[str, ...] | None = None
     moderator: bool = False
+    agent: bool = False
     guest: object = None
     aud: object = None
 
@@ -123,6 +126,7 @@ def mint(
     guest: bool = False,
     acts_as: tuple[str, ...] | list[str] | None = None,
     moderator: bool = False,
+    agent: bool = False,
 ) -> str:
     """A token for `user`, good for `ttl` seconds; ChatError (bad_request) for what `authenticate` would refuse.
 
@@ -144,6 +148,8 @@ def mint(
         claims["acts_as"] = acts_as
     if moderator:
         claims["moderator"] = True
+    if agent:
+        claims["agent"] = True
     signed = _HEADER + _base64url(msgspec.json.encode(claims))
     token = b"%b.%b" % (signed, _signature(secret, signed))
     if len(token) > MAX_TOKEN_CHARS:
@@ -198,6 +204,7 @@ def authenticate(secret: bytes, token: str, *, guests: bool) -> Identity:
         guest,
         acts_as=claims.acts_as or (),
         moderator=claims.moderator,
+        agent=claims.agent,
     )
 
 
@@ -350,6 +357,18 @@ def load_secret(settings: Settings) -> bytes:
             "tokens here; give a file of random characters (such as from: openssl rand -hex 32)"
         ) from None
     return secret
+
+
+def find_secret(settings: Settings) -> bytes:
+    """The key of a server that there is already, for who makes tokens beside it; ConfigError where there is none."""
+    if settings.secret_file is None and settings.database.startswith("sqlite:"):
+        # A key that is made here would be no server's.
+        path = sqlite_path(settings.database)
+        if not os.path.exists(path) and not os.path.exists(path + ".secret"):
+            raise ConfigError(
+                f"--database: there is no log at {path!r}; give the one that the server uses, or its --secret-file"
+            )
+    return load_secret(settings)
 
 
 def _make_secret(path: str) -> None:

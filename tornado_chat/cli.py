@@ -1,4 +1,4 @@
-"""The command `tornado-chat`: serve, token, revoke, tail, send, verify, migrate, copy-log, new-epoch.
+"""The command `tornado-chat`: serve, agent, token, revoke, tail, send, verify, migrate, copy-log, new-epoch.
 
 Exit codes: 0; 1 for a failure; 2 for wrong usage or a wrong setting; 130 after Ctrl-C. Errors are one line on stderr.
 """
@@ -100,6 +100,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     config.add_flags(serve)
 
+    agent = command(
+        "agent",
+        _agent,
+        "let an agent answer in rooms: demo, or the one that a module of yours has",
+        "Beside a server it makes its own token with the server's key, which --database or --secret-file lead to; "
+        "elsewhere it needs one (tornado-chat token --agent).",
+    )
+    agent.add_argument("agent", metavar="AGENT", help="demo, or module:name, such as my_agents:agent")
+    agent.add_argument(
+        "--url",
+        default=os.environ.get("TORNADO_CHAT_URL") or None,
+        help=f"the server; also TORNADO_CHAT_URL (default: the agent's own, or {DEFAULT_URL})",
+    )
+    agent.add_argument(
+        "--token",
+        default=os.environ.get("TORNADO_CHAT_TOKEN") or None,
+        help="an agent's token; better given as TORNADO_CHAT_TOKEN, since others see a process's flags (default: the "
+        "agent's own, or one that is made with the server's key)",
+    )
+    agent.add_argument(
+        "--room", action="append", dest="rooms", metavar="ROOM", help="a room that it follows; repeatable"
+    )
+    agent.add_argument(
+        "--replicas", type=_replicas, default=1, metavar="N", help="processes; each reply is given by one (default: 1)"
+    )
+    agent.add_argument("--reload", action="store_true", help="start it anew when a file beside its module has changed")
+    config.add_flags(agent, ("database", "secret_file", "log_format", "log_level"))
+
     token = command("token", _token, "mint a token for a user, signed with the server's key, and print it")
     token.add_argument("--user", required=True, metavar="ID", help="user id, 1 to 64 printable characters")
     token.add_argument("--name", help="name that others see (default: the user id)")
@@ -121,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument(
         "--moderator", action="store_true", help="it may stop the growing messages of others, in the rooms it may enter"
     )
+    token.add_argument("--agent", action="store_true", help="its messages say that an agent said them")
     token.add_argument(
         "--jti", metavar="ID", help="name of the session, by which it can be revoked (default: one made up at random)"
     )
@@ -220,6 +249,24 @@ def _last(raw: str) -> int:
     return value
 
 
+def _replicas(raw: str) -> int:
+    try:
+        value: int = config.integer(1, 64)(raw)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return value
+
+
+def _agent(args: argparse.Namespace) -> int:
+    from tornado_chat import agent_command
+
+    if args.url is not None:
+        args.url = _url(args.url)
+    args.rooms = [_room(room) for room in args.rooms or ()]
+    args.default_url = DEFAULT_URL
+    return agent_command.run(args)
+
+
 def _serve(args: argparse.Namespace) -> int:
     from tornado_chat.processes.control import Place
 
@@ -271,14 +318,7 @@ def _token(args: argparse.Namespace) -> int:
     acts_as = _patterns("--acts-as", args.acts_as, "app-*")
     logs.configure(settings.log_format, settings.log_level)
     jti = secrets.token_urlsafe(16) if args.jti is None else auth.check_jti(args.jti)
-    if settings.secret_file is None and settings.database.startswith("sqlite:"):
-        # A key that is made here would be no server's.
-        path = config.sqlite_path(settings.database)
-        if not os.path.exists(path) and not os.path.exists(path + ".secret"):
-            raise ConfigError(
-                f"--database: there is no log at {path!r}; give the one that the server uses, or its --secret-file"
-            )
-    secret = auth.load_secret(settings)
+    secret = auth.find_secret(settings)
     try:
         print(
             auth.mint(
@@ -291,6 +331,7 @@ def _token(args: argparse.Namespace) -> int:
                 jti=jti,
                 acts_as=acts_as,
                 moderator=args.moderator,
+                agent=args.agent,
             )
         )
     except ChatError as error:

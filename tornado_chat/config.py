@@ -225,6 +225,12 @@ def origin(raw: object) -> str:
     raise _wrong(raw, "an origin (such as https://chat.example.org, without a path)")
 
 
+def agent(raw: object) -> str:
+    if isinstance(raw, str) and re.fullmatch(r"demo|[A-Za-z_][\w.]*:[A-Za-z_]\w*", raw):
+        return raw
+    raise _wrong(raw, "an agent (demo, or module:name such as my_agents:agent)")
+
+
 def network(raw: object) -> Network:
     try:
         if isinstance(raw, str):
@@ -281,6 +287,13 @@ class Settings:
         "Redis that carries the news between processes (redis://, rediss://, redis+sentinel://, redis+cluster://); "
         "repeatable: several share the rooms",
         "URL",
+    )
+    agent: tuple[str, ...] = setting(
+        "",
+        listing(agent, "agents"),
+        "agents that run beside the server, each in a process of its own, and end with it: demo, or module:name; "
+        "repeatable, or with commas",
+        "AGENT",
     )
     secret_file: str | None = setting(
         None,
@@ -367,6 +380,12 @@ class Settings:
                 "unix_socket",
                 f"{_shown(self.unix_socket)} is one socket for {self.workers} workers: each needs its own; "
                 "put {worker} in its name, such as run/{worker}.sock",
+            )
+        if self.unix_socket is not None and self.agent:
+            raise _Conflict(
+                "agent",
+                f"{_shown(self.agent[0])} comes by TCP, and the server listens on a Unix socket: start it with "
+                "tornado-chat agent and the --url of the proxy",
             )
 
     @property

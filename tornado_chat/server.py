@@ -37,6 +37,7 @@ from tornado_chat.log.opening import open_log
 from tornado_chat.log.serving import serving
 from tornado_chat.metrics import Metrics
 from tornado_chat.processes import listeners
+from tornado_chat.processes.children import Children, agents_of
 from tornado_chat.processes.control import RECONNECTS_A_SECOND, Parent, Pipe, Place, spread
 from tornado_chat.processes.listeners import Listeners
 from tornado_chat.processes.systemd import Systemd
@@ -444,17 +445,22 @@ async def _serve(settings: Settings, place: Place | None, secret: bytes, log: Lo
     logger.info("serving extension=%s", EXTENSION)
     if place is None:
         print(f"listening on {address}", flush=True)
-        await _run_alone(server, told)
+        agents = agents_of(settings, address)
+        agents.start()
+        await _run_alone(server, told, agents)
     else:
         await _run_in_place(server, told, place)
 
 
-async def _run_alone(server: Server, told: asyncio.Event) -> None:
+async def _run_alone(server: Server, told: asyncio.Event, agents: Children) -> None:
     systemd = Systemd(os.environ, os.getpid())
     systemd.ready("serving")
     server.hub.tasks.spawn(_feed_watchdog(systemd))
-    await told.wait()
-    systemd.stopping()
+    try:
+        await told.wait()
+        systemd.stopping()
+    finally:
+        await agents.stop()
     _leave_in_time(server)
     await server.stop()
     logger.info("stopped")

@@ -12,9 +12,9 @@ from tests.support.brokers import News, event, typing
 from tornado_chat.broker import EVERYBODY, Change, channel_to, news
 from tornado_chat.broker.seal import Seal
 from tornado_chat.wire.codec import JSON
-from tornado_chat.wire.commands import SEQ_MAX
+from tornado_chat.wire.commands import SEQ_MAX, ToolRun
 from tornado_chat.wire.events import OWN_TYPES, Event
-from tornado_chat.wire.replies import Chunk, Orphaned, Read, Signal, Stop
+from tornado_chat.wire.replies import Chunk, Orphaned, Read, Signal, Status, Step, Stop
 
 MESSAGE = event("a", 1).data
 EDITED = {"type": "edited", "room": "a", "seq": 2, "target": 1, "user": "ann", "text": "better", "ts": 2}
@@ -22,7 +22,11 @@ ERASED = {"type": "edited", "room": "a", "seq": 3, "target": 1, "user": "ann", "
 DELETED = {"type": "deleted", "room": "a", "seq": 4, "target": 1, "user": "ann", "ts": 2}
 REACTED = {"type": "reacted", "room": "a", "seq": 5, "target": 1, "user": "ann", "emoji": "🎉", "on": True, "ts": 2}
 RICH = {**event("a", 6).data, "id": "x" * 64, "reply_to": 5, "meta": {"deep": [{"n": 1.5}, None]}, "text": "ä\n"}
+AGENTS = {**event("a", 7).data, "agent": True}
 READ = Read(room="a", user="ann", name="Ann", seq=0)
+STATUS = Status(room="a", user="ann", name="Ann", text="ä" * 200, seq=5)
+OVER = Status(room="a", user="ann", name="Ann", text="")
+STEP = Step(room="a", user="ann", seq=5, step=ToolRun(id="s", name="x", state="running", input="ä" * 1000))
 TYPING: dict[str, Any] = to_builtins(typing("a"))
 
 
@@ -33,7 +37,7 @@ def heard(text: bytes) -> News:
 
 
 def test_what_is_said_is_heard() -> None:
-    every = [MESSAGE, EDITED, ERASED, DELETED, REACTED, RICH]
+    every = [MESSAGE, EDITED, ERASED, DELETED, REACTED, RICH, AGENTS]
     got = [
         orjson.loads(JSON.encode(data))
         for data in heard(news.events_text([Event(data["seq"], data) for data in every])).data
@@ -41,7 +45,7 @@ def test_what_is_said_is_heard() -> None:
     assert got == every
     assert [list(data) for data in got] == [list(data) for data in every], "with the fields in their order"
     assert heard(news.head_text(SEQ_MAX)).heads == [("a", SEQ_MAX)]
-    signals: list[Signal] = [typing("a"), READ]
+    signals: list[Signal] = [typing("a"), READ, STATUS, OVER, STEP]
     for signal in signals:
         assert heard(news.signal_text(signal, None)).signals == [("a", signal, None)]
     ((room, change),) = heard(news.change_text(Change("w", 7, news.NEVER, {"ann": "Ann"}, ("bob",)))).changes
@@ -197,6 +201,11 @@ BAD_SIGNALS: list[Any] = [
     *([NOW, None, but(to_builtins(READ), seq=seq)] for seq in ("5", -1, 1 << 63)),
     *([NOW, None, but(TYPING, user=user)] for user in ("", 5, "x" * 65)),
     *([NOW, None, but(TYPING, name=name)] for name in ("absent", "", 5, "x" * 65)),
+    *([NOW, None, but(to_builtins(STATUS), text=text)] for text in ("absent", 5, "x" * 201)),
+    *([NOW, None, but(to_builtins(signal), seq=seq)] for signal in (STATUS, STEP) for seq in ("5", 0, 1 << 63)),
+    [NOW, None, but(to_builtins(STEP), user="")],
+    *([NOW, None, but(to_builtins(STEP), step=step)] for step in ("absent", {"id": "s", "name": "x"})),
+    [NOW, None, but(to_builtins(STEP), step=to_builtins(STEP.step) | {"output": "x" * 1001})],
     [NOW - 21_000, None, TYPING],
     [NOW + 60_000, None, TYPING],
     [str(NOW), None, TYPING],

@@ -252,10 +252,15 @@ async def test_signals_come_out_of_joined_rooms_only(tmp_path: Path, live: Trans
             await b.join("lobby")
             await take(a, 1, frozenset({"synced"}))
             await b.typing("lobby")
+            await b.status("lobby", "searching", seq=7)
+            await b.step("lobby", 7, id="s", name="search", state="done", output="é")
             await b.send("lobby", "hello")
-            signal_, event = await take(a, 2, frozenset({"typing", "message"}))
-            assert (signal_["type"], signal_["name"], signal_["on"]) == ("typing", "b", True)
+            typing, status, step, event = await take(a, 4, frozenset({"typing", "status", "step", "message"}))
+            assert (typing["type"], typing["name"], typing["on"]) == ("typing", "b", True)
+            assert (status["type"], status["text"], status["seq"]) == ("status", "searching", 7)
+            assert step["step"] == {"id": "s", "name": "search", "state": "done", "output": "é"}
             assert event["text"] == "hello"
+            assert (await fails_with(b.status("lobby", "x" * 201), ChatError)).code is ErrorCode.BAD_REQUEST
             await b.send("lobby", "unread")
             await eventually(lambda: a._rooms.inbox)
             await a.leave("lobby")

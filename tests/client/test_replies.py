@@ -124,6 +124,24 @@ async def test_replicas_leave_it_to_one(tmp_path: Path) -> None:
                 assert again.reason == "done"
 
 
+async def test_what_is_left_is_told_to_the_other_replica_which_takes_it_over(tmp_path: Path) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with client(server, "bot") as two:
+            await two.join("~")
+            async with client(server, "bot") as one:
+                async with one.stream("lobby", id="re:1", replica="one") as reply:
+                    await reply.write("mine")
+                    reply.leave()
+                assert reply.reason is None
+            async with asyncio.timeout(PATIENCE):
+                while (told := await anext(two))["type"] != "orphaned":
+                    pass
+            assert told == {"type": "orphaned", "room": "lobby", "seq": reply.seq, "id": "re:1"}
+            async with two.stream("lobby", id="re:1", replica="two", take_over=True) as again:
+                await again.write("no, mine")
+            assert (await ended(two))["text"] == "no, mine"
+
+
 @EVERY_KIND
 async def test_who_was_killed_writes_it_again(tmp_path: Path, kind: TransportKind) -> None:
     with Server(tmp_path, *UNLIMITED) as server:

@@ -24,7 +24,7 @@ from tornado_chat.live.session import ROOMS
 from tornado_chat.live.stays import LINGER_SECONDS
 from tornado_chat.live.watch import LONGEST_SECONDS
 from tornado_chat.log import Entry, event_of
-from tornado_chat.log.kinds import KINDS
+from tornado_chat.log.kinds import AGENT, KINDS
 from tornado_chat.metrics import Metrics
 from tornado_chat.web import commands, poll, stream
 from tornado_chat.web.app import Front
@@ -47,6 +47,7 @@ FRONT = Front(cast(Gate, SimpleNamespace(settings=Settings())), Metrics(), list,
 
 EVERYTHING: dict[str, Any] = {"key": "k", "id": "i", "target": 1, "emoji": "e", "on": True}
 MESSAGE_ONLY: dict[str, Any] = {"reply_to": 1, "meta": b'{"a":1}', "mentions": ("x",)}
+AGENTS: dict[str, Any] = MESSAGE_ONLY | {"emoji": AGENT}
 
 OF_REQUESTS = {ErrorCode.NOT_FOUND, ErrorCode.CONFLICT, ErrorCode.TOO_LARGE, ErrorCode.UNAVAILABLE}
 """What no handshake is refused with."""
@@ -236,13 +237,13 @@ def test_the_close_codes() -> None:
 
 @pytest.mark.parametrize("type", list(KINDS))
 def test_the_events(type: Any) -> None:
-    more = MESSAGE_ONLY if type in ("message", "finished") else {}
+    more = AGENTS if type == "message" else MESSAGE_ONLY if type == "finished" else {}
     least: dict[str, Any] = {"target": 1, "emoji": "e", "on": True if type == "reacted" else None}
     made = [
         event_of(entry, 2, 1, 1).data
         for entry in (
-            Entry(type, "r", "u", "n", text="t", **EVERYTHING, **more),
-            Entry(type, "r", "u", "n", **EVERYTHING, **more),
+            Entry(type, "r", "u", "n", text="t", **EVERYTHING | more),
+            Entry(type, "r", "u", "n", **EVERYTHING | more),
             Entry(type, "r", "u", "n", text="t", **least),
             Entry(type, "~u" if type in OWN_TYPES else "r", "u", "n", **least),
         )
@@ -264,7 +265,7 @@ def test_the_kinds_of_events() -> None:
 
 def test_every_event_has_its_row_in_order_of_the_object() -> None:
     order = list(tables_of_server_types()["message"])
-    data = event_of(Entry("message", "r", "u", "n", text="t", **EVERYTHING, **MESSAGE_ONLY), 2, 1, 1).data
+    data = event_of(Entry("message", "r", "u", "n", text="t", **EVERYTHING | AGENTS), 2, 1, 1).data
     assert list(data)[1:] == [name for name in order if name != "deleted"]
 
 

@@ -123,6 +123,8 @@ async def test_nobody_publishes_into_it_or_joins_anothers(tmp_path: Path) -> Non
         for command in (
             {"type": "send", "text": "x"},
             {"type": "typing", "on": True},
+            {"type": "status", "text": "x"},
+            {"type": "step", "seq": 1, "step": {"id": "s", "name": "x", "state": "done"}},
             {"type": "read", "seq": 1},
             {"type": "follow", "level": "nothing"},
         ):

@@ -32,7 +32,10 @@ async def post(here: Running, body: object, path: str = "/v1/commands", token: s
 def nothing_is_left(here: Running) -> bool:
     limits = here.server.limits
     return not (
-        here.server.context.requests or limits.users.connections("alice") or limits.http_bytes or here.server.hub.typing
+        here.server.context.requests
+        or limits.users.connections("alice")
+        or limits.http_bytes
+        or here.server.hub.signals
     )
 
 
@@ -249,7 +252,7 @@ async def test_a_request_under_way_is_answered_before_the_server_stops(
 
 
 async def test_typing_by_request_is_told_and_lapses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tornado_chat.live.room_signals.TYPING_SECONDS", 0.3)
+    monkeypatch.setattr("tornado_chat.live.room_signals.LASTING_SECONDS", 0.3)
     async with running(tmp_path) as here:
         member = await here.join("r")
         answer = await post(here, [{"type": "typing", "room": "r", "on": True}])
@@ -262,16 +265,16 @@ async def test_who_types_in_a_room_that_is_opened_then_is_told_to_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Members are on other processes until somebody joins here; the `typing` is told once, and lapses once."""
-    monkeypatch.setattr("tornado_chat.live.room_signals.TYPING_SECONDS", 1.0)
+    monkeypatch.setattr("tornado_chat.live.room_signals.LASTING_SECONDS", 1.0)
     told: list[bool] = []
     monkeypatch.setattr(LocalBroker, "publish_signal", lambda broker, room, signal, not_for: told.append(signal.on))
     async with running(tmp_path) as here:
         hub = here.server.hub
         monkeypatch.setattr(hub.broker, "carries", True)
         await post(here, [{"type": "typing", "room": "r", "on": True}])
-        assert hub.typing.keys() == {"r"}
+        assert hub.signals.keys() == {"r"}
         member = await here.join("r")
-        assert not hub.typing
+        assert not hub.signals
         assert not (await member.until("typing"))["on"]
         assert told == [True, False]
 
@@ -279,16 +282,16 @@ async def test_who_types_in_a_room_that_is_opened_then_is_told_to_stop(
 async def test_typing_where_nobody_is_here_is_kept_of_so_many_rooms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tornado_chat.live.room_signals.TYPING_SECONDS", 0.2)
-    monkeypatch.setattr("tornado_chat.live.hub.TYPING_ROOMS", 2)
+    monkeypatch.setattr("tornado_chat.live.room_signals.LASTING_SECONDS", 0.2)
+    monkeypatch.setattr("tornado_chat.live.hub.SIGNAL_ROOMS", 2)
     async with running(tmp_path) as here:
         hub = here.server.hub
         monkeypatch.setattr(hub.broker, "carries", True)
         await post(here, [{"type": "typing", "room": room, "on": True} for room in ("a", "b", "c")])
-        assert hub.typing.keys() == {"a", "b"}
+        assert hub.signals.keys() == {"a", "b"}
         await post(here, [{"type": "typing", "room": "a", "on": False}])
-        assert hub.typing.keys() == {"b"}
-        await eventually(lambda: not hub.typing)
+        assert hub.signals.keys() == {"b"}
+        await eventually(lambda: not hub.signals)
 
 
 async def test_histories_of_one_request_share_a_mebibyte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,8 +163,8 @@ def test_every_member_gets_every_event_once_and_in_order(
                     peers[who].drain()
                 case "typing", who:
                     peer = peers[who]
-                    room.signals.typing.pop(peer.user, None)
-                    room.signals.set_typing("r", peer.user, "name", peer, on=True)
+                    room.signals.lasting.pop(peer.user, None)
+                    room.signals.set(Typing(room="r", user=peer.user, name="name", on=True), peer)
                 case "slow log", delay:
                     log.delay = delay
                 case "turn", count:

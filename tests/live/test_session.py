@@ -418,7 +418,7 @@ async def test_a_join_that_fails_in_the_handshake_closes_with_1011_and_is_logged
 
 
 async def test_typing_is_told_to_the_others_and_lapses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tornado_chat.live.room_signals.TYPING_SECONDS", 1.2)
+    monkeypatch.setattr("tornado_chat.live.room_signals.LASTING_SECONDS", 1.2)
     async with running(tmp_path) as here:
         alice = await here.join("r", f"/ws?token={mint(SECRET, 'alice', name='Alice', ttl=60)}")
         bob = await here.join("r")
@@ -435,7 +435,7 @@ async def test_typing_is_told_to_the_others_and_lapses(tmp_path: Path, monkeypat
         assert (await alice.ask(type="ping", id="p")) == {"type": "pong", "id": "p"}, "no typing of one's own before it"
         await alice.close()
         assert await bob.receive() == signal | {"on": False}
-        await eventually(lambda: not here.server.hub.rooms["r"].signals.typing)
+        await eventually(lambda: not here.server.hub.rooms["r"].signals.lasting)
 
 
 async def test_leave_ping_and_presence(tmp_path: Path) -> None:
@@ -466,6 +466,8 @@ async def test_rooms_of_a_token_are_the_only_ones_to_enter(tmp_path: Path) -> No
             {"type": "history"},
             {"type": "read", "seq": 1},
             {"type": "typing", "on": True},
+            {"type": "status", "text": "x"},
+            {"type": "step", "seq": 1, "step": {"id": "s", "name": "x", "state": "done"}},
             {"type": "presence"},
         ):
             await client.send(room="secret", **command)

@@ -22,6 +22,7 @@ from tests.support.sqlite_files import child
 from tornado_chat.errors import ConfigError
 from tornado_chat.log import Log
 from tornado_chat.log.copying import PAGE_BYTES, PAGE_ROWS, TABLES, _pages
+from tornado_chat.log.kinds import AGENT
 from tornado_chat.log.opening import open_log
 from tornado_chat.log.store import Row
 from tornado_chat.log.sweeping import EDITS
@@ -73,6 +74,7 @@ async def fill(database: str) -> None:
     await append(log, *(edited(3, f"SECRET {number}", "bob", "c") for number in range(2 * EDITS)))
     await append(log, deleted(3, "bob", "c"))  # some of its edits are still to be erased
     await append(log, *(message("busy", "z", "alice", mentions=("bob",)) for _ in range(1100)))
+    await append(log, message("told", "c", "bot", emoji=AGENT), message("told", "c", "bot", emoji=AGENT, key="k"))
     await log.revoke("one")
     await log.revoke("two")
     await log.close()

@@ -13,9 +13,11 @@ from tests.support.databases import Open
 from tests.support.entries import (
     MIB,
     append,
+    begun,
     deleted,
     edited,
     everything,
+    finished,
     followed,
     guests_mark,
     message,
@@ -29,6 +31,7 @@ from tests.support.entries import (
 from tests.support.log_model import USERS, Model, random_entry, random_own_entry, told
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.log import Appended, Entry, Log, own, sweeping
+from tornado_chat.log.kinds import AGENT
 from tornado_chat.wire.codec import JSON
 
 pytest_plugins = ["tests.support.database_fixtures", "tests.support.postgres_servers"]
@@ -826,6 +829,18 @@ async def test_a_mention_is_committed_with_its_message_or_not_at_all(log: Log) -
     assert (await past(log))[0]["mentions"] == ["bob", "eve"]
     await append(log, deleted(1))
     assert "mentions" not in (await everything(log))[0] | (await past(log))[0]
+
+
+async def test_what_an_agent_said_stays_marked(log: Log) -> None:
+    batch = [message(user="bot", emoji=AGENT, mentions=named) for named in ((), ("bob",))]
+    await append(log, message(), *batch, begun(user="bot", agent=True), message(user="bot"), begun("x"))
+    await append(log, finished(4, "told", meta=b"{}"), edited(2, user="bot"), deleted(3, user="bot"))
+    await append(log, message(user="bot", emoji=AGENT))  # alone
+    said = [event for event in await everything(log) if event["type"] == "message"]
+    assert [event["seq"] for event in said if event.get("agent") is True] == [2, 3, 4, 10]
+    assert ["emoji" in event or event.get("agent") is False for event in said] == [False] * 7
+    assert [one["seq"] for one in await past(log) if one.get("agent") is True] == [2, 3, 4, 10]
+    assert (await past(log))[2].keys() == {"type", "room", "seq", "n", "user", "name", "agent", "deleted", "ts"}
 
 
 async def test_who_is_named_behind_a_duplicate_hears_of_it(log: Log) -> None:

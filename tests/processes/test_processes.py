@@ -255,6 +255,12 @@ async def test_signals_reach_the_members_in_other_processes(tmp_path: Path, redi
         await alice.ask(type="send", room="r", text="hello")
         await alice.send(type="typing", room="r", on=True)
         assert (await bob.until("typing"))["user"] == alice.welcome["user"]
+        step = {"id": "s", "name": "search", "state": "running", "input": "é"}
+        await alice.send(type="status", room="r", text="searching", seq=1)
+        await alice.send(type="step", room="r", seq=1, step=step)
+        told = {"user": alice.welcome["user"], "name": alice.welcome["name"], "text": "searching", "seq": 1}
+        assert await bob.until("status") == {"type": "status", "room": "r"} | told
+        assert (await bob.until("step"))["step"] == step
         await bob.ask(type="read", room="r", seq=1)
         assert (await alice.until("read"))["seq"] == 1
 
@@ -361,18 +367,18 @@ async def test_presence_survives_a_restart_of_redis(
 async def test_typing_by_request_reaches_rooms_that_are_open_elsewhere(
     tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tornado_chat.live.room_signals.TYPING_SECONDS", 0.5)
+    monkeypatch.setattr("tornado_chat.live.room_signals.LASTING_SECONDS", 0.5)
     async with servers(tmp_path, 2, f"sqlite:///{tmp_path}/chat.db", redis_server.url) as (one, two), HTTP(one) as http:
         member = await two.join("r")
         token = mint(SECRET, "alice", ttl=60)
         for on in (True, False):
             await http.tell("POST", "/v1/commands", {"type": "typing", "room": "r", "on": on}, bearer=token)
             assert (await member.until("typing"))["on"] == on
-            assert ("r" in one.server.hub.typing) == on
+            assert ("r" in one.server.hub.signals) == on
         await http.tell("POST", "/v1/commands", {"type": "typing", "room": "r", "on": True}, bearer=token)
         assert (await member.until("typing"))["on"]
         assert not (await member.until("typing"))["on"], "it lapses by itself"
-        assert not one.server.hub.typing
+        assert not one.server.hub.signals
 
 
 async def test_a_request_may_go_to_any_process_and_again_to_another(tmp_path: Path, redis_server: RedisServer) -> None:

@@ -60,7 +60,7 @@ class ScriptedServer:
         self._links.add(task)
         try:
             while True:
-                asked = await _read(reader, writer)
+                asked = await read_request(reader, writer)
                 self.asked.append(asked)
                 for piece in self._answer(asked):
                     if piece == WAIT:
@@ -77,7 +77,7 @@ class ScriptedServer:
             self._links.discard(task)
 
 
-async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Asked:
+async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Asked:
     first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip().split("\r\n")
     method, target, _ = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

@@ -28,6 +28,12 @@ FULL: dict[str, dict[str, Any]] = {
     "unfollow": {**ROOM},
     "invite": {**ROOM, "user": "ann"},
     "typing": {**ROOM, "on": False},
+    "status": {**ROOM, "text": "searching", "seq": 3},
+    "step": {
+        **ROOM,
+        "seq": 3,
+        "step": {"id": "s1", "name": "search", "state": "done", "input": "a cake", "output": "42 found"},
+    },
     "presence": {**ROOM},
     "ping": {"id": "c1"},
     "begin": {**ROOM, "reply_to": 3, "meta": {"a": 1}, "replica": "one", "take_over": False},
@@ -51,6 +57,8 @@ REQUIRED = {
     "unfollow": {"room"},
     "invite": {"room", "user"},
     "typing": {"room", "on"},
+    "status": {"room", "text"},
+    "step": {"room", "seq", "step"},
     "presence": {"room"},
     "ping": set[str](),
     "begin": {"id", "room"},
@@ -123,6 +131,13 @@ BAD: dict[str, list[Any]] = {
         *[{"a": "b" * 2041}, {"a": "é" * 1021}, {"a" * 2043: 1}],
     ],
 }
+STEP: dict[str, Any] = FULL["step"]["step"]
+BAD["step"] = [
+    *[5, True, "a", [], {}, [STEP], DEEP],
+    *[STEP | {name: value} for name in ("id", "name") for value in [*TEXTUAL, None, "a" * 65]],
+    *[STEP | {name: value} for name in ("input", "output") for value in [*TEXTUAL, "é" * 1001] if value != ""],
+    *[STEP | {"state": value} for value in [*TEXTUAL, None, "Done", "pending"]],
+]
 NAN: list[Any] = [math.nan, math.inf, -math.inf]
 EXTENSIONS: list[Any] = [msgpack.ExtType(5, b"a"), msgpack.ExtType(5, b""), msgpack.Timestamp(1)]
 ONLY_MSGPACK: list[Any] = [b"a", b"\xff", b"", {1: 2}, {None: 1}, {b"a": 1}, *NAN]
@@ -135,6 +150,8 @@ def bad(name: str, field: str) -> list[Any]:
         values = NUMERIC
     if (name, field) == ("append", "text"):  # of any length
         values = TEXTUAL
+    if (name, field) == ("status", "text"):
+        values = [*[value for value in TEXTUAL if value != ""], "é" * 201]
     return values
 
 

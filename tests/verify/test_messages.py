@@ -47,6 +47,7 @@ def test_the_example_of_the_page() -> None:
 USER = {"user": "u", "name": "U"}
 MESSAGE: Data = {"type": "message", "room": "r", "seq": 3, "n": 2, **USER, "text": "x", "ts": 1}
 EDITED: Data = {"type": "edited", "room": "r", "seq": 3, "target": 2, "user": "u", "text": "x", "ts": 1}
+STEP: Data = {"id": "s", "name": "search", "state": "running"}
 LIMITS = {"frame_bytes": 65536, "text_chars": 8000, "send_rate": 0, "send_burst": 20}
 WELCOME: Data = {
     "type": "welcome",
@@ -72,6 +73,9 @@ def page(*messages: Data) -> Data:
         JOINED | {"id": "j", "news": None},
         JOINED | {"state": {"rooms": []}},
         MESSAGE | {"mentions": ["ann", "bob"]},
+        MESSAGE | {"agent": True},
+        {"type": "status", "room": "r", **USER, "text": ""},
+        {"type": "step", "room": "r", "user": "u", "seq": 3, "step": STEP | {"input": "", "output": "x" * 1000}},
         MESSAGE | {"id": None, "meta": {"a": [1, None, {"b": 2.5}]}, "reply_to": 9},
         {key: value for key, value in MESSAGE.items() if key != "text"} | {"deleted": True},
         {"type": "ack", "id": "i", "room": "r"},
@@ -116,6 +120,11 @@ def test_messages_of_the_protocol(message: Data) -> None:
         (MESSAGE | {"meta": {"a": float("nan")}}, "meta"),
         (MESSAGE | {"meta": {"a": b"x"}}, "meta"),
         (MESSAGE | {"meta": {"a": "é" * 1024}}, "meta"),
+        (MESSAGE | {"agent": False}, "agent"),
+        ({"type": "status", "room": "r", **USER, "text": "x" * 201}, "text"),
+        ({"type": "step", "room": "r", "user": "u", "seq": 3, "step": STEP | {"state": "ended"}}, "step"),
+        ({"type": "step", "room": "r", "user": "u", "seq": 3, "step": STEP | {"id": ""}}, "step"),
+        ({"type": "step", "room": "r", "user": "u", "seq": 3, "step": STEP | {"input": "x" * 1001}}, "step"),
         (EDITED | {"target": 3}, "target 3 is not before the seq 3"),
         (EDITED | {"type": "reacted", "emoji": "x", "on": 1}, "on is '1'"),
         (EDITED | {"type": "reacted", "emoji": "x" * 33, "on": True}, "emoji"),

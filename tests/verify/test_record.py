@@ -81,6 +81,16 @@ def test_what_is_in_the_log_is_what_was_sent() -> None:
                 assert found, (index, field)
 
 
+def test_an_agents_messages_say_so_and_no_others() -> None:
+    for agent in (False, True):
+        record = Record("r")
+        ours = promised({"room": "r", **COMMANDS[0]}, "u", agent=agent)
+        told = LOG[0] | ({} if agent else {"agent": True})
+        found = [record.see(told, "c1", 1.0)[0], record.acknowledge(1, ours, 2.0)]
+        assert [finding and finding.kind for finding in found] == [None, "ack"]
+        assert record.see(told | {"agent": agent or None}, "c2", 3.0)[0] is not None
+
+
 def test_messages_are_counted_without_a_hole() -> None:
     """Whoever is wrong about one alike to all; what follows is counted on from there."""
     for n in (2, 4):

@@ -153,6 +153,7 @@ async def test_a_guest_without_a_token_reads_and_says_nothing(tmp_path: Path) ->
             ("/v1/rooms/r/messages", {"text": "x"}),
             ("/v1/commands", [{"type": "ping"}, {"type": "send", "id": "a", "room": "r", "text": "x"}]),
             ("/v1/commands", [{"type": "typing", "room": "r", "on": True}]),
+            ("/v1/commands", [{"type": "status", "room": "r", "text": "x"}]),
         ):
             answer = await ask(here, "POST", path, body, who=None)
             assert (answer.status, answer.error["code"]) == (401, "unauthorized")

@@ -21,7 +21,7 @@ from tests.support import ROOT
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.auth import mint
 from tornado_chat.log import Entry, event_of
-from tornado_chat.log.kinds import KINDS
+from tornado_chat.log.kinds import AGENT, KINDS
 from tornado_chat.web.event_schemas import AnEvent, History, MessageNow, OnStream
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import COMMANDS
@@ -105,7 +105,7 @@ def test_an_event_is_described_as_it_is_made(type: Any) -> None:
     least: dict[str, Any] = {"target": 1, "emoji": "e", "on": True, "about": "r", "level": "nothing"}
     everything = {"key": "k", "id": "i", **least}
     if type == "message":
-        everything |= {"reply_to": 1, "meta": b'{"a":1}', "mentions": ("x",)}
+        everything |= {"reply_to": 1, "meta": b'{"a":1}', "mentions": ("x",), "emoji": AGENT}
     elif type == "finished":
         everything |= {"emoji": "done", "reply_to": 1, "meta": b'{"a":1}'}
         least |= {"emoji": "done", "reply_to": 1}
@@ -146,6 +146,7 @@ def test_the_commands_of_a_request_are_described_as_they_are_taken(tmp_path: Pat
             command = {"type": type, "room": "lobby", "text": "hello", "seq": 1, "emoji": "e", "on": True}
             command |= {"level": "nothing", "user": "bob"}
             command |= {"stream": "s", "offset": 0, "length": 0, "reason": "done"}
+            command |= {"step": {"id": "s", "name": "search", "state": "running"}}
             (answer,) = ask(server, "POST", "/v1/commands", command, token)[1]
             refused = answer is not None and answer.get("code") == "bad_request"
             assert refused == (type not in offered or "id" in offered[type]["required"]), type
@@ -162,7 +163,7 @@ def test_the_commands_of_a_request_are_described_as_they_are_taken(tmp_path: Pat
 
 def test_a_message_as_it_is_now_is_described_as_it_is_told(tmp_path: Path) -> None:
     with Server(tmp_path, *UNLIMITED) as server:
-        token = mint(server.secret, "alice", ttl=3600)
+        token = mint(server.secret, "alice", ttl=3600, agent=True)
         messages = "/v1/rooms/lobby/messages"
         for method, path, body in (
             ("POST", messages, {"text": "hello", "id": "1"}),

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import to_builtins
 
 from tests.support.wrong_commands import (
     DEEP,
@@ -52,6 +53,8 @@ from tornado_chat.wire.commands import (
     React,
     Read,
     Send,
+    Status,
+    Step,
     Stop,
     Typing,
     Unfollow,
@@ -77,6 +80,8 @@ ACTING = [
     "append",
     "finish",
     "stop",
+    "status",
+    "step",
 ]
 FIELDS = [(name, field) for name, full in FULL.items() for field in [*full, *(["last"] if name == "join" else [])]]
 
@@ -166,12 +171,12 @@ def test_each_command_is_its_struct(name: str) -> None:
     for codec, payload in payloads(obj):
         command = decode(codec, payload, TEXT_CHARS)
         assert type(command) is COMMANDS[name]
-        assert {field: getattr(command, field) for field in FULL[name]} == FULL[name]
+        assert {field: to_builtins(getattr(command, field)) for field in FULL[name]} == FULL[name]
 
 
 def test_the_structs_by_name() -> None:
-    structs = [Join, Leave, Send, Edit, Delete, React, History, Read, Follow, Unfollow, Invite, Typing, Presence, Ping]
-    structs += [Begin, Append, Finish, Stop, Fetch]
+    structs = [Join, Leave, Send, Edit, Delete, React, History, Read, Follow, Unfollow, Invite, Typing, Status, Step]
+    structs += [Presence, Ping, Begin, Append, Finish, Stop, Fetch]
     assert [(name, COMMANDS[name]) for name in FULL] == [(struct.__name__.lower(), struct) for struct in structs]
     assert len(COMMANDS) == len(FULL)
 

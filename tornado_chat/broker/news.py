@@ -48,9 +48,10 @@ from tornado_chat.wire.commands import (
     Mentions,
     RoomName,
     Seq,
+    StatusText,
 )
 from tornado_chat.wire.events import OWN_LOG, OWN_TYPES, Data, Event, EventType
-from tornado_chat.wire.replies import Chunk, Orphaned, Read, Signal, Stop, Typing
+from tornado_chat.wire.replies import Chunk, Orphaned, Read, Signal, Status, Step, Stop, Typing
 
 FORMAT = 1
 """What other versions of this program need not understand has another number."""
@@ -95,6 +96,7 @@ class _Event(TypedDict, total=False):
     reason: Reason
     length: Cursor
     crc: Annotated[int, Meta(ge=0, lt=2**32)]
+    agent: bool
     mentions: Mentions
     about: RoomName
     level: Level
@@ -116,7 +118,7 @@ REQUIRED: dict[EventType, set[str]] = {
 """The fields of each type, besides those that all events have."""
 
 _decode_events = msgspec.json.Decoder(list[_Event]).decode
-_decode_signal = msgspec.json.Decoder(tuple[int, UserId | None, Typing | Read | Orphaned]).decode
+_decode_signal = msgspec.json.Decoder(tuple[int, UserId | None, Typing | Status | Step | Read | Orphaned]).decode
 _decode_appended = msgspec.json.Decoder(
     tuple[Worker, list[tuple[Seq, Seq, Cursor, Annotated[str, Meta(min_length=1)]]]]
 ).decode
@@ -228,10 +230,16 @@ def _signal(room: str, body: bytes) -> Tell:
         return _orphaned(room, signal)
     if signal.room != room:
         raise ValueError("a signal of another room")
-    if not (1 <= len(signal.user) <= NAME_CHARS and 1 <= len(signal.name) <= NAME_CHARS):
+    name = signal.user if isinstance(signal, Step) else signal.name
+    if not (1 <= len(signal.user) <= NAME_CHARS and 1 <= len(name) <= NAME_CHARS):
         raise ValueError("a signal of nobody, or of a user with too long a name")
-    if isinstance(signal, Read) and not 0 <= signal.seq <= SEQ_MAX:
-        raise ValueError("a mark that is no seq")
+    match signal:
+        case Read():
+            msgspec.convert(signal.seq, Cursor)
+        case Step():
+            msgspec.convert(signal.seq, Seq)
+        case Status():
+            msgspec.convert((signal.text, signal.seq), tuple[StatusText, Seq | None])
     return lambda receiver: receiver.on_signal(room, signal, not_for)
 
 

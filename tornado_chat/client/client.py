@@ -34,7 +34,7 @@ from tornado_chat.client.replies import Held, Replies, Reply, Stopped
 from tornado_chat.client.rooms import Rooms
 from tornado_chat.client.transport import Choice, TransportKind
 from tornado_chat.wire.codec import JSON, Codec
-from tornado_chat.wire.commands import parse
+from tornado_chat.wire.commands import StepState, parse
 from tornado_chat.wire.events import Data
 
 __all__ = ["Ack", "Client", "Closed", "Held", "Refused", "Reply", "Stopped"]
@@ -315,9 +315,34 @@ class Client:
 
     async def typing(self, room: str, on: bool = True) -> None:
         """A signal: dropped where it cannot be sent at once."""
-        transport = self._link.transport
-        if transport is not None and transport.unwritten < self._max_commands:
-            transport.write(self._codec.encode({"type": "typing", "room": room, "on": on}))
+        self._signal({"type": "typing", "room": room, "on": on})
+
+    async def status(self, room: str, text: str, *, seq: int | None = None) -> None:
+        """What the user does, such as `searching`, perhaps about the message `seq`; "": nothing any more.
+
+        A signal like `typing`: it lapses after 6 s. ChatError: `text` has more than 200 characters.
+        """
+        told: Data = {"type": "status", "room": room, "text": text}
+        self._signal(told if seq is None else told | {"seq": seq})
+
+    async def step(
+        self,
+        room: str,
+        seq: int,
+        *,
+        id: str,
+        name: str,
+        state: StepState,
+        input: str | None = None,
+        output: str | None = None,
+    ) -> None:
+        """How it stands with a step towards one's own message `seq`: a tool's run called `id`, of the tool `name`.
+
+        A signal like `typing`. ChatError: `id` or `name` has more than 64 characters, `input` or `output` 1,000.
+        """
+        step = {"id": id, "name": name, "state": state, "input": input, "output": output}
+        step = {key: value for key, value in step.items() if value is not None}
+        self._signal({"type": "step", "room": room, "seq": seq, "step": step})
 
     # What comes out.
 
@@ -352,6 +377,13 @@ class Client:
         self._check(command)
         answer = self._outbound.ask(room, id, self._codec.encode(command))
         return await self._in_time(answer, f"{type} {id} in {room}")
+
+    def _signal(self, command: Data) -> None:
+        """Drop it where it cannot be sent at once."""
+        parse(command, TEXT_CHARS)
+        transport = self._link.transport
+        if transport is not None and transport.unwritten < self._max_commands:
+            transport.write(self._codec.encode(command))
 
     def _check(self, command: Data) -> None:
         """ChatError for what the server would not take either, before anything waits for its answer."""

@@ -113,6 +113,7 @@ class Reply:
         self._on: object = None  # the transport that it was begun on
         self._finish: Data | None = None
         self._wanted: Reason | None = None  # the reason in that
+        self._left = False  # its end is not ours to tell
         self._news = asyncio.Event()  # for the task
         self._progress = asyncio.Event()  # for `write`
         self._task: asyncio.Task[None] | None = None
@@ -136,7 +137,9 @@ class Reply:
         """`done`; `stopped` after Stopped, which goes no further; `interrupted` if cancelled; else `error`."""
         stopped = isinstance(error, Stopped)
         try:
-            if error is None or stopped or self._failure is None:
+            if self._left:
+                pass
+            elif error is None or stopped or self._failure is None:
                 await self.finish(_reason_of(error))
         except (ChatError, TimeoutError, Closed):
             if error is None or stopped:
@@ -168,6 +171,10 @@ class Reply:
         self._news.set()
         await self._replies.in_time(self._until(lambda: self.length - self._sent < AHEAD_CHARS), f"append to {self.id}")
         self._check()
+
+    def leave(self) -> None:
+        """Do not end it with the `async with`: another replica goes on, or the server ends it as `interrupted`."""
+        self._left = True
 
     async def over(self) -> None:
         """Wait until somebody wants it to end, or it has ended: for who has nothing to write for long."""

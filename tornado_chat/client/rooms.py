@@ -17,7 +17,9 @@ from tornado_chat.wire.events import Data
 
 log = logging.getLogger(__name__)
 
-NOTES = frozenset({"synced", "behind", "typing", "read", "presence"})
+NOTES = frozenset({"synced", "behind", "typing", "status", "step", "read", "presence"})
+OWN = "~"
+"""The log of one's own."""
 EVENT_FIELDS = frozenset({"seq", "user", "ts"})
 """Every event has them, and nothing else has all three (docs/protocol.md, Events)."""
 
@@ -158,6 +160,10 @@ class Rooms:
             await self._on_error(message)
         elif kind == "stop":
             self._replies.on_stop(message)
+        elif kind == "orphaned":
+            await self._space()
+            if OWN in self.joined:
+                self._put(message)
         else:
             self._outbound.on_answer(message)
 

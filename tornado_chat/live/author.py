@@ -6,10 +6,11 @@ from tornado_chat.auth import Identity
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.context import Context
 from tornado_chat.live.limits import AddressAccount, rate_limited
-from tornado_chat.live.line import Sender
+from tornado_chat.live.line import Line, Sender
 from tornado_chat.log import own
-from tornado_chat.log.kinds import Entry, Publishing, entry_of
-from tornado_chat.wire.commands import Actor, Read, Unfollow
+from tornado_chat.log.kinds import AGENT, Entry, Publishing, entry_of
+from tornado_chat.wire import replies
+from tornado_chat.wire.commands import Actor, Read, Send, Signalling, Status, Step, Unfollow
 
 
 class Author:
@@ -100,4 +101,28 @@ class Author:
             entry = Entry("read", command.room, user, name, key=key, id=command.id)
             entry.seq, entry.lapses = command.seq, identity.guest and actor is None
             return entry
-        return entry_of(command, user, name, key)
+        entry = entry_of(command, user, name, key)
+        if identity.agent and isinstance(command, Send):
+            entry.emoji = AGENT
+        return entry
+
+    def signal(self, command: Signalling, line: Line | None) -> None:
+        """Tell the others in the room. ChatError.
+
+        What lasts for a while ends with the user's leaving the room on that `line`; None: a request said it.
+        """
+        self.check_room(command.room)
+        user, name = self.user, self.identity.name
+        if isinstance(command, Status | Step) and command.as_ is not None:
+            self.check_actor(command.as_)
+            user, name = command.as_.user, command.as_.name or command.as_.user
+        self.charge()
+        hub, room = self.context.hub, command.room
+        match command:
+            case Step():
+                hub.signal(room, replies.Step(room=room, user=user, seq=command.seq, step=command.step), user)
+            case Status():
+                told = replies.Status(room=room, user=user, name=name, text=command.text, seq=command.seq)
+                hub.set_signal(told, line)
+            case _:
+                hub.set_signal(replies.Typing(room=room, user=user, name=name, on=command.on), line)

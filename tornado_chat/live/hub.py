@@ -23,7 +23,7 @@ from tornado_chat.log import Log, own
 from tornado_chat.metrics import Metrics
 from tornado_chat.wire.commands import Join
 from tornado_chat.wire.events import Data, Event
-from tornado_chat.wire.replies import Chunk, Joined, OwnState, Signal, Stop, Typing
+from tornado_chat.wire.replies import Chunk, Joined, OwnState, Signal, Status, Stop, Typing
 
 FLUSH_SECONDS = 10.0
 """A join that waits longer than this for the room to have delivered what the log has is answered `unavailable`."""
@@ -31,8 +31,8 @@ FLUSH_SECONDS = 10.0
 CLEARED = 1000
 """Events of a closed room's ring that are let go in one loop turn."""
 
-TYPING_ROOMS = 10_000
-"""Rooms that are not open here of which is known who types there; of more, nobody is told."""
+SIGNAL_ROOMS = 10_000
+"""Rooms that are not open here of which is known who types there, or has a status; of more, nobody is told."""
 
 POLL_SECONDS = 5
 """How often the log is asked for the heads of the rooms here: finds what was committed and never announced. Each second
@@ -77,7 +77,7 @@ class Hub:
         self.heads = Lookup(self.tasks, self.shared.turns, log.heads, 0)
         self.openings = Lookup(self.tasks, self.shared.turns, log.openings, (0, False))
         self.marks = Lookup(self.tasks, self.shared.turns, log.marks, 0)
-        self.typing: dict[str, RoomSignals] = {}  # in rooms that are not open here: members are elsewhere
+        self.signals: dict[str, RoomSignals] = {}  # in rooms that are not open here: members are elsewhere
         self.growing: dict[str, RoomGrowing] = {}  # by room, open here or not
         self.pace = Pace()
         self.elsewhere = GrowingElsewhere(self.shared, self.rooms, self.growing, self.pace, uid)
@@ -86,7 +86,7 @@ class Hub:
 
     async def stop(self) -> None:
         """End what still runs beside the callbacks; members are the server's to close first."""
-        for signals in self.typing.values():
+        for signals in self.signals.values():
             signals.shut()
         await self.tasks.stop()
 
@@ -97,9 +97,9 @@ class Hub:
         room = self.rooms.get(name)
         if room is None:
             room = self.rooms[name] = Room(self.shared, name, self._close_room)
-            signals = self.typing.pop(name, None)
+            signals = self.signals.pop(name, None)
             if signals is not None:
-                room.signals.take_over(name, signals)
+                room.signals.take_over(signals)
             self.elsewhere.open(room)
             self.tasks.spawn(self._open(room))
         return room
@@ -300,8 +300,8 @@ class Hub:
     def on_signal(self, room: str, signal: Signal, not_for: str | None) -> None:
         found = self.rooms.get(room)
         if found is not None:
-            if isinstance(signal, Typing):
-                found.signals.heard_elsewhere(signal.user)
+            if isinstance(signal, Typing | Status):
+                found.signals.heard_elsewhere(signal)
             found.signal(signal, not_for)
 
     def on_presence(self, room: str, change: Change) -> None:
@@ -338,24 +338,24 @@ class Hub:
         self.on_signal(room, signal, not_for)
         self.broker.publish_signal(room, signal, not_for)
 
-    def set_typing(self, room: str, user: str, name: str, line: Line | None, *, on: bool) -> None:
-        """As `RoomSignals.set_typing`, also where the room is not open here."""
-        found = self.rooms.get(room)
-        signals = found.signals if found is not None else self.typing.get(room)
+    def set_signal(self, signal: Typing | Status, line: Line | None) -> None:
+        """As `RoomSignals.set`, also where the room is not open here."""
+        found = self.rooms.get(signal.room)
+        signals = found.signals if found is not None else self.signals.get(signal.room)
         if signals is None:
-            if not self.broker.carries or len(self.typing) >= TYPING_ROOMS:
+            if not self.broker.carries or len(self.signals) >= SIGNAL_ROOMS:
                 return  # nobody to tell, or not kept
-            signals = self.typing[room] = RoomSignals(self.shared, partial(self._tell_typing, room))
-        signals.set_typing(room, user, name, line, on=on)
-        if found is None and not signals.typing:
-            self._forget_typing(room)
+            signals = self.signals[signal.room] = RoomSignals(self.shared, partial(self._tell_signal, signal.room))
+        signals.set(signal, line)
+        if found is None and not signals.lasting:
+            self._forget_signals(signal.room)
 
-    def _tell_typing(self, room: str, signal: Signal, not_for: str | None) -> None:
+    def _tell_signal(self, room: str, signal: Signal, not_for: str | None) -> None:
         self.signal(room, signal, not_for)
-        if not self.typing[room].typing:
-            self._forget_typing(room)
+        if not self.signals[room].lasting:
+            self._forget_signals(room)
 
-    def _forget_typing(self, room: str) -> None:
-        signals = self.typing.pop(room, None)
+    def _forget_signals(self, room: str) -> None:
+        signals = self.signals.pop(room, None)
         if signals is not None:
             signals.shut()

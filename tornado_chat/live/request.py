@@ -49,6 +49,9 @@ from tornado_chat.wire.commands import (
     React,
     Read,
     Send,
+    Signalling,
+    Status,
+    Step,
     Stop,
     Typing,
     Unfollow,
@@ -452,12 +455,10 @@ class Request(Author):
 
     # Signals and the rest
 
-    def _typing(self, command: Typing) -> bool:
+    def _signal(self, command: Signalling) -> bool:
         if not self._check_known():
             return True
-        self.check_room(command.room)
-        self.charge()
-        self.context.hub.set_typing(command.room, self.user, self.identity.name, None, on=command.on)
+        self.signal(command, None)
         self._answers.append(None)
         return True
 
@@ -485,7 +486,9 @@ _HANDLERS: dict[type[Command], Callable[[Request, Any], bool]] = {
     Follow: Request._publish,
     Unfollow: Request._publish,
     Invite: Request._publish,
-    Typing: Request._typing,
+    Typing: Request._signal,
+    Status: Request._signal,
+    Step: Request._signal,
     Presence: Request._presence,
     Ping: Request._ping,
     Begin: Request._write_growth,

@@ -257,7 +257,7 @@ class Room:
         member.state = GONE
         member.drop_page()
         user = member.user
-        self.signals.stop_typing(self.name, user, member.line)
+        self.signals.end(user, member.line)
         return self.count_out(user)
 
     def _remove(self, member: Member) -> None:

@@ -1,46 +1,63 @@
-"""The signals of one room that wait for its flush, and who types there. All of them may be lost."""
+"""The signals of one room that wait for its flush, and those that last: who types there, who has a status.
+
+All of them may be lost.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from time import monotonic
 
 from tornado_chat.live.line import Line
 from tornado_chat.live.shared import Shared
 from tornado_chat.wire.codec import Codec
-from tornado_chat.wire.replies import Orphaned, Presence, Signal, Typing
+from tornado_chat.wire.replies import Read, Signal, Status, Step, Typing
 
 PENDING_SIGNALS = 256
 """Signals beyond this many in one flush are dropped."""
 
-TYPING_SECONDS = 6.0
-"""A `typing` that is not repeated lapses after this time."""
+LASTING_SECONDS = 6.0
+"""A `typing` or `status` that is not repeated lapses after this time."""
 
 REPEAT_SECONDS = 1.0
-"""A `typing` that is repeated sooner is not told again."""
+"""One that is repeated sooner is not told again."""
+
+LASTING_EACH = 128
+"""Those of one user in one room, a status for each message that the user may have open; further ones are dropped."""
 
 Told = list[tuple[bytes, str | None]]
 """Serialised signals, with the user whom each is not for."""
 
 
+class Lasting:
+    """What was told last, on which line, and when it lapses."""
+
+    __slots__ = ("lapses", "line", "signal")
+
+    def __init__(self, signal: Typing | Status, line: Line | None, lapses: float) -> None:
+        self.signal = signal
+        self.line = line
+        self.lapses = lapses
+
+
 class RoomSignals:
     """`tell` is to tell a signal to all processes, but for one user."""
 
-    __slots__ = ("_lapse", "_shared", "_tell", "typing", "waiting")
+    __slots__ = ("_lapse", "_shared", "_tell", "lasting", "waiting")
 
     def __init__(self, shared: Shared, tell: Callable[[Signal, str], None]) -> None:
         self._shared = shared
         self._tell = tell
         # The newest of each kind of each user, with the user whom it is not for.
-        self.waiting: dict[object, tuple[Signal, str | None]] = {}
-        self.typing: dict[str, tuple[str, Line | None, float]] = {}  # by user: the name, on which line, when it lapses
+        self.waiting: dict[Hashable, tuple[Signal, str | None]] = {}
+        self.lasting: dict[str, dict[Hashable, Lasting]] = {}  # by user, and by `_name`
         self._lapse: asyncio.TimerHandle | None = None
 
     def shut(self) -> None:
         """The room is forgotten, and told nothing any more: else the two would keep each other."""
         self._tell = _tell_nobody
-        self.typing.clear()
+        self.lasting.clear()
         if self._lapse is not None:
             self._lapse.cancel()
             self._lapse = None
@@ -48,15 +65,15 @@ class RoomSignals:
     def add(self, signal: Signal, not_for: str | None, members: int) -> bool:
         """Let `signal` wait for the flush to so many members; False if it is dropped.
 
-        Of one user's `read` or `typing` the newest counts.
+        Of one user's `read` or `typing`, `status` about a message, or of one step the newest counts.
         """
-        key: object = id(signal) if isinstance(signal, Presence | Orphaned) else (signal.__class__, signal.user)
-        if key not in self.waiting and (
+        name = _name(signal)
+        if name not in self.waiting and (
             len(self.waiting) >= PENDING_SIGNALS or self._shared.signals.take(monotonic(), members)
         ):
             self._shared.metrics.signals_dropped += 1
             return False
-        self.waiting[key] = signal, not_for
+        self.waiting[name] = signal, not_for
         return True
 
     def take(self, codecs: Collection[Codec]) -> dict[Codec, Told]:
@@ -64,50 +81,91 @@ class RoomSignals:
         waiting, self.waiting = self.waiting, {}
         return {codec: [(codec.encode(signal), not_for) for signal, not_for in waiting.values()] for codec in codecs}
 
-    # Typing
+    # Those that last
 
-    def set_typing(self, room: str, user: str, name: str, line: Line | None, *, on: bool) -> None:
-        """Note and tell that a user types or stopped; a repetition within a second is not told again.
+    def set(self, signal: Typing | Status, line: Line | None) -> None:
+        """Note and tell what a user does now, or not any more; a repetition within a second is not told again.
 
         `line` is None where a request said so.
         """
         now = monotonic()
-        before = self.typing.get(user)
-        if on:
-            if before and before[2] - now > TYPING_SECONDS - REPEAT_SECONDS:
+        user, name = signal.user, _name(signal)
+        theirs = self.lasting.get(user, {})
+        before = theirs.get(name)
+        if _is_on(signal):
+            if before is None:
+                if len(theirs) >= LASTING_EACH:
+                    self._shared.metrics.signals_dropped += 1
+                    return
+            elif before.signal == signal and before.lapses - now > LASTING_SECONDS - REPEAT_SECONDS:
                 return
-            self.typing[user] = name, line, now + TYPING_SECONDS
+            theirs[name] = Lasting(signal, line, now + LASTING_SECONDS)
+            self.lasting[user] = theirs
             if self._lapse is None:
-                self._lapse = self._shared.loop.call_later(TYPING_SECONDS, self._lapse_typing, room)
-        elif self.typing.pop(user, None) is None:
+                self._lapse = self._shared.loop.call_later(LASTING_SECONDS, self._lapse_some)
+        elif before is None:
             return
-        self._tell(Typing(room=room, user=user, name=name, on=on), user)
+        else:
+            self._remove(user, name)
+        self._tell(signal, user)
 
-    def stop_typing(self, room: str, user: str, line: Line) -> None:
-        """What was typed on `line` is not typed any more."""
-        found = self.typing.get(user)
-        if found is not None and found[1] is line:
-            self.set_typing(room, user, found[0], line, on=False)
+    def end(self, user: str, line: Line) -> None:
+        """What was said on `line` does not last any more."""
+        theirs = self.lasting.get(user)
+        if theirs is not None:
+            for one in [one for one in theirs.values() if one.line is line]:
+                self.set(_over(one.signal), line)
 
-    def take_over(self, room: str, signals: RoomSignals) -> None:
-        """Whoever types by `signals`, which are shut, types here."""
-        self.typing.update(signals.typing)
+    def take_over(self, signals: RoomSignals) -> None:
+        """What lasts by `signals`, which are shut, lasts here."""
+        self.lasting.update(signals.lasting)
         signals.shut()
-        self._lapse_typing(room)
+        self._lapse_some()
 
-    def heard_elsewhere(self, user: str) -> None:
-        """Another process tells that the user types or stopped: that it lapses is that process's to tell."""
-        self.typing.pop(user, None)
+    def heard_elsewhere(self, signal: Typing | Status) -> None:
+        """Another process tells what the user does, or not any more: that it lapses is that process's to tell."""
+        self._remove(signal.user, _name(signal))
 
-    def _lapse_typing(self, room: str) -> None:
+    def _remove(self, user: str, name: Hashable) -> None:
+        theirs = self.lasting.get(user)
+        if theirs is not None:
+            theirs.pop(name, None)
+            if not theirs:
+                del self.lasting[user]
+
+    def _lapse_some(self) -> None:
         self._lapse = None
         now = monotonic()
-        for user, (name, line, lapses) in list(self.typing.items()):
-            if lapses <= now:
-                self.set_typing(room, user, name, line, on=False)
-        if self.typing:
-            wait = min(lapses for _, _, lapses in self.typing.values()) - now
-            self._lapse = self._shared.loop.call_later(wait, self._lapse_typing, room)
+        every = [one for theirs in self.lasting.values() for one in theirs.values()]
+        for one in every:
+            if one.lapses <= now:
+                self.set(_over(one.signal), one.line)
+        left = [one.lapses for one in every if one.lapses > now]
+        if left:
+            self._lapse = self._shared.loop.call_later(min(left) - now, self._lapse_some)
+
+
+def _name(signal: Signal) -> Hashable:
+    """What of several with the same only the newest need be told of."""
+    match signal:
+        case Typing() | Read():
+            return signal.__class__, signal.user
+        case Status():
+            return Status, signal.user, signal.seq
+        case Step():
+            return Step, signal.user, signal.seq, signal.step.id
+    return id(signal)
+
+
+def _is_on(signal: Typing | Status) -> bool:
+    return signal.on if isinstance(signal, Typing) else bool(signal.text)
+
+
+def _over(signal: Typing | Status) -> Typing | Status:
+    """What tells that it does not last any more."""
+    if isinstance(signal, Typing):
+        return Typing(room=signal.room, user=signal.user, name=signal.name, on=False)
+    return Status(room=signal.room, user=signal.user, name=signal.name, text="", seq=signal.seq)
 
 
 def _tell_nobody(signal: Signal, not_for: str) -> None:

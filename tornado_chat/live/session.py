@@ -55,6 +55,9 @@ from tornado_chat.wire.commands import (
     React,
     Read,
     Send,
+    Signalling,
+    Status,
+    Step,
     Stop,
     Typing,
     Unfollow,
@@ -545,10 +548,8 @@ class Session(Author):
 
     # Signals and the rest
 
-    def _typing(self, command: Typing) -> bool:
-        self.check_room(command.room)
-        self.charge()
-        self.context.hub.set_typing(command.room, self.user, self.identity.name, self.line, on=command.on)
+    def _signal(self, command: Signalling) -> bool:
+        self.signal(command, self.line)
         return True
 
     def _ping(self, command: Ping) -> bool:
@@ -571,7 +572,9 @@ _HANDLERS: dict[type[Command], Callable[[Session, Any], bool]] = {
     Follow: Session._publish,
     Unfollow: Session._publish,
     Invite: Session._publish,
-    Typing: Session._typing,
+    Typing: Session._signal,
+    Status: Session._signal,
+    Step: Session._signal,
     Presence: Session._presence,
     Ping: Session._ping,
     Begin: Session._write_growth,

@@ -136,6 +136,7 @@ class Writing:
             take_over=bool(command.take_over),
             reply_to=command.reply_to,
             meta=_json(command.meta),
+            agent=writer.identity.agent,
         )
 
     def _append(self, command: Append, name: Name) -> None:

@@ -8,7 +8,7 @@ commit of `finished`, which has the whole text, takes the row and the parts away
 from __future__ import annotations
 
 from tornado_chat.errors import ChatError, Conflict, ErrorCode, Reason
-from tornado_chat.log.kinds import Entry
+from tornado_chat.log.kinds import AGENT, Entry
 
 LEASE_SECONDS, RENEW_SECONDS = 15.0, 2.0
 """How long an author may stay away before its message is finished, and how often its process gives a sign of it."""
@@ -53,8 +53,11 @@ class Begin(Entry):
         take_over: bool = False,
         reply_to: int | None = None,
         meta: bytes | None = None,
+        agent: bool = False,
     ) -> None:
         super().__init__("begin", room, user, name, key=id, id=id, text="", reply_to=reply_to, meta=meta, on=True)
+        if agent:
+            self.emoji = AGENT
         self.home = home
         self.replica = replica
         self.take_over = take_over

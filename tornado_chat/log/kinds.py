@@ -26,6 +26,10 @@ Publishing = Send | Edit | Delete | React | Follow | Unfollow | Invite
 """The commands that become events."""
 
 
+AGENT = "agent"
+"""The `emoji` of a message that an agent said."""
+
+
 class Entry:
     """One thing to be written: an event to be, a message that shall grow (`begin`), or (`read`) a user's read mark.
 
@@ -34,7 +38,8 @@ class Entry:
     `lapses` says that it is a guest's, which goes when it was neither moved nor asked for during 31 days.
     A `message` or `edited` whose `text` is None was erased by a `deleted`. `meta` is JSON. A `message` whose `on` is
     False does not move its sender's mark; one that grew has True. `mentions` are the users that it names, each once. Of
-    a `finished`, `emoji` is the reason and `reply_to` the length in code points: no kind is wider for it.
+    a `finished`, `emoji` is the reason and `reply_to` the length in code points, and of a `message` that an agent said
+    `emoji` is AGENT: no kind is wider for it.
 
     In a log of one's own: `about` is the room that the event is about, `level` that of a `followed`; of a `marked`,
     `target` is the mark.
@@ -102,6 +107,8 @@ class Entry:
 
 def _message(entry: Entry, seq: int, n: int, ts: int) -> Data:
     data: Data = {"type": "message", "room": entry.room, "seq": seq, "n": n, "user": entry.user, "name": entry.name}
+    if entry.emoji is not None and entry.emoji == AGENT:
+        data["agent"] = True
     if entry.on:
         data["streaming"] = True
     if entry.text is None:

@@ -105,7 +105,7 @@ SELECT
         WHEN e.target IS NULL THEN e.meta
         ELSE coalesce((SELECT f.meta FROM events AS f WHERE f.room = e.room AND f.seq = e.target), e.meta)
     END,
-    e.ts, a.text, a.edited, e.more, e."on" AND e.target IS NULL,
+    e.emoji, e.ts, a.text, a.edited, e.more, e."on" AND e.target IS NULL,
     CASE page.place WHEN 1 THEN coalesce((
         SELECT number FROM others WHERE room = $1 AND seq < page.seq ORDER BY seq DESC LIMIT 1
     ), 0) END

@@ -63,7 +63,7 @@ DELETE FROM {table} WHERE own IN (
 async def append(db: Connection, batch: Sequence[Entry]) -> list[Outcome]:
     """As `Log.append` says, but that a batch is refused as a whole for the data of one entry."""
     now = int(time.time() * 1000)
-    if all(entry.type == "message" and not entry.mentions for entry in batch):
+    if all(entry.type == "message" and not (entry.mentions or entry.emoji) for entry in batch):
         rooms = sorted({entry.room for entry in batch})
         outcomes = await _add_messages(db, batch, rooms, now)
         if outcomes is not None:

@@ -122,10 +122,10 @@ def event_of_row(room: str, row: Row, n: int) -> Event:
 def message_of_row(room: str, row: Row, n: int) -> Data:
     """A message as it is now.
 
-    From seq, user, name, key, hidden, text, reply_to, meta, ts, last edit, its ts, more, whether the message still
-    grows, and what follows.
+    From seq, user, name, key, hidden, text, reply_to, meta, emoji, ts, last edit, its ts, more, whether the message
+    still grows, and what follows.
     """
-    seq, user, name, key, hidden, text, reply_to, meta, ts, new_text, edited, more, grows, *_ = row
+    seq, user, name, key, hidden, text, reply_to, meta, emoji, ts, new_text, edited, more, grows, *_ = row
     entry = Entry(
         "message",
         room,
@@ -135,6 +135,7 @@ def message_of_row(room: str, row: Row, n: int) -> Data:
         text=text if new_text is None else new_text,
         reply_to=reply_to,
         meta=None if meta is None else meta.encode(),
+        emoji=emoji,
         on=True if grows else None,
     )
     if more is not None:

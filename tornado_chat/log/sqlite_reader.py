@@ -129,7 +129,7 @@ SELECT json_group_array(json_array(
         WHEN e.target IS NULL THEN e.meta
         ELSE coalesce((SELECT meta FROM events AS f WHERE f.room = e.room AND f.seq = e.target), e.meta)
     END,
-    e.ts, a.text, a.edited, e.more, e."on" = 1 AND e.target IS NULL,
+    e.emoji, e.ts, a.text, a.edited, e.more, e."on" = 1 AND e.target IS NULL,
     CASE page.place WHEN 1 THEN coalesce((
         SELECT number FROM others WHERE room = :room AND seq < page.seq ORDER BY seq DESC LIMIT 1
     ), 0) END

@@ -1,7 +1,7 @@
 """The parent of several workers: starts them, watches them, replaces them, and holds the sockets that they accept from.
 
-1. Its only children are its workers. Each is a new Python, made by exec: it takes new code and a changed file of
-   settings, but listens on the sockets that were bound at the start.
+1. Its children are its workers, and the agents beside them (children.py). Each worker is a new Python, made by exec: it
+   takes new code and a changed file of settings, but listens on the sockets that were bound at the start.
 2. A listening socket is closed by the parent alone, at the very end: who waits in its queue is never refused, but
    accepted by the next worker of that number.
 3. A worker leaves by draining; only one that stands still, or is not ready or not gone in time, is killed.
@@ -24,6 +24,7 @@ from tornado_chat.errors import ConfigError
 from tornado_chat.log.serving import serving
 from tornado_chat.metrics import Counts, Levels, WorkerReport, add
 from tornado_chat.processes import listeners
+from tornado_chat.processes.children import Children, agents_of, program
 from tornado_chat.processes.control import Message, reconnects, spread
 from tornado_chat.processes.listeners import Listeners
 from tornado_chat.processes.systemd import Systemd
@@ -55,7 +56,7 @@ parent itself (a machine that slept) what the workers said meanwhile is still to
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 """Seconds before a worker is started again, doubled each time; the first time it is started at once."""
 
-BOUND_AT_THE_START = "host", "port", "unix_socket", "workers"
+BOUND_AT_THE_START = "host", "port", "unix_socket", "workers", "agent"
 """Settings that a roll does not change: the sockets stay, one for each worker."""
 
 PATIENT_SECONDS = 3.0
@@ -97,9 +98,8 @@ class Supervisor:
         self.slots = [Slot(number, some) for number, some in enumerate(made, 1)]
         self.workers: set[Worker] = set()  # every process that is not reaped, old and new
         self.systemd = systemd
-        # The current directory is searched for modules (-P: it is not) as it is for us.
-        safe = [] if {"", os.getcwd()} & set(sys.path) else ["-P"]
-        self._command = [sys.executable, *safe, "-m", "tornado_chat", *arguments]
+        self._command = [*program(), *arguments]
+        self._agents: Children | None = None  # until the workers serve
         self._load = load
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
@@ -133,8 +133,12 @@ class Supervisor:
                     await self._stopped
                 code = 0
             self.systemd.stopping()
+            if self._agents is not None:
+                await self._agents.stop()
             await self._drain_all()
         finally:
+            if self._agents is not None:
+                await self._agents.stop()
             await self._changes.stop()
             await self._tasks.stop()
             for worker in self.workers:  # after a fault of ours only
@@ -166,8 +170,11 @@ class Supervisor:
             return 1  # how it ended was logged
         self._started = True
         # One port, or one socket file for each.
-        for line in dict.fromkeys(listeners.address(slot.listeners) for slot in self.slots):
+        lines = list(dict.fromkeys(listeners.address(slot.listeners) for slot in self.slots))
+        for line in lines:
             print(f"listening on {line}", flush=True)
+        self._agents = agents_of(self.settings, lines[0])
+        self._agents.start()
         self._tell_ready()
         return None
 
@@ -428,4 +435,6 @@ class Supervisor:
             await self._drain(worker, share)
             if clients and worker is not old[-1]:
                 await asyncio.sleep(spread(clients, share))  # the next one's clients come after these
+        if self._agents is not None:
+            self._agents.restart()
         logger.info("workers replaced")

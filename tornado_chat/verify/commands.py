@@ -34,9 +34,9 @@ class Sent:
 
     __slots__ = ("before", "command", "event", "floor", "growth", "id", "room", "seq", "setting", "since", "writes")
 
-    def __init__(self, command: Data, user: str, floor: int, setting: Setting | None = None) -> None:
+    def __init__(self, command: Data, user: str, floor: int, setting: Setting | None = None, *, agent: bool) -> None:
         self.command = command
-        self.event = None if command["type"] in UNNUMBERED else promised(command, user)
+        self.event = None if command["type"] in UNNUMBERED else promised(command, user, agent=agent)
         self.setting = setting
         self.growth: Growth | None = None
         self.before: Sent | None = None
@@ -85,7 +85,8 @@ class Commands:
             by = device.user if command["type"] == "invite" else None
             setting = Setting("everything" if by else command.get("level"), by)
             self._set_of(command).set(room, setting)
-        sent = Sent(command | {"id": f"{device.name}.{self._count}"}, device.user, floor, setting)
+        named = command | {"id": f"{device.name}.{self._count}"}
+        sent = Sent(named, device.user, floor, setting, agent=device.agent)
         self.unanswered[sent.id] = sent
         if command["type"] == "read":
             device.own.ask_mark(room, command["seq"], floor)

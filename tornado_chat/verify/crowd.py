@@ -29,6 +29,8 @@ STOP_SECONDS = 5.0
 """For a device that is cancelled to end; then it is cancelled again."""
 TICK = 0.02
 """The sends of so many seconds go out together."""
+AGENTS = 8
+"""One of so many users is an agent."""
 ROOMS_EACH = 3
 GROWING, GROWING_EACH = 0.02, 3
 """So many of the commands begin a message that grows; and how many of one device may grow at once."""
@@ -115,6 +117,7 @@ class Crowd:
 
     def _device(self, number: int) -> Device:
         user = number % self._users
+        agent = self._secret is not None and user % AGENTS == AGENTS // 2
         nth = number // len(self.transports)  # of those of its kind
         dice = random.Random(self.dice.getrandbits(64))
         rooms = list(self.ledger.records)
@@ -129,20 +132,22 @@ class Crowd:
             self.ledger,
             self._address.through(self._through) if self._through is not None and nth % 3 == 2 else self._address,
             kind=kind,
-            token=self._credential(f"verify-{self._run}-{user + 1}"),
+            token=self._credential(f"verify-{self._run}-{user + 1}", agent=agent),
             offer=Offer(
                 MSGPACK if nth % 3 == 1 else JSON,
                 window_bits={2: 15, 6: 10}.get(nth % 8),
                 small=nth % 2 == 1,
             ),
             dice=dice,
+            agent=agent,
         )
 
-    def _credential(self, user: str) -> str | None:
+    def _credential(self, user: str, *, agent: bool = False) -> str | None:
         """As the protocol tells the makers of tokens."""
         if self._secret is None:
             return self._token
-        return jwt.encode({"sub": user, "exp": int(time.time()) + TOKEN_TTL}, self._secret, "HS256")
+        claims: Data = {"sub": user, "exp": int(time.time()) + TOKEN_TTL}
+        return jwt.encode(claims | ({"agent": True} if agent else {}), self._secret, "HS256")
 
     async def start(self) -> None:
         """Returns when everybody was welcomed once; NotStarted if the first is not let in."""
@@ -274,8 +279,13 @@ class Crowd:
         """Now and then what makes no event; right after what does, so that their order is tried."""
         dice = self.dice
         kind = dice.random()
-        if kind < 0.02:
+        if kind < 0.01:
             device.send({"type": "typing", "room": room, "on": True})
+        elif kind < 0.015:
+            device.send({"type": "status", "room": room, "text": "é" * 200 if kind < 0.014 else ""})
+        elif kind < 0.02:
+            step = {"id": "s", "name": "search", "state": "running" if kind < 0.018 else "done", "input": "é" * 1000}
+            device.send({"type": "step", "room": room, "seq": device.rooms[room].cursor or 1, "step": step})
         elif kind < 0.03 and (seq := device.rooms[room].cursor):
             device.own.ask_mark(room, seq, seq)
             device.send({"type": "read", "room": room, "seq": seq})

@@ -72,8 +72,9 @@ class Device:
         offer: Offer,
         dice: random.Random,
         last: bool = False,
+        agent: bool = False,
     ) -> None:
-        """`kind` is one of TRANSPORTS, until `change`.
+        """`kind` is one of TRANSPORTS, until `change`. `agent`: so says the `token`.
 
         `last`: it reads after everything else has happened, so that no erased text may be left.
         """
@@ -82,6 +83,7 @@ class Device:
         self.dice = dice
         self.last = last
         self.user = ""
+        self.agent = agent
         self.limits: Data = {}
         self.rooms = {room: Witness() for room in rooms}
         self.commands = Commands(self)
@@ -485,7 +487,7 @@ class Device:
             self.authoring.take_conflict(error)  # of an append
             return
         if id is None and ERRORS[code]:
-            return  # of a typing, a read or an append
+            return  # of a signal, a read or an append
         if kind == "fetch":
             room, _, seq = room.partition(" ")
             self.reading.take_error(room, int(seq), error, wait)

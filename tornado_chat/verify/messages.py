@@ -79,6 +79,9 @@ PRESENT_MAX = 200
 MENTIONS_MAX = 50
 LEVELS = ("everything", "mentions", "nothing")
 META_BYTES, META_LEVELS = 2048, 64
+STATUS_CHARS, STEP_CHARS = 200, 1000
+STATES = ("running", "done", "error")
+"""How it stands with a step."""
 
 
 class Field(NamedTuple):
@@ -204,6 +207,10 @@ def _is_chunks(value: Any) -> bool:
     )
 
 
+def _is_step(value: Any) -> bool:
+    return type(value) is dict and not _faults(_STEP_CHECKS, value)
+
+
 def _is_cursors(value: Any) -> bool:
     return type(value) is dict and all(_ANY_ROOM.holds(room) and _CURSOR.holds(seq) for room, seq in value.items())
 
@@ -272,6 +279,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         **_ROOM_EVENT,
         "n": _SEQ,
         **_USER,
+        "agent?": _TRUE,
         "streaming?": _TRUE,
         "text?": _ANY_TEXT,
         "deleted?": _TRUE,
@@ -347,6 +355,13 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "stop": {"room": _ROOM, "seq": _SEQ, "by": _ID},
     "orphaned": {"room": _ROOM, "seq": _SEQ, "id": _ID},
     "typing": {"room": _ROOM, **_USER, "on": _FLAG},
+    "status": {"room": _ROOM, **_USER, "text": _string(0, STATUS_CHARS), "seq?": _SEQ},
+    "step": {
+        "room": _ROOM,
+        "user": _ID,
+        "seq": _SEQ,
+        "step": Field("an object with id, name, state, and perhaps input and output", _is_step),
+    },
     "read": {"room": _ROOM, **_USER, "seq": _CURSOR},
     "presence": {
         "id?": _ID,
@@ -396,6 +411,15 @@ _POLL_CHECKS = _checks(
 )
 _SESSION_CHECKS = _checks({**_USER, "token": _string()})
 _USER_CHECKS = _checks(_USER)
+_STEP_CHECKS = _checks(
+    {
+        "id": _ID,
+        "name": _ID,
+        "state": Field(f"one of {', '.join(STATES)}", lambda value: type(value) is str and value in STATES),
+        "input?": _string(0, STEP_CHARS),
+        "output?": _string(0, STEP_CHARS),
+    }
+)
 _IN_HISTORY = _checks(
     {
         **FIELDS["message"],

@@ -23,7 +23,7 @@ MOST_PAUSE = 30.0
 """Seconds that are waited at most before a request is repeated, whatever the server asks for."""
 REPEAT_SECONDS = 0.5
 REFUSED_SECONDS = 2.0
-_UNANSWERED = ("typing", "read", "append")
+_UNANSWERED = ("typing", "status", "step", "read", "append")
 """What a WebSocket does not answer, sent without an id."""
 
 
@@ -190,6 +190,8 @@ _ANSWERS = {
     "unfollow": ("ack", "error"),
     "invite": ("ack", "error"),
     "typing": ("error",),
+    "status": ("error",),
+    "step": ("error",),
     "history": ("history", "error"),
     "presence": ("presence", "error"),
 }

@@ -22,7 +22,7 @@ SEQ_LEAP = 1_000_000
 _ERASED = ("text", "meta", "mentions", "deleted", "crc")
 _LASTING = {kind: [name for name in map(plain, FIELDS[kind]) if name not in (*_ERASED, "streaming")] for kind in EVENTS}
 """The fields of each event that a deletion leaves alone."""
-_SHAPE = ("type", "room", "user", "id", "target", "emoji", "on", "reply_to")
+_SHAPE = ("type", "room", "user", "agent", "id", "target", "emoji", "on", "reply_to")
 _BECOMES = {
     "begin": "message",
     "finish": "finished",
@@ -35,13 +35,15 @@ _BECOMES = {
 _MESSAGE, _CHANGE, _END = 1, 2, 3
 
 
-def promised(command: Data, user: str) -> Data:
-    """The event that `command` of `user` must become, without `seq`, `ts` and `name`.
+def promised(command: Data, user: str, *, agent: bool = False) -> Data:
+    """The event that `command` of `user` must become, without `seq`, `ts` and `name`; `agent`: by a token that says so.
 
     What a `finish` becomes is known when its message has a seq: `growth.finished`.
     """
     event = {key: value for key, value in command.items() if key not in ("type", "id", "seq", "mentions", "mark")}
     event |= {"type": _BECOMES[command["type"]], "user": user}
+    if agent and event["type"] == "message":
+        event["agent"] = True
     if command["type"] == "begin":
         return {key: value for key, value in event.items() if key != "replica"} | {"id": command["id"], "text": ""}
     if command["type"] == "finish":

@@ -20,6 +20,8 @@ class Speaker(Protocol):
 
     name: str
     user: str
+    agent: bool
+    """Its token says so."""
     ledger: Ledger
     dice: random.Random
     rooms: dict[str, Witness]

@@ -34,6 +34,7 @@ class Message(_Event, kw_only=True):
 
     n: Annotated[int, Meta(description="which message of its room it is: 1, 2, 3 ...")]
     name: str
+    agent: Annotated[Literal[True] | None, Meta(description="an agent said it")] = None
     streaming: Annotated[Literal[True] | None, Meta(description="its text comes as it grows, or with `finished`")] = (
         None
     )

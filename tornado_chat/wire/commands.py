@@ -25,6 +25,8 @@ COMMANDS_MAX = 64
 """Commands of one request."""
 ESCAPES_MAX = 8192
 """Backslashes of a body in which halves of surrogate pairs are looked for: 1 us each, and a MiB may have 170,000."""
+STATUS_CHARS = 200
+STEP_CHARS = 1000
 META_BYTES = 2048
 META_DEPTH = 64
 """Levels of `meta`: the encoders of clients and of this server stop at some depth (orjson: 254)."""
@@ -119,6 +121,34 @@ As = Annotated[
 ]
 
 
+StatusText = Annotated[
+    str, Meta(max_length=STATUS_CHARS, description=f"a string of 0 to {STATUS_CHARS} characters", examples=["thinking"])
+]
+StepText = Annotated[str, Meta(max_length=STEP_CHARS, description=f"a string of 0 to {STEP_CHARS:,} characters")]
+
+
+StepState = Literal["running", "done", "error"]
+
+
+class ToolRun(Struct, kw_only=True, frozen=True, gc=False, omit_defaults=True):
+    """What an agent does for a message: the run of a tool called `name`, told anew, under the same `id`, as it goes."""
+
+    id: Id
+    name: Id
+    state: StepState
+    input: StepText | None = None
+    output: StepText | None = None
+
+
+OneStep = Annotated[
+    ToolRun,
+    Meta(
+        description=f"an object with `id` and `name`, strings of 1 to {ID_CHARS} characters, `state`, one of running, "
+        f"done, error, and perhaps `input` and `output`, strings of at most {STEP_CHARS:,}"
+    ),
+]
+
+
 class _Base(Struct, kw_only=True, frozen=True, gc=False, tag_field="type", tag=str.lower):
     id: Id | None = None
 
@@ -196,6 +226,22 @@ class Typing(_Base, frozen=True):
     on: Flag
 
 
+class Status(_Acting, frozen=True):
+    """What one does; about the message `seq`, if there is one. No text: nothing any more."""
+
+    room: RoomName
+    text: StatusText
+    seq: Seq | None = None
+
+
+class Step(_Acting, frozen=True):
+    """A step towards one's own message `seq`."""
+
+    room: RoomName
+    seq: Seq
+    step: OneStep
+
+
 class Presence(_Base, frozen=True):
     room: RoomName
 
@@ -249,6 +295,9 @@ Growth = Begin | Append | Finish
 
 _GROWING = (Begin, Append, Finish, Stop, Fetch)
 
+Signalling = Typing | Status | Step
+"""What is told to a room, and not kept."""
+
 Command = (
     Join
     | Leave
@@ -261,7 +310,7 @@ Command = (
     | Follow
     | Unfollow
     | Invite
-    | Typing
+    | Signalling
     | Presence
     | Ping
     | Growth
@@ -454,6 +503,12 @@ def _checked(command: C, text_chars: int) -> C:
         _check_string("emoji", command.emoji)
     elif isinstance(command, Invite):
         check_printable("user", command.user)
+    elif isinstance(command, Status):
+        _check_string("text", command.text)
+    elif isinstance(command, Step):
+        step = command.step
+        for text in (step.id, step.name, step.input or "", step.output or ""):
+            _check_string("step", text)
     if isinstance(command, _Acting) and command.as_ is not None:
         check_printable("as.user", command.as_.user)
         if command.as_.name is not None:

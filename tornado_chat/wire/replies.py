@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args
 from msgspec import Meta, Struct
 
 from tornado_chat.errors import ChatError, Conflict, ErrorCode, Reason
+from tornado_chat.wire.commands import ToolRun
 
 Data = dict[str, Any]
 Code = Annotated[str, Meta(extra_json_schema={"enum": [code.value for code in ErrorCode]})]
@@ -174,6 +175,25 @@ class Typing(_Reply, kw_only=True):
     on: bool
 
 
+class Status(_Reply, kw_only=True):
+    """A signal: what the user does, perhaps about the message `seq`; no text: nothing any more."""
+
+    room: str
+    user: str
+    name: str
+    text: str
+    seq: int | None = None
+
+
+class Step(_Reply, kw_only=True):
+    """A signal: a step towards the message `seq`, which counts if that is the user's."""
+
+    room: str
+    user: str
+    seq: int
+    step: ToolRun
+
+
 class Read(_Reply, kw_only=True):
     """A signal: the user's mark has moved to `seq`."""
 
@@ -211,7 +231,7 @@ class Stop(_Reply, kw_only=True):
 
 
 Reply = Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Error | Closing | Stream
-Signal = Presence | Typing | Read | Orphaned
+Signal = Presence | Typing | Status | Step | Read | Orphaned
 Growth = Appended | Stop
 """Signals of messages that grow."""
 

@@ -28,18 +28,18 @@ declare namespace Wire {
   /** The events of one's own log. */
   type OwnEvent = Followed | Unfollowed | Marked | Mentioned;
 
-  interface Message { type: "message"; room: string; seq: number; n: number; user: string; name: string; streaming?: boolean; text?: string; deleted?: boolean; ts: number; id?: string; reply_to?: number; mentions?: string[] }
+  interface Message { type: "message"; room: string; seq: number; n: number; user: string; name: string; agent?: boolean; streaming?: boolean; text?: string; deleted?: boolean; ts: number; id?: string; reply_to?: number; meta?: Meta; mentions?: string[] }
   interface Edited { type: "edited"; room: string; seq: number; target: number; user: string; text?: string; deleted?: boolean; ts: number }
   interface Deleted { type: "deleted"; room: string; seq: number; target: number; user: string; ts: number }
   interface Reacted { type: "reacted"; room: string; seq: number; target: number; user: string; emoji: string; on: boolean; ts: number }
-  interface Finished { type: "finished"; room: string; seq: number; target: number; user: string; ts: number; reason: string; length: number; deleted?: boolean; crc?: number; text?: string }
+  interface Finished { type: "finished"; room: string; seq: number; target: number; user: string; ts: number; reason: string; length: number; deleted?: boolean; crc?: number; text?: string; meta?: Meta }
 
   interface Followed { type: "followed"; room: string; seq: number; about: string; level: Level; by?: string; user: string; ts: number }
   interface Unfollowed { type: "unfollowed"; room: string; seq: number; about: string; user: string; ts: number }
   interface Marked { type: "marked"; room: string; seq: number; about: string; read: number; user: string; ts: number }
   interface Mentioned { type: "mentioned"; room: string; seq: number; about: string; target: number; user: string; name: string; ts: number }
 
-  type Frame = Event | Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Failure | Typing | Read | Presence | Appended | Grown | Closing;
+  type Frame = Event | Welcome | Joined | Synced | Behind | Left | Ack | History | Pong | Failure | Typing | Status | Step | Read | Presence | Appended | Grown | Closing;
 
   interface Welcome { type: "welcome"; user: string; name: string; token?: string; limits: Partial<Limits>; ping_interval: number }
   interface Joined { type: "joined"; id?: string; room: string; head: number; cursor: number; read: number; epoch: string; state?: OwnState }
@@ -54,11 +54,18 @@ declare namespace Wire {
   interface Closing { type: "closing"; code: number; reason?: string; retry_after_ms?: number }
 
   interface Typing { type: "typing"; room: string; user: string; name: string; on: boolean }
+  interface Status { type: "status"; room: string; user: string; name: string; text: string; seq?: number }
+  interface Step { type: "step"; room: string; user: string; seq: number; step: ToolRun }
   interface Read { type: "read"; room: string; user: string; name: string; seq: number }
   interface Presence { type: "presence"; id?: string; room: string; count: number; users?: Person[] }
   /** Of each chunk the seq of its message, the gen, the offset and the text. */
   interface Appended { type: "appended"; room: string; chunks: [number, number, number, string][] }
   interface Grown { type: "stream"; id?: string; room: string; seq: number; gen: number; offset: number; text: string; done: boolean }
+
+  /** One step of an agent: a tool's run. */
+  interface ToolRun { id: string; name: string; state: "running" | "done" | "error"; input?: string; output?: string }
+  /** Of a message's `meta` what agents put there; others put there what they like. */
+  interface Meta { steps?: ToolRun[] }
 
   interface Person { user: string; name: string }
 

@@ -1,0 +1,51 @@
+"""Where a reply is given, as it sees that: the room, and the agent in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tornado_chat.agents.declaration import Declaration
+from tornado_chat.agents.handlers import Threads
+from tornado_chat.agents.message import Names
+from tornado_chat.agents.questions import Question
+from tornado_chat.client import Client
+from tornado_chat.wire.events import Data
+
+
+class Process(Protocol):
+    """The agent in this process; `replica` is its name among several."""
+
+    @property
+    def agent(self) -> Declaration: ...
+
+    client: Client
+    names: Names
+    replica: str
+    threads: Threads
+    user: str
+
+
+class Place(Protocol):
+    """A room; `state` is what the handlers keep there."""
+
+    name: str
+    state: dict[str, Any]
+
+    @property
+    def life(self) -> Process: ...
+
+    def addressed(self, event: Data) -> bool:
+        """Whether the message is meant for the agent."""
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        """Wait until `holds` is true, which is asked with each event."""
+
+    async def reached(self, seq: int) -> None:
+        """Wait until the log was read here up to `seq`."""
+
+    def goes_on(self, question: Question, number: int) -> bool:
+        """Whether the attempt is still wanted."""
+
+    def give_up(self, question: Question) -> None:
+        """No answer is possible from here."""

@@ -1,0 +1,434 @@
+"""Which questions of a room an agent has to answer, as the room's log tells: no I/O, no clock but what it is given.
+
+Every replica of an agent feeds the same log to this, so all come to the same attempts; who may answer is then elected
+by the log, in which an id stands once.
+
+1. An attempt to answer the message SEQ is a message of the agent's user with the id `re:SEQ`; the next one has
+   `re:SEQ:2`, then `re:SEQ:3`. Its number is one more than the greatest that the log holds.
+2. A question is answered by an attempt that ended `done` or `stopped`. After `error` it is not tried again; after
+   `interrupted` it is, ATTEMPTS times in all.
+3. Who edits a question asks it again. An attempt that began before that is no answer to it.
+4. What an attempt asks the person in its turn is a message with the id `ask:SEQ:NUMBER:COUNT`. The person's next
+   message in the room is the answer to it, and no question, as long as the attempt goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from tornado_chat.wire.events import Data
+
+DoubleTexting = Literal["enqueue", "reject", "interrupt", "rollback", "concurrent"]
+"""What becomes of a question while another one of the same person waits for its answer, or is being answered:
+it waits for its turn; is refused; ends the other one, which keeps what was said; or deletes that; or has no turn."""
+
+ATTEMPTS = 3
+"""Attempts for one asking, where each is interrupted."""
+
+HOPS = 3
+"""Agents that answer one another in a row, where they may at all: a person asked the first of them."""
+
+PENDING = 1000
+"""Questions of a room that wait for an answer; a further one is left alone."""
+
+SETTLED = 64
+"""Questions of a room that are answered and remembered, in case they are asked again."""
+
+GROWING = 256
+"""Messages of others that grow, and may be questions when they have ended."""
+
+STRANGERS = 16
+"""Edits of messages that may be questions and are not remembered, which the caller has not taken yet."""
+
+MINUTE = 60_000  # ms
+
+_ATTEMPT = re.compile(r"re:([1-9]\d{0,18})(?::([2-9]|[1-9]\d{1,8}))?")
+_ASK = re.compile(r"ask:([1-9]\d{0,18}):([1-9]\d{0,8}):([1-9]\d{0,8})")
+
+
+def attempt_id(question: int, number: int) -> str:
+    """The id of an attempt's `begin`; `number` counts from 1."""
+    return f"re:{question}" if number == 1 else f"re:{question}:{number}"
+
+
+def attempt_of(id: str) -> tuple[int, int] | None:
+    """The question and the number of the attempt that has this id; None if it is no attempt's."""
+    found = _ATTEMPT.fullmatch(id)
+    return None if found is None else (int(found[1]), int(found[2] or 1))
+
+
+def ask_id(question: int, number: int, count: int) -> str:
+    """The id of what an attempt asks its person for the `count`th time, from 1."""
+    return f"ask:{question}:{number}:{count}"
+
+
+def hops_of(message: Data) -> int:
+    """How many agents have answered one another up to this message: 0 for a person's.
+
+    An agent tells it in `meta.hops`; of one that does not, nothing is known but that it is one.
+    """
+    if not message.get("agent"):
+        return 0
+    meta = message.get("meta")
+    hops = meta.get("hops") if isinstance(meta, dict) else None
+    return hops if isinstance(hops, int) and hops > 0 else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What makes a message a question to `user`, and how many are answered at once.
+
+    `concerns` tells of a message with a text whether a handler is there for it. `max_age` is in seconds;
+    `replies_a_minute` are those of all replicas in one room.
+    """
+
+    user: str
+    concerns: Callable[[Data], bool]
+    double_texting: DoubleTexting = "enqueue"
+    max_age: float = 3600.0
+    answer_agents: bool = False
+    replies_a_minute: int = 20
+
+
+class Question:
+    """A message that concerns the agent, and what the log tells of its answers."""
+
+    __slots__ = (
+        "answers",
+        "asked",
+        "asked_at",
+        "asking",
+        "begun",
+        "first",
+        "interrupted",
+        "message",
+        "open",
+        "rejected",
+        "rolled_back",
+        "seq",
+        "user",
+        "wanted",
+    )
+
+    def __init__(self, message: Data) -> None:
+        self.seq: int = message["seq"]
+        self.user: str = message["user"]
+        self.message = message  # as it was asked last
+        self.asked = self.seq  # the event that asked last
+        self.asked_at: int = message["ts"]
+        self.wanted = False  # it has no answer yet, and is to have one
+        self.rejected = False  # the answer is that it comes too soon
+        self.rolled_back = False  # what was said is to be deleted
+        self.first = 1  # the number of the first attempt that counts for this asking
+        self.begun = 0  # the greatest number in the log
+        self.open = 0  # the seq of the attempt that goes on; 0: none does
+        self.interrupted = False  # so ended the last attempt
+        self.asking: tuple[int, int, int] | None = None  # what waits for an answer: its seq, attempt and count
+        self.answers: dict[tuple[int, int], Data] = {}  # by attempt and count
+
+    @property
+    def next(self) -> int:
+        """The number of the next attempt."""
+        return self.begun + 1
+
+    @property
+    def pending(self) -> bool:
+        return self.wanted or self.open > 0
+
+
+class Questions:
+    """Those of one room. `feed` it the room's events in their order; it may begin anywhere."""
+
+    __slots__ = (
+        "_attempts",
+        "_begun_at",
+        "_growing",
+        "_handled",
+        "_known",
+        "_pending",
+        "_rules",
+        "_settled",
+        "_unsure",
+        "dropped",
+        "limited_until",
+        "seq",
+        "strangers",
+    )
+
+    def __init__(self, rules: Rules, seq: int = 0, handled: int = 0) -> None:
+        """`seq`: the event before the first that will be fed. What was asked up to `handled` needs no answer."""
+        self.seq = seq
+        """Up to here the log was fed."""
+        self.dropped = 0
+        """Questions that were one too many."""
+        self.limited_until: int | None = None
+        """When the next reply is allowed, in ms since 1970, where the last `due` held some back."""
+        self.strangers: deque[Data] = deque(maxlen=STRANGERS)
+        """`edited` of what may be a question that is not remembered, or was never fed: see `recall`. To be taken away
+        by the caller."""
+        self._rules = rules
+        self._handled = handled
+        self._unsure = seq  # what is a question up to here is not known, if it is not remembered
+        self._known: dict[int, Question] = {}
+        self._pending: dict[int, Question] = {}  # in the order of asking
+        self._settled: dict[int, None] = {}  # the rest of those known, oldest first
+        self._attempts: dict[int, Question] = {}  # by the seq of the attempt that goes on
+        self._growing: dict[int, Data] = {}  # of others
+        self._begun_at: deque[int] = deque(maxlen=rules.replies_a_minute)  # ms
+
+    # What it is asked
+
+    def due(self, now: int) -> list[Question]:
+        """Those whose next attempt is to begin, in the order of asking; `now` in ms since 1970, by the server's clock.
+
+        It is for all replicas to try; an attempt that has begun shows in the log.
+        """
+        self._expire(now)
+        in_turn = self._rules.double_texting != "concurrent"
+        busy = {question.user for question in self._pending.values() if question.open} if in_turn else set()
+        while self._begun_at and self._begun_at[0] <= now - MINUTE:
+            self._begun_at.popleft()
+        allowed = self._rules.replies_a_minute - len(self._begun_at)
+        self.limited_until = None
+        due: list[Question] = []
+        for question in self._pending.values():
+            if in_turn and not question.rejected:
+                if question.user in busy:
+                    continue
+                busy.add(question.user)
+            if not question.wanted or question.open:
+                continue
+            if len(due) >= allowed:
+                self.limited_until = self._begun_at[0] + MINUTE if self._begun_at else now + MINUTE
+                break
+            due.append(question)
+        return due
+
+    def get(self, seq: int) -> Question | None:
+        """The question that is the message `seq`, if it is remembered."""
+        return self._known.get(seq)
+
+    def open(self) -> list[Question]:
+        """Those that have an attempt which goes on, whoever makes it."""
+        return list(self._attempts.values())
+
+    def goes_on(self, seq: int, number: int) -> bool:
+        """Whether attempt `number` to answer `seq` is still wanted."""
+        question = self._known.get(seq)
+        return question is not None and question.wanted and number >= question.first
+
+    def mark(self, now: int) -> int:
+        """The last event before the oldest question that has no answer yet."""
+        self._expire(now)
+        return min([self.seq + 1, *self._growing, *self._pending]) - 1
+
+    def pending(self) -> int:
+        """How many have no answer yet."""
+        return len(self._pending)
+
+    # What it is told
+
+    def give_up(self, seq: int) -> None:
+        """No answer is possible from here."""
+        question = self._known.get(seq)
+        if question is not None:
+            self._close(question)
+
+    def feed(self, event: Data) -> None:
+        """The next event of the room; one that was fed before is left alone."""
+        if event["seq"] <= self.seq:
+            return
+        self.seq = event["seq"]
+        match event["type"]:
+            case "message":
+                self._on_message(event)
+            case "edited":
+                self._on_edited(event)
+            case "deleted":
+                self._on_deleted(event)
+            case "finished":
+                self._on_finished(event)
+
+    def recall(self, message: Data, edited: Data, attempts: list[Data]) -> None:
+        """`edited`, one of the strangers, is about `message`, as a history tells it with the `attempts` to answer it.
+
+        These are messages of the agent, at least all from the one on that is edited up to `seq`.
+        """
+        seq = message["seq"]
+        if seq in self._known or message["user"] != edited["user"] or not self._is_question(message):
+            return
+        begun = [
+            (found[1], attempt)
+            for attempt in attempts
+            if attempt["seq"] <= self.seq and (found := attempt_of(attempt.get("id", ""))) and found[0] == seq
+        ]
+        question = self._known[seq] = Question(message)
+        self._settled[seq] = None
+        question.begun = max((number for number, attempt in begun if attempt["seq"] < edited["seq"]), default=0)
+        self._ask(message, edited)
+        for number, attempt in sorted(begun, key=lambda one: one[0]):
+            if number > question.begun:
+                self._begin(question, number, attempt)
+
+    # The events
+
+    def _on_message(self, event: Data) -> None:
+        if event["user"] == self._rules.user:
+            self._on_own(event)
+        elif event.get("streaming"):
+            if "text" in event and self._may_ask(event):
+                self._growing[event["seq"]] = event
+                if len(self._growing) > GROWING:
+                    del self._growing[next(iter(self._growing))]
+        elif "text" in event and not self._answers(event) and self._is_question(event):
+            self._ask(event, event)
+
+    def _on_own(self, event: Data) -> None:
+        id = event.get("id", "")
+        found = attempt_of(id)
+        if found is not None:
+            self._begun_at.append(event["ts"])
+            question = self._known.get(found[0])
+            if question is not None and found[1] > question.begun:
+                self._begin(question, found[1], event)
+            return
+        asked = _ASK.fullmatch(id)
+        if asked is not None:
+            question = self._known.get(int(asked[1]))
+            if question is not None and question.open and question.begun == int(asked[2]):
+                question.asking = event["seq"], question.begun, int(asked[3])
+
+    def _on_edited(self, event: Data) -> None:
+        question = self._known.get(event["target"])
+        if "text" not in event:
+            return
+        if question is None:
+            if event["target"] <= self._unsure:
+                self.strangers.append(event)
+        elif event["user"] == question.user:
+            self._ask({**question.message, "text": event["text"]}, event)
+
+    def _on_deleted(self, event: Data) -> None:
+        target = event["target"]
+        self._growing.pop(target, None)
+        question = self._known.get(target)
+        if question is not None:
+            self._close(question)
+        for other in self._attempts.values():
+            if other.asking is not None and other.asking[0] == target:
+                other.asking = None
+
+    def _on_finished(self, event: Data) -> None:
+        grown = self._growing.pop(event["target"], None)
+        if grown is not None:
+            if event["reason"] == "done" and "text" in event:
+                message = {**grown, "text": event["text"], "meta": event.get("meta", grown.get("meta"))}
+                del message["streaming"]
+                if self._is_question(message):
+                    self._ask(message, event)
+            return
+        question = self._attempts.pop(event["target"], None)
+        if question is None:
+            return
+        question.open = 0
+        question.asking = None
+        question.answers.clear()
+        if question.begun >= question.first:
+            question.interrupted = event["reason"] == "interrupted"
+            tried = question.begun - question.first + 1
+            if not question.interrupted or tried >= ATTEMPTS:
+                question.wanted = False
+        self._file(question)
+
+    # What they mean
+
+    def _may_ask(self, message: Data) -> bool:
+        return not message.get("agent") or (self._rules.answer_agents and hops_of(message) < HOPS)
+
+    def _is_question(self, message: Data) -> bool:
+        return "text" in message and self._may_ask(message) and self._rules.concerns(message)
+
+    def _answers(self, event: Data) -> bool:
+        """Whether it is what an attempt waits for; it is kept there."""
+        for question in self._attempts.values():
+            if question.asking is not None and question.user == event["user"]:
+                _, number, count = question.asking
+                question.answers[number, count] = event
+                question.asking = None
+                return True
+        return False
+
+    def _ask(self, message: Data, event: Data) -> None:
+        """`event` asks the question that `message` is, for the first time or again."""
+        question = self._known.get(message["seq"])
+        if len(self._pending) >= PENDING and (question is None or not question.pending):
+            self.dropped += 1
+            return
+        if question is None:
+            question = self._known[message["seq"]] = Question(message)
+        question.message = message
+        self._ask_anew(question, event)
+        others = [
+            other
+            for other in self._pending.values()
+            if other is not question and other.user == question.user and not self._is_old(other, event["ts"])
+        ]
+        match self._rules.double_texting:
+            case "reject":
+                question.rejected = any(not other.rejected for other in others)
+            case "interrupt" | "rollback" as kind:
+                for other in others:
+                    other.rolled_back = kind == "rollback"
+                    self._close(other)
+        self._file(question)
+
+    def _ask_anew(self, question: Question, event: Data) -> None:
+        question.asked, question.asked_at = event["seq"], event["ts"]
+        question.first = question.next
+        question.wanted = event["seq"] > self._handled
+        question.rejected = question.rolled_back = question.interrupted = False
+
+    def _begin(self, question: Question, number: int, event: Data) -> None:
+        if question.open:
+            del self._attempts[question.open]
+        question.begun = number
+        question.open = event["seq"] if event.get("streaming") else 0
+        if question.open:
+            self._attempts[question.open] = question
+        else:
+            question.wanted = False
+        self._file(question)
+
+    def _close(self, question: Question) -> None:
+        """No answer is wanted any more; the attempt that goes on is to end."""
+        question.wanted = False
+        self._file(question)
+
+    def _expire(self, now: int) -> None:
+        for question in [one for one in self._pending.values() if not one.open and self._is_old(one, now)]:
+            self._close(question)
+
+    def _is_old(self, question: Question, now: int) -> bool:
+        return not question.open and now - question.asked_at > self._rules.max_age * 1000
+
+    def _file(self, question: Question) -> None:
+        """Keep it where it belongs now."""
+        seq = question.seq
+        self._settled.pop(seq, None)
+        before = self._pending.get(seq)
+        if not question.pending:
+            self._pending.pop(seq, None)
+            # Who asks again brings the text.
+            question.message = {**question.message, "text": ""}
+            self._settled[seq] = None
+            if len(self._settled) > SETTLED:
+                oldest = next(iter(self._settled))
+                del self._settled[oldest], self._known[oldest]
+                self._unsure = max(self._unsure, oldest)
+        elif before is None or next(reversed(self._pending.values())).asked < question.asked:
+            self._pending.pop(seq, None)
+            self._pending[seq] = question

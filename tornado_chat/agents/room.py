@@ -1,0 +1,258 @@
+"""A room in which an agent answers: what its log tells, and the replies that are given from here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from tornado_chat.agents.message import Reaction, message_of, reaction_of
+from tornado_chat.agents.places import Process
+from tornado_chat.agents.questions import Question, Questions, Rules, attempt_of
+from tornado_chat.agents.turn import Turn
+from tornado_chat.errors import ChatError
+from tornado_chat.logs import Repeated
+from tornado_chat.wire.events import Data
+
+logger = logging.getLogger(__name__)
+
+SAID = 256
+"""Messages of the agent to which a reply is a question."""
+
+RECALL_PAGE, RECALL_PAGES = 200, 10
+"""Messages that are looked through for the attempts to answer one that is asked again after long."""
+
+
+class Owner(Process, Protocol):
+    """Whose rooms these are."""
+
+    @property
+    def free(self) -> bool:
+        """Whether another reply may be given here."""
+
+    def now(self) -> int:
+        """ms since 1970, by the server's clock."""
+
+    def rules(self, concerns: Callable[[Data], bool]) -> Rules: ...
+
+    def spawn(self, work: Awaitable[None]) -> None: ...
+
+    def react(self, room: AgentRoom, reaction: Reaction) -> None:
+        """Tell the handler of it, if there is one."""
+
+    def begin(self, turn: Turn, on_end: Callable[[], None]) -> None: ...
+
+    def hunger(self, room: AgentRoom) -> None:
+        """The room is to `look` again when another reply may be given."""
+
+
+class AgentRoom:
+    """Events come in by `on_event`; `look` begins and ends replies by what they mean."""
+
+    def __init__(self, life: Owner, name: str, level: str, handled: int) -> None:
+        """`handled`: the agent's mark, up to which all was seen to."""
+        self.life = life
+        self.name = name
+        self.level = level
+        self.marked = handled
+        self.state: dict[str, Any] = {}  # the handlers'
+        self.turns: dict[int, Turn] = {}  # by question
+        self._questions: Questions | None = None  # until it is joined
+        self._early: list[Data] = []  # what came before that
+        self._since = 0  # only what names the agent is a question up to here
+        self._live = False
+        self._replaced = False  # another log has taken the place of this one, and is not read yet
+        self._said: deque[int] = deque(maxlen=SAID)  # the agent's last messages
+        self._tried: dict[tuple[int, int], float] = {}  # attempts, and when they may be tried again
+        self._timer: asyncio.TimerHandle | None = None
+        self._soon = False  # `look` will be called
+        self._passed = asyncio.Event()
+        self._dropping = Repeated(logger)
+
+    def start(self, cursor: int, since: int) -> None:
+        """It is joined, from `cursor` on."""
+        self._since = since
+        self._questions = Questions(self.life.rules(self._concerns), cursor, self.marked)
+        early, self._early = self._early, []
+        for event in early:
+            self.on_event(event)
+
+    def close(self) -> None:
+        """It is left: what is said there from here ends."""
+        self._stop_timer()
+        self._live = False
+        for turn in self.turns.values():
+            turn.end()
+
+    def mark(self) -> int:
+        """The last event before the oldest question without an answer."""
+        return self._questions.mark(self.life.now()) if self._questions is not None else 0
+
+    # What comes
+
+    def on_event(self, event: Data) -> None:
+        questions, kind = self._questions, event["type"]
+        if questions is None:
+            if not self._replaced:
+                self._early.append(event)
+            elif kind == "synced":  # of what another log holds nothing is asked here
+                self._replaced = False
+                self.start(event["seq"], event["seq"])
+                self._live = True
+            return
+        if kind == "synced":
+            self._live = True
+            for question in questions.open():  # whose author may be gone: the server knows
+                self._take_over(question)
+        elif kind == "reset":
+            self._questions, self._live, self._replaced, self.marked = None, False, True, 0
+        elif "seq" in event and "ts" in event:
+            self._feed(questions, event)
+        self._look_soon()
+
+    def _feed(self, questions: Questions, event: Data) -> None:
+        if event["type"] == "message" and event["user"] == self.life.user:
+            self._said.append(event["seq"])
+        dropped = questions.dropped
+        questions.feed(event)
+        if questions.dropped != dropped:
+            self._dropping.warning("too many questions wait, one is left alone room=%s", self.name)
+        while questions.strangers:
+            self.life.spawn(self._recall(questions, questions.strangers.popleft()))
+        if event["type"] == "reacted" and self._live and event["user"] != self.life.user:
+            self.life.react(self, reaction_of(event))
+        self._passed.set()
+        self._passed = asyncio.Event()
+
+    def on_orphaned(self, seq: int) -> None:
+        """The connection of whoever writes the attempt `seq` has ended."""
+        if self._questions is None:
+            return
+        for question in self._questions.open():
+            if question.open == seq:
+                self._take_over(question)
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        """Wait until `holds` is true, which is asked with each event."""
+        while not holds():
+            await self._passed.wait()
+
+    async def reached(self, seq: int) -> None:
+        """Wait until the log was read here up to `seq`."""
+        await self.until(lambda: self._questions is not None and self._questions.seq >= seq)
+
+    def addressed(self, event: Data) -> bool:
+        """Whether the message names the agent, or answers what it has said lately."""
+        return self.life.names.addressed(event) or event.get("reply_to") in self._said
+
+    # What is done about it
+
+    def goes_on(self, question: Question, number: int) -> bool:
+        """Whether the attempt is still wanted."""
+        return self._questions is not None and self._questions.goes_on(question.seq, number)
+
+    def give_up(self, question: Question) -> None:
+        if self._questions is not None:
+            self._questions.give_up(question.seq)
+
+    def look(self) -> None:
+        """End the replies that are not wanted any more, begin those that are due."""
+        self._soon = False
+        questions = self._questions
+        if questions is None or not self._live:
+            return
+        for turn in self.turns.values():
+            if turn.began and turn.seen and not questions.goes_on(turn.question.seq, turn.number):
+                turn.end()
+        now = asyncio.get_running_loop().time()
+        again = math.inf
+        due = questions.due(self.life.now())
+        wanted = {(question.seq, question.next) for question in due}
+        self._tried = {attempt: at for attempt, at in self._tried.items() if attempt in wanted}
+        for question in due:
+            at = self._tried.get((question.seq, question.next), 0.0)
+            if question.seq in self.turns:
+                continue
+            if at > now:
+                again = min(again, at)
+            elif not self.life.free:
+                self.life.hunger(self)
+                break
+            else:
+                self._begin(Turn(self, question, question.next))
+        if questions.limited_until is not None:
+            again = min(again, now + (questions.limited_until - self.life.now()) / 1000 + 0.01)
+        self._stop_timer()
+        if again < math.inf:
+            self._timer = asyncio.get_running_loop().call_at(again, self.look)
+
+    def on_end(self, turn: Turn) -> None:
+        """`turn` is over; who it was tells the log."""
+        if self.turns.get(turn.question.seq) is turn:
+            del self.turns[turn.question.seq]
+        if not turn.took_over and turn.retry is not None:
+            self._tried[turn.question.seq, turn.number] = turn.retry
+        self._look_soon()
+
+    def _begin(self, turn: Turn) -> None:
+        self.turns[turn.question.seq] = turn
+        self.life.begin(turn, lambda: self.on_end(turn))
+
+    def _take_over(self, question: Question) -> None:
+        if question.seq in self.turns or not self._live:
+            return
+        if not question.wanted or question.begun < question.first:
+            self.life.spawn(self._stop(question.open))
+        elif self.life.free:
+            self._begin(Turn(self, question, question.begun, take_over=True))
+
+    async def _stop(self, seq: int) -> None:
+        """End an attempt that nobody wants any more, and whose author may be gone."""
+        try:
+            await self.life.client.stop(self.name, seq)
+        except ChatError as error:
+            logger.debug("not stopped room=%s seq=%d reason=%s", self.name, seq, error)
+
+    async def _recall(self, questions: Questions, edited: Data) -> None:
+        """What is asked again may have been a question that is not remembered: look it up."""
+        client, target = self.life.client, edited["target"]
+        try:
+            (message,) = (await client.history(self.name, before=target + 1, limit=1))["messages"]
+            if message["seq"] != target or "text" not in message or not self._concerns(message):
+                return
+            attempts: list[Data] = []
+            before: int | None = None
+            for _ in range(RECALL_PAGES):
+                page = await client.history(self.name, before=before, limit=RECALL_PAGE)
+                attempts += [one for one in page["messages"] if one["user"] == self.life.user]
+                if not page["more"] or (before := page["messages"][0]["seq"]) <= target:
+                    break
+            else:
+                logger.info("asked again after too long room=%s seq=%d", self.name, target)
+                return
+        except (ChatError, ValueError) as error:
+            logger.warning("what is asked again was not found room=%s seq=%d reason=%s", self.name, target, error)
+            return
+        questions.recall(message, edited, [one for one in attempts if attempt_of(one.get("id", ""))])
+        self._look_soon()
+
+    def _concerns(self, event: Data) -> bool:
+        if self.level == "nothing":
+            return False
+        life, message = self.life, message_of(event, self.life.names)
+        everything = self.level == "everything" and event["seq"] > self._since
+        return life.agent.handler_for(message, addressed=self.addressed(event), everything=everything) is not None
+
+    def _look_soon(self) -> None:
+        """What comes in one turn of the loop is looked at once."""
+        if not self._soon:
+            self._soon = True
+            asyncio.get_running_loop().call_soon(self.look)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

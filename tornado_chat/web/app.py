@@ -19,7 +19,7 @@ from tornado.web import Application, RequestHandler
 
 from tornado_chat.errors import ChatError
 from tornado_chat.metrics import Metrics
-from tornado_chat.web import commands, poll, sessions, socket, stream
+from tornado_chat.web import commands, fragments, poll, sessions, socket, stream
 from tornado_chat.web.api import PREFIX, Api
 from tornado_chat.web.exchange import Exchange, is_text
 from tornado_chat.web.gate import PATH, Gate
@@ -43,7 +43,8 @@ class Front(HTTPServerConnectionDelegate):
     ) -> None:
         """`failing` names the checks of `/readyz` that fail, `degraded` what is away without harm."""
         self.gate = gate
-        self.api = Api(gate, (*stream.endpoints(), *poll.endpoints(), *commands.ENDPOINTS, *sessions.ENDPOINTS))
+        endpoints = *stream.endpoints(), *poll.endpoints(), *commands.ENDPOINTS, *sessions.ENDPOINTS
+        self.api = Api(gate, (*endpoints, *fragments.ENDPOINTS))
         files = Files(STATIC)
         self.app = Application(
             [

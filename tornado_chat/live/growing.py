@@ -215,8 +215,10 @@ class Short(Event):
 
     def encode(self, encodings: Iterable[Encoding]) -> int:
         added = 0
-        for encoding in encodings:
-            if encoding.codec is HTML and encoding not in self.frames:
-                made = self.frames[encoding] = encoding.wrap_at(HTML.encode(self.whole.data), self.seq)
+        html = [encoding for encoding in encodings if encoding.codec is HTML and encoding not in self.frames]
+        if html:
+            payload = HTML.encode(self.whole.data)
+            for encoding in html:
+                made = self.frames[encoding] = encoding.wrap_at(payload, self.seq)
                 added += len(made)
         return added + super().encode(encodings)

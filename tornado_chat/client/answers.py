@@ -210,7 +210,7 @@ class Pieces:
         answer = self._answer
         while True:
             version = answer.version
-            piece = self._next(answer.text)
+            piece = self.next()
             if piece:
                 return piece
             if answer.failure is not None:
@@ -219,8 +219,9 @@ class Pieces:
                 raise StopAsyncIteration
             await answer.change(version)
 
-    def _next(self, text: str) -> str:
-        told = self._told
+    def next(self) -> str:
+        """What has come since the last time, perhaps nothing."""
+        told, text = self._told, self._answer.text
         if text.startswith(told):
             self._told = text
             return text[len(told) :]

@@ -1,4 +1,4 @@
-"""The example for FastAPI, as the process that it says how to start, beside a real server."""
+"""The examples for FastAPI, Flask and Django, each as the process that it says how to start, beside a real server."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ async def answer(ctx, message):
 SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
 COMMANDS = {
     "fastapi": ("-m", "uvicorn", "fastapi_app:app", "--port"),
+    "flask": ("-m", "flask", "--app", "flask_app", "run", "--port"),
+    "django": ("django_app.py", "runserver", "--noreload"),
 }
 
 

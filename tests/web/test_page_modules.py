@@ -16,7 +16,8 @@ pytest_plugins = ["tests.support.chromium_fixtures"]
 
 def run(page: Page, url: str, script: str) -> Any:
     """Run a script with the page's own modules at hand, as `m`."""
-    names = ["room", "outbox", "retry", "format", "composer", "chat", "sse", "holders", "commands", "network"]
+    engine = ["room", "outbox", "retry", "chat", "sse", "holders", "commands", "network"]
+    names = [f"client/{name}" for name in engine] + ["format", "composer"]
     return page.evaluate(
         f"""async () => {{
           const m = {{}};

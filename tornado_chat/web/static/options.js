@@ -2,8 +2,8 @@
 
 import { el, styled } from "./dom.js";
 
-/** @import { Chat } from "./chat.js" */
-/** @import { Room } from "./room.js" */
+/** @import { Chat } from "./client/chat.js" */
+/** @import { Room } from "./client/room.js" */
 
 await styled("more.css");
 

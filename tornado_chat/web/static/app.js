@@ -1,6 +1,6 @@
 // Wires the page: the address says which room, the chat says what is in it, the view shows it.
 
-import { Chat } from "./client/chat.js";
+import { Engine } from "./client/engine.js";
 import { Connection } from "./client/connection.js";
 import { Credentials } from "./client/credentials.js";
 import { news } from "./client/own.js";
@@ -24,7 +24,7 @@ const PAGES_BACK = 20; // of history, looked through for a message that a reply 
 /** @import { Seen } from "./row.js" */
 
 const credentials = new Credentials({ tab, shared });
-const chat = new Chat({
+const chat = new Engine({
   store: tab,
   connect: (on) => new Connection({ base: new URL(".", location.href), credentials, memory: tab, shared, on: { ...on, state: stateChanged } }),
   on: { changed, grown, told, notice: (text) => view.notice(text) },

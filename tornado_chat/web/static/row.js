@@ -3,7 +3,7 @@
 import { el, focusIn, refocus } from "./dom.js";
 import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, shortTime, time, visibleName } from "./format.js";
 
-/** @import { Me } from "./client/chat.js" */
+/** @import { Me } from "./client/engine.js" */
 /** @import { Person } from "./format.js" */
 /** @import { Sending } from "./client/outbox.js" */
 /** @import { Named } from "./markdown.js" */

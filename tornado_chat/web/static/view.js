@@ -4,7 +4,7 @@ import { byId, el, focusIn, icon, refocus } from "./dom.js";
 import { called, excerpt, isBlank, list, visibleName } from "./format.js";
 import { avatar } from "./row.js";
 
-/** @import { Me } from "./client/chat.js" */
+/** @import { Me } from "./client/engine.js" */
 /** @import { Person } from "./format.js" */
 /** @import { State } from "./client/connection.js" */
 /** @import { Room } from "./client/room.js" */

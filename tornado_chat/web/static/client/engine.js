@@ -30,7 +30,7 @@ const EVENT_FIELDS = ["seq", "user", "ts"]; // docs/protocol.md: every event has
  */
 /** @typedef {Wire.Joined | Wire.History | Wire.Presence | Wire.Grown | Wire.Failure | null} Answer The last: the connection was lost. */
 
-export class Chat {
+export class Engine {
   rooms = /** @type {Map<string, Room>} */ (new Map());
   own = new OwnLog();
   me = /** @type {Me | null} */ (null);

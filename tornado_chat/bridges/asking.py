@@ -279,7 +279,7 @@ class Askings:
     async def stop(self, asker: Asker, room: str, seq: int | None) -> None:
         """End what grows there and answers the user, or one message; ChatError."""
         asker.identity.check_room(room)
-        await self.context.growing.stop(room, seq, asker.user, moderator=asker.identity.moderator)
+        await self.context.stopping.stop(room, seq, asker.user, moderator=asker.identity.moderator)
 
     def enter(self, asking: Asking) -> None:
         self.check(asking.asker.user)

@@ -127,10 +127,11 @@ def test_a_room_without_a_script(
             context.route(CDN + "**", fulfil)
         ann, bob = [context.new_page() for context in contexts]
         for page in (ann, bob):
-            page.goto(f"{site.url}/htmx.html")
+            with page.expect_response("**/v1/session"):
+                page.goto(f"{site.url}/htmx.html")
         ann.get_by_label("your name").fill("Ann")
-        ann.get_by_label("your name").press("Tab")
-        ann.wait_for_timeout(300)
+        with ann.expect_response("**/v1/session"):
+            ann.get_by_label("your name").press("Tab")
         say(ann, "hello, Bob")
         say(bob, ATTACK)
         shows(ann, "hello, Bob", ATTACK)

@@ -73,7 +73,13 @@ class Reply:
     def _ask(self, *commands: dict[str, Any]) -> Any:
         begin = {"type": "begin", "id": "reply", "room": "lobby"}
         headers = {"Authorization": f"Bearer {self.token}"}
-        answer = httpx.post(f"{self.server.url}/v1/commands", json=[begin, *commands], headers=headers, timeout=20)
+        deadline = time.monotonic() + 30
+        while True:
+            answer = httpx.post(f"{self.server.url}/v1/commands", json=[begin, *commands], headers=headers, timeout=20)
+            if answer.status_code != 503:  # as long as no worker is there
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         answer.raise_for_status()
         assert not any(one and one["type"] == "error" for one in answer.json()), answer.text
         return answer.json()

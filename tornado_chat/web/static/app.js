@@ -1,14 +1,15 @@
 // Wires the page: the address says which room, the chat says what is in it, the view shows it.
 
-import { Chat } from "./chat.js";
+import { Engine } from "./client/engine.js";
+import { Connection } from "./client/connection.js";
+import { Credentials } from "./client/credentials.js";
+import { news } from "./client/own.js";
+import { roomName } from "./client/room.js";
 import { Composer } from "./composer.js";
-import { Connection } from "./connection.js";
 import { byId } from "./dom.js";
 import { called, isGuest } from "./format.js";
 import { MessageList } from "./list.js";
-import { news } from "./own.js";
-import { roomName } from "./room.js";
-import { Credentials, shared, tab } from "./store.js";
+import { shared, tab } from "./store.js";
 import { Texts } from "./texts.js";
 import { LEAVE, TOKEN, View } from "./view.js";
 
@@ -17,13 +18,13 @@ const MOST_ROOMS = 40; // of those that we follow: they are joined, so that what
 const PAGES_BACK = 20; // of history, looked through for a message that a reply quotes
 
 /** @import { Hearing } from "./hearing.js" */
-/** @import { State } from "./connection.js" */
+/** @import { State } from "./client/connection.js" */
 /** @import { Acted } from "./list.js" */
-/** @import { Message, Room } from "./room.js" */
+/** @import { Message, Room } from "./client/room.js" */
 /** @import { Seen } from "./row.js" */
 
-const credentials = new Credentials();
-const chat = new Chat({
+const credentials = new Credentials({ tab, shared });
+const chat = new Engine({
   store: tab,
   connect: (on) => new Connection({ base: new URL(".", location.href), credentials, memory: tab, shared, on: { ...on, state: stateChanged } }),
   on: { changed, grown, told, notice: (text) => view.notice(text) },

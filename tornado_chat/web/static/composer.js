@@ -10,8 +10,8 @@ const MOST_UNNAMED = 3; // words of which is said that they name nobody
 
 /** @import { Completion } from "./completion.js" */
 /** @import { Person } from "./format.js" */
-/** @import { Message, Room } from "./room.js" */
-/** @import { Slot } from "./store.js" */
+/** @import { Message, Room } from "./client/room.js" */
+/** @import { tab } from "./store.js" */
 /** @import { Texts } from "./texts.js" */
 
 /**
@@ -55,7 +55,7 @@ export class Composer {
 
   /**
    * `limits` are the server's.
-   * @param {{ drafts: Slot, limits: () => Wire.Limits, texts: Texts, on: On }} parts
+   * @param {{ drafts: typeof tab, limits: () => Wire.Limits, texts: Texts, on: On }} parts
    */
   constructor({ drafts, limits, texts, on }) {
     this.drafts = drafts;

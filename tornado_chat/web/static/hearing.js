@@ -6,7 +6,7 @@ import { Sentences } from "./sentences.js";
 const EVERY = 1_000; // ms
 
 /** @import { MessageList } from "./list.js" */
-/** @import { Message } from "./room.js" */
+/** @import { Message } from "./client/room.js" */
 /** @import { View } from "./view.js" */
 
 export class Hearing {

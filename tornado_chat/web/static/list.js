@@ -4,9 +4,9 @@ import { around, el, icon } from "./dom.js";
 import { continues, day, dayName } from "./format.js";
 import { fill, grow, shown, signature } from "./row.js";
 
-/** @import { Me } from "./chat.js" */
+/** @import { Me } from "./client/engine.js" */
 /** @import { Said } from "./format.js" */
-/** @import { Message, Room } from "./room.js" */
+/** @import { Message, Room } from "./client/room.js" */
 /** @import { MessageRow, PendingRow, Row, Seen } from "./row.js" */
 /** @import { Texts } from "./texts.js" */
 

@@ -3,11 +3,11 @@
 import { el, focusIn, refocus } from "./dom.js";
 import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, shortTime, time, visibleName } from "./format.js";
 
-/** @import { Me } from "./chat.js" */
+/** @import { Me } from "./client/engine.js" */
 /** @import { Person } from "./format.js" */
-/** @import { Sending } from "./outbox.js" */
+/** @import { Sending } from "./client/outbox.js" */
 /** @import { Named } from "./markdown.js" */
-/** @import { Message, Room } from "./room.js" */
+/** @import { Message, Room } from "./client/room.js" */
 /** @import { Texts } from "./texts.js" */
 
 /** @typedef {Message & { state: "" | "gone" | "saving" | "deleting" | "stopping" }} Seen */

@@ -4,10 +4,10 @@ import { byId, el, focusIn, icon, refocus } from "./dom.js";
 import { called, excerpt, isBlank, list, visibleName } from "./format.js";
 import { avatar } from "./row.js";
 
-/** @import { Me } from "./chat.js" */
+/** @import { Me } from "./client/engine.js" */
 /** @import { Person } from "./format.js" */
-/** @import { State } from "./connection.js" */
-/** @import { Room } from "./room.js" */
+/** @import { State } from "./client/connection.js" */
+/** @import { Room } from "./client/room.js" */
 
 /**
  * `enter` returns what is wrong with what was typed, or null; `said` a text without its marks.

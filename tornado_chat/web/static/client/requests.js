@@ -3,7 +3,7 @@
 import { headerAsks } from "./retry.js";
 
 /** @import { End } from "./connection.js" */
-/** @import { Credentials } from "./store.js" */
+/** @import { Credentials } from "./credentials.js" */
 
 /** An answer other than 200, or none (`status` 0). `error` is there where our server said it, not something between. */
 export class Refusal extends Error {

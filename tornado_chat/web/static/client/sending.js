@@ -11,7 +11,7 @@ const NOT_TO_BE_REPEATED = new Set([1002, 1003, 1007, 1009]);
 /** @import { Item, Publishing } from "./outbox.js" */
 /** @import { OwnLog } from "./own.js" */
 /** @import { Room } from "./room.js" */
-/** @import { Slot } from "./store.js" */
+/** @import { Slot } from "./slot.js" */
 
 /**
  * One item at a time, or a refused one would be overtaken by the next. What we follow and stop is no part of what we say:

@@ -17,7 +17,7 @@ const EVENT_FIELDS = ["seq", "user", "ts"]; // docs/protocol.md: every event has
 /** @import { Item } from "./outbox.js" */
 /** @import { Growth } from "./growth.js" */
 /** @import { Message } from "./room.js" */
-/** @import { Slot } from "./store.js" */
+/** @import { Slot } from "./slot.js" */
 
 /** @typedef {{ user: string, name: string, guest: boolean, moderator: boolean }} Me */
 /**
@@ -30,7 +30,7 @@ const EVENT_FIELDS = ["seq", "user", "ts"]; // docs/protocol.md: every event has
  */
 /** @typedef {Wire.Joined | Wire.History | Wire.Presence | Wire.Grown | Wire.Failure | null} Answer The last: the connection was lost. */
 
-export class Chat {
+export class Engine {
   rooms = /** @type {Map<string, Room>} */ (new Map());
   own = new OwnLog();
   me = /** @type {Me | null} */ (null);

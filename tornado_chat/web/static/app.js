@@ -192,8 +192,9 @@ function changed(where, event) {
 async function grown(where, message) {
   changed(where);
   if (where !== room || message.user === chat.me?.user) return;
+  const held = message.grown > 1; // of a short one all may be there when what tells of it is
   hearing ??= import("./hearing.js").then(({ Hearing }) => new Hearing(messages, view)).catch(() => null);
-  (await hearing)?.grown(message);
+  (await hearing)?.grown(message, held);
 }
 
 function draw() {

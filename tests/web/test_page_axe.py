@@ -114,23 +114,45 @@ def test_no_rule_is_broken(browser: Browser, server: Server, scheme: Any, width:
     judge(page, "the tools of a message")
     page.keyboard.press("Escape")
 
-    agent = RawChat(server.port, "/ws", f"Authorization: Bearer {server.token('agent', name='Agent')}")
-    agent.ask(type="begin", id="m", room="lobby", reply_to=9)
+    token = server.token("agent", name="Agent", agent=True)
+    agent = RawChat(server.port, "/ws", f"Authorization: Bearer {token}")
+    seq = agent.ask(type="begin", id="re:9", room="lobby", reply_to=9)["seq"]
+    agent.say({"type": "status", "room": "lobby", "seq": seq, "text": "thinking"})
+    step = {"id": "1", "name": "search", "input": "what", "output": "that"}
+    for id, state in (("1", "done"), ("2", "running"), ("3", "error")):
+        told = {**step, "id": id, "state": state}
+        agent.say({"type": "step", "room": "lobby", "seq": seq, "step": told})
     agent.say(
         {
             "type": "append",
             "room": "lobby",
-            "stream": "m",
+            "stream": "re:9",
             "offset": 0,
             "text": "It *grows* with `code`:\n\n```\nopen\n",
         }
     )
     expect(page.get_by_role("button", name="Stop the message of Agent")).to_be_visible()
     expect(page.locator(".code", has_text="open")).to_be_visible()
+    page.locator(".step summary").first.click()
+    expect(page.locator(".step dd").first).to_be_visible()
+    expect(page.locator("#typing")).to_have_text("Agent is thinking")
     judge(page, "a message that grows")
     page.get_by_role("button", name="Stop the message of Agent").click()
     expect(page.locator(".growing")).to_have_count(0)
     judge(page, "a message that was stopped")
+    agent.ask(type="begin", id="re:9:2", room="lobby", reply_to=9)
+    agent.ask(
+        type="finish",
+        id="end",
+        room="lobby",
+        stream="re:9:2",
+        length=0,
+        reason="error",
+        meta={"steps": [step | {"state": "done"}]},
+    )
+    expect(page.locator(".attempts")).to_have_text("2 of 2")
+    expect(page.get_by_role("button", name="Regenerate")).to_be_enabled()
+    judge(page, "the attempts of an agent")
     agent.sock.close()
 
     box = page.locator("#text")

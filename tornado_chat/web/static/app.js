@@ -216,7 +216,7 @@ function draw() {
   }));
   view.me(chat.me);
   view.status(connection.state, room, room.pending.filter((item) => item.seq === undefined && !item.error).length);
-  view.typing(room.typists(chat.me?.user));
+  view.typing(room.typists(chat.me?.user), room.doing());
   view.seen(seenBy());
   seen();
 }
@@ -248,6 +248,11 @@ async function actOnMessage(action, message, emoji) {
   if (action === "reply") composer.reply(message);
   else if (action === "stop") chat.stop(here, message.seq);
   else if (action === "edit") composer.edit(message);
+  else if (action === "again" || action === "ask") {
+    const question = here.find(message.reply_to ?? 0);
+    if (question && action === "ask") composer.edit(question);
+    else if (question) chat.edit(here, question.seq, question.text); // an edit asks again
+  }
   else if (action === "delete") {
     if ((await view.askDelete(message)) !== LEAVE) chat.delete(here, message.seq);
   } else if (action === "react" && chat.me) {
@@ -324,6 +329,6 @@ document.addEventListener("visibilitychange", () => {
   else connection.hasten();
   draw();
 });
-setInterval(() => view.typing(room.typists(chat.me?.user)), 1_000);
+setInterval(() => view.typing(room.typists(chat.me?.user), room.doing()), 1_000);
 
 start();

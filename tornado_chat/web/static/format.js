@@ -58,7 +58,7 @@ export function initials(name) {
   return shown.map((word) => [...word][0]).join("").toUpperCase();
 }
 
-/** @typedef {{ user: string, name: string }} Person */
+/** @typedef {{ user: string, name: string, agent?: boolean }} Person */
 
 const IN_A_LIST = 24; // characters of a name, so that a guest's mark is not pushed off the line
 

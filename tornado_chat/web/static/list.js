@@ -1,5 +1,6 @@
 // The messages on the screen: a window of at most MOST of those that the room holds, which follows the scrolling.
 
+import { answering, Attempts } from "./attempts.js";
 import { around, el, icon } from "./dom.js";
 import { continues, day, dayName } from "./format.js";
 import { fill, grow, shown, signature } from "./row.js";
@@ -47,6 +48,7 @@ export class MessageList {
   #focus = ""; // key of the row that the arrow keys start from
   #stop = /** @type {HTMLElement | null} */ (null); // its node
   #topWords = "";
+  #attempts = new Attempts();
   #at = 0; // px: where we were last
 
   /** @param {Parts} parts @param {Room} room @param {Texts} texts @param {On} on */
@@ -226,18 +228,26 @@ export class MessageList {
     const rows = [];
     const from = room.index(this.#first);
     const end = this.#end();
-    const line = this.#line();
-    let last = /** @type {Said | null} */ (null);
+    const attempts = room.agents.size ? Attempts.in(room.messages) : new Map();
+    let line = this.#line();
+    let last = /** @type {Said & { seq?: number } | null} */ (null);
     for (let at = from; at < end; at++) {
-      const message = room.messages[at];
+      const all = /** @type {Message[]} */ (attempts.get(answering(room.messages[at])) ?? []);
+      if (all.length && room.messages[at] !== all[all.length - 1]) {
+        if (at === line) line++; // the others stand where the newest is
+        continue;
+      }
+      const message = all.length ? this.#attempts.shown(all) : room.messages[at];
       if (message.reply_to && !room.find(message.reply_to)) this.on.quoted(message.reply_to);
       const turned = last === null || day(last.ts) !== day(message.ts);
       if (turned) rows.push({ key: `d${day(message.ts)}.${message.seq}`, kind: "day", ts: message.ts, label: dayName(message.ts) });
       if (at === line) rows.push({ key: "new", kind: "new" });
       const first = last === null || turned || at === line || !continues(last, message);
       // Under the key that it had while it was on its way, so that its row stays.
-      const key = message.user === me?.user && message.id ? `i${message.id}` : `s${message.seq}`;
-      rows.push({ key, kind: "message", seq: message.seq, message, first });
+      const own = message.user === me?.user && message.id ? `i${message.id}` : `s${message.seq}`;
+      const key = all.length ? `r${answering(message)}` : own;
+      const quotes = !message.agent || last?.seq !== message.reply_to;
+      rows.push({ key, kind: "message", seq: message.seq, message, attempts: all, first, quotes });
       last = message;
     }
     if (this.#last !== null) return rows;
@@ -329,8 +339,13 @@ export class MessageList {
   /** Bring a message that is held into sight, and to the reader's notice. False if it is not held. @param {number} seq */
   goTo(seq) {
     const { messages } = this.room;
-    const at = this.room.index(seq);
+    let at = this.room.index(seq);
     if (messages[at]?.seq !== seq) return false;
+    const all = Attempts.in(messages).get(answering(messages[at]));
+    if (all) {
+      this.#attempts.choose(all, seq);
+      at = this.room.index(all[all.length - 1].seq);
+    }
     if (at < this.room.index(this.#first) || at >= this.#end()) {
       const first = Math.max(0, at - PAGE / 2);
       this.#first = messages[first].seq;
@@ -427,6 +442,11 @@ export class MessageList {
       if (event.detail === 0) node.focus();
     }
     const action = button.dataset.do ?? "";
+    if (action === "attempt" && row.kind === "message") {
+      this.#attempts.choose(row.attempts, Number(button.dataset.seq));
+      this.#render();
+      return;
+    }
     if (action === "reply" || action === "edit") this.#equip(null);
     if (row.kind === "message") this.on.act(action, { ...row, seen: shown(row.message, this.room, this.#me) }, button);
     else if (row.kind === "pending") this.on.act(action, row, button);

@@ -7,7 +7,7 @@ import { avatar } from "./row.js";
 /** @import { Me } from "./client/engine.js" */
 /** @import { Person } from "./format.js" */
 /** @import { State } from "./client/connection.js" */
-/** @import { Room } from "./client/room.js" */
+/** @import { Doing, Room } from "./client/room.js" */
 
 /**
  * `enter` returns what is wrong with what was typed, or null; `said` a text without its marks.
@@ -36,6 +36,7 @@ export class View {
   #spoken = /** @type {Wire.Message[]} */ ([]); // new messages that a screen reader is to hear of
   #told = /** @type {string[]} */ ([]); // ... and sentences of others
   #speaking = 0;
+  #busy = /** @type {Set<string>} */ (new Set()); // what agents do, as far as it was told
   #last = /** @type {Map<string, string>} */ (new Map()); // what was drawn, to draw it again only when it changed
 
   /** @param {On} on */
@@ -160,15 +161,17 @@ export class View {
     tick();
   }
 
-  /** @param {Person[]} people */
-  typing(people) {
-    if (!this.#once("typing", people)) return;
+  /** Who types, and what agents do. A screen reader hears of each that begins, and not of what it does next. @param {Person[]} people @param {Doing[]} doing */
+  typing(people, doing) {
+    if (!this.#once("typing", [people, doing])) return;
+    const before = this.#busy;
+    this.#busy = new Set(doing.map(({ user, seq }) => `${user} ${seq}`));
+    for (const one of doing) if (!before.has(`${one.user} ${one.seq}`)) this.tell(`${at(one)}.`);
+    const typing = people.length ? [`${list(people.map(called))} ${people.length === 1 ? "is" : "are"} typing`] : [];
+    const words = [...new Set([...doing.map(at), ...typing])].join(" · ");
     byId.typing.replaceChildren();
-    if (!people.length) return;
-    byId.typing.append(
-      el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")),
-      el("span", { class: "clipped" }, `${list(people.map(called))} ${people.length === 1 ? "is" : "are"} typing`),
-    );
+    if (!words) return;
+    byId.typing.append(el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")), el("span", { class: "clipped", dir: "auto" }, words));
   }
 
   /** @param {Person[]} people */
@@ -250,6 +253,9 @@ export class View {
     return ask(byId.deleteDialog, byId.deleteForm, [[LEAVE, byId.deleteKeep]], () => "delete");
   }
 }
+
+/** What an agent is at: "Helper is thinking", "Helper: 3 of 7". @param {Doing} doing */
+const at = (doing) => `${called(doing)}${/^\p{L}+ing\b/u.test(doing.text) ? " is" : ":"} ${excerpt(doing.text)}`;
 
 /** @param {string} kind @param {string} words @param {string} meaning Read aloud. */
 const badge = (kind, words, meaning) => el("span", { class: kind }, words, el("span", { class: "unseen" }, meaning));

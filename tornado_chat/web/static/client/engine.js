@@ -383,6 +383,12 @@ export class Engine {
       case "typing":
         room?.typing(frame);
         break;
+      case "status":
+        room?.status(frame);
+        break;
+      case "step":
+        room?.step(frame);
+        break;
       case "read":
         room?.readBy(frame, this.me?.user);
         break;

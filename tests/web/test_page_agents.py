@@ -1,4 +1,4 @@
-"""Agents in the page: what they do and did, their answers and other attempts at them."""
+"""Agents in the page: what they do and did, their answers and other attempts at them, their commands."""
 
 from __future__ import annotations
 
@@ -160,5 +160,52 @@ def test_who_asked_copies_and_asks_again_and_finds_the_attempts_before(browser: 
     expect(row.locator(".attempts")).to_have_text("4 of 4")
     page.reload()
     expect(texts).to_have_text(["weather in Oslo? (edited)", "said between", "New."])
+    bot.leave()
+    anna.leave()
+
+
+def test_commands_are_completed_and_reach_the_agent_that_has_them(browser: Browser, server: Server) -> None:
+    anna = Person(browser, server.url, "Anna")
+    page, box, options = anna.page, anna.page.locator("#text"), anna.page.locator("#people [role=option]")
+    asked(anna, "/")  # no agent is known: it is a text
+    assert not page.evaluate("performance.getEntriesByType('resource').some(({ name }) => name.includes('slash'))")
+    bot = Bot(server)
+    commands = [
+        {"name": "model", "description": "which answers", "choices": ["quick", "careful"]},
+        {"name": "mood"},
+        {"name": "<b>"},
+        None,
+    ]
+    bot.ask(type="send", id="c", room="commands.bot", text="-", meta={"commands": commands})
+    lie = {"commands": [{"name": "moan"}]}
+    another(page, server.url, [{"type": "send", "room": "commands.bot", "text": "-", "meta": lie}])
+    bot.ask(type="send", id="hello", room="lobby", text="Hello")
+    expect(anna.row("Hello")).to_be_visible()
+    box.press_sequentially("/mo")
+    expect(options).to_have_text(["/model which answers", "/mood "])
+    expect(page.locator("#people")).to_have_accessible_name("Commands")
+    expect(options.first).to_have_attribute("aria-selected", "true")
+    box.press("Tab")
+    expect(box).to_have_value("/model ")
+    expect(options).to_have_text(["quick", "careful"])
+    box.press("ArrowDown")
+    box.press("Enter")
+    expect(box).to_have_value("/model careful ")
+    expect(page.locator("#people")).to_be_hidden()
+    box.press("Enter")
+    expect(anna.row("/model careful")).to_be_visible()
+    box.press_sequentially("/mood")
+    expect(options).to_have_text(["/mood "])
+    box.press("Enter")  # it is all there: it is sent
+    expect(anna.row("/mood")).to_be_visible()
+    expect(page.locator("#people")).to_be_hidden()
+    box.press_sequentially("@Helper, /moo")
+    expect(options).to_have_text(["/mood "])
+    box.press("Escape")
+    box.fill("")
+    expect(page.locator("li.pending")).to_have_count(0)
+    frames = another(page, server.url, [{"type": "join", "room": "lobby", "after": 0}], "synced")
+    said = {frame["text"]: frame.get("mentions") for frame in frames if frame["type"] == "message"}
+    assert said == {"/": None, "Hello": None, "/model careful": ["bot"], "/mood": ["bot"]}
     bot.leave()
     anna.leave()

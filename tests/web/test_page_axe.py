@@ -153,6 +153,8 @@ def test_no_rule_is_broken(browser: Browser, server: Server, scheme: Any, width:
     expect(page.locator(".attempts")).to_have_text("2 of 2")
     expect(page.get_by_role("button", name="Regenerate")).to_be_enabled()
     judge(page, "the attempts of an agent")
+    commands = [{"name": "model", "description": "which of them answers", "choices": ["quick"]}]
+    agent.ask(type="send", id="c", room="commands.agent", text="-", meta={"commands": commands})
     agent.sock.close()
 
     box = page.locator("#text")
@@ -160,6 +162,12 @@ def test_no_rule_is_broken(browser: Browser, server: Server, scheme: Any, width:
     expect(page.locator("#people").get_by_role("option").first).to_be_visible()
     judge(page, "names that complete an @", "aria-required-children")
     box.press("Escape")
+    box.fill("")
+    box.press_sequentially("/")
+    expect(page.locator("#people")).to_contain_text("which of them answers")
+    judge(page, "commands that complete a /", "aria-required-children")
+    box.press("Escape")
+    box.fill("@a")
     box.press_sequentially(" @nobody ")
     expect(page.locator("#hint")).to_have_text("Nobody here is called @a or @nobody.")
     judge(page, "nobody is called so")

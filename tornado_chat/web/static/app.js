@@ -60,6 +60,8 @@ const composer = new Composer({
     edit: (message, text) => chat.edit(room, message.seq, text),
     people: (room) => room.people(chat.me?.user),
     me: () => chat.me,
+    agents: (room) => [...room.agents].filter((user) => user !== chat.me?.user).map((user) => room.person(user)),
+    past: (name) => chat.last(name),
     present: (room) => chat.present(room),
     typing: (on) => chat.typing(room, on),
     last: () => room.messages.findLast((message) => message.user === chat.me?.user && !message.deleted && !message.streaming),

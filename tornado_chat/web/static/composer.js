@@ -9,6 +9,7 @@ const ROOM_FOR_THE_FRAME = 1_024; // bytes of a frame that are not text
 const MOST_UNNAMED = 3; // words of which is said that they name nobody
 
 /** @import { Completion } from "./completion.js" */
+/** @import { Commands } from "./slash.js" */
 /** @import { Person } from "./format.js" */
 /** @import { Message, Room } from "./client/room.js" */
 /** @import { tab } from "./store.js" */
@@ -16,10 +17,12 @@ const MOST_UNNAMED = 3; // words of which is said that they name nobody
 
 /**
  * `last`: our newest message, to be edited by the arrow key. `people`: who may be named in a room, the likeliest first;
- * `present` resolves when those who are there now are among them. `me`: ourselves, as far as we know.
+ * `present` resolves when those who are there now are among them. `agents`: those who may be told a command there;
+ * `past`: the last messages of a room. `me`: ourselves, as far as we know.
  * @typedef {{
  *   post: (text: string, replyTo: number | undefined, mentions: string[]) => void, edit: (message: Editable, text: string) => void,
  *   people: (room: Room) => Person[], present: (room: Room) => Promise<unknown>, me: () => Person | null,
+ *   agents: (room: Room) => Person[], past: (room: string) => Promise<Wire.Past[] | null>,
  *   typing: (on: boolean) => void, last: () => Editable | undefined,
  * }} On
  */
@@ -51,6 +54,7 @@ export class Composer {
   #draft = ""; // what stood here before the edit
   #picked = /** @type {Person[]} */ ([]); // from the completion, for this text
   #completion = /** @type {Completion | null} */ (null);
+  #commands = /** @type {Commands | null} */ (null);
   #loading = false; // ... what completes
 
   /**
@@ -157,14 +161,23 @@ export class Composer {
       const replyTo = this.#replyTo?.seq;
       const people = text.includes("@") ? this.on.people(this.#room) : [];
       people.sort((one, other) => Number(isGuest(one.user)) - Number(isGuest(other.user))); // called like anybody
-      const mentions = people.length ? mentioned(this.texts.spoken(text), [...this.#picked, ...people]) : [];
+      const named = people.length ? mentioned(this.texts.spoken(text), [...this.#picked, ...people]) : [];
+      const mentions = named.length ? named : this.#meant(text);
       this.#picked = [];
+      this.#completion?.close();
       this.box.value = "";
       this.cancel();
       this.on.post(text, replyTo, mentions);
       this.#unnamed(text);
     }
     this.#changed(false);
+  }
+
+  /** The ids of the agents for whom a command is: of several that know it the one of which it was chosen. @param {string} text */
+  #meant(text) {
+    const agents = this.#commands?.meant(text) ?? [];
+    const chosen = agents.filter((agent) => this.#picked.some(({ user }) => user === agent));
+    return chosen.length ? chosen : agents;
   }
 
   /** Say quietly whom `text`, which is being written or was just sent, means to name and does not. @param {string} text */
@@ -189,19 +202,39 @@ export class Composer {
   }
 
   async #complete() {
-    if (!this.#completion && !this.#loading && this.box.value.includes("@")) {
+    const text = this.box.value;
+    const names = text.includes("@");
+    const commands = /^\s*[@/]/.test(text) && text.includes("/") && this.#room && (names || this.on.agents(this.#room).length > 0);
+    if (!this.#loading && ((names && !this.#completion) || (commands && !this.#commands))) {
       this.#loading = true;
-      this.texts.load(); // and what knows code
-      const loaded = await import("./completion.js").catch(() => null); // perhaps with the next letter
+      if (names) this.texts.load(); // and what knows code
+      await this.#load(Boolean(commands)).catch(() => null); // perhaps with the next letter
       this.#loading = false;
-      if (loaded) this.#completion = new loaded.Completion(this.box, byId.people, {
-        people: () => (this.#room ? this.on.people(this.#room) : []),
-        present: async () => this.#room && this.on.present(this.#room),
-        picked: (person) => this.#picked.push(person),
-        spoken: (text) => this.texts.spoken(text),
-      });
     }
     this.#completion?.update();
+  }
+
+  /** @param {boolean} commands Those too. */
+  async #load(commands) {
+    const [{ Completion }, { names }, slash] = await Promise.all([
+      import("./completion.js"), import("./people.js"), commands ? import("./slash.js") : null,
+    ]);
+    const people = () => (this.#room ? this.on.people(this.#room) : []);
+    /** @param {Person} person */
+    const picked = (person) => this.#picked.push(person);
+    this.#completion ??= new Completion(this.box, byId.people);
+    this.#commands ??= slash && new slash.Commands({
+      people, agents: () => (this.#room ? this.on.agents(this.#room) : []), last: (room) => this.on.past(room), picked,
+    });
+    this.#completion.sources = [
+      ...(this.#commands ? [this.#commands.names, this.#commands.choices] : []),
+      names({
+        people,
+        present: async () => this.#room && this.on.present(this.#room),
+        picked,
+        spoken: (text) => this.texts.spoken(text),
+      }),
+    ];
   }
 
   /** @param {boolean} typed By a person. */

@@ -60,6 +60,12 @@ export function initials(name) {
 
 /** @typedef {{ user: string, name: string, agent?: boolean }} Person */
 
+/** How the names of rooms that belong to an agent have its id. (tornado_chat/conversations.py) @param {string} agent */
+export const roomsOf = (agent) => agent.toLowerCase().replace(/[^a-z0-9._-]+/g, "-").replace(/^[._-]+/, "").slice(0, 37) || "agent";
+
+/** Where an agent tells its commands (docs/protocol.md, "Agents"). @param {string} agent */
+export const commandsOf = (agent) => `commands.${roomsOf(agent)}`;
+
 const IN_A_LIST = 24; // characters of a name, so that a guest's mark is not pushed off the line
 
 /** Whether a user id is a guest's. @param {string} user */

@@ -1,15 +1,16 @@
-"""Agents in the page: what they do and did, their answers and other attempts at them, their commands."""
+"""Agents in the page: what they do and did, their answers and other attempts at them, their commands, a page of one."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
-from tests.support.chromium import Person, another
+from tests.support.chromium import Person, another, in_the_log
 from tests.support.raw_chat import RawChat
-from tests.support.servers import Server
+from tests.support.servers import UNLIMITED, Server
 
 pytest_plugins = ["tests.support.chromium_fixtures"]
 
@@ -75,7 +76,7 @@ def test_what_an_agent_does_is_seen_while_it_does_it_and_kept(browser: Browser, 
     step = page.locator("details.step")
     expect(step).to_have_class("step running")
     expect(step.locator("summary")).to_have_text("search running Oslo")
-    expect(page.locator("li.message .agent")).to_have_text("agent")
+    expect(page.locator("li.message .agent")).to_have_accessible_name("agent: a conversation with Helper alone")
     expect(page.locator("li.message").last.locator(".quote")).to_have_count(0)  # it stands right above
 
     lie = {"id": "2", "name": "lie", "state": "done"}  # of somebody else
@@ -209,3 +210,57 @@ def test_commands_are_completed_and_reach_the_agent_that_has_them(browser: Brows
     assert said == {"/": None, "Hello": None, "/model careful": ["bot"], "/mood": ["bot"]}
     bot.leave()
     anna.leave()
+
+
+def talks(page: Page) -> Any:
+    return expect(page.locator("#rooms .label"))
+
+
+def test_a_page_of_one_agent(browser: Browser, tmp_path: Path) -> None:
+    """With a real one: a question and its streamed answer in a room that is followed, reloaded, and found again."""
+    with Server(tmp_path, *UNLIMITED, "--agent", "demo") as server:
+        anna = Person(browser, server.url, "Anna")
+        page = anna.page
+        expect(anna.page.locator("li.message .agent")).to_be_visible()
+        page.locator("li.message .agent").click()
+        anna.live()
+        assert re.search("/agent/demo#demo-[a-z2-7]{26}$", page.url)
+        expect(page.locator("#title")).to_have_text("demo agent")
+        expect(page.locator("#top")).to_contain_text("Ask demo something.")
+        talks(page).to_have_count(0)
+        page.locator("#text").press_sequentially("/tab")  # of an agent that has said nothing here
+        expect(page.locator("#people")).to_contain_text("/table")
+        page.locator("#text").fill("/help")
+        page.locator("#text").press("Enter")
+        expect(page.locator(".text table")).to_be_visible()
+        talks(page).to_have_text(["/help"])
+        first = page.url
+        page.reload()
+        expect(page.locator(".text table")).to_be_visible()
+        assert page.url == first
+        talks(page).to_have_text(["/help"])
+
+        page.get_by_role("button", name="New conversation").click()
+        expect(page.locator("li.message")).to_have_count(0)
+        assert page.url != first
+        anna.say("Tell me of wind")
+        expect(page.locator("details.step summary")).to_contain_text("clock")
+        page.get_by_role("button", name="Stop").click()
+        expect(page.locator(".edited")).to_have_text("(stopped)")
+        talks(page).to_have_text(["Tell me of wind", "/help"])
+        expect(page).to_have_title("Tell me of wind · demo · Chat")
+        page.locator("#rooms a").last.click()
+        expect(page.locator(".text table")).to_be_visible()
+        assert page.url == first
+
+        page.get_by_role("link", name="All rooms").click()
+        anna.live()
+        talks(page).to_have_text(["lobby", "demoagent"])
+        expect(page.locator("#rooms button")).to_have_count(1)
+        page.locator("#rooms a", has_text="demo").click()
+        talks(page).to_have_text(["Tell me of wind", "/help"])
+        page.get_by_role("button", name="Remove “/help” from the list").click()
+        talks(page).to_have_text(["Tell me of wind"])
+        room = first.partition("#")[2]
+        assert in_the_log(page, server.url, room)[0] == "/help"  # it is a room like others
+        anna.leave()

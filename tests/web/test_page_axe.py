@@ -202,4 +202,14 @@ def test_no_rule_is_broken(browser: Browser, server: Server, scheme: Any, width:
     if phone:
         page.locator("#menu-close").click()
     bob.leave()
+    page.goto(f"{server.url}/agent/agent")
+    anna.live()
+    expect(page.locator("#top")).to_contain_text("Ask Agent something.")
+    judge(page, "a page of one agent", "page-has-heading-one")
+    anna.say("a question")
+    expect(page.locator("li.pending")).to_have_count(0)
+    if phone:
+        page.locator("#menu").click()
+    expect(page.locator("#rooms .label")).to_have_text(["a question"])
+    judge(page, "its conversations", "list", "link-name")
     anna.leave()

@@ -90,8 +90,13 @@ export class Composer {
     this.#room = room;
     this.#picked = [];
     this.box.value = this.drafts.get("drafts", {})[room.name] ?? "";
-    this.box.placeholder = `Message #${room.name}`;
+    this.address(`#${room.name}`);
     this.#changed(false);
+  }
+
+  /** Say to whom one writes. @param {string} name */
+  address(name) {
+    this.box.placeholder = `Message ${name}`;
   }
 
   focus() {

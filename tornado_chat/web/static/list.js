@@ -16,9 +16,9 @@ import { fill, grow, shown, signature } from "./row.js";
 
 /**
  * `quoted`: a reply quotes a message that is not held. `act`: a button on a row was pressed. `allowed`: the patterns of
- * the rooms that we may enter, as far as they are known.
+ * the rooms that we may enter, as far as they are known. `greeting`: what stands where nothing was said, if not the usual.
  * @typedef {{
- *   allowed: () => string[], older: () => void, quoted: (seq: number) => void, seen: () => void,
+ *   allowed: () => string[], greeting: () => (string | HTMLElement)[] | undefined, older: () => void, quoted: (seq: number) => void, seen: () => void,
  *   act: (action: string, row: Acted, button: HTMLElement) => void,
  * }} On
  */
@@ -301,6 +301,7 @@ export class MessageList {
 
   #edges() {
     const { room } = this;
+    const greeting = this.on.greeting();
     /** @type {(string | HTMLElement)[]} */
     let top = [];
     if (room.loading) top = ["Loading earlier messages…"];
@@ -308,8 +309,8 @@ export class MessageList {
     else if (room.problem && !room.member) top = [`You are not in this room: ${room.problem}.`, ...this.#allowed()];
     else if (!room.synced && !room.messages.length) top = [""];
     else if (!room.more && !room.messages.length && !room.pending.length) {
-      top = [el("b", {}, "Nobody has said anything here yet."), el("br"), "Write the first message, or send this page’s address to someone."];
-    } else if (!room.more && room.index(this.#first) === 0) top = [el("b", {}, `This is the beginning of #${room.name}.`)];
+      top = greeting ?? [el("b", {}, "Nobody has said anything here yet."), el("br"), "Write the first message, or send this page’s address to someone."];
+    } else if (!greeting && !room.more && room.index(this.#first) === 0) top = [el("b", {}, `This is the beginning of #${room.name}.`)];
     const words = top.map((part) => (typeof part === "string" ? part : part.textContent)).join("");
     if (words !== this.#topWords) this.top.replaceChildren(...top);
     this.#topWords = words;

@@ -1,7 +1,7 @@
 // One row of the list: a message, one of ours on its way, a day, the line above what is new.
 
 import { el, focusIn, refocus } from "./dom.js";
-import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, shortTime, time, visibleName } from "./format.js";
+import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, shortTime, talkAddress, time, visibleName } from "./format.js";
 
 /** @import { Me } from "./client/engine.js" */
 /** @import { Person } from "./format.js" */
@@ -227,12 +227,18 @@ export function named(person) {
   return kind ? [name, el("span", { class: kind }, kind)] : [name];
 }
 
+/** The mark of an agent, which leads to a conversation with it alone. @param {Person} author */
+function talkTo(author) {
+  const label = `agent: a conversation with ${called(author)} alone`;
+  return el("a", { class: "agent", href: talkAddress(author.user), title: label, "aria-label": label, "data-focus": "talk" }, "agent");
+}
+
 /** @param {Person} author @param {HTMLTimeElement} when */
 function head(author, when) {
   const [name, ...mark] = named(author);
   name.className = "name";
   name.style.setProperty("--hue", String(hue(author.user)));
-  return el("p", { class: "head" }, name, " ", ...mark, " ", when);
+  return el("p", { class: "head" }, name, " ", ...(author.agent ? [talkTo(author)] : mark), " ", when);
 }
 
 /** @param {number} seq @param {Room} room @param {Texts} texts */

@@ -18,9 +18,10 @@ import { avatar } from "./row.js";
  */
 
 /**
- * A room of the list. `least`: there are more unread; `by`: who has invited us, and had no answer yet.
+ * A room of the list. `least`: there are more unread; `by`: who has invited us, and had no answer yet; `label`: what it is
+ * called, if otherwise than its name; `href`: of what is no room of this page.
  * @typedef {{
- *   name: string, here: boolean, unread: { count: number, least: boolean }, mentions: number, quiet: boolean, by: string | null,
+ *   name: string, label?: string, href?: string, here: boolean, unread: { count: number, least: boolean }, mentions: number, quiet: boolean, by: string | null,
  * }} Listed
  */
 
@@ -91,35 +92,38 @@ export class View {
     return true;
   }
 
-  /** @param {Listed[]} rooms */
-  rooms(rooms) {
+  /** `talk`: what they are conversations with. @param {Listed[]} rooms @param {string} [talk] */
+  rooms(rooms, talk) {
     const total = rooms.reduce((sum, { unread, mentions }) => sum + Math.max(unread.count, mentions), 0);
-    const here = rooms.find((room) => room.here)?.name ?? "";
-    document.title = `${total ? `(${total}) ` : ""}#${here} · Chat`;
-    if (!this.#once("rooms", rooms)) return;
+    const here = rooms.find((room) => room.here);
+    const title = talk ? [here?.label, talk].filter(Boolean).join(" · ") : `#${here?.name}`;
+    document.title = `${total ? `(${total}) ` : ""}${title} · Chat`;
+    if (!this.#once("rooms", [rooms, talk])) return;
     const news = rooms.some(({ here, unread, mentions, by }) => !here && (unread.count || mentions || by));
     byId.menu.classList.toggle("news", news);
-    byId.menu.setAttribute("aria-label", news ? "Rooms, news" : "Rooms");
+    const kind = talk ? "Conversations" : "Rooms";
+    byId.menu.setAttribute("aria-label", news ? `${kind}, news` : kind);
     const focused = focusIn(byId.rooms);
-    byId.title.replaceChildren(el("span", { class: "hash", "aria-hidden": "true" }, "#"), here);
+    byId.title.replaceChildren(...(talk ? [talk, " ", el("span", { class: "agent" }, "agent")] : [el("span", { class: "hash", "aria-hidden": "true" }, "#"), here?.name ?? ""]));
     byId.rooms.replaceChildren(...rooms.map((room) => this.#room(room)));
     if (focused) refocus(byId.rooms, focused)?.focus();
   }
 
   /** @param {Listed} room */
-  #room({ name, unread, mentions, quiet, by, here }) {
+  #room({ name, label, href, unread, mentions, quiet, by, here }) {
     const link = el(
       "a",
-      { href: `#${name}`, "aria-current": here ? "page" : null, "data-focus": name },
-      el("span", { class: "hash", "aria-hidden": "true" }, "#"),
-      el("span", { class: "label" }, name, by && el("small", {}, `Invited by ${by}`)),
+      { href: href ?? `#${name}`, "aria-current": here ? "page" : null, "data-focus": name },
+      label ? null : el("span", { class: "hash", "aria-hidden": "true" }, "#"),
+      el("span", { class: "label", dir: label ? "auto" : null }, label ?? name, href && el("span", { class: "agent" }, "agent"), by && el("small", {}, `Invited by ${by}`)),
       mentions && !here ? badge("badge named", `@${upTo99(mentions)}`, mentions === 1 ? " mention of you" : " mentions of you") : null,
       unread.count && !here ? badge("badge", upTo99(unread.count, unread.least), " unread") : null,
     );
     link.addEventListener("click", () => this.drawer(false));
-    const leave = el("button", { type: "button", class: "round small", "aria-label": `Leave ${name}`, title: "Leave this room" }, icon("close"));
+    const words = label ? "Remove this conversation from the list" : "Leave this room";
+    const leave = el("button", { type: "button", class: "round small", "aria-label": label ? `Remove “${label}” from the list` : `Leave ${name}`, title: words }, icon("close"));
     leave.addEventListener("click", () => this.on.leave(name));
-    return el("li", { class: (unread.count || mentions || by) && !here ? "unread" : quiet ? "quiet" : null }, link, leave);
+    return el("li", { class: (unread.count || mentions || by) && !here ? "unread" : quiet ? "quiet" : null }, link, href ? null : leave);
   }
 
   /** @param {Me | null} me */

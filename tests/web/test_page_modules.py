@@ -240,7 +240,7 @@ def test_four_tabs_hold_requests_open(page: Page, server: Server) -> None:
         const kept = {};
         const get = (key, other) => structuredClone(kept[key] ?? other);
         const store = { get, set: (key, value) => { kept[key] = value; return true; } };
-        const tabs = Array.from({ length: 6 }, () => new m.Holders(store));
+        const tabs = Array.from({ length: 6 }, () => new m.Holders(store, new URL(location.href)));
         const first = tabs.map((tab) => tab.take());
         const again = tabs[0].take();
         tabs[1].release();

@@ -1,5 +1,6 @@
 // Requests to the server: who we say we are, and what a refusal says.
 
+import { report } from "./faults.js";
 import { headerAsks } from "./retry.js";
 
 /** @import { End } from "./connection.js" */
@@ -19,7 +20,7 @@ export class Refusal extends Error {
 /** How a transport ended by what was thrown. @param {unknown} error @returns {End} */
 export function endedBy(error) {
   if (!(error instanceof Refusal)) {
-    reportError(error); // ours
+    report(error);
     return { code: 1006 };
   }
   return { code: error.status, wait: error.wait, why: error.error?.message };

@@ -33,6 +33,7 @@ export function roomName(typed) {
 }
 
 export class Room extends Log {
+  resets = 0; // times that what was held was of no use any more
   messages = /** @type {Message[]} */ ([]); // ascending seq
   oldest = 1; // the history of everything below is not held
   more = false; // ... and there is some
@@ -55,9 +56,25 @@ export class Room extends Log {
   #edits = /** @type {Change[] | null} */ (null);
   #waiting = 0; // histories asked for
 
+  /**
+   * `last`: so many events are asked for at first; `after`: or those after this one. `gap`: where more were missed than so
+   * many, it begins with the newest again.
+   * @param {string} name @param {{ last?: number, after?: { seq: number, epoch: string }, gap?: number }} options
+   */
+  constructor(name, { last = RECENT, after, gap = GAP } = {}) {
+    super(name);
+    this.last = last;
+    this.gap = gap;
+    if (!after) return;
+    this.cursor = after.seq;
+    this.epoch = after.epoch;
+    this.oldest = after.seq + 1;
+    this.more = after.seq > 0;
+  }
+
   /** The fields of the `join` that brings us up to date. @returns {JoinFrom} */
   get joinFrom() {
-    return this.cursor === null ? { last: RECENT } : { after: this.cursor };
+    return this.cursor === null ? { last: this.last } : { after: this.cursor };
   }
 
   /**
@@ -68,7 +85,7 @@ export class Room extends Log {
     this.problem = null;
     if (from.after !== undefined) {
       const foreign = this.foreign(frame, from.after);
-      if (foreign || frame.head - frame.cursor > GAP) {
+      if (foreign || frame.head - frame.cursor > this.gap) {
         this.#forget(foreign);
         return false;
       }
@@ -84,6 +101,7 @@ export class Room extends Log {
 
   /** @param {boolean} foreign */
   #forget(foreign) {
+    if (this.cursor !== null) this.resets++;
     this.messages = [];
     this.cursor = null;
     this.more = false;

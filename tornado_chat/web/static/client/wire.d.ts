@@ -7,7 +7,7 @@ export interface Join { type: "join"; id?: string; room: string; after?: number;
 /** What a stream begins with: the fields of a `join`. */
 export type Joining = Pick<Join, "room" | "after" | "last">;
 export interface Leave { type: "leave"; id?: string; room: string }
-export interface Send { type: "send"; id?: string; room: string; text: string; reply_to?: number; mentions?: string[] }
+export interface Send { type: "send"; id?: string; room: string; text: string; reply_to?: number; meta?: Meta; mentions?: string[]; mark?: boolean }
 export interface Edit { type: "edit"; id?: string; room: string; seq: number; text: string }
 export interface Delete { type: "delete"; id?: string; room: string; seq: number }
 export interface React { type: "react"; id?: string; room: string; seq: number; emoji: string; on: boolean }
@@ -52,6 +52,9 @@ export interface Failure { type: "error"; id?: string; room?: string; code: stri
 
 export interface Closing { type: "closing"; code: number; reason?: string; retry_after_ms?: number }
 
+/** What is said in passing of people in a room. */
+export type Signal = Typing | Status | Step | Read;
+
 export interface Typing { type: "typing"; room: string; user: string; name: string; on: boolean }
 export interface Status { type: "status"; room: string; user: string; name: string; text: string; seq?: number }
 export interface Step { type: "step"; room: string; user: string; seq: number; step: ToolRun }
@@ -64,7 +67,7 @@ export interface Grown { type: "stream"; id?: string; room: string; seq: number;
 /** One step of an agent: a tool's run. */
 export interface ToolRun { id: string; name: string; state: "running" | "done" | "error"; input?: string; output?: string }
 /** Of a message's `meta` what agents put there; others put there what they like. */
-export interface Meta { steps?: ToolRun[]; commands?: { name: string; description?: string; choices?: string[] }[] }
+export interface Meta { steps?: ToolRun[]; commands?: { name: string; description?: string; choices?: string[] }[]; [key: string]: unknown }
 
 export interface Person { user: string; name: string }
 

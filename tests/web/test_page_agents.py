@@ -227,6 +227,7 @@ def test_a_page_of_one_agent(browser: Browser, tmp_path: Path) -> None:
         assert re.search("/agent/demo#demo-[a-z2-7]{26}$", page.url)
         expect(page.locator("#title")).to_have_text("demo agent")
         expect(page.locator("#top")).to_contain_text("Ask demo something.")
+        expect(page.locator("#top")).to_contain_text("write / to see them")
         talks(page).to_have_count(0)
         page.locator("#text").press_sequentially("/tab")  # of an agent that has said nothing here
         expect(page.locator("#people")).to_contain_text("/table")

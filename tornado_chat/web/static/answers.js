@@ -10,6 +10,8 @@ import { drawn, el, styled } from "./dom.js";
 
 await styled("agents.css");
 
+export { answering, Attempts } from "./attempts.js";
+
 const COPIED = 2_000; // ms that the button says so
 const STATES = { running: "running", done: "done", error: "failed" };
 const PATHS = {

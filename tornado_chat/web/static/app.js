@@ -7,7 +7,7 @@ import { news } from "./client/own.js";
 import { roomName } from "./client/room.js";
 import { Composer } from "./composer.js";
 import { byId } from "./dom.js";
-import { called, isGuest, roomsOf, talkAddress, talkWith, visibleName } from "./format.js";
+import { called, isGuest, talkWith } from "./format.js";
 import { MessageList } from "./list.js";
 import { shared, tab } from "./store.js";
 import { Texts } from "./texts.js";
@@ -42,6 +42,7 @@ let room = chat.enter(asked());
 let drawing = false;
 let hearing = /** @type {Promise<Hearing | null> | null} */ (null);
 let kept = shared.get("followed", null); // the rooms that we followed when they were last known
+let listAgents = /** @type {typeof import("./talks.js").agents | null | undefined} */ (undefined); // null: it is to come
 const entered = /** @type {Set<string>} */ (new Set()); // to be followed as soon as we are in them
 
 const messages = new MessageList(
@@ -236,20 +237,17 @@ function inList(name) {
   };
 }
 
-/** The agents with whom there are conversations, each once. @param {string[]} rooms @returns {Listed[]} */
-function agents(rooms) {
-  /** @type {Map<string, Listed>} */
-  const found = new Map();
-  for (const name of rooms) {
-    const agent = isElsewhere(name) ? talkWith(name) : null;
-    if (agent === null) continue;
-    const one = inList(name);
-    const known = found.get(agent);
-    const user = [...(chat.rooms.get(name)?.agents ?? [])].find((user) => roomsOf(user) === agent) ?? agent;
-    const unread = { count: one.unread.count + (known?.unread.count ?? 0), least: one.unread.least || Boolean(known?.unread.least) };
-    found.set(agent, { ...one, label: visibleName(chat.person(user)), href: talkAddress(user), unread, mentions: one.mentions + (known?.mentions ?? 0), by: one.by ?? known?.by ?? null });
-  }
-  return [...found.values()];
+/** The agents with whom there are conversations. @param {string[]} names @returns {Listed[]} */
+function agents(names) {
+  const others = names.filter(isElsewhere);
+  if (others.length && listAgents === undefined) loadList();
+  return listAgents?.(others.map(inList), chat) ?? [];
+}
+
+async function loadList() {
+  listAgents = null;
+  listAgents = (await import("./talks.js").catch(() => null))?.agents ?? null;
+  changed(null);
 }
 
 function draw() {

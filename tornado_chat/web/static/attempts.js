@@ -27,6 +27,11 @@ export class Attempts {
     return found;
   }
 
+  /** All that answer the same as `message`; undefined if it is none. @param {Message[]} messages @param {Message} message */
+  others(messages, message) {
+    return Attempts.in(messages).get(answering(message));
+  }
+
   /** Show this one of `all`, until there is another. @param {Message[]} all @param {number} seq */
   choose(all, seq) {
     this.#chosen.set(answering(all[0]), { seq, newest: all[all.length - 1].seq });
@@ -34,7 +39,8 @@ export class Attempts {
 
   /** Which of `all` is shown. @param {Message[]} all */
   shown(all) {
-    const newest = all[all.length - 1];
+    const newest = all.at(-1);
+    if (!newest) return null;
     const chosen = this.#chosen.get(answering(newest));
     return (chosen?.newest === newest.seq && all.find(({ seq }) => seq === chosen.seq)) || newest;
   }

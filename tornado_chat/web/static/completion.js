@@ -2,6 +2,10 @@
 // them.
 
 import { el, styled } from "./dom.js";
+import { names } from "./people.js";
+
+/** @import { Person } from "./format.js" */
+/** @import { Commands } from "./slash.js" */
 
 await styled("more.css");
 
@@ -15,16 +19,28 @@ const MOST = 8; // that are shown
  * @typedef {{ label: string, begun: (before: string) => { from: number, query: string } | null, options: (query: string) => Option[], ready: (query: string) => Promise<unknown> }} Source
  */
 
+/**
+ * `people`: who may be named, the likeliest first; `present` resolves when those who are here are among them; `agents`:
+ * those who may be told a command here; `last`: the last messages of a room, null without a connection; `picked`: a person
+ * was chosen, or a command of theirs; `spoken`: the parts of a text that may name somebody.
+ * @typedef {{
+ *   people: () => Person[], present: () => Promise<unknown>, agents: () => Person[], last: (room: string) => Promise<Wire.Past[] | null>,
+ *   picked: (person: Person) => void, spoken: (text: string) => string[],
+ * }} On
+ */
+
 export class Completion {
-  /** The first whose word it is completes it. */
-  sources = /** @type {Source[]} */ ([]);
+  #sources = /** @type {Source[]} */ ([]); // the first whose word it is completes it
+  #commands = /** @type {Commands | null} */ (null);
   #options = /** @type {Option[]} */ ([]); // as they are shown
   #chosen = 0;
   #from = 0; // where in the text the word begins
   #left = /** @type {string | null} */ (null); // the text up to the caret when the list was left, and while it goes on
 
-  /** @param {HTMLTextAreaElement} box @param {HTMLElement} list */
-  constructor(box, list) {
+  /** @param {HTMLTextAreaElement} box @param {HTMLElement} list @param {On} on */
+  constructor(box, list, on) {
+    this.on = on;
+    this.#sources = [names(on)];
     this.box = box;
     this.list = list;
     box.setAttribute("aria-autocomplete", "list");
@@ -35,6 +51,19 @@ export class Completion {
       const option = event.target instanceof Element ? event.target.closest("li") : null;
       if (option) this.#pick(Number(option.dataset.at));
     });
+  }
+
+  /** From now on they are completed, too. */
+  async addCommands() {
+    const loaded = this.#commands ? null : await import("./slash.js").catch(() => null);
+    if (!loaded || this.#commands) return;
+    this.#commands = new loaded.Commands(this.on);
+    this.#sources.unshift(this.#commands.names, this.#commands.choices);
+  }
+
+  /** For whom a text that begins with a command is: the ids of agents. @param {string} text @param {Person[]} picked */
+  meant(text, picked) {
+    return this.#commands?.meant(text, picked) ?? [];
   }
 
   get open() {
@@ -64,7 +93,7 @@ export class Completion {
   #match() {
     const { selectionStart, selectionEnd, value } = this.box;
     if (selectionStart !== selectionEnd || document.activeElement !== this.box) return null;
-    for (const source of this.sources) {
+    for (const source of this.#sources) {
       const found = source.begun(value.slice(0, selectionStart));
       if (found) return { ...found, source };
     }

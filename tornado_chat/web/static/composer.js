@@ -9,7 +9,6 @@ const ROOM_FOR_THE_FRAME = 1_024; // bytes of a frame that are not text
 const MOST_UNNAMED = 3; // words of which is said that they name nobody
 
 /** @import { Completion } from "./completion.js" */
-/** @import { Commands } from "./slash.js" */
 /** @import { Person } from "./format.js" */
 /** @import { Message, Room } from "./client/room.js" */
 /** @import { tab } from "./store.js" */
@@ -54,7 +53,6 @@ export class Composer {
   #draft = ""; // what stood here before the edit
   #picked = /** @type {Person[]} */ ([]); // from the completion, for this text
   #completion = /** @type {Completion | null} */ (null);
-  #commands = /** @type {Commands | null} */ (null);
   #loading = false; // ... what completes
 
   /**
@@ -167,7 +165,7 @@ export class Composer {
       const people = text.includes("@") ? this.on.people(this.#room) : [];
       people.sort((one, other) => Number(isGuest(one.user)) - Number(isGuest(other.user))); // called like anybody
       const named = people.length ? mentioned(this.texts.spoken(text), [...this.#picked, ...people]) : [];
-      const mentions = named.length ? named : this.#meant(text);
+      const mentions = named.length ? named : (this.#completion?.meant(text, this.#picked) ?? []);
       this.#picked = [];
       this.#completion?.close();
       this.box.value = "";
@@ -176,13 +174,6 @@ export class Composer {
       this.#unnamed(text);
     }
     this.#changed(false);
-  }
-
-  /** The ids of the agents for whom a command is: of several that know it the one of which it was chosen. @param {string} text */
-  #meant(text) {
-    const agents = this.#commands?.meant(text) ?? [];
-    const chosen = agents.filter((agent) => this.#picked.some(({ user }) => user === agent));
-    return chosen.length ? chosen : agents;
   }
 
   /** Say quietly whom `text`, which is being written or was just sent, means to name and does not. @param {string} text */
@@ -207,39 +198,26 @@ export class Composer {
   }
 
   async #complete() {
+    const room = this.#room;
     const text = this.box.value;
     const names = text.includes("@");
-    const commands = /^\s*[@/]/.test(text) && text.includes("/") && this.#room && (names || this.on.agents(this.#room).length > 0);
-    if (!this.#loading && ((names && !this.#completion) || (commands && !this.#commands))) {
+    const commands = room && /^\s*(@.*)?\//.test(text) && (names || this.on.agents(room).length > 0);
+    if (!this.#completion && !this.#loading && (names || commands)) {
       this.#loading = true;
-      if (names) this.texts.load(); // and what knows code
-      await this.#load(Boolean(commands)).catch(() => null); // perhaps with the next letter
+      this.texts.load(); // and what knows code
+      const loaded = await import("./completion.js").catch(() => null); // perhaps with the next letter
       this.#loading = false;
-    }
-    this.#completion?.update();
-  }
-
-  /** @param {boolean} commands Those too. */
-  async #load(commands) {
-    const [{ Completion }, { names }, slash] = await Promise.all([
-      import("./completion.js"), import("./people.js"), commands ? import("./slash.js") : null,
-    ]);
-    const people = () => (this.#room ? this.on.people(this.#room) : []);
-    /** @param {Person} person */
-    const picked = (person) => this.#picked.push(person);
-    this.#completion ??= new Completion(this.box, byId.people);
-    this.#commands ??= slash && new slash.Commands({
-      people, agents: () => (this.#room ? this.on.agents(this.#room) : []), last: (room) => this.on.past(room), picked,
-    });
-    this.#completion.sources = [
-      ...(this.#commands ? [this.#commands.names, this.#commands.choices] : []),
-      names({
-        people,
+      if (loaded) this.#completion = new loaded.Completion(this.box, byId.people, {
+        people: () => (this.#room ? this.on.people(this.#room) : []),
+        agents: () => (this.#room ? this.on.agents(this.#room) : []),
         present: async () => this.#room && this.on.present(this.#room),
-        picked,
+        last: (room) => this.on.past(room),
+        picked: (person) => this.#picked.push(person),
         spoken: (text) => this.texts.spoken(text),
-      }),
-    ];
+      });
+    }
+    if (commands) await this.#completion?.addCommands();
+    this.#completion?.update();
   }
 
   /** @param {boolean} typed By a person. */

@@ -1,10 +1,10 @@
 // The messages on the screen: a window of at most MOST of those that the room holds, which follows the scrolling.
 
-import { answering, Attempts } from "./attempts.js";
 import { around, el, icon } from "./dom.js";
 import { continues, day, dayName } from "./format.js";
 import { fill, grow, shown, signature } from "./row.js";
 
+/** @import { Attempts } from "./attempts.js" */
 /** @import { Me } from "./client/engine.js" */
 /** @import { Said } from "./format.js" */
 /** @import { Message, Room } from "./client/room.js" */
@@ -48,7 +48,7 @@ export class MessageList {
   #focus = ""; // key of the row that the arrow keys start from
   #stop = /** @type {HTMLElement | null} */ (null); // its node
   #topWords = "";
-  #attempts = new Attempts();
+  #attempts = /** @type {Attempts | null} */ (null); // where there are agents
   #at = 0; // px: where we were last
 
   /** @param {Parts} parts @param {Room} room @param {Texts} texts @param {On} on */
@@ -228,16 +228,19 @@ export class MessageList {
     const rows = [];
     const from = room.index(this.#first);
     const end = this.#end();
-    const attempts = room.agents.size ? Attempts.in(room.messages) : new Map();
+    const answers = room.agents.size ? this.texts.answers() : null;
+    if (answers) this.#attempts ??= new answers.Attempts();
+    const attempts = answers?.Attempts.in(room.messages);
     let line = this.#line();
     let last = /** @type {Said & { seq?: number } | null} */ (null);
     for (let at = from; at < end; at++) {
-      const all = /** @type {Message[]} */ (attempts.get(answering(room.messages[at])) ?? []);
+      const asked = answers?.answering(room.messages[at]) ?? "";
+      const all = attempts?.get(asked) ?? [];
       if (all.length && room.messages[at] !== all[all.length - 1]) {
         if (at === line) line++; // the others stand where the newest is
         continue;
       }
-      const message = all.length ? this.#attempts.shown(all) : room.messages[at];
+      const message = this.#attempts?.shown(all) ?? room.messages[at];
       if (message.reply_to && !room.find(message.reply_to)) this.on.quoted(message.reply_to);
       const turned = last === null || day(last.ts) !== day(message.ts);
       if (turned) rows.push({ key: `d${day(message.ts)}.${message.seq}`, kind: "day", ts: message.ts, label: dayName(message.ts) });
@@ -245,7 +248,7 @@ export class MessageList {
       const first = last === null || turned || at === line || !continues(last, message);
       // Under the key that it had while it was on its way, so that its row stays.
       const own = message.user === me?.user && message.id ? `i${message.id}` : `s${message.seq}`;
-      const key = all.length ? `r${answering(message)}` : own;
+      const key = all.length ? `r${asked}` : own;
       const quotes = !message.agent || last?.seq !== message.reply_to;
       rows.push({ key, kind: "message", seq: message.seq, message, attempts: all, first, quotes });
       last = message;
@@ -342,9 +345,9 @@ export class MessageList {
     const { messages } = this.room;
     let at = this.room.index(seq);
     if (messages[at]?.seq !== seq) return false;
-    const all = Attempts.in(messages).get(answering(messages[at]));
+    const all = this.#attempts?.others(messages, messages[at]);
     if (all) {
-      this.#attempts.choose(all, seq);
+      this.#attempts?.choose(all, seq);
       at = this.room.index(all[all.length - 1].seq);
     }
     if (at < this.room.index(this.#first) || at >= this.#end()) {
@@ -444,7 +447,7 @@ export class MessageList {
     }
     const action = button.dataset.do ?? "";
     if (action === "attempt" && row.kind === "message") {
-      this.#attempts.choose(row.attempts, Number(button.dataset.seq));
+      this.#attempts?.choose(row.attempts, Number(button.dataset.seq));
       this.#render();
       return;
     }

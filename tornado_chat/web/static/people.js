@@ -4,17 +4,11 @@ import { el } from "./dom.js";
 import { mentioned } from "./mentions.js";
 import { named } from "./row.js";
 
-/** @import { Source } from "./completion.js" */
-/** @import { Person } from "./format.js" */
+/** @import { On, Source } from "./completion.js" */
 
 const QUERY = /(?<![\p{L}\p{N}_@])@([^\n@]{0,64})$/u; // a name may have spaces
 
-/**
- * `people`: who may be named, the likeliest first; `present` resolves when those who are here are among them; `picked`: a
- * person was chosen; `spoken`: the parts of a text that may name somebody.
- * @param {{ people: () => Person[], present: () => Promise<unknown>, picked: (person: Person) => void, spoken: (text: string) => string[] }} on
- * @returns {Source}
- */
+/** @param {On} on @returns {Source} */
 export const names = (on) => ({
   label: "People to name",
   ready: () => on.present(),

@@ -227,10 +227,12 @@ export function named(person) {
   return kind ? [name, el("span", { class: kind }, kind)] : [name];
 }
 
-/** The mark of an agent, which leads to a conversation with it alone. @param {Person} author */
-function talkTo(author) {
+/** The mark of an agent, which leads to a conversation with it alone, where this is none. @param {Person} author @param {HTMLElement} mark */
+function talkTo(author, mark) {
+  const href = talkAddress(author.user);
+  if (href === location.href.replace(/[?#].*/, "")) return mark;
   const label = `agent: a conversation with ${called(author)} alone`;
-  return el("a", { class: "agent", href: talkAddress(author.user), title: label, "aria-label": label, "data-focus": "talk" }, "agent");
+  return el("a", { class: "agent", href, title: label, "aria-label": label, "data-focus": "talk" }, "agent");
 }
 
 /** @param {Person} author @param {HTMLTimeElement} when */
@@ -238,7 +240,7 @@ function head(author, when) {
   const [name, ...mark] = named(author);
   name.className = "name";
   name.style.setProperty("--hue", String(hue(author.user)));
-  return el("p", { class: "head" }, name, " ", ...(author.agent ? [talkTo(author)] : mark), " ", when);
+  return el("p", { class: "head" }, name, " ", ...(author.agent ? [talkTo(author, mark[0])] : mark), " ", when);
 }
 
 /** @param {number} seq @param {Room} room @param {Texts} texts */

@@ -4,7 +4,7 @@
 import { el } from "./dom.js";
 import { commandsOf, visibleName } from "./format.js";
 
-/** @import { Source } from "./completion.js" */
+/** @import { On, Source } from "./completion.js" */
 /** @import { Person } from "./format.js" */
 
 const COMMAND = /^\s*(?:@([^\n/]{1,64}?)[\s,:]+)?\/([\w-]{0,64})$/;
@@ -31,11 +31,7 @@ function commandsIn(messages, agent) {
 export class Commands {
   #known = /** @type {Map<string, { commands: Command[], at: number, asking: Promise<unknown> }>} */ (new Map()); // by agent
 
-  /**
-   * `agents`: those who may be told something here; `people`: all who may be named; `last`: the last messages of a room,
-   * null if they did not come; `picked`: a command of that agent was chosen.
-   * @param {{ agents: () => Person[], people: () => Person[], last: (room: string) => Promise<Wire.Past[] | null>, picked: (agent: Person) => void }} on
-   */
+  /** @param {On} on */
   constructor(on) {
     this.on = on;
   }
@@ -86,11 +82,13 @@ export class Commands {
     };
   }
 
-  /** The ids of those for whom `text` is: agents that have the command with which it begins. @param {string} text */
-  meant(text) {
+  /** The agents that have the command with which `text` begins; of several the one of which it was picked. @param {string} text @param {Person[]} picked */
+  meant(text, picked) {
     const name = WHOLE.exec(text)?.[1].toLowerCase();
     if (name === undefined) return [];
-    return this.on.agents().filter((agent) => this.#of(agent).some((command) => command.name === name)).map(({ user }) => user);
+    const agents = this.on.agents().filter((agent) => this.#of(agent).some((command) => command.name === name)).map(({ user }) => user);
+    const chosen = agents.filter((agent) => picked.some(({ user }) => user === agent));
+    return chosen.length ? chosen : agents;
   }
 
   /** Whoever is named before the command, else all agents here. @param {string} query */

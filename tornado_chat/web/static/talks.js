@@ -1,9 +1,9 @@
 // The page of one agent, /agent/NAME: conversations with it. Each is a room of a name that nobody can guess, so one needs no
-// server to begin another. Loaded on that page.
+// server to begin another. Loaded on that page, and where they are listed by agent.
 
 import { news } from "./client/own.js";
 import { byId, el, icon, styled } from "./dom.js";
-import { called, commandsOf, excerpt, roomsOf, talkWith, visibleName } from "./format.js";
+import { called, commandsOf, excerpt, roomsOf, talkAddress, talkWith, visibleName } from "./format.js";
 
 /** @import { Engine } from "./client/engine.js" */
 /** @import { Room } from "./client/room.js" */
@@ -17,6 +17,7 @@ const TITLE = 60; // characters
 
 export class Talks {
   #called = ""; // by its own words; "" while they are not known
+  #commands = false; // it has some
   #asked = false;
 
   /**
@@ -58,7 +59,9 @@ export class Talks {
     if (this.#asked || !this.chat.connection.live) return;
     this.#asked = true;
     const told = await this.chat.last(commandsOf(this.agent));
-    this.#called = told?.findLast(({ user }) => user === this.agent)?.name ?? "";
+    const newest = told?.findLast(({ user }) => user === this.agent);
+    this.#called = newest?.name ?? "";
+    this.#commands = Array.isArray(newest?.meta?.commands) && newest.meta.commands.length > 0;
     this.#asked = told !== null;
     if (this.#called) this.chat.on.changed(null);
   }
@@ -91,6 +94,23 @@ export class Talks {
 
   /** What stands over a conversation in which nothing was said. @returns {(string | HTMLElement)[]} */
   get greeting() {
-    return [el("b", {}, `Ask ${this.name} something.`), el("br"), "Who has this page’s address can read along, and join in."];
+    const hint = this.#commands ? ["It has commands: write / to see them.", el("br")] : [];
+    return [el("b", {}, `Ask ${this.name} something.`), el("br"), ...hint, "Who has this page’s address can read along, and join in."];
   }
+}
+
+/** Instead of the rooms of conversations each agent once, which leads to its page. @param {Listed[]} rooms @param {Engine} chat @returns {Listed[]} */
+export function agents(rooms, chat) {
+  /** @type {Map<string, Listed>} */
+  const found = new Map();
+  for (const room of rooms) {
+    const agent = talkWith(room.name) ?? "";
+    const { unread, mentions, by } = found.get(agent) ?? { unread: { count: 0, least: false }, mentions: 0, by: null };
+    const user = [...(chat.rooms.get(room.name)?.agents ?? [])].find((user) => roomsOf(user) === agent) ?? agent;
+    found.set(agent, {
+      ...room, label: visibleName(chat.person(user)), href: talkAddress(user), by: by ?? room.by, mentions: mentions + room.mentions,
+      unread: { count: unread.count + room.unread.count, least: unread.least || room.unread.least },
+    });
+  }
+  return [...found.values()];
 }

@@ -225,11 +225,11 @@ export class Engine {
     return { user, name: user };
   }
 
-  /** The last messages of a room that one need not be in; null if they did not come. @param {string} name @returns {Promise<Wire.Past[] | null>} */
+  /** The last messages of a room that one need not be in; none, if one may not see it; null if the connection was lost. @param {string} name @returns {Promise<Wire.Past[] | null>} */
   last(name, limit = PAGE) {
     if (!this.connection.live) return Promise.resolve(null);
     return new Promise((resolve) => {
-      this.#request(null, { type: "history", room: name, limit }, (frame) => resolve(frame?.type === "history" ? frame.messages : null));
+      this.#request(null, { type: "history", room: name, limit }, (frame) => resolve(frame?.type === "history" ? frame.messages : frame && []));
     });
   }
 

@@ -265,3 +265,15 @@ def test_a_page_of_one_agent(browser: Browser, tmp_path: Path) -> None:
         room = first.partition("#")[2]
         assert in_the_log(page, server.url, room)[0] == "/help"  # it is a room like others
         anna.leave()
+
+
+def test_it_is_said_that_an_agent_does_not_answer(browser: Browser, server: Server) -> None:
+    anna = Person(browser, server.url, "Anna")
+    anna.page.clock.install()
+    anna.page.goto(f"{server.url}/agent/helper")
+    anna.live()
+    asked(anna, "Are you there?")
+    anna.page.clock.fast_forward(10_000)
+    notice = "Helper does not answer: it may not be running. What you asked is kept."
+    expect(anna.page.locator(".notice")).to_have_text(notice)
+    anna.leave()

@@ -59,6 +59,7 @@ const composer = new Composer({
     post(text, replyTo, mentions) {
       if (talks && !chat.own.followed.has(room.name)) chat.follow(room.name, "everything"); // it has begun
       chat.post(room, text, replyTo, talks ? [...new Set([talks.agent, ...mentions])] : mentions);
+      talks?.wait(room, (words) => view.notice(words));
       messages.toEnd();
     },
     edit: (message, text) => chat.edit(room, message.seq, text),

@@ -14,11 +14,13 @@ await styled("agents.css");
 
 const DIGITS = "abcdefghijklmnopqrstuvwxyz234567"; // of which a conversation's name has 26 (tornado_chat/conversations.py)
 const TITLE = 60; // characters
+const PATIENCE = 10_000; // ms until it is said that nobody answers
 
 export class Talks {
   #called = ""; // by its own words; "" while they are not known
   #commands = false; // it has some
   #asked = false;
+  #waiting = 0;
 
   /**
    * `agent` is its user id. `begin`: another conversation is wanted.
@@ -90,6 +92,16 @@ export class Talks {
         by: followed?.by ? called(chat.person(followed.by)) : null,
       };
     });
+  }
+
+  /** Something was asked in `room`: say so if nobody answers. @param {Room} room @param {(text: string) => void} say */
+  wait(room, say) {
+    clearTimeout(this.#waiting);
+    this.#waiting = setTimeout(() => {
+      const sent = this.chat.connection.live && room.synced && !room.pending.length;
+      const begun = room.messages.at(-1)?.user === this.agent || room.messages.some(({ streaming }) => streaming) || room.doing().length > 0;
+      if (sent && !begun) say(`${this.name} does not answer: it may not be running. What you asked is kept.`);
+    }, PATIENCE);
   }
 
   /** What stands over a conversation in which nothing was said. @returns {(string | HTMLElement)[]} */

@@ -162,8 +162,8 @@ class Answer:
         if event["target"] == self.question and event["user"] == self._asker:  # it is asked again
             self._first = self.run.number + 1
             self.asked_at = event["ts"]
-            if self.seq:
-                self.reason = "interrupted"  # however it ends, or has ended: it is no answer to that
+            self.seq, self.text, self.reason = 0, "", None  # what was said is no answer to that
+            self.lacking = False
 
     def _on_doing(self, told: Data) -> None:
         self.signs += 1

@@ -200,7 +200,11 @@ class Askings:
         send = question(room, agent, text, id, self.context.settings.text_chars)
         said = [*(before or ()), send]
         acks = await self.say(asker, list(said), sum(len(one.text) for one in said))
-        ack = acks[-1]
+        return await self.answer_to(asker, agent, room, acks[-1])
+
+    async def answer_to(self, asker: Asker, agent: str, room: str, ack: replies.Ack) -> Asking:
+        """Follow the answer to the message that was acknowledged so; ChatError."""
+        self.check(asker.user)
         assert ack.seq is not None
         assert ack.ts is not None
         earlier = await self._asked_by(asker, agent, room, ack.seq)

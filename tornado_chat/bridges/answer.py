@@ -44,6 +44,7 @@ class Answer:
         "status",
         "steps",
         "text",
+        "ts",
         "withdrawn",
     )
 
@@ -58,6 +59,7 @@ class Answer:
         self.seq = 0  # until there is one
         self.text = ""
         self.reason: Reason | None = None
+        self.ts = asked_at
         self.asked_at = asked_at  # when it was asked last, or an attempt was interrupted: another is due
         self.asks = ""  # what the agent wants to know from the asker meanwhile
         self.withdrawn = False  # the question, or the answer, was deleted

@@ -100,6 +100,10 @@ def places(receiver: Receiver, room: str = "lobby") -> list[int]:
     return [told.place[1] for told in receiver.taken(room)]
 
 
+async def told(receiver: Receiver, room: str, count: int) -> None:
+    await eventually(lambda: len(places(receiver, room)) == count)
+
+
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     for _ in range(1000):
         if await condition():
@@ -124,10 +128,10 @@ async def test_what_is_told_and_how(log: Log, hooks: Hooks) -> None:
     async with hooks.delivering():
         await eventually(lambda: len(receiver.taken()) == 9 and len(only.taken()) == 1)
         await asyncio.sleep(0.1)
-    told = {one.place: one.body for one in receiver.told}
-    assert len(receiver.told) == len(told) == 9
+    bodies = {one.place: one.body for one in receiver.told}
+    assert len(receiver.told) == len(bodies) == 9
     assert places(receiver) == [2, 3, 4, 5, 6, 8, 9], "a growing message is told at its end"
-    types = [told["lobby", seq]["type"] for seq in places(receiver)]
+    types = [bodies["lobby", seq]["type"] for seq in places(receiver)]
     assert types == [
         "message.created",
         "message.edited",
@@ -138,13 +142,13 @@ async def test_what_is_told_and_how(log: Log, hooks: Hooks) -> None:
         "message.finished",
     ]
     (first,) = await log.read("lobby", 1, before=3, max_events=1, max_bytes=1000)
-    hello = told["lobby", 2]
+    hello = bodies["lobby", 2]
     assert hello.keys() == {"type", "timestamp", "data"}
     assert hello["timestamp"].endswith("Z")
     assert hello["data"] == {**first.data, "meta": {"a": [1]}}
-    assert told["lobby", 5]["data"]["deleted"] is True
-    assert "SECRET" not in str(told)
-    end = told["lobby", 9]["data"]
+    assert bodies["lobby", 5]["data"]["deleted"] is True
+    assert "SECRET" not in str(bodies)
+    end = bodies["lobby", 9]["data"]
     assert (end["target"], end["text"], end["length"], end["reason"]) == (7, "grew \u00e9", 6, "done")
     about = end["message"]
     assert (about["seq"], about["id"], about["reply_to"], about["name"]) == (7, "re:2", 2, "Bot")
@@ -248,7 +252,7 @@ async def test_a_room_is_given_up_alone_where_the_others_are_taken(log: Log, hoo
         for count in range(1, 4):
             await eventually(lambda: receiver.told and receiver.told[-1].status == 422)
             await append(log, message(room="b"))
-            await eventually(lambda count=count: len(places(receiver, "b")) == count)
+            await told(receiver, "b", count)
             hooks.clock.ahead += 12 * HOUR
         await until(lambda: given_up(log))
         await append(log, message(room="a"), message(room="b"))

@@ -78,16 +78,14 @@ LOOKED = "SELECT count(*), max(id) FROM (SELECT id FROM rooms WHERE id > $1 ORDE
 # Names of logs of one's own begin with ~, behind all others.
 BEHIND = """
 SELECT r.id, r.name, last.seq, coalesce(w.seq, 0), w.failing, coalesce(w.attempts, 0), coalesce(w.retry_at, 0)
-FROM (
-    SELECT id FROM rooms WHERE id > $2 AND id <= $3
-    UNION SELECT id FROM rooms WHERE id > $4
-    UNION SELECT unnest($5::bigint[])
-) AS wanted
-CROSS JOIN LATERAL (SELECT id, name FROM rooms WHERE id = wanted.id LIMIT 1) AS r
+FROM rooms AS r
 CROSS JOIN LATERAL (SELECT seq FROM events WHERE room = r.id ORDER BY seq DESC LIMIT 1) AS last
 LEFT JOIN LATERAL (SELECT * FROM webhook_rooms WHERE webhook = $1 AND room = r.id LIMIT 1) AS w ON true
-WHERE r.name < '~' AND r.name LIKE ANY ($6::text[]) AND w.given_up IS NULL AND last.seq > coalesce(w.seq, 0)
+WHERE {which} AND r.name < '~' AND r.name LIKE ANY ($2::text[])
+    AND w.given_up IS NULL AND last.seq > coalesce(w.seq, 0)
 """
+BEHIND_IN = BEHIND.format(which="r.id > $3 AND r.id <= $4")
+BEHIND_OF = BEHIND.format(which="r.id = ANY ($3::bigint[])")
 LAG = """
 SELECT coalesce(sum(last.seq - coalesce(w.seq, 0)), 0)::bigint, count(*), count(w.given_up)
 FROM rooms AS r
@@ -199,9 +197,14 @@ class PostgresWebhooks:
         async def look(db: Connection) -> Found:
             ((looked, last),) = await db.fetch(LOOKED, after, limit)
             beyond = await db.fetchval("SELECT max(id) FROM rooms")
-            wanted = (webhook.id, after, last or after, newest, list(also), _likes(webhook.rooms))
-            rows = await db.fetch(BEHIND, *wanted)
-            return Found([Behind(*row) for row in rows], last if looked == limit else None, beyond or 0)
+            wanted = (webhook.id, _likes(webhook.rooms))
+            rows = await db.fetch(BEHIND_IN, *wanted, after, last or after)
+            if beyond is not None and beyond > newest:
+                rows += await db.fetch(BEHIND_IN, *wanted, newest, beyond)
+            if also:
+                rows += await db.fetch(BEHIND_OF, *wanted, list(also))
+            rooms = {row[0]: Behind(*row) for row in rows}
+            return Found(list(rooms.values()), last if looked == limit else None, beyond or 0)
 
         return await self._pool.call(look)
 

@@ -34,6 +34,9 @@ ROOMS = 1000
 WARM = 1000
 """Rooms that had something to tell lately, and are looked at each time."""
 
+LOOK_SECONDS, LEAST_LOOKED = 0.05, 1000
+"""A look at more rooms than this that takes longer is followed by one at half of them."""
+
 PAGE_EVENTS, PAGE_BYTES = 64, 256 << 10
 """Of a room, before it is another one's turn."""
 
@@ -91,6 +94,7 @@ class Endpoint:
         self._probe_at = 0.0
         self._after = 0  # the room's id up to which this round has looked
         self._rounds = 1  # that have to come to their end until nothing can have been missed
+        self._limit = LEAST_LOOKED
         self._left_out = False  # this round has found more than there was place for
         self._newest = 0
         self._stopping = False
@@ -110,7 +114,11 @@ class Endpoint:
 
     async def _look(self, limit: int) -> None:
         newest = self._newest or 1 << 62  # in the first round all are looked at in any case
+        began = time.monotonic()
+        limit = min(limit, self._limit)
         found = await self._store.behind(self.webhook, self._after, limit, newest, self._warm)
+        slow = time.monotonic() - began > LOOK_SECONDS
+        self._limit = max(LEAST_LOOKED, limit // 2) if slow else 2 * limit
         for room in found.rooms:
             known = self._rooms.get(room.id)
             moved = self._moved.get(room.id)
@@ -259,7 +267,7 @@ class Endpoint:
             kept = await self._store.move(
                 self.webhook, list(moved.values()), failing=failing, error=error, state=self._state
             )
-        except LogUnavailable:
+        except BaseException:  # told again would do, but need not be
             self._moved = moved | self._moved
             raise
         self._kept = state

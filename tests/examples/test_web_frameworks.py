@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import sys
@@ -36,7 +35,6 @@ async def answer(ctx, message):
         yield word + " "
         await asyncio.sleep(0.2)
 """
-SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
 COMMANDS = {
     "fastapi": ("-m", "uvicorn", "fastapi_app:app", "--port"),
     "flask": ("-m", "flask", "--app", "flask_app", "run", "--port"),
@@ -45,13 +43,12 @@ COMMANDS = {
 
 
 @asynccontextmanager
-async def app(name: str, server: Server, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    port = free_port()
+async def app(name: str, server: Server, port: int, secret: str, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     environment = {
         "PYTHONPATH": str(ROOT),
         "TORNADO_CHAT_URL": server.url,
         "TORNADO_CHAT_TOKEN": server.token("shop", name="Shop"),
-        "WEBHOOK_SECRET": SECRET,
+        "WEBHOOK_SECRET": secret,
         "AGENT": "helper",
     }
     command = [sys.executable, *COMMANDS[name], str(port)]
@@ -78,12 +75,24 @@ async def app(name: str, server: Server, folder: Path) -> AsyncIterator[httpx.As
         assert "Traceback" not in said, said
 
 
-def hook(text: str, *, id: str = "msg_1") -> tuple[bytes, dict[str, str]]:
-    """A webhook as the server sends it, signed by others' library."""
+async def webhook(server: Server, url: str) -> str:
+    """The secret of a new endpoint."""
+    command = [sys.executable, "-m", "tornado_chat", "webhook", "add", url, "--rooms", "orders", "--events", "message"]
+    process = await asyncio.create_subprocess_exec(
+        *command, "--database", f"sqlite:///{server.database}", cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    return said.decode().partition("secret: ")[2].strip()
+
+
+def again(secret: str) -> tuple[bytes, dict[str, str]]:
+    """The webhook of message 2 once more, signed by others' library."""
+    id, text = "msg_1", "!status"
     now = datetime.now(UTC)
     data = {"type": "message", "room": "orders", "seq": 2, "n": 2, "user": "ann", "name": "Ann", "text": text, "ts": 1}
     body = json.dumps({"type": "message.created", "timestamp": now.isoformat(), "data": data})
-    signature = Webhook(SECRET).sign(id, now, body)
+    signature = Webhook(secret).sign(id, now, body)
     headers = {"webhook-id": id, "webhook-timestamp": str(int(now.timestamp())), "webhook-signature": signature}
     return body.encode(), {**headers, "content-type": "application/json"}
 
@@ -92,7 +101,9 @@ def hook(text: str, *, id: str = "msg_1") -> tuple[bytes, dict[str, str]]:
 async def test_it_asks_and_says_and_hears(name: str, tmp_path: Path) -> None:
     with Server(tmp_path, *UNLIMITED) as server, AgentProcess(tmp_path, server, module=AGENT) as agent:
         await agent.answers()
-        async with app(name, server, tmp_path) as shop:
+        port = free_port()
+        secret = await webhook(server, f"http://127.0.0.1:{port}/webhooks")
+        async with app(name, server, port, secret, tmp_path) as shop:
             async with shop.stream("POST", "/ask", data={"question": "one two three four"}) as answer:
                 pieces = [piece async for piece in answer.aiter_text()]
             assert answer.status_code == 200
@@ -103,12 +114,16 @@ async def test_it_asks_and_says_and_hears(name: str, tmp_path: Path) -> None:
             ann = {"Authorization": f"Bearer {server.token('ann')}"}
             room = f"{server.url}/v1/rooms/orders/messages"
             (await shop.post(room, json={"text": "!status"}, headers=ann)).raise_for_status()
-            body, headers = hook("!status")
-            for _ in range(2):
-                assert (await shop.post("/webhooks", content=body, headers=headers)).status_code == 204
+            messages: list[dict[str, Any]] = []
+            async with asyncio.timeout(30):
+                while len(messages) < 3:
+                    messages = (await shop.get(room, headers=ann)).json()["messages"]
+                    await asyncio.sleep(0.05)
+            body, headers = again(secret)
+            assert (await shop.post("/webhooks", content=body, headers=headers)).status_code == 204
             assert (await shop.post("/webhooks", content=body + b" ", headers=headers)).status_code == 400
             assert (await shop.post("/webhooks", content=body)).status_code == 400
-            messages: list[dict[str, Any]] = (await shop.get(room, headers=ann)).json()["messages"]
+            messages = (await shop.get(room, headers=ann)).json()["messages"]
             assert [(one["name"], one["text"]) for one in messages] == [
                 ("Shop", "Order 7 is paid"),
                 ("ann", "!status"),

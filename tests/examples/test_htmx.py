@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.support import ROOT
+from tests.support.node import packages
 from tests.support.proxies import Proxy
 from tests.support.servers import UNLIMITED, Server
 
@@ -33,20 +32,6 @@ HTMX4 = (
     ("event.detail.successful", "event.detail.ctx.response?.status === 204"),
 )
 ATTACK = '<img src=x onerror="window.hacked=1"><b hx-get="/v1/session" hx-trigger="load">no</b>'
-
-
-@pytest.fixture(scope="module")
-def packages() -> Path:
-    """What package.json of the judges names."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("there is no npm here; on Debian: apt-get install nodejs npm")
-    installed = JUDGES / "node_modules" / "installed"
-    if not installed.exists() or installed.stat().st_mtime < (JUDGES / "package.json").stat().st_mtime:
-        flags = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
-        subprocess.run([npm, "install", *flags], cwd=JUDGES, check=True, timeout=100, stdout=subprocess.DEVNULL)
-        installed.touch()
-    return installed.parent
 
 
 def caddy(port: int, folder: Path) -> Proxy:
@@ -107,9 +92,8 @@ def say(page: Page, text: str) -> None:
 
 
 @pytest.mark.parametrize("changes", [(), HTMX4], ids=["htmx 2", "htmx 4"])
-def test_a_room_without_a_script(
-    changes: tuple[tuple[str, str], ...], packages: Path, browser: Browser, tmp_path: Path
-) -> None:
+def test_a_room_without_a_script(changes: tuple[tuple[str, str], ...], browser: Browser, tmp_path: Path) -> None:
+    installed = packages(JUDGES)
     html = (ROOT / "examples" / "htmx.html").read_text()
     for old, new in changes:
         assert html.count(old) == 1, old
@@ -122,9 +106,9 @@ def test_a_room_without_a_script(
         assert found is not None
         package, version, path = found.groups()
         folder = "htmx4" if version == "4.0.1" else package
-        assert f'"version": "{version}"' in (packages / folder / "package.json").read_text()
+        assert f'"version": "{version}"' in (installed / folder / "package.json").read_text()
         # With `path` a thread would read it, which stays.
-        route.fulfill(body=(packages / folder / path).read_bytes(), content_type="text/javascript")
+        route.fulfill(body=(installed / folder / path).read_bytes(), content_type="text/javascript")
 
     server = Server(tmp_path, *UNLIMITED, "--workers", "2", expected=[r"worker ended .*signal=SIGKILL"])
     with server, caddy(server.port, tmp_path / "pages") as site:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 
-from tornado_chat.agents.questions import attempt_of
+from tornado_chat.wire.attempts import attempt_of
 from tornado_chat.wire.events import Data
 
 TOKEN_BYTES = 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from tornado.http1connection import HTTP1Connection
@@ -21,6 +21,7 @@ from tornado_chat.errors import ChatError
 from tornado_chat.metrics import Metrics
 from tornado_chat.web import commands, poll, sessions, socket, stream
 from tornado_chat.web.api import PREFIX, Api
+from tornado_chat.web.endpoint import Endpoint
 from tornado_chat.web.exchange import Exchange, is_text
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.http_connection import HttpConnection
@@ -30,6 +31,8 @@ from tornado_chat.web.refusals import STATUS, NothingHandler, refuse
 from tornado_chat.wire.request import Request
 
 HEALTH, METRICS = "/healthz", "/metrics"
+SIMPLE = "/api"
+"""Of the addresses for who asks an agent and wants to know nothing else."""
 DOCS = PREFIX + "/docs"
 
 logger = logging.getLogger(__name__)
@@ -39,11 +42,17 @@ class Front(HTTPServerConnectionDelegate):
     """Where all requests come in."""
 
     def __init__(
-        self, gate: Gate, metrics: Metrics, failing: Callable[[], list[str]], degraded: Callable[[], list[str]]
+        self,
+        gate: Gate,
+        metrics: Metrics,
+        failing: Callable[[], list[str]],
+        degraded: Callable[[], list[str]],
+        bridges: Sequence[Endpoint] = (),
     ) -> None:
         """`failing` names the checks of `/readyz` that fail, `degraded` what is away without harm."""
         self.gate = gate
-        self.api = Api(gate, (*stream.endpoints(), *poll.endpoints(), *commands.ENDPOINTS, *sessions.ENDPOINTS))
+        described = *stream.endpoints(), *poll.endpoints(), *commands.ENDPOINTS, *sessions.ENDPOINTS
+        self.api = Api(gate, described, bridges)
         files = Files(STATIC)
         self.app = Application(
             [
@@ -124,7 +133,7 @@ def _is_socket(target: str) -> bool:
 
 
 def _is_api(path: str) -> bool:
-    return path.startswith(PREFIX + "/") and path != DOCS
+    return path.startswith((PREFIX + "/", SIMPLE + "/")) and path != DOCS
 
 
 def _log_request(handler: RequestHandler) -> None:

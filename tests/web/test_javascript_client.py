@@ -27,6 +27,8 @@ pytest_plugins = ["tests.support.node_fixtures"]
 
 KINDS = ["websocket", "stream", "poll"]
 WATCHED = 'app.room = app.chat.join("r", { last: 0 }); app.seen = app.watch(app.room); await app.room.ready;'
+DOC = (ROOT / "docs" / "javascript-client.md").read_text(encoding="utf-8")
+TYPES = (CLIENT / "index.d.ts").read_text(encoding="utf-8")
 MODULES = sorted(CLIENT.glob("*.js"))
 
 
@@ -79,13 +81,33 @@ export { seq };
 """
 
 
+def told(of: str) -> set[str]:
+    """What index.d.ts lists: the events of an interface, or the names of the states."""
+    if of == "State":
+        return set(re.findall(r'"([\w-]+)"', " ".join(re.findall(r"\{ name: (.*?)[;}]", TYPES))))
+    (body,) = re.findall(rf"interface {of} {{(.*?)^}}", TYPES, re.MULTILINE | re.DOTALL)
+    return set(re.findall(r"^  (\w+): \[", body, re.MULTILINE))
+
+
+def test_the_documentation_names_all_that_is_told() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \|", DOC, re.MULTILINE)
+    assert set(rows) == told("RoomEvents") | told("State")
+    assert told("ChatEvents") == {"state", "changed", "own", "notice"}
+
+
 def test_an_app_in_typescript_has_types(project: Path) -> None:
     compiler = ROOT / "tests" / "web" / "javascript" / "node_modules" / ".bin" / "tsc"
     if not compiler.exists():
         pytest.skip("there is no TypeScript here: tests/web/javascript/check.sh installs it")
     (project / "app.ts").write_text(APP)
+    given = "import { Chat, type ChatRoom } from 'tornado-chat-client'; declare const chat: Chat, room: ChatRoom;\n"
+    for number, block in enumerate(re.findall(r"^```js\n(.*?)^```", DOC, re.MULTILINE | re.DOTALL)):
+        whole = block if block.startswith("import") else f"{given}{block}export {{}};\n"
+        (project / f"told_{number}.ts").write_text(whole, encoding="utf-8")
     flags = "--noEmit", "--strict", "--target", "es2023", "--module", "nodenext", "--lib", "es2023,dom"
-    done = subprocess.run([compiler, *flags, "app.ts"], cwd=project, capture_output=True, text=True, check=False)
+    files = sorted(path.name for path in project.glob("*.ts"))
+    assert len(files) > 5
+    done = subprocess.run([compiler, *flags, *files], cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -138,6 +160,15 @@ async def test_what_is_refused_says_why(project: Path, server: Server) -> None:
             await one.run(WATCHED)
         assert await one.run("return app.chat.state.name") == "signed-out"
         await one.run("app.chat.signIn(argument); await app.chat.join('r').send('in');", token)
+
+
+async def test_a_token_that_expires_loses_nothing(project: Path, server: Server) -> None:
+    async with app(project, url=server.url, token=server.token("ann", ttl=3.0)) as one:
+        await one.run(WATCHED)
+        await one.until('app.chat.state.name === "signed-out"')
+        await one.run('app.said = app.room.send("later");')
+        assert len(await one.run("return app.room.pending")) == 1
+        assert await one.run("app.chat.signIn(argument); return app.said;", server.token("ann")) == 1
 
 
 async def test_workers_are_killed_and_nothing_is_lost_or_doubled(project: Path, tmp_path: Path) -> None:
@@ -203,6 +234,14 @@ async def test_what_is_said_offline_is_sent_later_and_once(project: Path, server
         cursor = await one.run("return app.room.cursor")
         server.kill()
         await one.until('app.chat.state.name === "waiting"')
+        code = """
+          const other = new app.Chat(argument), room = other.join("r");
+          const said = Array.from({ length: 1001 }, () => room.send("x").catch(({ code }) => code));
+          const last = await said.at(-1);
+          other.close();
+          return [last, await said[0]];
+        """
+        assert await one.run(code, {"url": server.url}) == ["overloaded", "closed"]
         await one.run(
             'app.room.send("a").catch((error) => { app.refused = error.code; }); app.room.send("b").catch(() => {});'
         )

@@ -11,6 +11,7 @@ import { news } from "./own.js";
 import { slot } from "./slot.js";
 
 const PREFIX = "tornado-chat.";
+const WAITING = 1_000; // things said that are not acknowledged
 const HEX = 13; // bytes in the name of a room that nobody can guess
 
 /** @import { Answer, ChatEvents, ChatOptions, ChatRoom as Joined, Chat as Public, FollowedRoom, JoinOptions, Me, AskOptions, State } from "./index.d.ts" */
@@ -131,6 +132,7 @@ export class Chat {
 
   /** Say it now, or as soon as there is a connection. @param {Publishing} command @returns {Promise<number>} */
   #say(command) {
+    if (this.#waiting.size >= WAITING) return Promise.reject(new ChatError("overloaded", `${WAITING} things wait to be acknowledged already`));
     const item = this.#engine.sending.queue(command);
     return new Promise((resolve, reject) => this.#waiting.set(item.id, { resolve, reject }));
   }

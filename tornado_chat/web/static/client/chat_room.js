@@ -20,6 +20,7 @@ export class ChatRoom {
   #on;
   #listeners = /** @type {Listeners<RoomEvents>} */ (new Listeners());
   #resets;
+  #ended = /** @type {WeakSet<Message>} */ (new WeakSet());
   #settle = { resolve: () => {}, reject: (/** @type {Error} */ _) => {} };
 
   /** @param {Engine} engine @param {Room} room @param {On} on */
@@ -169,6 +170,10 @@ export class ChatRoom {
   grown(message) {
     this.version++;
     this.#listeners.tell("grown", message);
+    if (!message.streaming && !message.end && !this.#ended.has(message)) {
+      this.#ended.add(message);
+      this.#listeners.tell("ended", message);
+    }
     this.#listeners.tell("changed");
   }
 

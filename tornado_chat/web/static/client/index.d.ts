@@ -61,6 +61,8 @@ export interface RoomEvents {
   event: [event: Wire.RoomEvent];
   /** The text of a message is longer, or has ended. */
   grown: [message: Message];
+  /** A message that grew has ended, and all of its text is there: once for each. */
+  ended: [message: Message];
   /** Somebody types, an agent tells what it does, somebody has read. Nothing is kept of these, and some may be lost. */
   signal: [frame: Wire.Signal];
   /** What was held is of no use any more: too much was missed (see `gap`), or the log is another. The newest follow. */

@@ -44,6 +44,7 @@ class Answer:
         "status",
         "steps",
         "text",
+        "ts",
         "withdrawn",
     )
 
@@ -58,6 +59,7 @@ class Answer:
         self.seq = 0  # until there is one
         self.text = ""
         self.reason: Reason | None = None
+        self.ts = asked_at
         self.asked_at = asked_at  # when it was asked last, or an attempt was interrupted: another is due
         self.asks = ""  # what the agent wants to know from the asker meanwhile
         self.withdrawn = False  # the question, or the answer, was deleted
@@ -162,8 +164,8 @@ class Answer:
         if event["target"] == self.question and event["user"] == self._asker:  # it is asked again
             self._first = self.run.number + 1
             self.asked_at = event["ts"]
-            if self.seq:
-                self.reason = "interrupted"  # however it ends, or has ended: it is no answer to that
+            self.seq, self.text, self.reason = 0, "", None  # what was said is no answer to that
+            self.lacking = False
 
     def _on_doing(self, told: Data) -> None:
         self.signs += 1

@@ -12,6 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import NamedTuple
 
 import msgspec
@@ -20,7 +21,7 @@ from msgspec import Raw
 
 from tornado_chat.auth import Identity
 from tornado_chat.bridges.answer import Answer
-from tornado_chat.bridges.telling import End, Mark, Telling, Told
+from tornado_chat.bridges.telling import Begun, End, Mark, Telling, Told
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.live.context import Context
 from tornado_chat.live.fanout import NO_KEY
@@ -200,7 +201,11 @@ class Askings:
         send = question(room, agent, text, id, self.context.settings.text_chars)
         said = [*(before or ()), send]
         acks = await self.say(asker, list(said), sum(len(one.text) for one in said))
-        ack = acks[-1]
+        return await self.answer_to(asker, agent, room, acks[-1])
+
+    async def answer_to(self, asker: Asker, agent: str, room: str, ack: replies.Ack) -> Asking:
+        """Follow the answer to the message that was acknowledged so; ChatError."""
+        self.check(asker.user)
         assert ack.seq is not None
         assert ack.ts is not None
         earlier = await self._asked_by(asker, agent, room, ack.seq)
@@ -280,6 +285,18 @@ class Askings:
         """End what grows there and answers the user, or one message; ChatError."""
         asker.identity.check_room(room)
         await self.context.stopping.stop(room, seq, asker.user, moderator=asker.identity.moderator)
+
+    async def give_up(self, asking: Asking) -> None:
+        """Nobody wants the answer any more: end it as soon as it has begun."""
+        again = Asking(self, asking.asker, asking.room, asking.answer)
+        try:
+            async with aclosing(again.told()) as told:
+                async for one in told:
+                    if isinstance(one, Begun):
+                        await self.stop(asking.asker, asking.room, one.seq)
+                        return
+        except (ChatError, LogUnavailable, TimeoutError) as error:
+            logger.debug("answer not stopped room=%s reason=%s", asking.room, error)
 
     def enter(self, asking: Asking) -> None:
         self.check(asking.asker.user)

@@ -11,6 +11,12 @@ from tornado_chat.errors import Reason
 from tornado_chat.wire.events import Data
 
 
+class Begun(NamedTuple):
+    """The agent has begun the message `seq`, perhaps anew."""
+
+    seq: int
+
+
 class Text(NamedTuple):
     """What the text gained; `offset` code points stand before it."""
 
@@ -46,7 +52,7 @@ class End(NamedTuple):
     reason: Reason | None
 
 
-Told = Text | Restart | Doing | Step | Asked | End
+Told = Begun | Text | Restart | Doing | Step | Asked | End
 
 
 class Mark(NamedTuple):
@@ -68,19 +74,23 @@ def crc_of(text: str, before: int = 0) -> int:
 class Telling:
     """To one who has the text up to `mark`, or nothing. It goes on where the text does, whoever gives it."""
 
-    __slots__ = ("_answer", "_given", "_mark", "_run", "_status", "_steps")
+    __slots__ = ("_answer", "_given", "_mark", "_run", "_seq", "_status", "_steps")
 
     def __init__(self, answer: Answer, mark: Mark | None = None) -> None:
         self._answer = answer
         self._mark = mark
         self._given = ""
         self._run = answer.run if answer.run != NO_RUN else None
+        self._seq = 0
         self._status = ""
         self._steps: dict[str, Data] = {}
 
     def news(self) -> Iterator[Told]:
         """What came since this was asked last. A text that begins anew is waited for while it may become the same."""
         answer = self._answer
+        if answer.seq != self._seq and answer.grows:
+            self._seq = answer.seq
+            yield Begun(answer.seq)
         if answer.asks and answer.grows:
             yield from self._text()
             yield Asked(answer.asks)

@@ -26,7 +26,7 @@ from tornado_chat.web.exchange import Exchange, is_text
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.http_connection import HttpConnection
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
-from tornado_chat.web.pages import STATIC, Files, PageHandler
+from tornado_chat.web.pages import AGENT_INDEX, INDEX, STATIC, Files, PageHandler
 from tornado_chat.web.refusals import STATUS, NothingHandler, refuse
 from tornado_chat.wire.request import Request
 
@@ -56,7 +56,8 @@ class Front(HTTPServerConnectionDelegate):
         files = Files(STATIC)
         self.app = Application(
             [
-                (r"/()", PageHandler, {"files": files, "name": "index.html"}),
+                (r"/()", PageHandler, {"files": files, "name": INDEX}),
+                (r"/agent/[^/]+()", PageHandler, {"files": files, "name": AGENT_INDEX}),
                 (DOCS + "()", PageHandler, {"files": files, "name": "api.html"}),
                 (r"/static/([\w./-]+)", PageHandler, {"files": files}),
                 (HEALTH, HealthHandler),

@@ -38,7 +38,7 @@ export class Engine {
   me = /** @type {Me | null} */ (null);
   limits = /** @type {Wire.Limits} */ ({ text_chars: 8000, frame_bytes: 65536 });
   // By id: the joins and histories of this connection.
-  #requests = /** @type {Map<string, { type: string, room: Room | OwnLog, answer: (frame: Answer) => void, timer: number }>} */ (new Map());
+  #requests = /** @type {Map<string, { type: string, room: Room | OwnLog | null, answer: (frame: Answer) => void, timer: number }>} */ (new Map());
   #typingSent = 0;
   #unsaid = /** @type {Set<Room>} */ (new Set()); // rooms whose read mark the server does not know
   #saying = 0;
@@ -225,6 +225,14 @@ export class Engine {
     return { user, name: user };
   }
 
+  /** The last messages of a room that one need not be in; none, if one may not see it; null if the connection was lost. @param {string} name @returns {Promise<Wire.Past[] | null>} */
+  last(name, limit = PAGE) {
+    if (!this.connection.live) return Promise.resolve(null);
+    return new Promise((resolve) => {
+      this.#request(null, { type: "history", room: name, limit }, (frame) => resolve(frame?.type === "history" ? frame.messages : frame && []));
+    });
+  }
+
   /** One message that a reply refers to, once. @param {Room} room @param {number} seq */
   quoted(room, seq) {
     if (this.connection.live && room.synced && room.wants(seq)) {
@@ -272,7 +280,8 @@ export class Engine {
 
   /**
    * `answer` gets the reply, an error (silence is one too), or null when the connection is lost.
-   * @param {Room | OwnLog} room @param {Wire.Join | Wire.GetHistory | Wire.GetPresence | Wire.Fetch} frame @param {(frame: Answer) => void} answer
+   * It is of no use where `room`, which it is about, was left meanwhile.
+   * @param {Room | OwnLog | null} room @param {Wire.Join | Wire.GetHistory | Wire.GetPresence | Wire.Fetch} frame @param {(frame: Answer) => void} answer
    */
   #request(room, frame, answer) {
     const id = newId();
@@ -403,6 +412,12 @@ export class Engine {
       case "typing":
         room?.typing(frame);
         break;
+      case "status":
+        room?.status(frame);
+        break;
+      case "step":
+        room?.step(frame);
+        break;
       case "read":
         room?.readBy(frame, this.me?.user);
         break;
@@ -453,7 +468,7 @@ export class Engine {
     if (!request) return false;
     this.#requests.delete(id);
     clearTimeout(request.timer);
-    if (this.#logs.includes(request.room)) request.answer(frame);
+    if (!request.room || this.#logs.includes(request.room)) request.answer(frame);
     return true;
   }
 

@@ -67,7 +67,7 @@ export interface Grown { type: "stream"; id?: string; room: string; seq: number;
 /** One step of an agent: a tool's run. */
 export interface ToolRun { id: string; name: string; state: "running" | "done" | "error"; input?: string; output?: string }
 /** Of a message's `meta` what agents put there; others put there what they like. */
-export interface Meta { steps?: ToolRun[]; [key: string]: unknown }
+export interface Meta { steps?: ToolRun[]; commands?: { name: string; description?: string; choices?: string[] }[]; [key: string]: unknown }
 
 export interface Person { user: string; name: string }
 

@@ -2,7 +2,7 @@
 // For Node 20 or newer, beside `make run`:
 //
 //     cd examples/javascript
-//     npm install ../../tornado_chat/web/static/client
+//     npm install
 //     node room.js lobby
 //
 // Kill the server and start it again: what you type meanwhile is sent then, and nothing is missing or doubled.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import threading
@@ -17,7 +18,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.support import ROOT
 from tests.support.chromium import SERVER_AWAY, Person
-from tests.support.node_app import node
+from tests.support.node_app import CLIENT, node
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.client import Client
 
@@ -37,6 +38,8 @@ WORKER = """(url) => {
 
 
 async def test_the_program(project: Path, tmp_path: Path) -> None:
+    (client,) = json.loads((EXAMPLES / "package.json").read_text())["dependencies"].values()
+    assert (EXAMPLES / client.removeprefix("file:")).resolve() == CLIENT
     shutil.copy(EXAMPLES / "room.js", project)
     with Server(tmp_path, *UNLIMITED) as server:
         async with Client(server.url, token=server.token("bot", name="Bot", agent=True)) as bot:

@@ -353,6 +353,10 @@ async def test_an_agent_is_asked(project: Path, server: Server) -> None:
         async with bot.stream("r", id=f"re:{asked}", reply_to=asked) as reply:
             await reply.write("Because of ")
             await one.until("app.pieces.join('') === 'Because of '")
+            seq = await one.run("return app.answer.message.seq")
+            await bot.status("r", "thinking", seq=seq)
+            await bot.step("r", seq, id="1", name="search", state="running")
+            await one.until("app.room.doing[0]?.text === 'thinking' && app.answer.message.steps.has('1')")
             await reply.write("😀.")
         assert await one.run("return [await app.answer.whole(), app.answer.reason]") == ["Because of 😀.", "done"]
         await one.run("await app.read")

@@ -76,6 +76,10 @@ export class ChatRoom {
     return this.#room.typists(this.#engine.me?.user);
   }
 
+  get doing() {
+    return this.#room.doing();
+  }
+
   /** @template {keyof RoomEvents} Name @param {Name} name @param {(...args: RoomEvents[Name]) => void} listener */
   on(name, listener) {
     return this.#listeners.on(name, listener);

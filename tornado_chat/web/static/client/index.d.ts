@@ -163,6 +163,8 @@ export interface ChatRoom {
   readonly unread: { count: number; least: boolean };
   /** Those who type at this moment. */
   readonly typists: { user: string; name: string }[];
+  /** What agents say that they are doing at this moment; with a `seq`, it is about that message. */
+  readonly doing: { user: string; name: string; text: string; seq?: number }[];
   /** Grows with everything that changes: the snapshot of React's useSyncExternalStore. */
   readonly version: number;
   /** Resolves when what was there has come; rejects where the room cannot be joined. */
@@ -211,6 +213,8 @@ export interface Message {
   readonly meta?: Wire.Meta;
   /** It grows. */
   readonly streaming: boolean;
+  /** Of an agent that is at it: the runs of its tools, by their ids. When it has ended they are in `meta.steps`. */
+  readonly steps: ReadonlyMap<string, Wire.ToolRun>;
   /** It has ended, and the end of its text is still asked for. */
   readonly end: object | null;
   /** Why it has ended: done, stopped, error or interrupted. Null where it did not grow, or before you came. */

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import zlib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from tests.verify.test_device import NOWHERE, WELCOME, Socket, error, kinds
 from tornado_chat.verify.codecs import JSON, Data
 from tornado_chat.verify.device import Device
+from tornado_chat.verify.faults import Scene, stop_growing
 from tornado_chat.verify.growth import KEPT_SECONDS, LATE_SECONDS, LEASE_SECONDS, Growth
 from tornado_chat.verify.handshake import Offer
 from tornado_chat.verify.ledger import Ledger
@@ -199,6 +202,18 @@ async def test_an_order_to_stop_may_come_before_its_message(wanted: bool) -> Non
     one.stopped = wanted
     made.authoring.audit()
     assert kinds(ledger) == ([] if wanted else [("reason", 1)])
+
+
+async def test_somebody_who_may_asks_that_it_stops() -> None:
+    made, socket, ledger, one = begun()
+    crowd: Any = SimpleNamespace(devices=[made], ledger=ledger)
+    scene = Scene(crowd, None, None, random.Random(1), 1.0, asyncio.Event())
+    for _ in range(20):
+        await stop_growing(scene)
+    (asked,) = (command for command in socket.sent if command["type"] == "stop")  # one at a time
+    assert (asked["room"], asked.get("seq", 1), one.stopped) == ("r", 1, True)
+    made.take(socket, {"type": "ack", "id": asked["id"], "room": "r"})
+    assert (ledger.counts["stops"], kinds(ledger)) == (1, [])
 
 
 async def test_who_catches_up_is_told_the_text_with_the_end() -> None:

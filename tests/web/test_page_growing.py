@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, WebSocketRoute, expect
+from playwright.sync_api import APIResponse, Browser, Route, WebSocketRoute, expect
 
 from tests.support.chromium import SERVER_AWAY, Person, fill_room
 from tests.support.middlebox import Middlebox
@@ -84,6 +84,38 @@ def test_it_is_seen_to_grow_by_every_way(browser: Browser, server: Server, box: 
     expect(text.locator("p")).to_have_count(40)
     author.leave()
     anna.leave(SERVER_AWAY)
+
+
+def test_an_old_answer_takes_nothing_away(browser: Browser, server: Server, box: Middlebox) -> None:
+    """The text that was asked for is answered behind chunks that came meanwhile, and which it has not."""
+    box.websockets = "refused"
+    anna = Person(browser, box.url, "Anna")
+    answers: list[tuple[Route, APIResponse]] = []
+
+    def hold(route: Route) -> None:
+        if '"fetch"' not in (route.request.post_data or ""):
+            return route.continue_()
+        answers.append((route, route.fetch()))
+
+    anna.page.route("**/v1/commands*", hold)
+    author = Author(server)
+    text = anna.page.locator("li.message .text")
+    expect(anna.page.locator("li.message .growing")).to_be_visible()
+    for _ in range(1000):
+        if answers:
+            break
+        anna.page.wait_for_timeout(10)
+    author.append("what ")
+    expect(text).to_have_text("what")
+    (route, answer), *_ = answers
+    assert "what" not in answer.text()
+    route.fulfill(response=answer)
+    author.append("was said")
+    expect(text).to_have_text("what was said")
+    assert len(answers) == 1, "the text was asked for again"
+    author.finish()
+    author.leave()
+    anna.leave(SERVER_AWAY)  # the WebSocket that was refused
 
 
 def test_who_asked_may_stop_it(browser: Browser, server: Server) -> None:

@@ -123,7 +123,8 @@ export class Growth {
     known.missed = 0;
     const answer = await this.on.fetch(room, message.seq, known.gen ? known.points : 0);
     if (answer) {
-      if (answer.offset === 0) known.gen = 0; // it is all of it, whatever we had
+      // All of it, whatever we had; but chunks that came meanwhile may be further than an answer that was made before them.
+      if (answer.offset === 0 && (answer.done || answer.gen !== known.gen)) known.gen = 0;
       else if (answer.done) known.gen = answer.gen; // of what has ended not everybody knows it
       this.#add(room, message, answer.gen, answer.offset, answer.text);
     }

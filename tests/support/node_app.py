@@ -62,6 +62,8 @@ class App:
         while line := await self.process.stdout.readline():
             answer = json.loads(line)
             waiting = self._waiting.pop(answer["id"])
+            if waiting.done():
+                continue  # nobody waits any longer
             if "error" in answer:
                 waiting.set_exception(AppError(f"{answer['error']}: {answer['message']}"))
             else:

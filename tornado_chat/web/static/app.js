@@ -2,7 +2,7 @@
 
 import { Engine } from "./client/engine.js";
 import { Connection } from "./client/connection.js";
-import { Credentials } from "./client/credentials.js";
+import { Credentials } from "./client/store.js";
 import { news } from "./client/own.js";
 import { roomName } from "./client/room.js";
 import { Composer } from "./composer.js";

@@ -1,8 +1,8 @@
 // What the browser keeps for the page.
 
-import { slot } from "./client/slot.js";
+import { slot } from "./client/store.js";
 
-/** @import { Slot } from "./client/slot.js" */
+/** @import { Slot } from "./client/store.js" */
 
 /** The rooms that a user followed. @typedef {{ user: string, rooms: string[] }} Rooms */
 

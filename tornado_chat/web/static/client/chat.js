@@ -2,13 +2,12 @@
 
 import { ChatRoom } from "./chat_room.js";
 import { Connection } from "./connection.js";
-import { Credentials } from "./credentials.js";
 import { Engine } from "./engine.js";
 import { ChatError } from "./errors.js";
 import { Listeners } from "./listeners.js";
 import { KINDS } from "./network.js";
 import { news } from "./own.js";
-import { slot } from "./slot.js";
+import { Credentials, slot } from "./store.js";
 
 const PREFIX = "tornado-chat.";
 const WAITING = 1_000; // things said that are not acknowledged
@@ -17,7 +16,7 @@ const HEX = 13; // bytes in the name of a room that nobody can guess
 /** @import { Answer, ChatEvents, ChatOptions, ChatRoom as Joined, Chat as Public, FollowedRoom, JoinOptions, Me, AskOptions, State } from "./index.d.ts" */
 /** @import { Item, Publishing } from "./outbox.js" */
 /** @import { Room } from "./room.js" */
-/** @import { Kept, Slot } from "./slot.js" */
+/** @import { Kept, Slot } from "./store.js" */
 
 /** What was said, until it is known what came of it. @typedef {{ resolve: (seq: number) => void, reject: (error: ChatError) => void }} Waiter */
 

@@ -1,8 +1,8 @@
 // Commands by request, for who listens otherwise than by a WebSocket: in the order given, one request under way at a time.
 // A request without an answer is sent again as it was: the ids make that harmless, and nothing overtakes it.
 
-import { report } from "./faults.js";
-import { endedBy, Refusal } from "./requests.js";
+import { endedBy, report } from "./faults.js";
+import { Refusal } from "./requests.js";
 import { backoff } from "./retry.js";
 
 const AT_ONCE = 64; // what one request may carry; a single message at most, so its bytes are no matter

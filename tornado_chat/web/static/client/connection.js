@@ -20,10 +20,9 @@ const FLOODED = 10_000; // ms: at least this long away after 1008
 const REFUSED = 10_000; // ... and after 403
 
 /** @import { Commands } from "./commands.js" */
-/** @import { Credentials } from "./credentials.js" */
 /** @import { Holders } from "./holders.js" */
 /** @import { Kind } from "./network.js" */
-/** @import { Slot } from "./slot.js" */
+/** @import { Credentials, Slot } from "./store.js" */
 
 /**
  * `until` is in ms since 1970, `why` a sentence; `refused`: perhaps for who we are. `crowded`: other tabs have the streams.

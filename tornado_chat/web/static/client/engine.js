@@ -18,7 +18,7 @@ const EVENT_FIELDS = ["seq", "user", "ts"]; // docs/protocol.md: every event has
 /** @import { Item } from "./outbox.js" */
 /** @import { Growth } from "./growth.js" */
 /** @import { Message } from "./room.js" */
-/** @import { Slot } from "./slot.js" */
+/** @import { Slot } from "./store.js" */
 
 /** @typedef {{ user: string, name: string, guest: boolean, moderator: boolean }} Me */
 /**

@@ -7,7 +7,7 @@ const MOST = 4; // the other two are for what passes: commands, short polls, fil
 const LEASE = 90_000; // ms: a tab in the background may run once a minute
 const RENEWAL = 30_000;
 
-/** @import { Slot } from "./slot.js" */
+/** @import { Slot } from "./store.js" */
 
 export class Holders {
   #id = newId();

@@ -6,7 +6,7 @@ const RISE = 600_000; // ms on a lower one, until the higher ones are tried agai
 const AGAIN = 5_000; // ms instead, where they are missed; each time that they fail, it is so many times longer, up to RISE:
 const LONGER = 3;
 
-/** @import { Slot } from "./slot.js" */
+/** @import { Slot } from "./store.js" */
 
 /** @typedef {typeof KINDS[number]} Kind */
 

@@ -1,7 +1,8 @@
 // Long polls as a transport, where neither a WebSocket nor a stream gets through. The server keeps nothing for us: each
 // poll says where we are. What a poll does not have (`welcome`, `joined`, `synced`) is made from the answers.
 
-import { endedBy, Refusal } from "./requests.js";
+import { endedBy } from "./faults.js";
+import { Refusal } from "./requests.js";
 import { ROOMS } from "./stream.js";
 
 const WAIT = 25; // s that the server may hold an answer back, a tenth more or less

@@ -13,7 +13,7 @@ const CLOSED_OVER_IT = { type: "error", code: "bad_request", message: "The serve
 /** @import { Item, Publishing } from "./outbox.js" */
 /** @import { OwnLog } from "./own.js" */
 /** @import { Room } from "./room.js" */
-/** @import { Slot } from "./slot.js" */
+/** @import { Slot } from "./store.js" */
 
 /**
  * One item at a time, or a refused one would be overtaken by the next. What we follow and stop is no part of what we say:

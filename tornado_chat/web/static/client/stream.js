@@ -1,7 +1,7 @@
 // A stream of server-sent events as a transport, read with fetch; commands are requests of their own. A stream is of the
 // rooms with which it was opened: where another room is joined, another stream takes its place.
 
-import { endedBy } from "./requests.js";
+import { endedBy } from "./faults.js";
 import { EventStream } from "./sse.js";
 
 export const ROOMS = 100; // of one stream or poll, at most

@@ -125,6 +125,10 @@ class Chat:
         sending = self._core.client.send(room, text, reply_to=reply_to, meta=meta, mentions=mentions, id=id)
         return self._call(sending)
 
+    def stop(self, room: str, seq: int | None = None) -> None:
+        """See Client.stop: end a message that grows."""
+        self._call(self._core.client.stop(room, seq))
+
     def history(self, room: str, *, before: int | None = None, limit: int | None = None) -> Data:
         """See Client.history: a page of messages, and whether there are older ones (`more`)."""
         return self._call(self._core.client.history(room, before=before, limit=limit))
@@ -219,9 +223,13 @@ class Answer:
         self._answer = answer
 
     def __iter__(self) -> Iterator[str]:
+        return self.pieces()
+
+    def pieces(self, *, tick: float | None = None) -> Iterator[str]:
         """The text in pieces, from its first word on, however often it is asked for; then raises what `whole` does.
 
-        A reply that is given again in other words comes wholly, after an empty line.
+        A reply that is given again in other words comes wholly, after an empty line. With `tick`, there is an empty
+        piece after so many seconds without another: for who looks meanwhile whether to go on.
         """
         pieces = answers.Pieces(self._answer)
         while True:
@@ -233,8 +241,8 @@ class Answer:
                 raise self._answer.failure
             elif self._answer.ended:
                 return
-            else:
-                self.wait(version)
+            elif self.wait(version, tick) == version and not self._answer.ended:
+                yield ""
 
     def whole(self) -> str:
         """Wait for the end; the text: as far as it came, if somebody has stopped it.

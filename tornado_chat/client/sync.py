@@ -286,6 +286,11 @@ class Answer:
         return self._answer.text
 
     @property
+    def asks(self) -> str:
+        """What the agent wants to know meanwhile, else "": say it in the room."""
+        return self._answer.asks
+
+    @property
     def meta(self) -> Data:
         """Of the reply: `steps`, its tools' runs, when it has ended."""
         return self._answer.meta

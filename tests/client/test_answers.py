@@ -190,12 +190,12 @@ async def test_what_an_agent_cannot_answer_is_an_exception(tmp_path: Path) -> No
 async def test_without_a_sign_of_the_agent_it_is_given_up(tmp_path: Path) -> None:
     with Server(tmp_path, *UNLIMITED) as server:
         async with client(server, "ann") as ann, client(server, BOT) as bot:
-            asked = await ann.ask(BOT, "?", room="lobby", silence=0.6)
-            for number in range(4):
-                await asyncio.sleep(0.3)
+            asked = await ann.ask(BOT, "?", room="lobby", silence=1.5)
+            for number in range(5):
+                await asyncio.sleep(0.4)
                 await bot.status("lobby", f"thinking {number}")
             assert not asked.ended
-            with pytest.raises(TimeoutError, match=r"no sign of bot in lobby within 0\.6 s, to answer message 1"):
+            with pytest.raises(TimeoutError, match=r"no sign of bot in lobby within 1\.5 s, to answer message 1"):
                 await asked.whole()
             assert not ann._rooms.joined
 

@@ -172,12 +172,12 @@ class Answer:
         if reason == "interrupted" and self._attempt < ATTEMPTS:
             pass  # it is given again
         else:
-            self.reason = reason
             if reason == "error":
                 self.failure = Failed(f"{self.agent} could not answer message {self.question} of {self.room}")
             elif reason == "interrupted":
                 text = f"the answer of {self.agent} to message {self.question} of {self.room} was cut off each time"
                 self.failure = Failed(text)
+            self.reason = reason  # last: another thread that sees it sees the rest
         self._tell()
 
     def _tell(self) -> None:

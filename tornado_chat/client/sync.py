@@ -233,13 +233,14 @@ class Answer:
         """
         pieces = answers.Pieces(self._answer)
         while True:
-            version = self._answer.version
+            # In this order: what grows or ends meanwhile, in its own thread, is seen the next time.
+            version, ended = self._answer.version, self._answer.ended
             piece = pieces.next()
             if piece:
                 yield piece
-            elif self._answer.failure is not None:
-                raise self._answer.failure
-            elif self._answer.ended:
+            elif ended:
+                if self._answer.failure is not None:
+                    raise self._answer.failure
                 return
             elif self.wait(version, tick) == version and not self._answer.ended:
                 yield ""

@@ -154,6 +154,23 @@ async def test_a_stop_ends_it_with_what_there_is(tmp_path: Path, kind: Transport
             assert ("word " * 1000).startswith(await asked.whole())
 
 
+async def test_what_the_agent_asks_back_is_no_part_of_it(tmp_path: Path) -> None:
+    agent = Agent(BOT)
+
+    @agent.on_mention
+    async def answer(ctx: Any, message: Any) -> str:
+        return f"{(await ctx.ask('Which colour?')).text} it is."
+
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with living(agent, server), client(server, "ann") as ann:
+            asked = await ann.ask(BOT, "?")
+            while not asked.asks:
+                await asked.change(asked.version)
+            assert asked.asks == "Which colour?"
+            await ann.send(asked.room, "Blue")
+            assert (await asked.whole(), asked.asks) == ("Blue it is.", "")
+
+
 async def test_what_an_agent_cannot_answer_is_an_exception(tmp_path: Path) -> None:
     with Server(tmp_path, *UNLIMITED) as server:
         async with client(server, "ann") as ann, client(server, BOT) as bot:
@@ -173,12 +190,12 @@ async def test_what_an_agent_cannot_answer_is_an_exception(tmp_path: Path) -> No
 async def test_without_a_sign_of_the_agent_it_is_given_up(tmp_path: Path) -> None:
     with Server(tmp_path, *UNLIMITED) as server:
         async with client(server, "ann") as ann, client(server, BOT) as bot:
-            asked = await ann.ask(BOT, "?", room="lobby", silence=0.6)
-            for number in range(4):
-                await asyncio.sleep(0.3)
+            asked = await ann.ask(BOT, "?", room="lobby", silence=1.5)
+            for number in range(5):
+                await asyncio.sleep(0.4)
                 await bot.status("lobby", f"thinking {number}")
             assert not asked.ended
-            with pytest.raises(TimeoutError, match=r"no sign of bot in lobby within 0\.6 s, to answer message 1"):
+            with pytest.raises(TimeoutError, match=r"no sign of bot in lobby within 1\.5 s, to answer message 1"):
                 await asked.whole()
             assert not ann._rooms.joined
 

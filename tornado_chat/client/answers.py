@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from tornado_chat.errors import ChatError, ErrorCode, Reason
+from tornado_chat.wire.attempts import ask_of, attempt_of
 from tornado_chat.wire.events import Data
 
 SILENCE_SECONDS = 120.0
@@ -24,7 +25,6 @@ ATTEMPTS = 3
 """An agent gives a reply that was cut off so many times at most (docs/agents.md)."""
 
 SIGNS = frozenset({"typing", "status", "step"})
-_ATTEMPT = re.compile(r"re:([1-9]\d*)(?::([1-9]\d*))?")
 
 
 class Failed(Exception):
@@ -47,6 +47,8 @@ class Answer:
         """What it has said so far; begins anew where a reply that was cut off is given again."""
         self.meta: Data = {}
         """Of the reply: `steps`, its tools' runs, when it has ended."""
+        self.asks = ""
+        """What the agent wants to know meanwhile: say it in the room."""
         self.reason: Reason | None = None
         """Why it has ended; None while it is waited for."""
         self.failure: Exception | None = None
@@ -115,8 +117,10 @@ class Answer:
             self.fail(_lost(item))
         elif item.get("user") == self.agent and kind in SIGNS:
             self._heard = self._loop.time()
-        elif kind == "message" and item["user"] == user and item.get("id") == self.id:
-            self.question = item["seq"]
+        elif kind == "message" and item["user"] == user:
+            if item.get("id") == self.id:
+                self.question = item["seq"]
+            self.asks = ""
         elif kind == "message" and item["user"] == self.agent:
             self._on_message(item)
         elif kind == "finished" and item["target"] == self.reply:
@@ -140,10 +144,15 @@ class Answer:
 
     def _on_message(self, message: Data) -> None:
         self._heard = self._loop.time()
-        found = _ATTEMPT.fullmatch(message.get("id", ""))
-        if found is None or int(found[1]) != self.question:
+        id = message.get("id", "")
+        asked = ask_of(id)
+        if asked is not None and asked[:2] == (self.question, self._attempt):
+            self.asks = message.get("text", "")
+            self._tell()
+        found = attempt_of(id)
+        if found is None or found[0] != self.question:
             return
-        number = int(found[2] or 1)
+        number = found[1]
         if number > self._attempt and not self.ended:
             self._attempt, self.reply, self.text = number, message["seq"], message.get("text", "")
             self.meta = message.get("meta", {})
@@ -163,12 +172,12 @@ class Answer:
         if reason == "interrupted" and self._attempt < ATTEMPTS:
             pass  # it is given again
         else:
-            self.reason = reason
             if reason == "error":
                 self.failure = Failed(f"{self.agent} could not answer message {self.question} of {self.room}")
             elif reason == "interrupted":
                 text = f"the answer of {self.agent} to message {self.question} of {self.room} was cut off each time"
                 self.failure = Failed(text)
+            self.reason = reason  # last: another thread that sees it sees the rest
         self._tell()
 
     def _tell(self) -> None:

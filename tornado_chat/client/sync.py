@@ -125,6 +125,10 @@ class Chat:
         sending = self._core.client.send(room, text, reply_to=reply_to, meta=meta, mentions=mentions, id=id)
         return self._call(sending)
 
+    def stop(self, room: str, seq: int | None = None) -> None:
+        """See Client.stop: end a message that grows."""
+        self._call(self._core.client.stop(room, seq))
+
     def history(self, room: str, *, before: int | None = None, limit: int | None = None) -> Data:
         """See Client.history: a page of messages, and whether there are older ones (`more`)."""
         return self._call(self._core.client.history(room, before=before, limit=limit))
@@ -219,22 +223,27 @@ class Answer:
         self._answer = answer
 
     def __iter__(self) -> Iterator[str]:
+        return self.pieces()
+
+    def pieces(self, *, tick: float | None = None) -> Iterator[str]:
         """The text in pieces, from its first word on, however often it is asked for; then raises what `whole` does.
 
-        A reply that is given again in other words comes wholly, after an empty line.
+        A reply that is given again in other words comes wholly, after an empty line. With `tick`, there is an empty
+        piece after so many seconds without another: for who looks meanwhile whether to go on.
         """
         pieces = answers.Pieces(self._answer)
         while True:
-            version = self._answer.version
+            # In this order: what grows or ends meanwhile, in its own thread, is seen the next time.
+            version, ended = self._answer.version, self._answer.ended
             piece = pieces.next()
             if piece:
                 yield piece
-            elif self._answer.failure is not None:
-                raise self._answer.failure
-            elif self._answer.ended:
+            elif ended:
+                if self._answer.failure is not None:
+                    raise self._answer.failure
                 return
-            else:
-                self.wait(version)
+            elif self.wait(version, tick) == version and not self._answer.ended:
+                yield ""
 
     def whole(self) -> str:
         """Wait for the end; the text: as far as it came, if somebody has stopped it.
@@ -276,6 +285,11 @@ class Answer:
     def text(self) -> str:
         """What it has said so far."""
         return self._answer.text
+
+    @property
+    def asks(self) -> str:
+        """What the agent wants to know meanwhile, else "": say it in the room."""
+        return self._answer.asks
 
     @property
     def meta(self) -> Data:

@@ -284,7 +284,7 @@ class Askings:
     async def stop(self, asker: Asker, room: str, seq: int | None) -> None:
         """End what grows there and answers the user, or one message; ChatError."""
         asker.identity.check_room(room)
-        await self.context.growing.stop(room, seq, asker.user, moderator=asker.identity.moderator)
+        await self.context.stopping.stop(room, seq, asker.user, moderator=asker.identity.moderator)
 
     async def give_up(self, asking: Asking) -> None:
         """Nobody wants the answer any more: end it as soon as it has begun."""

@@ -19,14 +19,14 @@ from tornado.web import Application, RequestHandler
 
 from tornado_chat.errors import ChatError
 from tornado_chat.metrics import Metrics
-from tornado_chat.web import commands, poll, sessions, socket, stream
+from tornado_chat.web import commands, fragments, poll, sessions, socket, stream
 from tornado_chat.web.api import PREFIX, Api
 from tornado_chat.web.endpoint import Endpoint
 from tornado_chat.web.exchange import Exchange, is_text
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.http_connection import HttpConnection
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
-from tornado_chat.web.pages import STATIC, Files, PageHandler
+from tornado_chat.web.pages import AGENT_INDEX, INDEX, STATIC, Files, PageHandler
 from tornado_chat.web.refusals import STATUS, NothingHandler, refuse
 from tornado_chat.wire.request import Request
 
@@ -52,11 +52,12 @@ class Front(HTTPServerConnectionDelegate):
         """`failing` names the checks of `/readyz` that fail, `degraded` what is away without harm."""
         self.gate = gate
         described = *stream.endpoints(), *poll.endpoints(), *commands.ENDPOINTS, *sessions.ENDPOINTS
-        self.api = Api(gate, described, bridges)
+        self.api = Api(gate, (*described, *fragments.ENDPOINTS), bridges)
         files = Files(STATIC)
         self.app = Application(
             [
-                (r"/()", PageHandler, {"files": files, "name": "index.html"}),
+                (r"/()", PageHandler, {"files": files, "name": INDEX}),
+                (r"/agent/[^/]+()", PageHandler, {"files": files, "name": AGENT_INDEX}),
                 (DOCS + "()", PageHandler, {"files": files, "name": "api.html"}),
                 (r"/static/([\w./-]+)", PageHandler, {"files": files}),
                 (HEALTH, HealthHandler),

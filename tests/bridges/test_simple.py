@@ -15,6 +15,7 @@ from httpx_sse import EventSource, ServerSentEvent
 from tests.support.agents import BOT, SECONDS, living, token
 from tests.support.chat import eventually, running
 from tests.support.parrot import Parrot, by, parrot
+from tests.support.servers import UNLIMITED, Server
 from tornado_chat.agents import life
 from tornado_chat.bridges import asking
 from tornado_chat.client import Client as Chat
@@ -255,3 +256,19 @@ async def test_an_agent_has_more_conversations_than_it_may_be_in_rooms(
         assert len(bird.asked) == 8
         followed = (await here.server.log.state(BOT)).rooms
         assert len(followed) <= 3, "it leaves those that it is not in any more"
+
+
+async def test_a_process_that_is_told_to_end_leaves_nobody_waiting(tmp_path: Path) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        headers = {"Authorization": f"Bearer {server.token('ann')}"}
+        async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=SECONDS) as client:
+            body = {"message": "hello", "agent": "nobody"}
+            waiting = asyncio.create_task(client.post("/api/agent/chat", json=body))
+            async with streamed(client, {}, query="hello", agent="nobody") as events:
+                await anext(events)
+                while (await client.get("/metrics")).text.count("answers_followed 2.0") == 0:  # noqa: ASYNC110 - of another process
+                    await asyncio.sleep(0.02)
+                stopping = asyncio.create_task(asyncio.to_thread(server.stop))
+                assert [event.event for event in await all_of(events)] == ["wait"]
+            assert (await waiting).status_code == 503
+            await stopping

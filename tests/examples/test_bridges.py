@@ -15,16 +15,13 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
-from tests.bridges.test_ai_sdk import HERE as AI_SDK
-from tests.bridges.test_ai_sdk import node
 from tests.support import ROOT
+from tests.support.node import packages
 from tests.support.servers import UNLIMITED, Server
 
 pytest_plugins = ["tests.support.chromium_fixtures"]
 
 EXAMPLES = ROOT / "examples"
-
-__all__ = ["node"]
 
 
 @contextmanager
@@ -85,8 +82,8 @@ def test_the_client_of_openai(tmp_path: Path) -> None:
     assert "completed; anybody" in output
 
 
-def test_the_chat_by_the_ai_sdk(node: str, tmp_path: Path) -> None:
-    program = AI_SDK / "node_modules" / "ai_sdk_chat.mjs"  # beside the package that it imports
+def test_the_chat_by_the_ai_sdk(tmp_path: Path) -> None:
+    program = packages(ROOT / "tests" / "judges" / "ai_sdk") / "ai_sdk_chat.mjs"  # beside the package that it imports
     shutil.copy(EXAMPLES / "ai_sdk_chat.mjs", program)
     with Server(tmp_path, *UNLIMITED, "--agent", "demo") as server:
-        assert "clever" in said(node, program, "/list", server=server)
+        assert "clever" in said("node", program, "/list", server=server)

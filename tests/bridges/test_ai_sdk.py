@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,24 +14,17 @@ import pytest
 from tests.support import ROOT
 from tests.support.agents import BOT, SECONDS, living, token
 from tests.support.chat import Running, eventually
+from tests.support.node import packages
 from tests.support.parrot import Parrot, by, parrot
 from tests.support.several_servers import servers
 
-HERE = ROOT / "tests" / "judges" / "ai_sdk"
+AI_SDK = ROOT / "tests" / "judges" / "ai_sdk"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def node() -> str:
-    """Node, with the AI SDK beside `chat.mjs`."""
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm is None or node is None:
-        pytest.skip("there is no npm here; on Debian: apt-get install nodejs npm")
-    installed = HERE / "node_modules" / "installed"
-    if not installed.exists() or installed.stat().st_mtime < (HERE / "package.json").stat().st_mtime:
-        flags = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
-        subprocess.run([npm, "install", *flags], cwd=HERE, check=True, timeout=100, stdout=subprocess.DEVNULL)
-        installed.touch()
-    return node
+    packages(AI_SDK)
+    return "node"
 
 
 class Page:
@@ -60,7 +51,7 @@ class Page:
 async def page(node: str, here: Running, user: str = "ann", chat: str = "chat 1") -> AsyncIterator[Page]:
     process = await asyncio.create_subprocess_exec(
         *(node, "chat.mjs", f"{here.address}/v1/agents/{BOT}/chat", token(here, user), chat),
-        cwd=HERE,
+        cwd=AI_SDK,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

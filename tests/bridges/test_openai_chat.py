@@ -60,7 +60,7 @@ async def test_what_was_said_before_has_its_role_and_a_room_keeps_it(tmp_path: P
     async with running(tmp_path, text_chars=10) as here, living(bird.agent, here), client_of(here) as ai:
         before = [("system", "Be brief."), ("user", "one"), ("assistant", "twelve chars")]
         messages: Any = [{"role": role, "content": content} for role, content in before]
-        parts = {"role": "user", "content": [{"type": "text", "text": "and"}, {"type": "text", "text": "now?"}]}
+        parts: Any = {"role": "user", "content": [{"type": "text", "text": "and"}, {"type": "text", "text": "now?"}]}
         told = await ai.chat.completions.create(model=BOT, messages=[*messages, parts])
         assert json.loads(told.choices[0].message.content or "") == [
             ["system", "Be brief."],

@@ -15,6 +15,8 @@ from httpx_sse import EventSource, ServerSentEvent
 from tests.support.agents import BOT, SECONDS, living, token
 from tests.support.chat import eventually, running
 from tests.support.parrot import Parrot, by, parrot
+from tests.support.servers import UNLIMITED, Server
+from tornado_chat.agents import life
 from tornado_chat.bridges import asking
 from tornado_chat.client import Client as Chat
 
@@ -239,3 +241,34 @@ async def test_who_may_not_ask_or_look(tmp_path: Path) -> None:
         for wrong in ({}, {"query": ""}, {"query": "x" * 8001}, {"query": "x", "agent": "\n"}):
             answer = await client.get("/api/chat/stream", params=wrong, headers=by(here, "ann"))
             assert answer.status_code == 400, answer.text
+
+
+async def test_an_agent_has_more_conversations_than_it_may_be_in_rooms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "ROOMS", 2)
+    async with parrot(tmp_path) as (here, bird, client):
+        for turn in ("one", "two"):
+            for session in "abcd":
+                asked = {"message": f"{turn} {session}", "session_id": session}
+                answer = await client.post("/api/agent/chat", json=asked, headers=by(here, "ann"))
+                assert answer.json()["reply"] == f"{turn} {session} "
+        assert len(bird.asked) == 8
+        followed = (await here.server.log.state(BOT)).rooms
+        assert len(followed) <= 3, "it leaves those that it is not in any more"
+
+
+async def test_a_process_that_is_told_to_end_leaves_nobody_waiting(tmp_path: Path) -> None:
+    with Server(tmp_path, *UNLIMITED) as server:
+        headers = {"Authorization": f"Bearer {server.token('ann')}"}
+        async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=SECONDS) as client:
+            body = {"message": "hello", "agent": "nobody"}
+            waiting = asyncio.create_task(client.post("/api/agent/chat", json=body))
+            async with streamed(client, {}, query="hello", agent="nobody") as events:
+                await anext(events)
+                while (await client.get("/metrics")).text.count("answers_followed 2.0") == 0:  # noqa: ASYNC110 - of another process
+                    await asyncio.sleep(0.02)
+                stopping = asyncio.create_task(asyncio.to_thread(server.stop))
+                assert [event.event for event in await all_of(events)] == ["wait"]
+            assert (await waiting).status_code == 503
+            await stopping

@@ -33,7 +33,8 @@ OWN_BACK = 900, 300, 100, 30, 10
 """How far behind its head the inbox is read at the start: the most of these for which it still has the events."""
 
 ROOMS = 999
-"""Besides `~`: a connection may be in so many."""
+"""Besides `~`: a connection may be in so many. For a further one it leaves the room where it is named only and nothing
+has been said for longest."""
 
 JOINS = 20
 """Rooms that are being joined at once."""
@@ -305,11 +306,29 @@ class Life:
         """The room, of which all was seen to up to `read`; None if it is there already, or would be one too many."""
         if name in self.rooms:
             return None
-        if len(self.rooms) >= ROOMS:
+        if len(self.rooms) >= ROOMS and not self._make_room():
             logger.warning("room not joined, it would be one too many room=%s", name)
             return None
         room = self.rooms[name] = AgentRoom(self, name, level, read)
         return room
+
+    def _make_room(self) -> bool:
+        """Leave a room in which nobody waits for the agent, and to which it comes again when it is named there."""
+        idle = [room for room in self.rooms.values() if room.level == "mentions" and room.is_idle]
+        if not idle:
+            return False
+        room = min(idle, key=lambda room: room.heard_at)
+        self._levels.pop(room.name, None)
+        self._leave(room.name)
+        self.spawn(self._unfollow(room.name))
+        return True
+
+    async def _unfollow(self, name: str) -> None:
+        try:
+            await self.client.leave(name)
+            await self.client.unfollow(name)
+        except ChatError as error:
+            logger.warning("room not left room=%s reason=%s", name, error)
 
     async def _join(self, room: AgentRoom, after: int | None) -> Data | None:
         """`joined`, if it may."""

@@ -61,6 +61,7 @@ class AgentRoom:
         self.marked = handled
         self.state: dict[str, Any] = {}  # the handlers'
         self.turns: dict[int, Turn] = {}  # by question
+        self.heard_at = asyncio.get_running_loop().time()
         self._questions: Questions | None = None  # until it is joined
         self._early: list[Data] = []  # what came before that
         self._since = 0  # only what names the agent is a question up to here
@@ -114,7 +115,13 @@ class AgentRoom:
             self._feed(questions, event)
         self._look_soon()
 
+    @property
+    def is_idle(self) -> bool:
+        """All that was asked there is answered."""
+        return self._live and not self.turns and self._questions is not None and not self._questions.pending()
+
     def _feed(self, questions: Questions, event: Data) -> None:
+        self.heard_at = asyncio.get_running_loop().time()
         if event["type"] == "message" and event["user"] == self.life.user:
             self._said.append(event["seq"])
         dropped = questions.dropped

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from tornado_chat.bridges import ai_sdk, openai_chat, simple
+from tornado_chat.bridges import ai_sdk, openai_chat, openai_responses, simple
 from tornado_chat.bridges.asking import Askings
 from tornado_chat.web.endpoint import Endpoint
 
+_BRIDGES = simple, ai_sdk, openai_chat, openai_responses
+
 
 def bridges(askings: Askings) -> list[Endpoint]:
-    return [*simple.endpoints(askings), *ai_sdk.endpoints(askings), *openai_chat.endpoints(askings)]
+    return [endpoint for bridge in _BRIDGES for endpoint in bridge.endpoints(askings)]

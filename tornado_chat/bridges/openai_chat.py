@@ -62,10 +62,10 @@ _body = decoder(_Body)
 
 
 def endpoints(askings: Askings) -> list[Endpoint]:
-    async def chat(exchange: Exchange) -> None:
+    async def chat(exchange: Exchange, _: None) -> None:
         await _chat(exchange, askings)
 
-    async def models(exchange: Exchange) -> None:
+    async def models(exchange: Exchange, _: None) -> None:
         asker_of(exchange)
         known = agents_of(askings.context.settings)
         told = [{"id": agent, "object": "model", "created": 0, "owned_by": "tornado_chat"} for agent in known]

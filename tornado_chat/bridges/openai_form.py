@@ -76,8 +76,11 @@ def bad(message: str) -> ChatError:
     return ChatError(ErrorCode.BAD_REQUEST, message)
 
 
-def conversation(messages: list[Said], room: str, text_chars: int) -> tuple[list[Send], str]:
-    """What is said before the question, as the asker's messages that tell their `meta.role`, and the question."""
+def conversation(messages: list[Said], room: str, text_chars: int, prefix: str = "") -> tuple[list[Send], str]:
+    """What is said before the question, as the asker's messages that tell their `meta.role`, and the question.
+
+    Their ids begin with `prefix`. ChatError (bad_request).
+    """
     if not messages or messages[-1].role != "user":
         raise bad("messages: the last one has to be the user's, which is the question")
     if len(messages) > MESSAGES:
@@ -91,7 +94,7 @@ def conversation(messages: list[Said], room: str, text_chars: int) -> tuple[list
         for start in range(0, len(text), text_chars):
             asked = {
                 "room": room,
-                "id": f"m{len(before) + 1}",
+                "id": f"{prefix}m{len(before) + 1}",
                 "text": text[start : start + text_chars],
                 "meta": {"role": role},
                 "mark": False,
@@ -121,13 +124,13 @@ def asker_of(exchange: Exchange) -> Asker:
 
 
 def in_form(
-    call: Callable[[Exchange], Coroutine[Any, Any, None]],
-) -> Callable[[Exchange, None], Coroutine[Any, Any, None]]:
+    call: Callable[[Exchange, Any], Coroutine[Any, Any, None]],
+) -> Callable[[Exchange, Any], Coroutine[Any, Any, None]]:
     """`call`, with what it raises told in OpenAI's form."""
 
-    async def called(exchange: Exchange, _: None) -> None:
+    async def called(exchange: Exchange, asked: Any) -> None:
         try:
-            await call(exchange)
+            await call(exchange, asked)
         except ChatError as error:
             refuse(exchange, error)
         except (LogUnavailable, TimeoutError) as error:

@@ -72,12 +72,16 @@ class Outbound:
     async def ask(self, room: str, id: str, *payloads: bytes) -> Data:
         """The server's answer to the command `id`; ChatError if that is an error, ValueError if another has this `id`.
 
-        Of several `payloads`, which go together, it is one.
+        Of several `payloads`, which go together, it is one. An `id` is that of another event in another room, but not
+        every answer tells its room: one waits for the other's.
         """
         async with self._slots:
+            while (other := self.commands.get(id)) is not None and other.queue.room != room:
+                await asyncio.wait({other.reply})
+                await asyncio.sleep(0)
             if self._failure is not None:
                 raise self._failure
-            if id in self.commands:
+            if other is not None:
                 raise ValueError(f"the id {id!r} waits for its answer already")
             queue = self.queues.setdefault(room, Queue(room))
             command = self.commands[id] = Call(next(self._numbers), queue, id, payloads)

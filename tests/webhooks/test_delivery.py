@@ -348,6 +348,25 @@ async def test_of_two_that_deliver_one_does_and_the_other_takes_over(
         assert places(receiver, room) == list(range(1, count + 1))
 
 
+async def test_the_lease_of_one_that_died_lapses(log: Log, hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliverer, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(deliverer, "SEND_SECONDS", 0.5)
+
+    async def nothing(store: Webhooks, holder: str) -> None:
+        """As of a process that was killed."""
+
+    monkeypatch.setattr(type(hooks.store), "release", nothing)
+    receiver = await hooks.receiver()
+    await append(log, message())
+    async with hooks.delivering("one"):
+        await hooks.caught_up()
+    assert await hooks.store.claim("two", 2.0) == []
+    await append(log, message())
+    async with hooks.delivering("two"):
+        await hooks.caught_up()
+    assert [one.place for one in receiver.told] == [("lobby", 1), ("lobby", 2)]
+
+
 async def test_more_rooms_than_are_known_at_a_time(log: Log, hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "ROOMS", 4)
     monkeypatch.setattr(endpoint, "WARM", 2)
@@ -371,28 +390,27 @@ async def test_more_rooms_than_are_known_at_a_time(log: Log, hooks: Hooks, monke
 async def test_what_was_told_while_the_log_was_asked_is_not_told_again(
     log: Log, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    receiver = await hooks.receiver()
+    asked = asyncio.Event()
+
+    async def answer(body: dict[str, Any]) -> int:
+        if body["data"]["room"] == "lobby":
+            await asked.wait()
+        return 200
+
+    receiver = await hooks.receiver(answer)
     look = type(hooks.store).behind
 
     async def late(store: Webhooks, webhook: Webhook, *wanted: Any) -> Found:
         found = await look(store, webhook, *wanted)
-        if found.rooms and not receiver.told:
-            waits.set()
-        elif found.rooms:
+        if len(found.rooms) == 2 and not asked.is_set():
+            asked.set()
             await eventually(lambda: len(receiver.told) == 2)
         return found
 
-    async def answer(body: dict[str, Any]) -> int:
-        if body["data"]["seq"] == 1:
-            await asyncio.sleep(0.1)  # the log is asked once more meanwhile
-        return 200
-
-    waits = asyncio.Event()
-    receiver.answer = answer
     monkeypatch.setattr(type(hooks.store), "behind", late)
     await append(log, message(), message())
     async with hooks.delivering():
-        await waits.wait()
+        await eventually(lambda: receiver.open == 1)
         await append(log, message(room="other"))
         await eventually(lambda: len(receiver.told) == 3)
         await asyncio.sleep(0.1)

@@ -332,7 +332,7 @@ async def test_a_new_secret_signs_beside_the_former_one(log: Log, hooks: Hooks) 
 async def test_of_two_that_deliver_one_does_and_the_other_takes_over(
     log: Log, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deliverer, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(deliverer, "LEASE_SECONDS", 10.0)
     monkeypatch.setattr(deliverer, "SEND_SECONDS", 0.5)
     receiver = await hooks.receiver()
     async with hooks.delivering("one"):
@@ -349,7 +349,7 @@ async def test_of_two_that_deliver_one_does_and_the_other_takes_over(
 
 
 async def test_the_lease_of_one_that_died_lapses(log: Log, hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliverer, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(deliverer, "LEASE_SECONDS", 3.0)
     monkeypatch.setattr(deliverer, "SEND_SECONDS", 0.5)
 
     async def nothing(store: Webhooks, holder: str) -> None:
@@ -360,7 +360,7 @@ async def test_the_lease_of_one_that_died_lapses(log: Log, hooks: Hooks, monkeyp
     await append(log, message())
     async with hooks.delivering("one"):
         await hooks.caught_up()
-    assert await hooks.store.claim("two", 2.0) == []
+    assert await hooks.store.claim("two", 3.0) == []
     await append(log, message())
     async with hooks.delivering("two"):
         await hooks.caught_up()

@@ -17,7 +17,7 @@ from tests.support.receivers import Answer, Receiver
 from tornado_chat.errors import LogReplaced
 from tornado_chat.log import Log
 from tornado_chat.log.opening import open_log, open_webhooks
-from tornado_chat.log.webhooks import EVENTS, GIVEN_UP, Lag, Webhook, Webhooks
+from tornado_chat.log.webhooks import EVENTS, GIVEN_UP, Found, Lag, Webhook, Webhooks
 from tornado_chat.webhooks import deliverer, endpoint, posting
 from tornado_chat.webhooks.deliverer import Deliverer
 from tornado_chat.webhooks.signing import new_secret
@@ -75,6 +75,11 @@ class Hooks:
 
     async def lag(self) -> Lag:
         return await self.store.lag(await self.webhook())
+
+    async def attempted(self, times: int) -> bool:
+        """Whether the first room that is behind was refused so often."""
+        found = await self.store.behind(await self.webhook(), 0, 1, 1 << 62, ())
+        return bool(found.rooms) and found.rooms[0].attempts == times
 
     async def caught_up(self) -> None:
         await until(lambda: self._behind(0))
@@ -221,11 +226,12 @@ async def test_an_endpoint_is_given_up_after_a_day_and_goes_on_where_it_stopped(
     receiver = await hooks.receiver(lambda body: 500)
     await append(log, message(), message())
     async with hooks.delivering():
-        await eventually(lambda: len(receiver.told) == 1)
+        await until(lambda: hooks.attempted(1))
         await asyncio.sleep(0.2)
         assert len(receiver.told) == 1, "the next attempt has its time"
         hooks.clock.ahead += 23 * HOUR
-        await eventually(lambda: len(receiver.told) == 2)
+        await until(lambda: hooks.attempted(2))
+        assert len(receiver.told) == 2
         hooks.clock.ahead += 1 * HOUR
         await eventually(lambda: len(receiver.told) == 3)
         await until(lambda: given_up(log))
@@ -326,7 +332,7 @@ async def test_a_new_secret_signs_beside_the_former_one(log: Log, hooks: Hooks) 
 async def test_of_two_that_deliver_one_does_and_the_other_takes_over(
     log: Log, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deliverer, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(deliverer, "LEASE_SECONDS", 10.0)
     monkeypatch.setattr(deliverer, "SEND_SECONDS", 0.5)
     receiver = await hooks.receiver()
     async with hooks.delivering("one"):
@@ -342,11 +348,35 @@ async def test_of_two_that_deliver_one_does_and_the_other_takes_over(
         assert places(receiver, room) == list(range(1, count + 1))
 
 
+async def test_the_lease_of_one_that_died_lapses(log: Log, hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliverer, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(deliverer, "SEND_SECONDS", 0.5)
+
+    async def nothing(store: Webhooks, holder: str) -> None:
+        """As of a process that was killed."""
+
+    monkeypatch.setattr(type(hooks.store), "release", nothing)
+    receiver = await hooks.receiver()
+    await append(log, message())
+    async with hooks.delivering("one"):
+        await hooks.caught_up()
+    assert await hooks.store.claim("two", 3.0) == []
+    await append(log, message())
+    async with hooks.delivering("two"):
+        await hooks.caught_up()
+    assert [one.place for one in receiver.told] == [("lobby", 1), ("lobby", 2)]
+
+
 async def test_more_rooms_than_are_known_at_a_time(log: Log, hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "ROOMS", 4)
     monkeypatch.setattr(endpoint, "WARM", 2)
     monkeypatch.setattr(deliverer, "LOOKED", 3)
-    receiver = await hooks.receiver()
+
+    async def slow(body: dict[str, Any]) -> int:
+        await asyncio.sleep(0.02)
+        return 200
+
+    receiver = await hooks.receiver(slow)
     await append(log, *(message(room=f"r{n % 25}") for n in range(75)))
     async with hooks.delivering():
         await hooks.caught_up()
@@ -355,6 +385,36 @@ async def test_more_rooms_than_are_known_at_a_time(log: Log, hooks: Hooks, monke
     assert [told.id for told in receiver.told] == [told.id for told in receiver.taken()]
     assert all(places(receiver, f"r{n}") == [1, 2, 3] + [4] * (n == 3) for n in range(25))
     assert places(receiver, "new") == [1]
+
+
+async def test_what_was_told_while_the_log_was_asked_is_not_told_again(
+    log: Log, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    async def answer(body: dict[str, Any]) -> int:
+        if body["data"]["room"] == "lobby":
+            await asked.wait()
+        return 200
+
+    receiver = await hooks.receiver(answer)
+    look = type(hooks.store).behind
+
+    async def late(store: Webhooks, webhook: Webhook, *wanted: Any) -> Found:
+        found = await look(store, webhook, *wanted)
+        if len(found.rooms) == 2 and not asked.is_set():
+            asked.set()
+            await eventually(lambda: len(receiver.told) == 2)
+        return found
+
+    monkeypatch.setattr(type(hooks.store), "behind", late)
+    await append(log, message(), message())
+    async with hooks.delivering():
+        await eventually(lambda: receiver.open == 1)
+        await append(log, message(room="other"))
+        await eventually(lambda: len(receiver.told) == 3)
+        await asyncio.sleep(0.1)
+    assert [one.place for one in receiver.told] == [("lobby", 1), ("lobby", 2), ("other", 1)]
 
 
 async def test_a_log_with_another_epoch_ends_it(log: Log, hooks: Hooks) -> None:

@@ -124,7 +124,7 @@ class Endpoint:
             moved = self._moved.get(room.id)
             if known is not None:
                 known.head = room.head
-            elif moved is not None and (moved.seq >= room.head or moved.given_up is not None):
+            elif moved is not None and moved.given_up is not None:
                 continue  # the log does not know it yet
             elif len(self._rooms) < ROOMS:
                 if moved is not None:

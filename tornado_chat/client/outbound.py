@@ -70,15 +70,18 @@ class Outbound:
         self._failure: Exception | None = None
 
     async def ask(self, room: str, id: str, *payloads: bytes) -> Data:
-        """The server's answer to the command `id`; ChatError if that is an error, ValueError if another has this `id`.
+        """The server's answer to the command `id`; ChatError if that is an error.
 
-        Of several `payloads`, which go together, it is one.
+        Of several `payloads`, which go together, it is one. ValueError: another in the room has this `id`. One in
+        another room is answered first, since an error may name no room.
         """
         async with self._slots:
+            while (other := self.commands.get(id)) is not None:
+                if other.queue.room == room:
+                    raise ValueError(f"the id {id!r} waits for its answer already")
+                await asyncio.wait({other.reply})
             if self._failure is not None:
                 raise self._failure
-            if id in self.commands:
-                raise ValueError(f"the id {id!r} waits for its answer already")
             queue = self.queues.setdefault(room, Queue(room))
             command = self.commands[id] = Call(next(self._numbers), queue, id, payloads)
             queue.waiting.append(command)
@@ -109,15 +112,16 @@ class Outbound:
 
     def on_answer(self, message: Data) -> None:
         command = self.commands.get(message.get("id", ""))
-        if command is not None:
+        if command is not None and message.get("room") == command.queue.room:
             command.queue.failures = 0
             if not command.reply.done():
                 command.reply.set_result(message)
             self._forget(command)
 
-    def on_error(self, id: str, error: ChatError) -> None:
+    def on_error(self, id: str, error: ChatError, room: str | None) -> None:
+        """`room`: that which the error names, if it names one."""
         command = self.commands.get(id)
-        if command is None:  # its caller has given up
+        if command is None or room not in (None, command.queue.room):  # its caller has given up
             return
         if error.code in TRANSIENT_ERRORS and id in command.queue.flying:
             command.queue.recall(command)

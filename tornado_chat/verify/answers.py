@@ -217,7 +217,7 @@ class Answers:
                     yield question.room, finding
         by_asker: dict[tuple[str, str], list[Reply]] = {}
         for reply in self.replies.values():
-            if reply.question.changed_after(reply.question.seq) == math.inf and reply.end is not None:
+            if reply.question.changed_after(reply.question.seq) == math.inf:
                 by_asker.setdefault((reply.room, reply.question.user), []).append(reply)
         for (room, asker), replies in by_asker.items():
             for one, other in pairwise(sorted(replies, key=lambda reply: reply.seq)):

@@ -15,7 +15,7 @@ from tornado_chat.verify.findings import Finding
 from tornado_chat.verify.growth import Growth
 from tornado_chat.verify.tales import key_of, tale
 
-ATTEMPTS = 3
+ATTEMPTS = 5
 """After so many that were cut off, an agent gives a question up."""
 
 ANSWERING = ("done", "stopped")

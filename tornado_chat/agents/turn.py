@@ -38,7 +38,7 @@ ERROR_SECONDS = 5.0
 RETRY_SECONDS = 5.0
 """Until a `begin` that cannot be had for now is tried again."""
 
-TAKEOVERS = 3
+TAKEOVERS = 5
 """Of one attempt: a further one ends it as `interrupted`, so that a question does not kill its answerers for ever."""
 
 REPEAT_SECONDS = 5.0

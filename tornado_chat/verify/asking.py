@@ -11,6 +11,8 @@ from tornado_chat.verify.tales import question
 
 KEPT = 10
 """Questions of one user that may be asked again, or taken back."""
+PATIENT = 3
+"""So many without an answer keep a user from asking more."""
 ANEW, AT_ONCE = 0.7, 0.2
 """So many of what they do are new questions; so many of these are two."""
 STOPS, EDITS = 0.5, 0.35
@@ -31,7 +33,8 @@ class Asking:
         """Something, from this device."""
         dice = self._dice
         mine = self._mine.setdefault(device.user, deque(maxlen=KEPT))
-        if dice.random() < ANEW or not self._come_back(device, mine):
+        anew = dice.random() < ANEW and sum(asked.waits for asked in mine) < PATIENT
+        if anew or not self._come_back(device, mine):
             room = dice.choice(device.spoken)
             for _ in range(2 if dice.random() < AT_ONCE else 1):
                 mine.append(self._ask(device, room))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 
 from tornado_chat.agents import Agent, Context, Message
 from tornado_chat.agents.verified import answer as say
@@ -56,8 +56,8 @@ async def answer(ctx: Context, message: Message) -> AsyncIterator[object]:
         yield piece
 
 
-def stray(work: object) -> None:
-    task = asyncio.ensure_future(work)  # type: ignore[call-overload]  # any awaitable
+def stray(work: Coroutine[object, object, None]) -> None:
+    task = asyncio.create_task(work)
     strays.add(task)
     task.add_done_callback(strays.discard)
 

@@ -59,6 +59,7 @@ CASES: dict[str, tuple[str, Any, list[str]]] = {
         ("demo", "my.agents:helper"),
         ["demos", "my.agents", ":agent", "my agents:agent", "a:b:c", "a:b,,"],
     ),
+    "default_agent": ("The Helper", "The Helper", ["", "a\nb", "x" * 65]),
     "secret_file": ("key", "key", ["", "a\nb"]),
     "guests": ("yes", True, ["", "2", "maybe"]),
     "allowed_origins": (

@@ -231,6 +231,12 @@ def agent(raw: object) -> str:
     raise _wrong(raw, "an agent (demo, or module:name such as my_agents:agent)")
 
 
+def user_id(raw: object) -> str:
+    if isinstance(raw, str) and 1 <= len(raw) <= 64 and raw.isprintable():
+        return raw
+    raise _wrong(raw, "a user id (1 to 64 printable characters)")
+
+
 def network(raw: object) -> Network:
     try:
         if isinstance(raw, str):
@@ -294,6 +300,13 @@ class Settings:
         "agents that run beside the server, each in a process of its own, and end with it: demo, or module:name; "
         "repeatable, or with commas",
         "AGENT",
+    )
+    default_agent: str | None = setting(
+        None,
+        user_id,
+        "user id of the agent that is asked where a request to ask one names none (without it: demo, where that is the "
+        "only --agent)",
+        "USER",
     )
     secret_file: str | None = setting(
         None,

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from functools import partial
 
 from tornado_chat.auth import load_secret
+from tornado_chat.bridges.asking import Askings
+from tornado_chat.bridges.endpoints import bridges
 from tornado_chat.broker import EVERYBODY, Broker, channel_to
 from tornado_chat.broker.opening import open_broker
 from tornado_chat.config import Settings
@@ -117,7 +119,8 @@ class Server:
         self.log_answers = True
         self.lag = 0.0
         self.context = Context(self.hub, self.publisher, self.limits, self.lines, settings)
-        front = Front(Gate(self.context, secret), self.metrics, self.failing, self.degraded)
+        self.askings = Askings(self.context)
+        front = Front(Gate(self.context, secret), self.metrics, self.failing, self.degraded, bridges(self.askings))
         self.http = HttpConnections(
             front,
             self.limits,
@@ -177,6 +180,7 @@ class Server:
         metrics.gauge(
             "users", "Users with a connection or a spent rate limit.", lambda: len(self.limits.users.accounts)
         )
+        metrics.gauge("answers_followed", "Answers of agents told by a bridge.", lambda: len(self.askings.open))
         metrics.gauge("bodies", "Requests whose body is a message that grows.", lambda: len(self.context.bodies))
         metrics.gauge("growing_messages", "Messages that grow here.", lambda: len(self.context.growing.by_name))
         metrics.gauge(
@@ -354,6 +358,7 @@ class Server:
         for line in list(self.lines.open):
             line.pause_reading()
         self.context.polls.drain()
+        self.askings.drain()
         await self._finish_commands(deadline)
         await self.publisher.stop(max(1.0, deadline - self.loop.time()))
         await self._keep_growing()

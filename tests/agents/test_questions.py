@@ -19,10 +19,8 @@ from tornado_chat.agents.questions import (
     Question,
     Questions,
     Rules,
-    ask_id,
-    attempt_id,
-    attempt_of,
 )
+from tornado_chat.wire.attempts import ask_id, attempt_id, attempt_of
 from tornado_chat.wire.events import Data
 
 BOT = "bot"

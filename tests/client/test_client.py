@@ -304,6 +304,16 @@ async def test_one_id_cannot_wait_twice(tmp_path: Path, transport: TransportKind
 # Losing the connection.
 
 
+async def test_one_id_may_wait_in_several_rooms(tmp_path: Path, transport: TransportKind) -> None:
+    """An agent answers the first message of each of them as `re:1`."""
+    async with running(tmp_path) as here, Client(here.address, transport=transport, name="Ann") as client:
+        sends = [client.send(room, f"in {room}", id="re:1") for room in ("a", "b", "c")]
+        assert [ack.seq for ack in await asyncio.gather(*sends)] == [1, 1, 1]
+        for room in ("a", "b", "c"):
+            (said,) = (await client.history(room))["messages"]
+            assert said["text"] == f"in {room}"
+
+
 async def test_kill_9_in_the_middle_of_a_stream_loses_doubles_and_reorders_nothing(
     tmp_path: Path, transport: TransportKind
 ) -> None:

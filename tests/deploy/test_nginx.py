@@ -138,6 +138,12 @@ async def test_page_files_are_answered_from_the_cache_and_never_old() -> None:
         # A second later, it asks whether that has changed, and does not fetch it again.
         await eventually(lambda: site.get("/static/app.js") and "cache=REVALIDATED" in requests()[-1])
         assert 'worker_status="304"' in asked()[-1]
+        agents = [site.get(f"/agent/{name}") for name in ("a", "b%20c", "d%2Fe")]
+        assert [answer.status for answer in agents] == [200] * 3
+        assert len({answer.body for answer in agents}) == 1
+        lines = (site.folder / "logs/access.log").read_text().splitlines
+        await eventually(lambda: sum("/agent/" in line for line in lines()) == 3)
+        assert "cache=HIT" in next(line for line in lines() if "/agent/b" in line)
 
 
 def test_what_is_for_operators_is_closed_to_the_outside(site: Site) -> None:
@@ -264,7 +270,7 @@ async def test_who_reads_slowly_misses_nothing(site: Site) -> None:
 def test_time_outs_leave_it_to_the_server_to_cut_off() -> None:
     settings, seconds = Settings(), duration("0", "1d")
     text = CONFIGURATION.read_text()
-    streams = text.partition("location ~ ^/(static/|$)")[0]  # the files of the page have their own
+    streams = text.partition("location ~ ^/(static/")[0]  # the files of the page have their own
     for name in ("proxy_read_timeout", "proxy_send_timeout", "send_timeout"):
         values = re.findall(rf"^ +{name} (\S+);", streams, re.MULTILINE)
         assert values

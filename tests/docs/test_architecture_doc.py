@@ -24,7 +24,7 @@ CONSTANTS = [
 PAGE_CONSTANTS = [
     (path, name, line)
     for line in DOC.splitlines()
-    for path, names in re.findall(r"`(web/static/\w+\.js): ([A-Z_, ]+)`", line)
+    for path, names in re.findall(r"`(web/static/[\w/]+\.js): ([A-Z_, ]+)`", line)
     for name in names.split(", ")
 ]
 

@@ -176,9 +176,9 @@ def test_the_requests_over_http() -> None:
         for matcher in matchers
         if isinstance(matcher, PathMatches)
     }
-    pages = {"/", r"/static/([\w./-]+)"}
+    pages = {"/", r"/agent/[^/]+", r"/static/([\w./-]+)"}
     assert pages < routes
-    assert requests == {"/", PATH, PATH + "/{room}"} | (routes - pages)
+    assert requests == {"/", "/agent/{user}", PATH, PATH + "/{room}"} | (routes - pages)
 
 
 def test_each_endpoint_is_told_and_what_its_answers_are() -> None:

@@ -315,6 +315,45 @@ async def test_acks_of_a_room_come_in_order_though_a_begin_waits(tmp_path: Path,
         assert [one["length"] for one in answers if one["id"].startswith("re:")] == [19, 19]
 
 
+async def test_a_process_that_ends_answers_who_waits_for_a_hand_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing_messages, "HANDED_SECONDS", 60.0)
+    async with servers(tmp_path, 2, f"sqlite:///{tmp_path}/chat.db", []) as (one, two):
+        old, new = await author(one), await author(two)
+        slow, ends = one.server.context.growing, two.server.context.growing
+        await begin(old)
+        await append(old, 0, "what was said")
+        await eventually(partial(_is_long, one, 1, 13))
+        with monkeypatch.context() as slowed:
+            slowed.setattr(slow, "_turn", partial(asyncio.sleep, 0))
+            await asyncio.sleep(growing_messages.TICK_SECONDS)  # it may be in the middle of one
+            asked = asyncio.create_task(begin(new))
+            await eventually(lambda: ends.by_name)
+            goes_on = asyncio.Event()
+            slowed.setattr(ends, "_turn", goes_on.wait)
+            await asyncio.sleep(growing_messages.TICK_SECONDS)  # nobody else answers any more
+            await ends.leave()
+            assert (await asked)["length"] == 0  # what one has is not handed over yet
+            goes_on.set()
+        slow.on_moved()
+        await eventually(lambda: not slow.by_name)
+
+
+@pytest.mark.logs("begin not answered room=r")
+async def test_an_answer_that_fails_keeps_no_other_from_being_given(tmp_path: Path) -> None:
+    async with servers(tmp_path, 1, f"sqlite:///{tmp_path}/chat.db", []) as (one,):
+        bot, messages, answered = await author(one), one.server.context.growing, asyncio.Event()
+        await begin(bot)
+        message = messages.find("r", 1)
+        assert message is not None
+        messages.when_handed(message, partial(divmod, 1, 0))
+        messages.when_handed(message, answered.set)
+        await asyncio.wait_for(answered.wait(), 10)
+        await append(bot, 0, "kept")
+        await finish(bot, 4)
+
+
 async def _answers(client: Client, count: int) -> AsyncIterator[Any]:
     while count:
         got = await client.receive()

@@ -16,9 +16,9 @@ from tests.support.chat import SECRET, Running, eventually
 from tests.support.servers import Server
 from tornado_chat.agents import Agent
 from tornado_chat.agents.life import Life
-from tornado_chat.agents.questions import attempt_id
 from tornado_chat.auth import mint
 from tornado_chat.client import Client
+from tornado_chat.wire.attempts import attempt_id
 
 BOT = "bot"
 SECONDS = 30.0

@@ -114,23 +114,47 @@ def test_no_rule_is_broken(browser: Browser, server: Server, scheme: Any, width:
     judge(page, "the tools of a message")
     page.keyboard.press("Escape")
 
-    agent = RawChat(server.port, "/ws", f"Authorization: Bearer {server.token('agent', name='Agent')}")
-    agent.ask(type="begin", id="m", room="lobby", reply_to=9)
+    token = server.token("agent", name="Agent", agent=True)
+    agent = RawChat(server.port, "/ws", f"Authorization: Bearer {token}")
+    seq = agent.ask(type="begin", id="re:9", room="lobby", reply_to=9)["seq"]
+    agent.say({"type": "status", "room": "lobby", "seq": seq, "text": "thinking"})
+    step = {"id": "1", "name": "search", "input": "what", "output": "that"}
+    for id, state in (("1", "done"), ("2", "running"), ("3", "error")):
+        told = {**step, "id": id, "state": state}
+        agent.say({"type": "step", "room": "lobby", "seq": seq, "step": told})
     agent.say(
         {
             "type": "append",
             "room": "lobby",
-            "stream": "m",
+            "stream": "re:9",
             "offset": 0,
             "text": "It *grows* with `code`:\n\n```\nopen\n",
         }
     )
     expect(page.get_by_role("button", name="Stop the message of Agent")).to_be_visible()
     expect(page.locator(".code", has_text="open")).to_be_visible()
+    page.locator(".step summary").first.click()
+    expect(page.locator(".step dd").first).to_be_visible()
+    expect(page.locator("#typing")).to_have_text("Agent is thinking")
     judge(page, "a message that grows")
     page.get_by_role("button", name="Stop the message of Agent").click()
     expect(page.locator(".growing")).to_have_count(0)
     judge(page, "a message that was stopped")
+    agent.ask(type="begin", id="re:9:2", room="lobby", reply_to=9)
+    agent.ask(
+        type="finish",
+        id="end",
+        room="lobby",
+        stream="re:9:2",
+        length=0,
+        reason="error",
+        meta={"steps": [step | {"state": "done"}]},
+    )
+    expect(page.locator(".attempts")).to_have_text("2 of 2")
+    expect(page.get_by_role("button", name="Regenerate")).to_be_enabled()
+    judge(page, "the attempts of an agent")
+    commands = [{"name": "model", "description": "which of them answers", "choices": ["quick"]}]
+    agent.ask(type="send", id="c", room="commands.agent", text="-", meta={"commands": commands})
     agent.sock.close()
 
     box = page.locator("#text")
@@ -138,6 +162,12 @@ def test_no_rule_is_broken(browser: Browser, server: Server, scheme: Any, width:
     expect(page.locator("#people").get_by_role("option").first).to_be_visible()
     judge(page, "names that complete an @", "aria-required-children")
     box.press("Escape")
+    box.fill("")
+    box.press_sequentially("/")
+    expect(page.locator("#people")).to_contain_text("which of them answers")
+    judge(page, "commands that complete a /", "aria-required-children")
+    box.press("Escape")
+    box.fill("@a")
     box.press_sequentially(" @nobody ")
     expect(page.locator("#hint")).to_have_text("Nobody here is called @a or @nobody.")
     judge(page, "nobody is called so")
@@ -172,4 +202,14 @@ def test_no_rule_is_broken(browser: Browser, server: Server, scheme: Any, width:
     if phone:
         page.locator("#menu-close").click()
     bob.leave()
+    page.goto(f"{server.url}/agent/agent")
+    anna.live()
+    expect(page.locator("#top")).to_contain_text("Ask Agent something.")
+    judge(page, "a page of one agent", "page-has-heading-one")
+    anna.say("a question")
+    expect(page.locator("li.pending")).to_have_count(0)
+    if phone:
+        page.locator("#menu").click()
+    expect(page.locator("#rooms .label")).to_have_text(["a question"])
+    judge(page, "its conversations", "list", "link-name")
     anna.leave()

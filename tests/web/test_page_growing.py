@@ -244,8 +244,8 @@ def test_the_text_is_what_the_chunks_make_it(browser: Browser, server: Server) -
     anna = Person(browser, server.url, "")
     got = anna.page.evaluate(
         """async (url) => {
-          const { Growth, crc32 } = await import(`${url}/static/growth.js`);
-          const { Room } = await import(`${url}/static/room.js`);
+          const { Growth, crc32 } = await import(`${url}/static/client/growth.js`);
+          const { Room } = await import(`${url}/static/client/room.js`);
           const room = new Room("lobby");
           room.joined({ head: 0, cursor: 0, read: 0, epoch: "a" }, { last: 60 });
           const event = { room: "lobby", user: "u", name: "U", ts: 1 };
@@ -296,8 +296,8 @@ def test_an_end_that_does_not_fit_is_asked_for_in_peace(browser: Browser, server
     anna = Person(browser, server.url, "")
     got = anna.page.evaluate(
         """async (url) => {
-          const { Growth, crc32 } = await import(`${url}/static/growth.js`);
-          const { Room } = await import(`${url}/static/room.js`);
+          const { Growth, crc32 } = await import(`${url}/static/client/growth.js`);
+          const { Room } = await import(`${url}/static/client/room.js`);
           const room = new Room("lobby");
           room.joined({ head: 0, cursor: 0, read: 0, epoch: "a" }, { last: 60 });
           const event = { room: "lobby", user: "u", name: "U", ts: 1 };
@@ -341,8 +341,8 @@ def test_a_chunk_that_comes_before_an_older_answer_is_asked_for(browser: Browser
     anna = Person(browser, server.url, "")
     got = anna.page.evaluate(
         """async (url) => {
-          const { Growth } = await import(`${url}/static/growth.js`);
-          const { Room } = await import(`${url}/static/room.js`);
+          const { Growth } = await import(`${url}/static/client/growth.js`);
+          const { Room } = await import(`${url}/static/client/room.js`);
           const room = new Room("lobby");
           room.joined({ head: 0, cursor: 0, read: 0, epoch: "a" }, { last: 60 });
           const event = { room: "lobby", user: "u", name: "U", ts: 1 };

@@ -16,7 +16,8 @@ pytest_plugins = ["tests.support.chromium_fixtures"]
 
 def run(page: Page, url: str, script: str) -> Any:
     """Run a script with the page's own modules at hand, as `m`."""
-    names = ["room", "outbox", "retry", "format", "composer", "chat", "sse", "holders", "commands", "network"]
+    engine = ["room", "outbox", "retry", "engine", "sse", "holders", "commands", "network"]
+    names = [f"client/{name}" for name in engine] + ["format", "composer"]
     return page.evaluate(
         f"""async () => {{
           const m = {{}};
@@ -71,7 +72,7 @@ def test_an_event_of_a_later_kind_counts_and_is_not_shown(page: Page, server: Se
         ROOM
         + """
         let on;
-        const chat = new m.Chat({
+        const chat = new m.Engine({
           store: { get: (key, fallback) => fallback, set: () => true },
           connect: (callbacks) => { on = callbacks; return { live: false, send: () => {} }; },
           on: { changed: () => {}, notice: () => {} },
@@ -239,7 +240,7 @@ def test_four_tabs_hold_requests_open(page: Page, server: Server) -> None:
         const kept = {};
         const get = (key, other) => structuredClone(kept[key] ?? other);
         const store = { get, set: (key, value) => { kept[key] = value; return true; } };
-        const tabs = Array.from({ length: 6 }, () => new m.Holders(store));
+        const tabs = Array.from({ length: 6 }, () => new m.Holders(store, new URL(location.href)));
         const first = tabs.map((tab) => tab.take());
         const again = tabs[0].take();
         tabs[1].release();

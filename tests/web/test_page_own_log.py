@@ -116,11 +116,11 @@ def test_one_names_others_by_the_keyboard(browser: Browser, server: Server) -> N
     box.fill("")
     box.press_sequentially("@b")
     expect(people.get_by_role("option", selected=True)).to_contain_text("Bob")
-    expect(box).to_have_attribute("aria-activedescendant", "person-0")
+    expect(box).to_have_attribute("aria-activedescendant", "option-0")
     box.press("Enter")
     assert box.input_value() == "@Bob "
     expect(people).to_be_hidden()
-    expect(box).not_to_have_attribute("aria-activedescendant", "person-0")
+    expect(box).not_to_have_attribute("aria-activedescendant", "option-0")
     box.press_sequentially("and @anna: `@Bob`")
     box.press("Enter")
 

@@ -209,7 +209,7 @@ def test_an_outage_is_no_news_of_the_network(browser: Browser, server: Server, b
     comes_by(anna, "websocket")
     chat(anna, bob)
     before = anna.texts()
-    anna.page.evaluate("import('./static/lower.js')")  # as a page does that is some seconds old
+    anna.page.evaluate("import('./static/client/lower.js')")  # as a page does that is some seconds old
     asked = box.count("/v1/session")
     box.away = True
     box.cut()
@@ -236,10 +236,10 @@ def test_an_outage_is_no_news_of_the_network(browser: Browser, server: Server, b
 def test_a_visit_that_begins_in_an_outage(browser: Browser, server: Server, box: Middlebox) -> None:
     anna = Person(browser, box.url, "")
     anna.page.locator("#name-skip").wait_for()
-    asked = box.count("/static/lower.js")
+    asked = box.count("/static/client/lower.js")
     box.away = True
     anna.page.locator("#name-skip").click()
-    while box.count("/static/lower.js") < asked + 2:  # for a stream, and for polls
+    while box.count("/static/client/lower.js") < asked + 2:  # for a stream, and for polls
         anna.page.wait_for_timeout(100)
     only(box, "stream")
     assert anna.page.evaluate(REMEMBERED) is None

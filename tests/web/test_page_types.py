@@ -13,9 +13,8 @@ from tests.support.servers import Server
 
 pytest_plugins = ["tests.support.chromium_fixtures"]
 
-DECLARATIONS = ROOT / "tests" / "web" / "javascript"
-WIRE = (DECLARATIONS / "wire.d.ts").read_text(encoding="utf-8")
-PAGE = (DECLARATIONS / "page.d.ts").read_text(encoding="utf-8")
+WIRE = (ROOT / "tornado_chat" / "web" / "static" / "client" / "wire.d.ts").read_text(encoding="utf-8")
+PAGE = (ROOT / "tests" / "web" / "javascript" / "page.d.ts").read_text(encoding="utf-8")
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 
 TYPES = re.findall(r'interface (\w+) \{ type: "(\w+)";? ?(.*?) ?\}', WIRE)

@@ -276,6 +276,17 @@ async def test_every_file_of_the_page_is_served_with_its_type(tmp_path: Path) ->
                 )
 
 
+async def test_the_page_of_an_agent_is_the_page_a_folder_deeper(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        page, agents = await get(here, "/"), await get(here, "/agent/a%2Fb%20c")
+        assert agents.status == 200
+        assert agents.headers["content-security-policy"] == page.headers["content-security-policy"]
+        assert b'src="static/app.js"' in page.body
+        assert agents.body == page.body.replace(b'"static/', b'"../static/')
+        for path in ("/agent/", "/agent/a/b"):
+            assert (await get(here, path)).status == 404
+
+
 async def test_nothing_but_the_pages_files_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = "/static/../../config.py"
     monkeypatch.setattr(logging.getLogger("tornado.general"), "disabled", True)  # as logs.configure quiets it

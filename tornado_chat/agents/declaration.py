@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, overload
 
+from tornado_chat.agents.commands import Command
 from tornado_chat.agents.handlers import Handler
 from tornado_chat.agents.message import Message
 from tornado_chat.agents.questions import DoubleTexting
@@ -49,7 +50,7 @@ class Declaration:
         self.replies_a_minute = replies_a_minute
         self.max_open = max_open
         self.mention: Handler | None = None
-        self.commands: dict[str, Handler] = {}
+        self.commands: dict[str, Command] = {}
         self.messages: list[tuple[When, Handler]] = []
         self.reaction: Handler | None = None
         self.start: Handler | None = None
@@ -64,11 +65,14 @@ class Declaration:
         self.mention = handler
         return handler
 
-    def on_command(self, name: str) -> Callable[[H], H]:
-        """For messages that begin with `/name`, perhaps behind the agent's name; `message.arguments` has the rest."""
+    def on_command(self, name: str, *, description: str = "", choices: Sequence[str] = ()) -> Callable[[H], H]:
+        """For messages that begin with `/name`, perhaps behind the agent's name; `message.arguments` has the rest.
+
+        `description` and `choices` (words, one of which it is meant to be given) help who writes it: pages complete it.
+        """
 
         def keep(handler: H) -> H:
-            self.commands[name.removeprefix("/").lower()] = handler
+            self.commands[name.removeprefix("/").lower()] = Command(handler, description, tuple(choices))
             return handler
 
         return keep
@@ -131,7 +135,7 @@ class Declaration:
         if not addressed and not everything:
             return None
         if message.command in self.commands:
-            return self.commands[message.command]
+            return self.commands[message.command].handler
         if addressed and self.mention is not None:
             return self.mention
         return next((handler for when, handler in self.messages if when(message)), None)

@@ -15,8 +15,8 @@ from tornado_chat.agents.context import Context
 from tornado_chat.agents.message import Message
 from tornado_chat.client import Client
 
-WORD_SECONDS = 0.04
-"""About as fast as a model says a token."""
+WORD_SECONDS = {"slow": 0.3, "usual": 0.04, "fast": 0.01}
+"""The usual one is about as fast as a model says a token."""
 
 ROOM = "lobby"
 
@@ -33,6 +33,7 @@ HELP = """Each of these after `@demo`:
 | `/table`, `/code`, `/list` | one part of it |
 | `/long` | a minute of counting, for who wants to stop something |
 | `/ask` | a question to you |
+| `/pace slow`, `/pace fast` | how fast I speak in this room from then on |
 | `/help` | this |
 """
 
@@ -77,38 +78,39 @@ async def tour(ctx: Context, message: Message) -> AsyncIterator[str]:
     asked = re.sub(r"\s+", " ", message.prompt)[:200]
     begin = f"**You asked:** {asked}\n\n" if asked else ""
     async for piece in spoken(
+        ctx,
         f"{begin}It is {step.output} UTC, as a *tool* has told me; nothing else here is looked up. I have no model "
         f"behind me, {message.name}, so take what follows for what it is: proof that an answer may hold a list,\n\n"
         f"{LIST}\na table,\n\n{TABLE}\nand code that is coloured as it comes:\n\n{CODE}\n"
-        "The last one is an agent, by the way: save it as `echo.py` and run `tornado-chat agent echo:agent`."
+        "The last one is an agent, by the way: save it as `echo.py` and run `tornado-chat agent echo:agent`.",
     ):
         yield piece
 
 
-@agent.on_command("help")
+@agent.on_command("help", description="what I can do")
 async def help(ctx: Context, message: Message) -> str:
     return HELP
 
 
-@agent.on_command("table")
+@agent.on_command("table", description="a table")
 async def table(ctx: Context, message: Message) -> AsyncIterator[str]:
-    async for piece in spoken(TABLE):
+    async for piece in spoken(ctx, TABLE):
         yield piece
 
 
-@agent.on_command("code")
+@agent.on_command("code", description="code that is coloured as it comes")
 async def code(ctx: Context, message: Message) -> AsyncIterator[str]:
-    async for piece in spoken(CODE):
+    async for piece in spoken(ctx, CODE):
         yield piece
 
 
-@agent.on_command("list")
+@agent.on_command("list", description="a list")
 async def a_list(ctx: Context, message: Message) -> AsyncIterator[str]:
-    async for piece in spoken(LIST):
+    async for piece in spoken(ctx, LIST):
         yield piece
 
 
-@agent.on_command("long")
+@agent.on_command("long", description="a minute of counting, to be stopped")
 async def long(ctx: Context, message: Message) -> AsyncIterator[str]:
     await ctx.status("counting")
     for number in range(1, 301):
@@ -117,14 +119,23 @@ async def long(ctx: Context, message: Message) -> AsyncIterator[str]:
     yield "and that is enough."
 
 
-@agent.on_command("ask")
+@agent.on_command("ask", description="a question to you")
 async def ask(ctx: Context, message: Message) -> str:
     answer = await ctx.ask("What is your favourite colour?")
     return f"{answer.text.strip()[:100]}: a good one."
 
 
-async def spoken(text: str) -> AsyncIterator[str]:
+@agent.on_command("pace", description="how fast I speak here", choices=list(WORD_SECONDS))
+async def pace(ctx: Context, message: Message) -> str:
+    if message.arguments not in WORD_SECONDS:
+        return f"That would be one of {', '.join(WORD_SECONDS)}."
+    ctx.state["pace"] = message.arguments
+    return f"I speak at a {message.arguments} pace from now on, in this room, as long as my process lives."
+
+
+async def spoken(ctx: Context, text: str) -> AsyncIterator[str]:
     """`text` as a model would say it."""
+    seconds = WORD_SECONDS[ctx.state.get("pace", "usual")]
     for word in re.findall(r"\s*\S+\s*?(?=\s|$)|\s+$", text):
         yield word
-        await asyncio.sleep(WORD_SECONDS)
+        await asyncio.sleep(seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 
-from tornado_chat.agents.questions import attempt_of
+from tornado_chat.wire.attempts import attempt_of
 from tornado_chat.wire.events import Data
 
 TOKEN_BYTES = 3
@@ -70,12 +70,21 @@ def in_order(messages: Iterable[Data], user: str, question: int) -> list[Data]:
         elif attempt[0] < question and attempt[1] > replies.get(attempt[0], (0, message))[0]:
             replies[attempt[0]] = attempt[1], message
     said += [(answered, message["seq"], message) for answered, (_, message) in replies.items()]
-    return [_provider_message(message, user) for _, _, message in sorted(said, key=lambda one: one[:2])]
+    asker = next((message["user"] for _, _, message in said if message["seq"] == question), None)
+    return [
+        _provider_message(message, user, asker if message["seq"] != question else None)
+        for _, _, message in sorted(said, key=lambda one: one[:2])
+    ]
 
 
-def _provider_message(message: Data, user: str) -> Data:
+def _provider_message(message: Data, user: str, asker: str | None) -> Data:
+    """What the `asker` has put there in another role (`meta.role`) counts as that for them, and for nobody else."""
     if message["user"] == user:
         return {"role": "assistant", "content": message["text"]}
+    meta = message.get("meta")
+    role = meta.get("role") if isinstance(meta, dict) and message["user"] == asker else None
+    if role in ("system", "assistant"):
+        return {"role": role, "content": message["text"]}
     return {"role": "user", "content": message["text"], "name": message["name"]}
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
+from tornado_chat.agents import commands
 from tornado_chat.agents.declaration import Declaration
 from tornado_chat.agents.handlers import Handler, Threads, pieces
 from tornado_chat.agents.message import Names, Reaction
@@ -129,6 +130,7 @@ class Life:
             elif self._levels[name] == "mentions":  # it came there before, as it was named
                 self.spawn(self.client.follow(name, "everything"))
         self._heed_calls()
+        self.spawn(commands.tell(self.client, self.user, agent.commands))
         logger.info("agent answers user=%s replica=%s rooms=%d", self.user, self.replica, len(self.rooms))
         while True:
             await asyncio.sleep(MARK_SECONDS)

@@ -14,12 +14,12 @@ by the log, in which an id stands once.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from tornado_chat.wire.attempts import ask_of, attempt_of
 from tornado_chat.wire.events import Data
 
 DoubleTexting = Literal["enqueue", "reject", "interrupt", "rollback", "concurrent"]
@@ -45,25 +45,6 @@ STRANGERS = 16
 """Edits of messages that may be questions and are not remembered, which the caller has not taken yet."""
 
 MINUTE = 60_000  # ms
-
-_ATTEMPT = re.compile(r"re:([1-9]\d{0,18})(?::([2-9]|[1-9]\d{1,8}))?")
-_ASK = re.compile(r"ask:([1-9]\d{0,18}):([1-9]\d{0,8}):([1-9]\d{0,8})")
-
-
-def attempt_id(question: int, number: int) -> str:
-    """The id of an attempt's `begin`; `number` counts from 1."""
-    return f"re:{question}" if number == 1 else f"re:{question}:{number}"
-
-
-def attempt_of(id: str) -> tuple[int, int] | None:
-    """The question and the number of the attempt that has this id; None if it is no attempt's."""
-    found = _ATTEMPT.fullmatch(id)
-    return None if found is None else (int(found[1]), int(found[2] or 1))
-
-
-def ask_id(question: int, number: int, count: int) -> str:
-    """The id of what an attempt asks its person for the `count`th time, from 1."""
-    return f"ask:{question}:{number}:{count}"
 
 
 def hops_of(message: Data) -> int:
@@ -296,11 +277,11 @@ class Questions:
             if question is not None and found[1] > question.begun:
                 self._begin(question, found[1], event)
             return
-        asked = _ASK.fullmatch(id)
+        asked = ask_of(id)
         if asked is not None:
-            question = self._known.get(int(asked[1]))
-            if question is not None and question.open and question.begun == int(asked[2]):
-                question.asking = event["seq"], question.begun, int(asked[3])
+            question = self._known.get(asked[0])
+            if question is not None and question.open and question.begun == asked[1]:
+                question.asking = event["seq"], question.begun, asked[2]
 
     def _on_edited(self, event: Data) -> None:
         question = self._known.get(event["target"])

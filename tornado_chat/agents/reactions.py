@@ -10,9 +10,9 @@ from tornado_chat.agents.handlers import Handler, pieces, runs_on_the_loop, text
 from tornado_chat.agents.history import PAGE, provider_messages
 from tornado_chat.agents.message import Message, Reaction
 from tornado_chat.agents.places import Place
-from tornado_chat.agents.questions import attempt_id
 from tornado_chat.agents.steps import STATUS_CHARS, Step, ToolCall, ToolResult, short
 from tornado_chat.errors import ChatError
+from tornado_chat.wire.attempts import attempt_id
 from tornado_chat.wire.events import Data
 
 logger = logging.getLogger(__name__)

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 from tornado_chat.agents.message import Reaction, message_of, reaction_of
 from tornado_chat.agents.places import Process
-from tornado_chat.agents.questions import Question, Questions, Rules, attempt_of
+from tornado_chat.agents.questions import Question, Questions, Rules
 from tornado_chat.agents.turn import Turn
 from tornado_chat.errors import ChatError
 from tornado_chat.logs import Repeated
+from tornado_chat.wire.attempts import attempt_of
 from tornado_chat.wire.events import Data
 
 logger = logging.getLogger(__name__)

@@ -21,10 +21,11 @@ from tornado_chat.agents.handlers import Handler, pieces, runs_on_the_loop, text
 from tornado_chat.agents.history import PAGE, provider_messages
 from tornado_chat.agents.message import Message, message_of
 from tornado_chat.agents.places import Place
-from tornado_chat.agents.questions import Question, ask_id, attempt_id, hops_of
+from tornado_chat.agents.questions import Question, hops_of
 from tornado_chat.agents.steps import STATUS_CHARS, STEPS, Step, ToolCall, ToolResult, short, with_steps
 from tornado_chat.client import Closed, Held, Reply, Stopped
 from tornado_chat.errors import ChatError, ErrorCode, Reason
+from tornado_chat.wire.attempts import ask_id, attempt_id
 from tornado_chat.wire.events import Data
 
 logger = logging.getLogger(__name__)

@@ -70,18 +70,19 @@ class Outbound:
         self._failure: Exception | None = None
 
     async def ask(self, room: str, id: str, *payloads: bytes) -> Data:
-        """The server's answer to the command `id`; ChatError if that is an error.
+        """The server's answer to the command `id`; ChatError if that is an error, ValueError if another has this `id`.
 
-        Of several `payloads`, which go together, it is one. ValueError: another in the room has this `id`. One in
-        another room is answered first, since an error may name no room.
+        Of several `payloads`, which go together, it is one. An `id` is that of another event in another room, but not
+        every answer tells its room: one waits for the other's.
         """
         async with self._slots:
-            while (other := self.commands.get(id)) is not None:
-                if other.queue.room == room:
-                    raise ValueError(f"the id {id!r} waits for its answer already")
+            while (other := self.commands.get(id)) is not None and other.queue.room != room:
                 await asyncio.wait({other.reply})
+                await asyncio.sleep(0)
             if self._failure is not None:
                 raise self._failure
+            if other is not None:
+                raise ValueError(f"the id {id!r} waits for its answer already")
             queue = self.queues.setdefault(room, Queue(room))
             command = self.commands[id] = Call(next(self._numbers), queue, id, payloads)
             queue.waiting.append(command)
@@ -112,7 +113,7 @@ class Outbound:
 
     def on_answer(self, message: Data) -> None:
         command = self.commands.get(message.get("id", ""))
-        if command is not None and message.get("room") == command.queue.room:
+        if command is not None and message.get("room") in (None, command.queue.room):
             command.queue.failures = 0
             if not command.reply.done():
                 command.reply.set_result(message)

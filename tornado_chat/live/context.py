@@ -17,6 +17,7 @@ from tornado_chat.live.polls import Polls
 from tornado_chat.live.publisher import Publisher
 from tornado_chat.live.revocations import Revocations
 from tornado_chat.live.socket_line import Lines
+from tornado_chat.live.stopping import Stopping
 from tornado_chat.logs import Repeated
 from tornado_chat.wire import replies
 from tornado_chat.wire.event_stream import StreamEncodings
@@ -47,6 +48,7 @@ class Context:
         "requests",
         "revocations",
         "settings",
+        "stopping",
         "streams",
         "welcome_limits",
     )
@@ -70,6 +72,7 @@ class Context:
         self._hidden_keys = itertools.count()
         self._hidden_prefix = f"\x01{time.time_ns():x}{secrets.token_hex(16)}-"
         self.growing = GrowingMessages(hub, publisher, hub.presence.uid, self.hidden_key)
+        self.stopping = Stopping(hub, self.growing, publisher)
 
     def hidden_key(self) -> str:
         """A key that no client knows or can guess; ascending, since that costs an index least."""

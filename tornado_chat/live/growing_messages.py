@@ -16,7 +16,6 @@ from typing import NamedTuple
 from tornado_chat.errors import ChatError, Conflict, ErrorCode, LogUnavailable, Reason
 from tornado_chat.live.growing import STREAM_CHARS, Growing, Hearer, snapshot
 from tornado_chat.live.hub import Hub
-from tornado_chat.live.line import Sender
 from tornado_chat.live.publisher import Publisher
 from tornado_chat.log import Appended, Entry, own
 from tornado_chat.log.growing import (
@@ -70,9 +69,6 @@ ENDED = 10_000
 HANDED_SECONDS, HANDED_TICK = 1.0, 0.05
 """How long a `begin` that takes a message from another process waits for what that hands over, and how often the log is
 asked for it. Unless it has died, that process looks each TICK_SECONDS."""
-
-END_SECONDS, LOOK_SECONDS = 10.0, 0.25
-"""How long a `stop` waits for the end, and how often it looks for one in another process."""
 
 Name = tuple[str, str, str]
 """room, user, id of the `begin`."""
@@ -280,41 +276,7 @@ class GrowingMessages:
 
     # Stopping
 
-    async def stop(self, room: str, seq: int | None, user: str, *, moderator: bool) -> None:
-        """End what `user` may stop in the room, or one message; returns when that is committed.
-
-        ChatError: there is none (`not_found`), or it is not theirs (`forbidden`).
-        """
-        log = self._hub.log
-        found = [one for one in await log.open(room) if seq in (None, one.seq)]
-        theirs = [one for one in found if moderator or user in (one.user, one.asker)]
-        if not theirs:
-            if found and seq is not None:
-                raise ChatError(
-                    ErrorCode.FORBIDDEN, f"message {seq} of room {room} is neither yours nor an answer to you"
-                )
-            if seq is not None and await self._has_ended(room, seq):
-                return
-            what = "no message that you may stop" if seq is None else f"no message {seq} that"
-            raise ChatError(ErrorCode.NOT_FOUND, f"{what} grows in room {room}")
-        seqs = {one.seq for one in theirs}
-        await log.stop(room, seqs, user)
-        for one in theirs:
-            self._stop(room, one.seq, user)
-            told = Stop(room=room, seq=one.seq, by=user)
-            self._tell_stop(one.user, told)
-            self._hub.broker.publish_stop(one.user, told)
-        try:
-            async with asyncio.timeout(END_SECONDS):
-                await self._wait_for_ends(room, seqs)
-        except TimeoutError:
-            raise ChatError(ErrorCode.UNAVAILABLE, "it was told to stop, and has not ended yet", 1.0) from None
-
-    async def _has_ended(self, room: str, seq: int) -> bool:
-        events = await self._hub.log.read(room, seq - 1, max_events=1, max_bytes=1)
-        return bool(events) and "streaming" in events[0].data
-
-    def _stop(self, room: str, seq: int, by: str) -> None:
+    def stop(self, room: str, seq: int, by: str) -> None:
         """Whoever writes it is told, and has STOP_SECONDS; nothing if it is not here, or was stopped before."""
         message = self.find(room, seq)
         if message is None or message.end_reason == "stopped":
@@ -324,11 +286,11 @@ class GrowingMessages:
         message.ends_at = now + STOP_SECONDS if message.writer is not None or now < message.unlinks_at else now
         self._checkpoint_due.set()
         told = Stop(room=room, seq=seq, by=by)
-        self._tell_stop(message.user, told)
+        self.tell_stop(message.user, told)
         if message.writer is not None and message.writer.user != message.user:  # it acts for that user
             message.writer.hear(told)
 
-    def _tell_stop(self, user: str, told: Stop) -> None:
+    def tell_stop(self, user: str, told: Stop) -> None:
         """Tell all sessions of the user here, once."""
         name = told.room, told.seq
         if name not in self._stops:
@@ -336,32 +298,6 @@ class GrowingMessages:
             if len(self._stops) > STOPS:
                 del self._stops[next(iter(self._stops))]
             self.tell_user(user, told)
-
-    async def _wait_for_ends(self, room: str, seqs: set[int]) -> None:
-        for seq in seqs:
-            message = self.find(room, seq)
-            if message is not None and (message.room, message.user, message.id) in self.by_name:
-                if message.done is None:
-                    message.done = self._hub.shared.loop.create_future()
-                await asyncio.shield(message.done)
-        while seqs & {one.seq for one in await self._hub.log.growing(room)}:  # noqa: ASYNC110 - of another process
-            await asyncio.sleep(LOOK_SECONDS)
-
-    def delete(self, entry: Entry, sender: Sender) -> None:
-        """Stop the message that `entry` deletes, then submit it; `sender` is answered in the end, whatever comes."""
-        self._hub.tasks.spawn(self._delete(entry, sender))
-
-    async def _delete(self, entry: Entry, sender: Sender) -> None:
-        try:
-            await self.stop(entry.room, entry.target, entry.user, moderator=False)
-        except ChatError as error:
-            sender.published(entry, ChatError(ErrorCode.UNAVAILABLE, error.message, 1.0))
-        except (LogUnavailable, TimeoutError):
-            sender.published(entry, ChatError(ErrorCode.UNAVAILABLE, "the log did not answer: try again", 1.0))
-        else:
-            self._publisher.submit(sender, entry)
-            return
-        sender.flush_replies()
 
     # Reading
 
@@ -498,7 +434,7 @@ class GrowingMessages:
                     moved.append(message)
                 continue
             if one.stopped is not None:
-                self._stop(one.room, one.seq, one.stopped)
+                self.stop(one.room, one.seq, one.stopped)
             if is_here and message.length < one.length and not message.cut_short:
                 behind.append(message)
         await self._hand_over(self._let_go_of(moved))
@@ -579,7 +515,7 @@ class GrowingMessages:
 
     def on_stop(self, user: str, told: Stop) -> None:
         """As `Receiver.on_stop` says; whether it is true the log tells who has the message."""
-        self._tell_stop(user, told)
+        self.tell_stop(user, told)
         if self.find(told.room, told.seq) is not None:
             self._checkpoint_due.set()
 
@@ -603,7 +539,7 @@ class GrowingMessages:
         orphans: set[tuple[str, int]] = set()
         for one in rows:
             if one.stopped is not None:
-                self._tell_stop(one.user, Stop(room=one.room, seq=one.seq, by=one.stopped))
+                self.tell_stop(one.user, Stop(room=one.room, seq=one.seq, by=one.stopped))
             if not one.linked:
                 orphans.add((one.room, one.seq))
                 if (one.room, one.seq) not in self._orphans and not self._hub.broker.available:

@@ -277,7 +277,7 @@ class Request(Author):
         place = self._place_of(entry) if late is None else late
         if isinstance(outcome, Conflict) and entry.type == "deleted":
             self._late[entry.id] = place
-            self.context.growing.delete(entry, self)
+            self.context.stopping.delete(entry, self)
         elif isinstance(outcome, ChatError):
             self._answers[place] = self._refusal(outcome, entry.id)
         elif entry.id is not None:
@@ -387,9 +387,8 @@ class Request(Author):
         return True
 
     async def _end_growth(self, command: Stop) -> Answer:
-        growing = self.context.growing
         user = self.user if command.as_ is None else command.as_.user
-        await growing.stop(command.room, command.seq, user, moderator=self.identity.moderator)
+        await self.context.stopping.stop(command.room, command.seq, user, moderator=self.identity.moderator)
         return None if command.id is None else replies.Ack(id=command.id, room=command.room)
 
     def _fetch(self, command: Fetch) -> bool:

@@ -319,7 +319,7 @@ class Session(Author):
         if isinstance(outcome, ChatError):
             if isinstance(outcome, Conflict) and entry.type == "deleted":
                 self.unanswered += 1
-                self.context.growing.delete(entry, self)
+                self.context.stopping.delete(entry, self)
             else:
                 self._refuse(outcome, entry.id)
         elif entry.id is not None:
@@ -419,7 +419,7 @@ class Session(Author):
     async def _await_end(self, command: Stop) -> None:
         try:
             user = self.user if command.as_ is None else command.as_.user
-            await self.context.growing.stop(command.room, command.seq, user, moderator=self.identity.moderator)
+            await self.context.stopping.stop(command.room, command.seq, user, moderator=self.identity.moderator)
         except Exception as error:
             if not self.line.closing:
                 self._fail_on(command, error)

@@ -29,11 +29,11 @@ _REFUSAL = Unread(
 )
 
 
-_PAGE = re.compile(rb"GET /(?:static/(?:[\w.-]+/)*([\w.-]+))?(\?[!-~]*)? HTTP/1\.1\r\n")
+_PAGE = re.compile(rb"GET /(?:(?:static/(?:[\w.-]+/)*|agent/)([\w.~%-]+))?(\?[!-~]*)? HTTP/1\.1\r\n")
 
 
 def _ask_again(said: bytes) -> bytes | None:
-    """A redirection to itself, if it asks for the page, or for one of its files: nothing else makes a browser wait.
+    """A redirection to itself, if it asks for a page, or for one of its files: nothing else makes a browser wait.
 
     A module that was refused is not asked for again, and the page stays blank. Browsers follow 20 redirections. The
     address is relative: behind which folder a proxy has mounted the server is not known here.

@@ -1,4 +1,4 @@
-"""Every address under `/v1`, once: what `Exchange` finds, and what openapi.json tells."""
+"""Every address of the API, once: what `Exchange` finds, and what openapi.json tells."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Api:
 
     __slots__ = ("_by_length", "_by_method", "_description", "_gate", "endpoints")
 
-    def __init__(self, gate: Gate, endpoints: Sequence[Endpoint]) -> None:
+    def __init__(self, gate: Gate, endpoints: Sequence[Endpoint], others: Sequence[Endpoint] = ()) -> None:
+        """`others` speak the protocols of others, who describe them: openapi.json does not."""
         self._gate = gate
         described = Endpoint(
             "GET", PREFIX + "/openapi.json", self._describe, summary="This description", answers={200: dict[str, Any]}
@@ -35,7 +36,7 @@ class Api:
         self._description = JSON.encode(document(endpoints, gate.settings.text_chars))
         self._by_length: dict[int, list[Endpoint]] = {}
         self._by_method: dict[tuple[str, int], list[Endpoint]] = {}
-        for endpoint in endpoints:
+        for endpoint in (*endpoints, *others):
             length = len(endpoint.segments)
             self._by_length.setdefault(length, []).append(endpoint)
             self._by_method.setdefault((endpoint.method, length), []).append(endpoint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from tornado.http1connection import HTTP1Connection
@@ -21,15 +21,18 @@ from tornado_chat.errors import ChatError
 from tornado_chat.metrics import Metrics
 from tornado_chat.web import commands, poll, sessions, socket, stream
 from tornado_chat.web.api import PREFIX, Api
+from tornado_chat.web.endpoint import Endpoint
 from tornado_chat.web.exchange import Exchange, is_text
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.http_connection import HttpConnection
 from tornado_chat.web.ops import HealthHandler, MetricsHandler, ReadyHandler
-from tornado_chat.web.pages import STATIC, Files, PageHandler
+from tornado_chat.web.pages import AGENT_INDEX, INDEX, STATIC, Files, PageHandler
 from tornado_chat.web.refusals import STATUS, NothingHandler, refuse
 from tornado_chat.wire.request import Request
 
 HEALTH, METRICS = "/healthz", "/metrics"
+SIMPLE = "/api"
+"""Of the addresses for who asks an agent and wants to know nothing else."""
 DOCS = PREFIX + "/docs"
 
 logger = logging.getLogger(__name__)
@@ -39,15 +42,22 @@ class Front(HTTPServerConnectionDelegate):
     """Where all requests come in."""
 
     def __init__(
-        self, gate: Gate, metrics: Metrics, failing: Callable[[], list[str]], degraded: Callable[[], list[str]]
+        self,
+        gate: Gate,
+        metrics: Metrics,
+        failing: Callable[[], list[str]],
+        degraded: Callable[[], list[str]],
+        bridges: Sequence[Endpoint] = (),
     ) -> None:
         """`failing` names the checks of `/readyz` that fail, `degraded` what is away without harm."""
         self.gate = gate
-        self.api = Api(gate, (*stream.endpoints(), *poll.endpoints(), *commands.ENDPOINTS, *sessions.ENDPOINTS))
+        described = *stream.endpoints(), *poll.endpoints(), *commands.ENDPOINTS, *sessions.ENDPOINTS
+        self.api = Api(gate, described, bridges)
         files = Files(STATIC)
         self.app = Application(
             [
-                (r"/()", PageHandler, {"files": files, "name": "index.html"}),
+                (r"/()", PageHandler, {"files": files, "name": INDEX}),
+                (r"/agent/[^/]+()", PageHandler, {"files": files, "name": AGENT_INDEX}),
                 (DOCS + "()", PageHandler, {"files": files, "name": "api.html"}),
                 (r"/static/([\w./-]+)", PageHandler, {"files": files}),
                 (HEALTH, HealthHandler),
@@ -124,7 +134,7 @@ def _is_socket(target: str) -> bool:
 
 
 def _is_api(path: str) -> bool:
-    return path.startswith(PREFIX + "/") and path != DOCS
+    return path.startswith((PREFIX + "/", SIMPLE + "/")) and path != DOCS
 
 
 def _log_request(handler: RequestHandler) -> None:

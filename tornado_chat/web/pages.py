@@ -15,6 +15,10 @@ from tornado_chat.wire.event_stream import names_gzip
 
 STATIC = Path(__file__).parent / "static"
 
+INDEX, AGENT_INDEX = "index.html", "agent.html"
+"""The page; and the same where its address is a folder deeper, as /agent/NAME is. Below which path a proxy has put it
+is not known here, so what it names is relative to it."""
+
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -63,15 +67,18 @@ class Files:
             if not self._paths:
                 every = [path for path in self.folder.rglob("*") if path.is_file()]
                 self._paths = {path.relative_to(self.folder).as_posix(): path for path in every}
-            if name in self._paths:
-                file = self._read[name] = _file(self._paths[name], foreign=name.startswith("vendor/"))
+            path = self._paths.get(INDEX if name == AGENT_INDEX else name)
+            if path is not None:
+                plain = path.read_bytes()
+                if name == AGENT_INDEX:
+                    plain = plain.replace(b'="static/', b'="../static/')
+                file = self._read[name] = _file(path, plain, foreign=name.startswith("vendor/"))
         return file
 
 
-def _file(path: Path, *, foreign: bool) -> File:
+def _file(path: Path, plain: bytes, *, foreign: bool) -> File:
     """Comments are a quarter of a first visit. Those of others hold their licences, and stay."""
     kind, _ = _TYPES.guess_type(path.name)
-    plain = path.read_bytes()
     if path.suffix in (".js", ".css") and not foreign:
         plain = without_comments(plain)
     packed = gzip.compress(plain, mtime=0)

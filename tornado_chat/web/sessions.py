@@ -51,7 +51,7 @@ def sign_in(exchange: Exchange, asked: SignIn) -> None:
     try:
         identity = exchange.who()
     except ChatError as error:
-        exchange.refuse(error, _cookie(exchange, "", 0) if exchange.is_by_cookie else None)
+        exchange.refuse(error, session_cookie(exchange, "", 0) if exchange.is_by_cookie else None)
         return
     if identity.guest:
         name = identity.name if asked.name is None else check_name(asked.name)
@@ -70,13 +70,13 @@ def sign_in(exchange: Exchange, asked: SignIn) -> None:
             f"browsers keep no cookie of more than {MAX_COOKIE_BYTES:,} bytes: give a shorter token, of fewer patterns",
         )
     lasts = int(gate.lifetime(identity, time.time()))
-    exchange.answer_object(HTTPStatus.OK, told, _cookie(exchange, token, lasts))
+    exchange.answer_object(HTTPStatus.OK, told, session_cookie(exchange, token, lasts))
 
 
 async def sign_out(exchange: Exchange, _: None) -> None:
     """End the session everywhere, and the cookie here."""
     context = exchange.gate.context
-    end = _cookie(exchange, "", 0)
+    end = session_cookie(exchange, "", 0)
     try:
         if credential(exchange.headers, (), exchange.arguments) is None:
             raise ChatError(ErrorCode.UNAUTHORIZED, "there is no session to end: give its token, or the cookie")
@@ -95,7 +95,7 @@ async def sign_out(exchange: Exchange, _: None) -> None:
     exchange.answer_object(HTTPStatus.OK, SignedOut(identity.jti is not None), end)
 
 
-def _cookie(exchange: Exchange, token: str, lasts: int) -> dict[str, str]:
+def session_cookie(exchange: Exchange, token: str, lasts: int) -> dict[str, str]:
     """The header that sets the cookie for so many seconds; 0: that ends it.
 
     Lax: other sites' pages do not send it, but by a link. None would let them, and browsers that keep the cookies of

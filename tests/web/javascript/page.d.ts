@@ -40,6 +40,7 @@ interface Elements {
   people: HTMLElement;
   retry: HTMLButtonElement;
   rooms: HTMLElement;
+  roomsCaption: HTMLElement;
   scrim: HTMLButtonElement;
   scroller: HTMLElement;
   seen: HTMLElement;

@@ -1,14 +1,15 @@
 // Wires the page: the address says which room, the chat says what is in it, the view shows it.
 
-import { Chat } from "./chat.js";
+import { Engine } from "./client/engine.js";
+import { Connection } from "./client/connection.js";
+import { Credentials } from "./client/credentials.js";
+import { news } from "./client/own.js";
+import { roomName } from "./client/room.js";
 import { Composer } from "./composer.js";
-import { Connection } from "./connection.js";
 import { byId } from "./dom.js";
-import { called, isGuest } from "./format.js";
+import { called, isGuest, talkWith } from "./format.js";
 import { MessageList } from "./list.js";
-import { news } from "./own.js";
-import { roomName } from "./room.js";
-import { Credentials, shared, tab } from "./store.js";
+import { shared, tab } from "./store.js";
 import { Texts } from "./texts.js";
 import { LEAVE, TOKEN, View } from "./view.js";
 
@@ -17,35 +18,38 @@ const MOST_ROOMS = 40; // of those that we follow: they are joined, so that what
 const PAGES_BACK = 20; // of history, looked through for a message that a reply quotes
 
 /** @import { Hearing } from "./hearing.js" */
-/** @import { State } from "./connection.js" */
+/** @import { State } from "./client/connection.js" */
 /** @import { Acted } from "./list.js" */
-/** @import { Message, Room } from "./room.js" */
+/** @import { Message, Room } from "./client/room.js" */
 /** @import { Seen } from "./row.js" */
+/** @import { Listed } from "./view.js" */
 
-const credentials = new Credentials();
-const chat = new Chat({
+const credentials = new Credentials({ tab, shared });
+const chat = new Engine({
   store: tab,
-  connect: (on) => new Connection({ base: new URL(".", location.href), credentials, memory: tab, shared, on: { ...on, state: stateChanged } }),
+  connect: (on) => new Connection({ base: new URL("..", import.meta.url), credentials, memory: tab, shared, on: { ...on, state: stateChanged } }),
   on: { changed, grown, told, notice: (text) => view.notice(text) },
 });
 const { connection } = chat;
 
 const view = new View({ enter, options, leave, who, signIn: () => signIn(null, "Cancel"), retry: () => connection.connect(), said: (text) => texts.said(text) });
-let room = chat.enter(asked());
-let drawing = false;
-let hearing = /** @type {Promise<Hearing | null> | null} */ (null);
-let kept = shared.get("followed", null); // the rooms that we followed when they were last known
-const entered = /** @type {Set<string>} */ (new Set()); // to be followed as soon as we are in them
-
 const texts = new Texts(() => {
   changed(null);
   composer.knowsCode();
 });
+const talks = await talkPage(); // null on the page of rooms
+let room = chat.enter(asked());
+let drawing = false;
+let hearing = /** @type {Promise<Hearing | null> | null} */ (null);
+let kept = shared.get("followed", null); // the rooms that we followed when they were last known
+let listAgents = /** @type {typeof import("./talks.js").agents | null | undefined} */ (undefined); // null: it is to come
+const entered = /** @type {Set<string>} */ (new Set()); // to be followed as soon as we are in them
+
 const messages = new MessageList(
   byId,
   room,
   texts,
-  { allowed: () => credentials.rooms, older: () => chat.older(room), quoted: (seq) => chat.quoted(room, seq), act, seen },
+  { allowed: () => credentials.rooms, greeting: () => talks?.greeting, older: () => chat.older(room), quoted: (seq) => chat.quoted(room, seq), act, seen },
 );
 const composer = new Composer({
   drafts: tab,
@@ -53,12 +57,16 @@ const composer = new Composer({
   texts,
   on: {
     post(text, replyTo, mentions) {
-      chat.post(room, text, replyTo, mentions);
+      if (talks && !chat.own.followed.has(room.name)) chat.follow(room.name, "everything"); // it has begun
+      chat.post(room, text, replyTo, talks ? [...new Set([talks.agent, ...mentions])] : mentions);
+      talks?.wait(room, (words) => view.notice(words));
       messages.toEnd();
     },
     edit: (message, text) => chat.edit(room, message.seq, text),
     people: (room) => room.people(chat.me?.user),
     me: () => chat.me,
+    agents: (room) => [...new Set([...(talks ? [talks.agent] : []), ...room.agents])].filter((user) => user !== chat.me?.user).map((user) => room.person(user)),
+    past: (name) => chat.last(name),
     present: (room) => chat.present(room),
     typing: (on) => chat.typing(room, on),
     last: () => room.messages.findLast((message) => message.user === chat.me?.user && !message.deleted && !message.streaming),
@@ -66,6 +74,20 @@ const composer = new Composer({
 });
 
 // Rooms: the address names the one that is shown, our own log those that we follow, on whichever device.
+
+/** What is other on the page of an agent. */
+async function talkPage() {
+  const agent = /\/agent\/([^/]+)$/.exec(location.pathname)?.[1];
+  if (!agent) return null;
+  const { Talks } = await import("./talks.js");
+  return new Talks({ agent: unescaped(agent), chat, texts, begin });
+}
+
+/** Begin another conversation with the agent. */
+function begin() {
+  view.drawer(false);
+  location.hash = "";
+}
 
 /** The rooms of the list: those that we follow, as they were last time until we know, and the one that is shown. */
 function listed() {
@@ -87,7 +109,8 @@ function attend() {
       chat.follow(name, known?.level ?? "everything");
     }
   }
-  for (const [name, { level, by }] of followed) {
+  const others = [...followed].filter(([name]) => isElsewhere(name)); // after those that are shown here
+  for (const [name, { level, by }] of [...[...followed].filter(([name]) => !isElsewhere(name)), ...(talks ? [] : others)]) {
     if (chat.rooms.size < MOST_ROOMS && !chat.rooms.has(name) && !by && level === "everything") chat.enter(name);
   }
   for (const name of chat.rooms.keys()) if (!followed.has(name) && name !== room.name && !entered.has(name)) chat.leave(name);
@@ -134,7 +157,7 @@ function leave(name) {
   chat.unfollow(name);
   chat.leave(name);
   if (room.name === name) {
-    location.hash = [...chat.own.followed.keys()][0] ?? FIRST_ROOM;
+    location.hash = talks ? "" : ([...chat.own.followed.keys()].find((name) => !isElsewhere(name)) ?? FIRST_ROOM);
     arrive();
   }
   draw();
@@ -143,7 +166,7 @@ function leave(name) {
 /** The name of the room that the address asks for; the address then says it as it is. */
 function asked() {
   const typed = unescaped(location.hash.slice(1));
-  const name = roomName(typed || FIRST_ROOM);
+  const name = talks ? (talks.has(typed) ? typed : talks.fresh()) : roomName(typed || FIRST_ROOM);
   if (name === null) view.notice(`“${typed}” cannot be a room’s name: letters a to z, digits, and . _ - only.`);
   const here = name ?? FIRST_ROOM;
   if (location.hash !== `#${here}`) history.replaceState(null, "", `#${here}`);
@@ -158,7 +181,7 @@ function arrive() {
 }
 
 function show() {
-  entered.add(room.name);
+  if (!talks) entered.add(room.name);
   hearing?.then((hearing) => hearing?.clear());
   composer.open(room);
   messages.open(room);
@@ -191,30 +214,55 @@ function changed(where, event) {
 async function grown(where, message) {
   changed(where);
   if (where !== room || message.user === chat.me?.user) return;
+  const held = message.grown > 1; // of a short one all may be there when what tells of it is
   hearing ??= import("./hearing.js").then(({ Hearing }) => new Hearing(messages, view)).catch(() => null);
-  (await hearing)?.grown(message);
+  (await hearing)?.grown(message, held);
+}
+
+/** Whether a room has its place on another page: with an agent, or of many people. @param {string} name */
+function isElsewhere(name) {
+  return name !== room.name && (talks ? !talks.has(name) : talkWith(name) !== null);
+}
+
+/** @param {string} name @returns {Listed} */
+function inList(name) {
+  const followed = chat.own.followed.get(name);
+  const { unread, mentions } = news(followed, chat.rooms.get(name), chat.me?.user);
+  return {
+    name,
+    here: name === room.name,
+    unread: !followed || followed.level === "everything" ? unread : { count: 0, least: false },
+    mentions: followed?.level === "nothing" ? 0 : mentions,
+    quiet: followed?.level === "nothing",
+    by: followed?.by ? called(chat.person(followed.by)) : null,
+  };
+}
+
+/** The agents with whom there are conversations. @param {string[]} names @returns {Listed[]} */
+function agents(names) {
+  const others = names.filter(isElsewhere);
+  if (others.length && listAgents === undefined) loadList();
+  return listAgents?.(others.map(inList), chat) ?? [];
+}
+
+async function loadList() {
+  listAgents = null;
+  listAgents = (await import("./talks.js").catch(() => null))?.agents ?? null;
+  changed(null);
 }
 
 function draw() {
   drawing = false;
   attend();
   messages.render(chat.me, connection.live);
-  const all = chat.own.followed;
-  view.rooms(listed().map((name) => {
-    const followed = all.get(name);
-    const { unread, mentions } = news(followed, chat.rooms.get(name), chat.me?.user);
-    return {
-      name,
-      here: name === room.name,
-      unread: !followed || followed.level === "everything" ? unread : { count: 0, least: false },
-      mentions: followed?.level === "nothing" ? 0 : mentions,
-      quiet: followed?.level === "nothing",
-      by: followed?.by ? called(chat.person(followed.by)) : null,
-    };
-  }));
+  const rooms = listed();
+  if (talks) {
+    view.rooms(talks.list(rooms, room), talks.name);
+    composer.address(talks.name);
+  } else view.rooms([...rooms.filter((name) => !isElsewhere(name)).map(inList), ...agents(rooms)]);
   view.me(chat.me);
   view.status(connection.state, room, room.pending.filter((item) => item.seq === undefined && !item.error).length);
-  view.typing(room.typists(chat.me?.user));
+  view.typing(room.typists(chat.me?.user), room.doing());
   view.seen(seenBy());
   seen();
 }
@@ -246,6 +294,11 @@ async function actOnMessage(action, message, emoji) {
   if (action === "reply") composer.reply(message);
   else if (action === "stop") chat.stop(here, message.seq);
   else if (action === "edit") composer.edit(message);
+  else if (action === "again" || action === "ask") {
+    const question = here.find(message.reply_to ?? 0);
+    if (question && action === "ask") composer.edit(question);
+    else if (question) chat.edit(here, question.seq, question.text); // an edit asks again
+  }
   else if (action === "delete") {
     if ((await view.askDelete(message)) !== LEAVE) chat.delete(here, message.seq);
   } else if (action === "react" && chat.me) {
@@ -306,7 +359,7 @@ async function introduce() {
 
 async function start() {
   show();
-  for (const name of listed().slice(0, MOST_ROOMS)) chat.enter(name);
+  for (const name of listed().filter((name) => !isElsewhere(name)).slice(0, MOST_ROOMS)) chat.enter(name);
   if (!credentials.name && !credentials.token) {
     if (await connection.isClosed()) await signIn(null);
     else await introduce();
@@ -322,6 +375,6 @@ document.addEventListener("visibilitychange", () => {
   else connection.hasten();
   draw();
 });
-setInterval(() => view.typing(room.typists(chat.me?.user)), 1_000);
+setInterval(() => view.typing(room.typists(chat.me?.user), room.doing()), 1_000);
 
 start();

@@ -125,7 +125,7 @@ export class CodeBlock {
 }
 
 /** Whether `text` could be put on the clipboard. The newer way is there on pages of https:// and of loopback only. @param {string} text */
-async function copied(text) {
+export async function copied(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;

@@ -10,16 +10,18 @@ const MOST_UNNAMED = 3; // words of which is said that they name nobody
 
 /** @import { Completion } from "./completion.js" */
 /** @import { Person } from "./format.js" */
-/** @import { Message, Room } from "./room.js" */
-/** @import { Slot } from "./store.js" */
+/** @import { Message, Room } from "./client/room.js" */
+/** @import { tab } from "./store.js" */
 /** @import { Texts } from "./texts.js" */
 
 /**
  * `last`: our newest message, to be edited by the arrow key. `people`: who may be named in a room, the likeliest first;
- * `present` resolves when those who are there now are among them. `me`: ourselves, as far as we know.
+ * `present` resolves when those who are there now are among them. `agents`: those who may be told a command there;
+ * `past`: the last messages of a room. `me`: ourselves, as far as we know.
  * @typedef {{
  *   post: (text: string, replyTo: number | undefined, mentions: string[]) => void, edit: (message: Editable, text: string) => void,
  *   people: (room: Room) => Person[], present: (room: Room) => Promise<unknown>, me: () => Person | null,
+ *   agents: (room: Room) => Person[], past: (room: string) => Promise<Wire.Past[] | null>,
  *   typing: (on: boolean) => void, last: () => Editable | undefined,
  * }} On
  */
@@ -55,7 +57,7 @@ export class Composer {
 
   /**
    * `limits` are the server's.
-   * @param {{ drafts: Slot, limits: () => Wire.Limits, texts: Texts, on: On }} parts
+   * @param {{ drafts: typeof tab, limits: () => Wire.Limits, texts: Texts, on: On }} parts
    */
   constructor({ drafts, limits, texts, on }) {
     this.drafts = drafts;
@@ -86,8 +88,13 @@ export class Composer {
     this.#room = room;
     this.#picked = [];
     this.box.value = this.drafts.get("drafts", {})[room.name] ?? "";
-    this.box.placeholder = `Message #${room.name}`;
+    this.address(`#${room.name}`);
     this.#changed(false);
+  }
+
+  /** Say to whom one writes. @param {string} name */
+  address(name) {
+    this.box.placeholder = `Message ${name}`;
   }
 
   focus() {
@@ -157,8 +164,10 @@ export class Composer {
       const replyTo = this.#replyTo?.seq;
       const people = text.includes("@") ? this.on.people(this.#room) : [];
       people.sort((one, other) => Number(isGuest(one.user)) - Number(isGuest(other.user))); // called like anybody
-      const mentions = people.length ? mentioned(this.texts.spoken(text), [...this.#picked, ...people]) : [];
+      const named = people.length ? mentioned(this.texts.spoken(text), [...this.#picked, ...people]) : [];
+      const mentions = named.length ? named : (this.#completion?.meant(text, this.#picked) ?? []);
       this.#picked = [];
+      this.#completion?.close();
       this.box.value = "";
       this.cancel();
       this.on.post(text, replyTo, mentions);
@@ -189,18 +198,25 @@ export class Composer {
   }
 
   async #complete() {
-    if (!this.#completion && !this.#loading && this.box.value.includes("@")) {
+    const room = this.#room;
+    const text = this.box.value;
+    const names = text.includes("@");
+    const commands = room && /^\s*(@.*)?\//.test(text) && (names || this.on.agents(room).length > 0);
+    if (!this.#completion && !this.#loading && (names || commands)) {
       this.#loading = true;
       this.texts.load(); // and what knows code
       const loaded = await import("./completion.js").catch(() => null); // perhaps with the next letter
       this.#loading = false;
       if (loaded) this.#completion = new loaded.Completion(this.box, byId.people, {
         people: () => (this.#room ? this.on.people(this.#room) : []),
+        agents: () => (this.#room ? this.on.agents(this.#room) : []),
         present: async () => this.#room && this.on.present(this.#room),
+        last: (room) => this.on.past(room),
         picked: (person) => this.#picked.push(person),
         spoken: (text) => this.texts.spoken(text),
       });
     }
+    if (commands) await this.#completion?.addCommands();
     this.#completion?.update();
   }
 

@@ -58,7 +58,19 @@ export function initials(name) {
   return shown.map((word) => [...word][0]).join("").toUpperCase();
 }
 
-/** @typedef {{ user: string, name: string }} Person */
+/** @typedef {{ user: string, name: string, agent?: boolean }} Person */
+
+/** How the names of rooms that belong to an agent have its id. (tornado_chat/conversations.py) @param {string} agent */
+export const roomsOf = (agent) => agent.toLowerCase().replace(/[^a-z0-9._-]+/g, "-").replace(/^[._-]+/, "").slice(0, 37) || "agent";
+
+/** Where an agent tells its commands (docs/protocol.md, "Agents"). @param {string} agent */
+export const commandsOf = (agent) => `commands.${roomsOf(agent)}`;
+
+/** What `roomsOf` gives, of a room that is a conversation with an agent; null of any other. @param {string} room */
+export const talkWith = (room) => /^(.+)-[a-z2-7]{26}$/.exec(room)?.[1] ?? null;
+
+/** The address of the page of an agent. @param {string} user */
+export const talkAddress = (user) => new URL(`../agent/${encodeURIComponent(user)}`, import.meta.url).href;
 
 const IN_A_LIST = 24; // characters of a name, so that a guest's mark is not pushed off the line
 

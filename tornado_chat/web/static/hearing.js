@@ -6,7 +6,7 @@ import { Sentences } from "./sentences.js";
 const EVERY = 1_000; // ms
 
 /** @import { MessageList } from "./list.js" */
-/** @import { Message } from "./room.js" */
+/** @import { Message } from "./client/room.js" */
 /** @import { View } from "./view.js" */
 
 export class Hearing {
@@ -19,11 +19,11 @@ export class Hearing {
     this.view = view;
   }
 
-  /** Another message grows, or this one has grown or ended. @param {Message} message */
-  grown(message) {
+  /** Another message grows, or this one has grown or ended. @param {Message} message @param {boolean} held Some of it was there before. */
+  grown(message, held) {
     if (!this.#texts.has(message)) {
       const sentences = new Sentences();
-      if (message.grown > 1) sentences.told = this.list.said(message).length; // what was there before is read like any text
+      if (held) sentences.told = this.list.said(message).length; // what was there before is read like any text
       this.#texts.set(message, sentences);
     }
     this.#timer ||= setTimeout(() => this.#tell(), EVERY);

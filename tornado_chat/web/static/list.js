@@ -4,9 +4,10 @@ import { around, el, icon } from "./dom.js";
 import { continues, day, dayName } from "./format.js";
 import { fill, grow, shown, signature } from "./row.js";
 
-/** @import { Me } from "./chat.js" */
+/** @import { Attempts } from "./attempts.js" */
+/** @import { Me } from "./client/engine.js" */
 /** @import { Said } from "./format.js" */
-/** @import { Message, Room } from "./room.js" */
+/** @import { Message, Room } from "./client/room.js" */
 /** @import { MessageRow, PendingRow, Row, Seen } from "./row.js" */
 /** @import { Texts } from "./texts.js" */
 
@@ -15,9 +16,9 @@ import { fill, grow, shown, signature } from "./row.js";
 
 /**
  * `quoted`: a reply quotes a message that is not held. `act`: a button on a row was pressed. `allowed`: the patterns of
- * the rooms that we may enter, as far as they are known.
+ * the rooms that we may enter, as far as they are known. `greeting`: what stands where nothing was said, if not the usual.
  * @typedef {{
- *   allowed: () => string[], older: () => void, quoted: (seq: number) => void, seen: () => void,
+ *   allowed: () => string[], greeting: () => (string | HTMLElement)[] | undefined, older: () => void, quoted: (seq: number) => void, seen: () => void,
  *   act: (action: string, row: Acted, button: HTMLElement) => void,
  * }} On
  */
@@ -47,6 +48,7 @@ export class MessageList {
   #focus = ""; // key of the row that the arrow keys start from
   #stop = /** @type {HTMLElement | null} */ (null); // its node
   #topWords = "";
+  #attempts = /** @type {Attempts | null} */ (null); // where there are agents
   #at = 0; // px: where we were last
 
   /** @param {Parts} parts @param {Room} room @param {Texts} texts @param {On} on */
@@ -226,18 +228,29 @@ export class MessageList {
     const rows = [];
     const from = room.index(this.#first);
     const end = this.#end();
-    const line = this.#line();
-    let last = /** @type {Said | null} */ (null);
+    const answers = room.agents.size ? this.texts.answers() : null;
+    if (answers) this.#attempts ??= new answers.Attempts();
+    const attempts = answers?.Attempts.in(room.messages);
+    let line = this.#line();
+    let last = /** @type {Said & { seq?: number } | null} */ (null);
     for (let at = from; at < end; at++) {
-      const message = room.messages[at];
+      const asked = answers?.answering(room.messages[at]) ?? "";
+      const all = attempts?.get(asked) ?? [];
+      if (all.length && room.messages[at] !== all[all.length - 1]) {
+        if (at === line) line++; // the others stand where the newest is
+        continue;
+      }
+      const message = this.#attempts?.shown(all) ?? room.messages[at];
       if (message.reply_to && !room.find(message.reply_to)) this.on.quoted(message.reply_to);
       const turned = last === null || day(last.ts) !== day(message.ts);
       if (turned) rows.push({ key: `d${day(message.ts)}.${message.seq}`, kind: "day", ts: message.ts, label: dayName(message.ts) });
       if (at === line) rows.push({ key: "new", kind: "new" });
       const first = last === null || turned || at === line || !continues(last, message);
       // Under the key that it had while it was on its way, so that its row stays.
-      const key = message.user === me?.user && message.id ? `i${message.id}` : `s${message.seq}`;
-      rows.push({ key, kind: "message", seq: message.seq, message, first });
+      const own = message.user === me?.user && message.id ? `i${message.id}` : `s${message.seq}`;
+      const key = all.length ? `r${asked}` : own;
+      const quotes = !message.agent || last?.seq !== message.reply_to;
+      rows.push({ key, kind: "message", seq: message.seq, message, attempts: all, first, quotes });
       last = message;
     }
     if (this.#last !== null) return rows;
@@ -291,6 +304,7 @@ export class MessageList {
 
   #edges() {
     const { room } = this;
+    const greeting = this.on.greeting();
     /** @type {(string | HTMLElement)[]} */
     let top = [];
     if (room.loading) top = ["Loading earlier messages…"];
@@ -298,8 +312,8 @@ export class MessageList {
     else if (room.problem && !room.member) top = [`You are not in this room: ${room.problem}.`, ...this.#allowed()];
     else if (!room.synced && !room.messages.length) top = [""];
     else if (!room.more && !room.messages.length && !room.pending.length) {
-      top = [el("b", {}, "Nobody has said anything here yet."), el("br"), "Write the first message, or send this page’s address to someone."];
-    } else if (!room.more && room.index(this.#first) === 0) top = [el("b", {}, `This is the beginning of #${room.name}.`)];
+      top = greeting ?? [el("b", {}, "Nobody has said anything here yet."), el("br"), "Write the first message, or send this page’s address to someone."];
+    } else if (!greeting && !room.more && room.index(this.#first) === 0) top = [el("b", {}, `This is the beginning of #${room.name}.`)];
     const words = top.map((part) => (typeof part === "string" ? part : part.textContent)).join("");
     if (words !== this.#topWords) this.top.replaceChildren(...top);
     this.#topWords = words;
@@ -329,8 +343,13 @@ export class MessageList {
   /** Bring a message that is held into sight, and to the reader's notice. False if it is not held. @param {number} seq */
   goTo(seq) {
     const { messages } = this.room;
-    const at = this.room.index(seq);
+    let at = this.room.index(seq);
     if (messages[at]?.seq !== seq) return false;
+    const all = this.#attempts?.others(messages, messages[at]);
+    if (all) {
+      this.#attempts?.choose(all, seq);
+      at = this.room.index(all[all.length - 1].seq);
+    }
     if (at < this.room.index(this.#first) || at >= this.#end()) {
       const first = Math.max(0, at - PAGE / 2);
       this.#first = messages[first].seq;
@@ -427,6 +446,11 @@ export class MessageList {
       if (event.detail === 0) node.focus();
     }
     const action = button.dataset.do ?? "";
+    if (action === "attempt" && row.kind === "message") {
+      this.#attempts?.choose(row.attempts, Number(button.dataset.seq));
+      this.#render();
+      return;
+    }
     if (action === "reply" || action === "edit") this.#equip(null);
     if (row.kind === "message") this.on.act(action, { ...row, seen: shown(row.message, this.room, this.#me) }, button);
     else if (row.kind === "pending") this.on.act(action, row, button);

@@ -2,8 +2,8 @@
 
 import { el, styled } from "./dom.js";
 
-/** @import { Chat } from "./chat.js" */
-/** @import { Room } from "./room.js" */
+/** @import { Engine } from "./client/engine.js" */
+/** @import { Room } from "./client/room.js" */
 
 await styled("more.css");
 
@@ -14,7 +14,7 @@ const LEVELS = [
   ["nothing", "Nothing", "The list tells nothing of this room."],
 ];
 
-/** Fill `place` for `room`. @param {HTMLElement} place @param {Chat} chat @param {Room} room @param {(room: string) => void} leave */
+/** Fill `place` for `room`. @param {HTMLElement} place @param {Engine} chat @param {Room} room @param {(room: string) => void} leave */
 export function fill(place, chat, room, leave) {
   const { name } = room;
   const level = chat.own.followed.get(name)?.level;

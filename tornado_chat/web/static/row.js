@@ -1,22 +1,23 @@
 // One row of the list: a message, one of ours on its way, a day, the line above what is new.
 
 import { el, focusIn, refocus } from "./dom.js";
-import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, shortTime, time, visibleName } from "./format.js";
+import { called, dayName, excerpt, fullTime, hue, initials, isGuest, list, shortTime, talkAddress, time, visibleName } from "./format.js";
 
-/** @import { Me } from "./chat.js" */
+/** @import { Me } from "./client/engine.js" */
 /** @import { Person } from "./format.js" */
-/** @import { Sending } from "./outbox.js" */
+/** @import { Sending } from "./client/outbox.js" */
 /** @import { Named } from "./markdown.js" */
-/** @import { Message, Room } from "./room.js" */
+/** @import { Message, Room } from "./client/room.js" */
 /** @import { Texts } from "./texts.js" */
 
 /** @typedef {Message & { state: "" | "gone" | "saving" | "deleting" | "stopping" }} Seen */
 
 /**
- * What a row shows; `first`: with a name over it, as the first of several by one user.
+ * What a row shows; `first`: with a name over it, as the first of several by one user. `attempts`: this one and the
+ * others to answer the same, if there are some. `quotes`: what it answers is to be shown.
  * @typedef {{ key: string, kind: "day", ts: number, label: string }} DayRow
  * @typedef {{ key: string, kind: "new" }} NewRow
- * @typedef {{ key: string, kind: "message", seq: number, message: Message, first: boolean }} MessageRow
+ * @typedef {{ key: string, kind: "message", seq: number, message: Message, attempts: Message[], first: boolean, quotes: boolean }} MessageRow
  * @typedef {{ key: string, kind: "pending", item: Sending, unsure: boolean, first: boolean }} PendingRow
  * @typedef {DayRow | NewRow | MessageRow | PendingRow} Row
  */
@@ -73,8 +74,9 @@ export function signature(row, room, me, live) {
       const changes = changesOf(row.message, room).map(({ id }) => id);
       const quote = row.message.reply_to ? room.find(row.message.reply_to) : null;
       const named = namedIn(row.message, room, me).map(({ name }) => name);
-      const quoted = quote ? `${quote.seq}.${quote.version}` : "";
-      return `${row.message.version}|${row.first}|${me?.user}|${changes}|${quoted}|${named}`;
+      const quoted = quote ? `${quote.seq}.${quote.version}.${row.quotes}.${changesOf(quote, room).length}` : "";
+      const attempts = row.attempts.map(({ seq }) => seq);
+      return `${row.seq}.${row.message.version}|${row.first}|${me?.user}|${changes}|${quoted}|${named}|${attempts}`;
     }
     case "pending":
       return `${row.first}|${row.item.error}|${row.item.seq}|${live}|${row.unsure}`;
@@ -135,20 +137,23 @@ function fillMessage(node, row, seen, room, me, texts) {
   /** @type {HTMLElement[]} */
   const content = [];
   if (row.first) content.push(head(seen, when));
-  if (seen.reply_to && !seen.deleted) content.push(quote(seen.reply_to, room, texts));
+  if (seen.reply_to && row.quotes && !seen.deleted) content.push(quote(seen.reply_to, room, texts));
   if (seen.deleted) {
     content.push(el("p", { class: "text" }, "This message was deleted."));
   } else {
+    const answers = seen.agent ? texts.answers() : null;
     const text = texts.in(node, seen.text, named, seen.streaming);
     text.querySelector(":scope > .edited")?.remove();
-    const ended = ENDS.get(seen.reason ?? "") ?? (seen.text || seen.streaming ? null : "empty");
+    const cut = ENDS.get(seen.reason ?? "");
+    const ended = cut ?? (seen.text || seen.streaming ? null : "empty");
     if (seen.edited || seen.state === "saving" || ended) {
       const title = seen.edited ? `Edited ${fullTime(seen.edited)}` : null;
       text.append(el("span", { class: "edited", title }, seen.state === "saving" ? " saving…" : seen.edited ? " (edited)" : `${seen.text ? " " : ""}(${ended})`));
     }
-    content.push(text);
+    content.push(...(answers?.steps(node, seen) ?? []), text);
     if (seen.streaming) content.push(growing(seen, room, me));
     if (seen.reactions.size) content.push(reactions(seen.reactions, room, me));
+    content.push(...(answers?.actions(seen, row.attempts, room, me, !cut) ?? []));
   }
   replace(node, gutter(row.first, seen, when), content);
 }
@@ -215,10 +220,19 @@ export function avatar(person) {
   return node;
 }
 
-/** A name, and the mark of a guest, who may be called like anybody. @param {Person} person */
+/** A name, and the mark of an agent, or of a guest, who may be called like anybody. @param {Person} person */
 export function named(person) {
   const name = el("b", { title: person.user, dir: "auto" }, visibleName(person));
-  return isGuest(person.user) ? [name, el("span", { class: "guest" }, "guest")] : [name];
+  const kind = person.agent ? "agent" : isGuest(person.user) ? "guest" : null;
+  return kind ? [name, el("span", { class: kind }, kind)] : [name];
+}
+
+/** The mark of an agent, which leads to a conversation with it alone, where this is none. @param {Person} author @param {HTMLElement} mark */
+function talkTo(author, mark) {
+  const href = talkAddress(author.user);
+  if (href === location.href.replace(/[?#].*/, "")) return mark;
+  const label = `agent: a conversation with ${called(author)} alone`;
+  return el("a", { class: "agent", href, title: label, "aria-label": label, "data-focus": "talk" }, "agent");
 }
 
 /** @param {Person} author @param {HTMLTimeElement} when */
@@ -226,7 +240,7 @@ function head(author, when) {
   const [name, ...mark] = named(author);
   name.className = "name";
   name.style.setProperty("--hue", String(hue(author.user)));
-  return el("p", { class: "head" }, name, " ", ...mark, " ", when);
+  return el("p", { class: "head" }, name, " ", ...(author.agent ? [talkTo(author, mark[0])] : mark), " ", when);
 }
 
 /** @param {number} seq @param {Room} room @param {Texts} texts */

@@ -1,4 +1,5 @@
 // The texts of the messages: plain until what knows Markdown is here, which is loaded with the first message, or the first "@".
+// So it is with what stands about the messages of agents.
 
 import { el, styled } from "./dom.js";
 
@@ -12,6 +13,8 @@ const AGAIN = 30_000; // ms after which it is tried once more to load what did n
 export class Texts {
   #renderer = /** @type {Renderer | null} */ (null);
   #asked = false;
+  #answers = /** @type {typeof import("./answers.js") | null} */ (null);
+  #asking = false;
   #shown = /** @type {WeakMap<HTMLElement, { element: HTMLElement, growing: Growing }>} */ (new WeakMap()); // by row
 
   /** @param {() => void} loaded Texts look otherwise now. */
@@ -19,8 +22,22 @@ export class Texts {
     this.loaded = loaded;
   }
 
+  /** What is here. */
   get ready() {
-    return this.#renderer !== null;
+    return `${this.#renderer !== null} ${this.#answers !== null}`;
+  }
+
+  /** What shows more of an agent's message than its text; null until it is here. */
+  answers() {
+    if (!this.#asking) this.#loadAnswers();
+    return this.#answers;
+  }
+
+  async #loadAnswers() {
+    this.#asking = true;
+    this.#answers = await import("./answers.js").catch(() => null);
+    if (this.#answers) this.loaded();
+    else setTimeout(() => { this.#asking = false; }, AGAIN);
   }
 
   /**

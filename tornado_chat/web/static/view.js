@@ -4,10 +4,10 @@ import { byId, el, focusIn, icon, refocus } from "./dom.js";
 import { called, excerpt, isBlank, list, visibleName } from "./format.js";
 import { avatar } from "./row.js";
 
-/** @import { Me } from "./chat.js" */
+/** @import { Me } from "./client/engine.js" */
 /** @import { Person } from "./format.js" */
-/** @import { State } from "./connection.js" */
-/** @import { Room } from "./room.js" */
+/** @import { State } from "./client/connection.js" */
+/** @import { Doing, Room } from "./client/room.js" */
 
 /**
  * `enter` returns what is wrong with what was typed, or null; `said` a text without its marks.
@@ -18,9 +18,10 @@ import { avatar } from "./row.js";
  */
 
 /**
- * A room of the list. `least`: there are more unread; `by`: who has invited us, and had no answer yet.
+ * A room of the list. `least`: there are more unread; `by`: who has invited us, and had no answer yet; `label`: what it is
+ * called, if otherwise than its name; `href`: of what is no room of this page.
  * @typedef {{
- *   name: string, here: boolean, unread: { count: number, least: boolean }, mentions: number, quiet: boolean, by: string | null,
+ *   name: string, label?: string, href?: string, here: boolean, unread: { count: number, least: boolean }, mentions: number, quiet: boolean, by: string | null,
  * }} Listed
  */
 
@@ -36,6 +37,7 @@ export class View {
   #spoken = /** @type {Wire.Message[]} */ ([]); // new messages that a screen reader is to hear of
   #told = /** @type {string[]} */ ([]); // ... and sentences of others
   #speaking = 0;
+  #busy = /** @type {Set<string>} */ (new Set()); // what agents do, as far as it was told
   #last = /** @type {Map<string, string>} */ (new Map()); // what was drawn, to draw it again only when it changed
 
   /** @param {On} on */
@@ -90,35 +92,38 @@ export class View {
     return true;
   }
 
-  /** @param {Listed[]} rooms */
-  rooms(rooms) {
+  /** `talk`: what they are conversations with. @param {Listed[]} rooms @param {string} [talk] */
+  rooms(rooms, talk) {
     const total = rooms.reduce((sum, { unread, mentions }) => sum + Math.max(unread.count, mentions), 0);
-    const here = rooms.find((room) => room.here)?.name ?? "";
-    document.title = `${total ? `(${total}) ` : ""}#${here} · Chat`;
-    if (!this.#once("rooms", rooms)) return;
+    const here = rooms.find((room) => room.here);
+    const title = talk ? [here?.label, talk].filter(Boolean).join(" · ") : `#${here?.name}`;
+    document.title = `${total ? `(${total}) ` : ""}${title} · Chat`;
+    if (!this.#once("rooms", [rooms, talk])) return;
     const news = rooms.some(({ here, unread, mentions, by }) => !here && (unread.count || mentions || by));
     byId.menu.classList.toggle("news", news);
-    byId.menu.setAttribute("aria-label", news ? "Rooms, news" : "Rooms");
+    const kind = talk ? "Conversations" : "Rooms";
+    byId.menu.setAttribute("aria-label", news ? `${kind}, news` : kind);
     const focused = focusIn(byId.rooms);
-    byId.title.replaceChildren(el("span", { class: "hash", "aria-hidden": "true" }, "#"), here);
+    byId.title.replaceChildren(...(talk ? [talk, " ", el("span", { class: "agent" }, "agent")] : [el("span", { class: "hash", "aria-hidden": "true" }, "#"), here?.name ?? ""]));
     byId.rooms.replaceChildren(...rooms.map((room) => this.#room(room)));
     if (focused) refocus(byId.rooms, focused)?.focus();
   }
 
   /** @param {Listed} room */
-  #room({ name, unread, mentions, quiet, by, here }) {
+  #room({ name, label, href, unread, mentions, quiet, by, here }) {
     const link = el(
       "a",
-      { href: `#${name}`, "aria-current": here ? "page" : null, "data-focus": name },
-      el("span", { class: "hash", "aria-hidden": "true" }, "#"),
-      el("span", { class: "label" }, name, by && el("small", {}, `Invited by ${by}`)),
+      { href: href ?? `#${name}`, "aria-current": here ? "page" : null, "data-focus": name },
+      label ? null : el("span", { class: "hash", "aria-hidden": "true" }, "#"),
+      el("span", { class: "label", dir: label ? "auto" : null }, label ?? name, href && el("span", { class: "agent" }, "agent"), by && el("small", {}, `Invited by ${by}`)),
       mentions && !here ? badge("badge named", `@${upTo99(mentions)}`, mentions === 1 ? " mention of you" : " mentions of you") : null,
       unread.count && !here ? badge("badge", upTo99(unread.count, unread.least), " unread") : null,
     );
     link.addEventListener("click", () => this.drawer(false));
-    const leave = el("button", { type: "button", class: "round small", "aria-label": `Leave ${name}`, title: "Leave this room" }, icon("close"));
+    const words = label ? "Remove this conversation from the list" : "Leave this room";
+    const leave = el("button", { type: "button", class: "round small", "aria-label": label ? `Remove “${label}” from the list` : `Leave ${name}`, title: words }, icon("close"));
     leave.addEventListener("click", () => this.on.leave(name));
-    return el("li", { class: (unread.count || mentions || by) && !here ? "unread" : quiet ? "quiet" : null }, link, leave);
+    return el("li", { class: (unread.count || mentions || by) && !here ? "unread" : quiet ? "quiet" : null }, link, href ? null : leave);
   }
 
   /** @param {Me | null} me */
@@ -160,15 +165,17 @@ export class View {
     tick();
   }
 
-  /** @param {Person[]} people */
-  typing(people) {
-    if (!this.#once("typing", people)) return;
+  /** Who types, and what agents do. A screen reader hears of each that begins, and not of what it does next. @param {Person[]} people @param {Doing[]} doing */
+  typing(people, doing) {
+    if (!this.#once("typing", [people, doing])) return;
+    const before = this.#busy;
+    this.#busy = new Set(doing.map(({ user, seq }) => `${user} ${seq}`));
+    for (const one of doing) if (!before.has(`${one.user} ${one.seq}`)) this.tell(`${at(one)}.`);
+    const typing = people.length ? [`${list(people.map(called))} ${people.length === 1 ? "is" : "are"} typing`] : [];
+    const words = [...new Set([...doing.map(at), ...typing])].join(" · ");
     byId.typing.replaceChildren();
-    if (!people.length) return;
-    byId.typing.append(
-      el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")),
-      el("span", { class: "clipped" }, `${list(people.map(called))} ${people.length === 1 ? "is" : "are"} typing`),
-    );
+    if (!words) return;
+    byId.typing.append(el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")), el("span", { class: "clipped", dir: "auto" }, words));
   }
 
   /** @param {Person[]} people */
@@ -250,6 +257,9 @@ export class View {
     return ask(byId.deleteDialog, byId.deleteForm, [[LEAVE, byId.deleteKeep]], () => "delete");
   }
 }
+
+/** What an agent is at: "Helper is thinking", "Helper: 3 of 7". @param {Doing} doing */
+const at = (doing) => `${called(doing)}${/^\p{L}+ing\b/u.test(doing.text) ? " is" : ":"} ${excerpt(doing.text)}`;
 
 /** @param {string} kind @param {string} words @param {string} meaning Read aloud. */
 const badge = (kind, words, meaning) => el("span", { class: kind }, words, el("span", { class: "unseen" }, meaning));

@@ -1,6 +1,7 @@
 // Commands by request, for who listens otherwise than by a WebSocket: in the order given, one request under way at a time.
 // A request without an answer is sent again as it was: the ids make that harmless, and nothing overtakes it.
 
+import { report } from "./faults.js";
 import { endedBy, Refusal } from "./requests.js";
 import { backoff } from "./retry.js";
 
@@ -65,7 +66,7 @@ export class Commands {
     try {
       this.on.frame(answer);
     } catch (error) {
-      reportError(error);
+      report(error);
     }
   }
 

@@ -6,12 +6,14 @@ import { backoff, errorAsks } from "./retry.js";
 export const REPLY_LIMIT = 15_000; // ms without any answer: ask again
 export const ONCE_MORE = new Set(["rate_limited", "overloaded", "unavailable"]);
 const NOT_TO_BE_REPEATED = new Set([1002, 1003, 1007, 1009]);
+/** @type {Wire.Failure} */
+const CLOSED_OVER_IT = { type: "error", code: "bad_request", message: "The server closed the connection over this." };
 
 /** @import { Connection } from "./connection.js" */
 /** @import { Item, Publishing } from "./outbox.js" */
 /** @import { OwnLog } from "./own.js" */
 /** @import { Room } from "./room.js" */
-/** @import { Slot } from "./store.js" */
+/** @import { Slot } from "./slot.js" */
 
 /**
  * One item at a time, or a refused one would be overtaken by the next. What we follow and stop is no part of what we say:
@@ -25,18 +27,21 @@ export class Sending {
   #tries = 0;
 
   /**
-   * `place`: where an item is seen while it is on its way; `changed`: look there again.
+   * `place`: where an item is seen while it is on its way; `changed`: look there again. `done`: what came of it, the seq
+   * of its event (0: it has none) or why it is refused; null: it is given up.
    * @param {{
    *   store: Slot, connection: () => Connection, place: (item: Item) => Room | OwnLog | undefined,
    *   changed: (item: Item) => void, notice: (text: string) => void,
+   *   done?: (item: Item, outcome: number | Wire.Failure | null) => void,
    * }} parts
    */
-  constructor({ store, connection, place, changed, notice }) {
+  constructor({ store, connection, place, changed, notice, done = () => {} }) {
     this.outbox = new Outbox(store);
     this.connection = connection;
     this.place = place;
     this.changed = changed;
     this.notice = notice;
+    this.done = done;
   }
 
   /** @param {Publishing} command */
@@ -46,12 +51,16 @@ export class Sending {
     if (!this.outbox.kept) this.notice("Your browser keeps nothing more: what is not sent yet would not survive a reload.");
     this.changed(item);
     this.#pump();
+    return item;
   }
 
-  /** @param {Item} item */
-  discard(item) {
+  /** @param {Item} item @param {number | null} [seq] Of its event, where it is in the log. */
+  discard(item, seq = null) {
     this.outbox.take(item.id);
-    this.#settled(item);
+    this.place(item)?.settled(item);
+    this.changed(item);
+    this.done(item, seq);
+    this.#passed(item);
   }
 
   /** There is a connection, on which we are `user`. @param {string} user */
@@ -74,7 +83,7 @@ export class Sending {
   end(code) {
     for (const lane of this.#lanes) {
       clearTimeout(lane.resend);
-      if (lane.sending && NOT_TO_BE_REPEATED.has(code)) this.#refused(lane.sending, "The server closed the connection over this.");
+      if (lane.sending && NOT_TO_BE_REPEATED.has(code)) this.#refused(lane.sending, CLOSED_OVER_IT);
       lane.sending = null;
     }
   }
@@ -82,7 +91,7 @@ export class Sending {
   /** An event came: if it is ours, seen before its ack, it is in the log, which is all that an ack says. @param {Wire.RoomEvent} event */
   seen(event) {
     const item = event.type === "message" && event.id !== undefined ? this.outbox.find(event.id) : null;
-    if (item && item.user === event.user && item.command.room === event.room) this.discard(item);
+    if (item && item.user === event.user && item.command.room === event.room) this.discard(item, event.seq);
   }
 
   /** @param {Wire.Ack} frame */
@@ -93,6 +102,7 @@ export class Sending {
     this.place(item)?.acked(item, frame.seq ?? 0);
     this.#tries = 0;
     this.changed(item);
+    this.done(item, frame.seq ?? 0);
     this.#passed(item);
   }
 
@@ -104,7 +114,7 @@ export class Sending {
       const wait = this.pause(frame);
       for (const lane of this.#lanes) if (lane.sending === item) this.#repeat(lane, wait);
     } else {
-      this.#refused(item, frame.message);
+      this.#refused(item, frame);
       this.#passed(item);
     }
     return true;
@@ -115,23 +125,17 @@ export class Sending {
     return errorAsks(error) ?? backoff(this.#tries++);
   }
 
-  /** @param {Item} item @param {string} why */
-  #refused(item, why) {
+  /** @param {Item} item @param {Wire.Failure} failure */
+  #refused(item, failure) {
     if (item.command.type === "send") {
-      this.outbox.refuse(item, why);
+      this.outbox.refuse(item, failure.message);
     } else {
-      this.notice(why);
+      this.notice(failure.message);
       this.outbox.take(item.id);
       this.place(item)?.settled(item);
     }
     this.changed(item);
-  }
-
-  /** @param {Item} item */
-  #settled(item) {
-    this.place(item)?.settled(item);
-    this.changed(item);
-    this.#passed(item);
+    this.done(item, failure);
   }
 
   /** The next of its lane may be sent. @param {Item} item */

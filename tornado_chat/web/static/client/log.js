@@ -9,6 +9,7 @@ export class Log {
   member = false; // joined on this connection: events count
   synced = false; // ... and nothing is missing
   problem = /** @type {string | null} */ (null); // why it could not be joined
+  refused = false; // ... and is not tried again on this connection
   again = 0; // timer of the next attempt to
   #gap = /** @type {number | null} */ (null); // the cursor at which a hole was seen
 

@@ -6,7 +6,8 @@ import { Log } from "./log.js";
 const RECENT = 60; // events asked for when a room is first seen
 const GAP = 2_000; // more missed than this: begin with the newest, the rest is there for scrolling back
 const KEPT = 4_000; // messages held at most while nobody reads the old ones
-const TYPING = 6_000;
+const LAPSE = 6_000; // ms after which a typing or a status is over, if it is not said again
+const STEPS = 50; // that are kept of one message: agents tell of no more
 
 /** @import { JoinFrom } from "./log.js" */
 /** @import { Changing, Item, Sending } from "./outbox.js" */
@@ -17,8 +18,11 @@ const TYPING = 6_000;
  * @typedef {Wire.Message & {
  *   text: string, deleted: boolean, edited: number | null, reactions: Map<string, Set<string>>, version: number,
  *   streaming: boolean, grown: number, reason: string | null, end: { length: number, crc: number } | null,
- * }} Message
+ *   steps: Map<string, Wire.ToolRun>,
+ * }} Message `steps`: of an agent that is at it, by their ids; those of a message that has ended are in its `meta`.
  */
+
+/** What an agent says that it is doing, perhaps about the message `seq`. @typedef {{ user: string, name: string, seq?: number, text: string }} Doing */
 
 /** @typedef {Exclude<Wire.RoomEvent, Wire.Message>} Change */
 
@@ -29,6 +33,7 @@ export function roomName(typed) {
 }
 
 export class Room extends Log {
+  resets = 0; // times that what was held was of no use any more
   messages = /** @type {Message[]} */ ([]); // ascending seq
   oldest = 1; // the history of everything below is not held
   more = false; // ... and there is some
@@ -42,16 +47,34 @@ export class Room extends Log {
   present = /** @type {Promise<unknown>} */ (Promise.resolve()); // ... and told
   marks = /** @type {Map<string, number>} */ (new Map()); // user -> seq read, as far as signals told us
   names = /** @type {Map<string, string>} */ (new Map()); // by user
+  agents = /** @type {Set<string>} */ (new Set()); // users: those of whom it was seen that they are
   #typing = /** @type {Map<string, number>} */ (new Map()); // user -> lapses at, ms
+  #doing = /** @type {Map<string, Doing & { until: number }>} */ (new Map()); // by user and seq
   // By seq: a message not in `messages` that a reply refers to; null while it is asked for.
   #quoted = /** @type {Map<number, Message | null>} */ (new Map());
   // Changes since a history was asked for: its answer may be older than they are.
   #edits = /** @type {Change[] | null} */ (null);
   #waiting = 0; // histories asked for
 
+  /**
+   * `last`: so many events are asked for at first; `after`: or those after this one. `gap`: where more were missed than so
+   * many, it begins with the newest again.
+   * @param {string} name @param {{ last?: number, after?: { seq: number, epoch: string }, gap?: number }} options
+   */
+  constructor(name, { last = RECENT, after, gap = GAP } = {}) {
+    super(name);
+    this.last = last;
+    this.gap = gap;
+    if (!after) return;
+    this.cursor = after.seq;
+    this.epoch = after.epoch;
+    this.oldest = after.seq + 1;
+    this.more = after.seq > 0;
+  }
+
   /** The fields of the `join` that brings us up to date. @returns {JoinFrom} */
   get joinFrom() {
-    return this.cursor === null ? { last: RECENT } : { after: this.cursor };
+    return this.cursor === null ? { last: this.last } : { after: this.cursor };
   }
 
   /**
@@ -62,7 +85,7 @@ export class Room extends Log {
     this.problem = null;
     if (from.after !== undefined) {
       const foreign = this.foreign(frame, from.after);
-      if (foreign || frame.head - frame.cursor > GAP) {
+      if (foreign || frame.head - frame.cursor > this.gap) {
         this.#forget(foreign);
         return false;
       }
@@ -78,6 +101,7 @@ export class Room extends Log {
 
   /** @param {boolean} foreign */
   #forget(foreign) {
+    if (this.cursor !== null) this.resets++;
     this.messages = [];
     this.cursor = null;
     this.more = false;
@@ -95,6 +119,7 @@ export class Room extends Log {
     if (counted !== "new") return counted;
     if (event.type === "message") {
       this.named(event.user, event.name);
+      if (event.agent) this.agents.add(event.user);
       this.#typing.delete(event.user);
       this.messages.push(message(event));
       if (event.user === me && !event.streaming) this.read = Math.max(this.read, event.seq); // as the server does: one's own words are read
@@ -123,6 +148,8 @@ export class Room extends Log {
       else if (event.crc !== undefined && target.streaming) target.end = { length: event.length, crc: event.crc };
       target.streaming = false;
       target.reason = event.reason;
+      target.meta = event.meta ?? target.meta;
+      target.steps.clear();
     }
     if (event.type === "deleted" || ("deleted" in event && event.deleted)) {
       target.deleted = true;
@@ -189,8 +216,9 @@ export class Room extends Log {
       else if (!frame) this.#quoted.delete(quoted);
     } else if (frame && before === this.oldest) { // else the page no longer fits on what we hold: forgotten, trimmed
       const older = frame.messages.map(message);
-      for (const { seq, user, name } of older) {
+      for (const { seq, user, name, agent } of older) {
         this.#quoted.delete(seq);
+        if (agent) this.agents.add(user);
         if (!this.names.has(user)) this.names.set(user, name);
       }
       this.messages.unshift(...older);
@@ -227,7 +255,7 @@ export class Room extends Log {
   /** @param {Wire.Typing} frame */
   typing(frame, now = Date.now()) {
     this.named(frame.user, frame.name);
-    if (frame.on) this.#typing.set(frame.user, now + TYPING);
+    if (frame.on) this.#typing.set(frame.user, now + LAPSE);
     else this.#typing.delete(frame.user);
   }
 
@@ -241,6 +269,27 @@ export class Room extends Log {
     return people;
   }
 
+  /** @param {Wire.Status} frame */
+  status({ user, name, seq, text }, now = Date.now()) {
+    this.named(user, name);
+    this.#doing.delete(`${user} ${seq}`);
+    if (text) this.#doing.set(`${user} ${seq}`, { user, name, seq, text, until: now + LAPSE });
+  }
+
+  /** What agents are doing at this moment. @returns {Doing[]} */
+  doing(now = Date.now()) {
+    for (const [key, { until }] of this.#doing) if (until <= now) this.#doing.delete(key);
+    return [...this.#doing.values()].map(({ until: _, ...doing }) => doing);
+  }
+
+  /** Only its author tells what is done for a message. @param {Wire.Step} frame */
+  step({ user, seq, step }) {
+    const target = this.find(seq);
+    if (!target?.streaming || target.user !== user || (target.steps.size >= STEPS && !target.steps.has(step.id))) return;
+    target.steps.set(step.id, step);
+    target.version++;
+  }
+
   /** Those who were seen here, who spoke last first. @param {string} [me] */
   people(me) {
     const users = new Set([...this.messages.map(({ user }) => user).reverse(), ...this.names.keys()]);
@@ -249,13 +298,14 @@ export class Room extends Log {
 
   /** A user by the name last seen. @param {string} user */
   person(user) {
-    return { user, name: this.names.get(user) ?? user };
+    return { user, name: this.names.get(user) ?? user, agent: this.agents.has(user) };
   }
 
   /** Nobody can be known to type after a pause of ours. */
   left() {
     super.left();
     this.#typing.clear();
+    this.#doing.clear();
   }
 
   /** @param {Wire.Read} frame @param {string} [me] */
@@ -309,5 +359,6 @@ function message(data) {
     grown: 0,
     reason: null,
     end: null,
+    steps: new Map(),
   };
 }

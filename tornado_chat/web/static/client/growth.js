@@ -14,6 +14,8 @@ const AT_ONCE = 4; // messages that are looked at: the newest
 
 export class Growth {
   #known = /** @type {WeakMap<Message, Known>} */ (new WeakMap());
+  #timers = /** @type {Set<number>} */ (new Set());
+  #closed = false;
 
   /**
    * `fetch` asks for the text from a place on, `grown`: look again at a message. `rooms` gives those that are open;
@@ -26,7 +28,13 @@ export class Growth {
   constructor(on) {
     this.on = on;
     for (const room of on.rooms()) this.look(room);
-    setInterval(() => this.#poll(), POLL);
+    this.polling = setInterval(() => this.#poll(), POLL);
+  }
+
+  close() {
+    this.#closed = true;
+    clearInterval(this.polling);
+    for (const timer of this.#timers) clearTimeout(timer);
   }
 
   #poll() {
@@ -126,11 +134,14 @@ export class Growth {
 
   /** No other chunk may come for long. @param {Room} room @param {Message} message */
   #later(room, message) {
-    setTimeout(() => {
+    if (this.#closed) return;
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
       if (![...this.on.rooms()].includes(room) || room.find(message.seq) !== message) return;
       if (message.end) this.end(room, message);
       else if (message.streaming) this.#ask(room, message);
     }, POLL);
+    this.#timers.add(timer);
   }
 }
 

@@ -4,7 +4,7 @@
 // that is welcomed is ours. On a lower one, the higher ones are tried again now and then, beside the one that runs. Whoever
 // listens drops by `seq` what two of them bring, so that a change loses and doubles nothing.
 
-import { KINDS, Network } from "./network.js";
+import { Network } from "./network.js";
 import { Refusal, Requests } from "./requests.js";
 import { backoff } from "./retry.js";
 import { WebSocketTransport } from "./websocket.js";
@@ -20,9 +20,10 @@ const FLOODED = 10_000; // ms: at least this long away after 1008
 const REFUSED = 10_000; // ... and after 403
 
 /** @import { Commands } from "./commands.js" */
+/** @import { Credentials } from "./credentials.js" */
 /** @import { Holders } from "./holders.js" */
 /** @import { Kind } from "./network.js" */
-/** @import { Credentials, Slot } from "./store.js" */
+/** @import { Slot } from "./slot.js" */
 
 /**
  * `until` is in ms since 1970, `why` a sentence; `refused`: perhaps for who we are. `crowded`: other tabs have the streams.
@@ -79,16 +80,22 @@ export class Connection {
   #asked = false; // the server named the time of the next attempt: only a person may hasten it
   #timer = 0; // the next attempt
   #step = 0; // the next of #left
+  #loading = 0; // the lower ones
   #rise = 0;
   #renewal = 0;
 
   /**
-   * `base` is the page's address; `memory` keeps the transport that worked, `shared` is that of all tabs.
-   * @param {{ base: URL, credentials: Credentials, memory: Slot, shared: Slot, on: Callbacks }} parts
+   * `base` is the address of the server's page; `memory` keeps the transport that worked, `shared` is that of all tabs;
+   * `kinds`: the transports that may be used, from the best one down; `WebSocket`: where the platform has none of its own.
+   * @param {{
+   *   base: URL, credentials: Credentials, memory: Slot, shared: Slot, kinds?: readonly Kind[],
+   *   WebSocket?: new (url: string, protocols?: string[]) => WebSocket, on: Callbacks,
+   * }} parts
    */
-  constructor({ base, credentials, memory, shared, on }) {
+  constructor({ base, credentials, memory, shared, kinds, WebSocket = globalThis.WebSocket, on }) {
     this.credentials = credentials;
-    this.network = new Network(memory);
+    this.network = new Network(memory, kinds);
+    this.WebSocket = WebSocket;
     this.shared = shared;
     this.on = on;
     this.requests = new Requests({ base, credentials });
@@ -123,6 +130,14 @@ export class Connection {
     this.#drop(1006);
     this.#become({ name: "connecting" });
     this.#try(this.network.kinds);
+  }
+
+  /** Come to an end, and back only by `connect`. */
+  close() {
+    clearTimeout(this.#loading);
+    this.#loading = 0;
+    this.#drop(1000);
+    this.#become({ name: "idle" });
   }
 
   /**
@@ -170,7 +185,7 @@ export class Connection {
       ended: (end) => this.#ended(candidate, end),
       renew: () => candidate === this.#current && this.#renew(),
     };
-    if (kind === "websocket") candidate.transport = new WebSocketTransport({ requests: this.requests, on });
+    if (kind === "websocket") candidate.transport = new WebSocketTransport({ WebSocket: this.WebSocket, requests: this.requests, on });
     else this.#begin(kind, candidate, on);
   }
 
@@ -181,7 +196,7 @@ export class Connection {
     if (!this.#tried.includes(candidate)) return;
     if (!lower) return this.#ended(candidate, { code: 0 });
     const { requests } = this;
-    this.holders ??= new lower.Holders(this.shared);
+    this.holders ??= new lower.Holders(this.shared, requests.base);
     this.commands ??= new lower.Commands({
       requests,
       on: { frame: (frame) => this.on.frame(frame), ended: (end) => this.#unheard(end) },
@@ -232,7 +247,7 @@ export class Connection {
     if (before?.transport.kind !== kind) this.network.took(this.#borne(kind));
     this.credentials.welcomed(frame.token ?? null);
     this.#become({ name: "open", kind, crowded: this.#crowded });
-    if (kind === "websocket") setTimeout(() => import("./lower.js").catch(() => null), LOADING);
+    if (kind === "websocket") this.#loading ||= setTimeout(() => import("./lower.js").catch(() => null), LOADING);
     if (before) this.on.moved();
     else this.on.welcome(frame);
   }
@@ -255,9 +270,10 @@ export class Connection {
 
   #upward() {
     const kind = this.#current?.transport.kind;
-    if (!kind || kind === KINDS[0]) return;
+    const above = kind ? this.network.above(kind) : [];
+    if (!above.length) return;
     if (this.#renewal || this.#tried.length) this.#plan(SOON); // a room waits for it
-    else this.#try(KINDS.slice(0, KINDS.indexOf(kind)));
+    else this.#try(above);
   }
 
   /** @param {Candidate} candidate @param {End} end */
@@ -338,7 +354,7 @@ export class Connection {
     if (lasted > (silent ? OLD : STABLE)) this.#faults = 0;
     else if (silent) this.#faults += FAULTS / 2;
     else if (code === 1006) this.#faults += 1;
-    const lower = KINDS[KINDS.indexOf(kind) + 1];
+    const lower = this.network.below(kind);
     if (!lower || (this.#faults < FAULTS && (proven || !silent))) return;
     this.#faults = 0;
     this.network.remember(lower);

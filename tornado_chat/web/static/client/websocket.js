@@ -4,6 +4,7 @@ import { closeAsks } from "./retry.js";
 
 const SUBPROTOCOL = "chat.v1.json";
 const PONG_LIMIT = 10_000; // ms
+const OPEN = 1;
 const USUAL = 25; // s between heartbeats, where the server has none
 
 /** @import { Events } from "./connection.js" */
@@ -18,8 +19,8 @@ export class WebSocketTransport {
   #watch = 0;
   #pong = 0;
 
-  /** @param {{ requests: Requests, on: Events }} parts */
-  constructor({ requests: { base, credentials }, on }) {
+  /** @param {{ WebSocket: new (url: string, protocols?: string[]) => globalThis.WebSocket, requests: Requests, on: Events }} parts */
+  constructor({ WebSocket, requests: { base, credentials }, on }) {
     this.on = on;
     const url = new URL("ws", base);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
@@ -29,12 +30,13 @@ export class WebSocketTransport {
     if (credentials.token) protocols.push(`bearer.${credentials.token}`);
     this.#socket = new WebSocket(url.href, protocols);
     this.#socket.onmessage = (event) => this.#message(JSON.parse(event.data));
+    this.#socket.onerror = () => {}; // a close follows; some implementations throw what nobody listens to
     this.#socket.onclose = ({ code, reason }) => this.#end(this.#welcomed ? code : 0, reason);
   }
 
   /** @param {Wire.Command} command */
   send(command) {
-    if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(command));
+    if (this.#socket.readyState === OPEN) this.#socket.send(JSON.stringify(command));
   }
 
   /** Browsers hide ping frames, so the page asks by itself whether anyone is there. */

@@ -1,9 +1,10 @@
 // Requests to the server: who we say we are, and what a refusal says.
 
+import { report } from "./faults.js";
 import { headerAsks } from "./retry.js";
 
 /** @import { End } from "./connection.js" */
-/** @import { Credentials } from "./store.js" */
+/** @import { Credentials } from "./credentials.js" */
 
 /** An answer other than 200, or none (`status` 0). `error` is there where our server said it, not something between. */
 export class Refusal extends Error {
@@ -19,7 +20,7 @@ export class Refusal extends Error {
 /** How a transport ended by what was thrown. @param {unknown} error @returns {End} */
 export function endedBy(error) {
   if (!(error instanceof Refusal)) {
-    reportError(error); // ours
+    report(error);
     return { code: 1006 };
   }
   return { code: error.status, wait: error.wait, why: error.error?.message };

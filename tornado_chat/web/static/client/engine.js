@@ -11,38 +11,41 @@ const TYPING_EVERY = 3_000;
 const READ_EVERY = 500;
 const PRESENT_EVERY = 10_000;
 const STALE = 1_000; // ms until our own log is asked for its state again
+const SIGNALS = new Set(["typing", "status", "step", "read"]);
 const EVENT_FIELDS = ["seq", "user", "ts"]; // docs/protocol.md: every event has them, and nothing else has all three
 
 /** @import { Callbacks, Connection } from "./connection.js" */
 /** @import { Item } from "./outbox.js" */
 /** @import { Growth } from "./growth.js" */
 /** @import { Message } from "./room.js" */
-/** @import { Slot } from "./store.js" */
+/** @import { Slot } from "./slot.js" */
 
 /** @typedef {{ user: string, name: string, guest: boolean, moderator: boolean }} Me */
 /**
  * `changed`: look again at the room, or (null) at all; `grown`: at a message whose text grows or has ended.
- * `told`: an event came in our own log.
+ * `told`: an event came in our own log. `signal`: one came from a room. `done`: as in sending.js.
  * @typedef {{
  *   changed: (room: Room | null, event?: Wire.RoomEvent) => void, grown: (room: Room, message: Message) => void, told: (event: Wire.OwnEvent) => void,
- *   notice: (text: string) => void,
+ *   notice: (text: string) => void, signal?: (room: Room, frame: Wire.Signal) => void,
+ *   done?: (item: Item, outcome: number | Wire.Failure | null) => void,
  * }} On
  */
 /** @typedef {Wire.Joined | Wire.History | Wire.Presence | Wire.Grown | Wire.Failure | null} Answer The last: the connection was lost. */
 
-export class Chat {
+export class Engine {
   rooms = /** @type {Map<string, Room>} */ (new Map());
   own = new OwnLog();
   me = /** @type {Me | null} */ (null);
   limits = /** @type {Wire.Limits} */ ({ text_chars: 8000, frame_bytes: 65536 });
   // By id: the joins and histories of this connection.
-  #requests = /** @type {Map<string, { type: string, room: Room | OwnLog, answer: (frame: Answer) => void, timer: number }>} */ (new Map());
+  #requests = /** @type {Map<string, { type: string, room: Room | OwnLog | null, answer: (frame: Answer) => void, timer: number }>} */ (new Map());
   #typingSent = 0;
   #unsaid = /** @type {Set<Room>} */ (new Set()); // rooms whose read mark the server does not know
   #saying = 0;
   #stale = 0;
   #growth = /** @type {Growth | null} */ (null);
   #growing = 0; // ms since 1970: when it was last tried to load it
+  #closed = false;
 
   /**
    * `connect` makes the connection, not connected yet, from the callbacks for what comes of it.
@@ -56,12 +59,13 @@ export class Chat {
       place: (item) => (isFollowing(item) ? this.own : this.rooms.get(item.command.room)),
       changed: (item) => on.changed(this.rooms.get(item.command.room) ?? null),
       notice: on.notice,
+      done: on.done,
     });
     this.connection = connect({
       welcome: (frame) => this.#welcome(frame),
       frame: (frame) => this.#frame(frame),
       moved: () => this.#moved(),
-      closed: (code) => this.#closed(code),
+      closed: (code) => this.#lost(code),
       joins: () => this.#logs.map((log) => ({ room: log.name, ...log.joinFrom })),
     });
     for (const item of this.sending.outbox.items) if (isFollowing(item)) this.own.queued(item);
@@ -72,11 +76,24 @@ export class Chat {
     return [...this.rooms.values(), this.own];
   }
 
-  /** The room of that name; it is joined as soon as there is a connection, and stays so. @param {string} name */
-  enter(name) {
+  /** For good. What is not acknowledged stays in the store. */
+  close() {
+    this.#say();
+    this.#closed = true;
+    this.connection.close();
+    clearTimeout(this.#saying);
+    clearTimeout(this.#stale);
+    this.#growth?.close();
+  }
+
+  /**
+   * The room of that name; it is joined as soon as there is a connection, and stays so. `options`: see Room.
+   * @param {string} name @param {ConstructorParameters<typeof Room>[1]} [options]
+   */
+  enter(name, options) {
     let room = this.rooms.get(name);
     if (!room) {
-      room = new Room(name);
+      room = new Room(name, options);
       this.rooms.set(name, room);
       for (const item of this.sending.outbox.items) if (item.command.room === name && !isFollowing(item)) room.queued(item);
     }
@@ -208,6 +225,14 @@ export class Chat {
     return { user, name: user };
   }
 
+  /** The last messages of a room that one need not be in; none, if one may not see it; null if the connection was lost. @param {string} name @returns {Promise<Wire.Past[] | null>} */
+  last(name, limit = PAGE) {
+    if (!this.connection.live) return Promise.resolve(null);
+    return new Promise((resolve) => {
+      this.#request(null, { type: "history", room: name, limit }, (frame) => resolve(frame?.type === "history" ? frame.messages : frame && []));
+    });
+  }
+
   /** One message that a reply refers to, once. @param {Room} room @param {number} seq */
   quoted(room, seq) {
     if (this.connection.live && room.synced && room.wants(seq)) {
@@ -239,7 +264,7 @@ export class Chat {
     if (Date.now() - this.#growing < STALE) return;
     this.#growing = Date.now();
     const loaded = await import("./growth.js").catch(() => null);
-    if (!loaded || this.#growth) return;
+    if (!loaded || this.#growth || this.#closed) return;
     this.#growth = new loaded.Growth({
       rooms: () => this.rooms.values(),
       polls: () => this.connection.state.name === "open" && this.connection.state.kind === "poll",
@@ -255,7 +280,8 @@ export class Chat {
 
   /**
    * `answer` gets the reply, an error (silence is one too), or null when the connection is lost.
-   * @param {Room | OwnLog} room @param {Wire.Join | Wire.GetHistory | Wire.GetPresence | Wire.Fetch} frame @param {(frame: Answer) => void} answer
+   * It is of no use where `room`, which it is about, was left meanwhile.
+   * @param {Room | OwnLog | null} room @param {Wire.Join | Wire.GetHistory | Wire.GetPresence | Wire.Fetch} frame @param {(frame: Answer) => void} answer
    */
   #request(room, frame, answer) {
     const id = newId();
@@ -272,6 +298,7 @@ export class Chat {
     clearTimeout(room.again);
     const from = room.joinFrom;
     room.joining = true;
+    room.refused = false;
     if (!going) room.member = room.synced = false; // what comes before `joined` belongs to an earlier join
     this.#request(room, { type: "join", room: room.name, ...from }, (frame) => {
       room.joining = false;
@@ -301,7 +328,8 @@ export class Chat {
   #unjoined(room, error) {
     room.member = room.synced = false;
     room.problem = error.message;
-    if (ONCE_MORE.has(error.code)) room.again = setTimeout(() => this.#join(room), this.sending.pause(error));
+    room.refused = !ONCE_MORE.has(error.code);
+    if (!room.refused) room.again = setTimeout(() => this.#join(room), this.sending.pause(error));
   }
 
   /** @param {Wire.Welcome} frame */
@@ -326,7 +354,7 @@ export class Chat {
   }
 
   /** @param {number} code */
-  #closed(code) {
+  #lost(code) {
     this.sending.end(code);
     const requests = [...this.#requests.values()];
     this.#requests.clear();
@@ -353,6 +381,7 @@ export class Chat {
       else this.#ownEvent(/** @type {Wire.OwnEvent} */ (frame));
       return;
     }
+    if (room && SIGNALS.has(frame.type)) this.on.signal?.(room, /** @type {Wire.Signal} */ (frame));
     switch (frame.type) {
       case "ack":
         this.sending.acked(frame);
@@ -382,6 +411,12 @@ export class Chat {
         return;
       case "typing":
         room?.typing(frame);
+        break;
+      case "status":
+        room?.status(frame);
+        break;
+      case "step":
+        room?.step(frame);
         break;
       case "read":
         room?.readBy(frame, this.me?.user);
@@ -433,7 +468,7 @@ export class Chat {
     if (!request) return false;
     this.#requests.delete(id);
     clearTimeout(request.timer);
-    if (this.#logs.includes(request.room)) request.answer(frame);
+    if (!request.room || this.#logs.includes(request.room)) request.answer(frame);
     return true;
   }
 

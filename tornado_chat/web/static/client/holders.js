@@ -7,17 +7,18 @@ const MOST = 4; // the other two are for what passes: commands, short polls, fil
 const LEASE = 90_000; // ms: a tab in the background may run once a minute
 const RENEWAL = 30_000;
 
-/** @import { Slot } from "./store.js" */
+/** @import { Slot } from "./slot.js" */
 
 export class Holders {
   #id = newId();
   #timer = 0;
-  #shared = /^h[23]/.test(protocol()); // HTTP/2 and 3 have one connection for all requests
+  #shared; // HTTP/2 and 3 have one connection for all requests
+  #hidden = () => this.release();
 
-  /** `store` is that of all tabs. @param {Slot} store */
-  constructor(store) {
+  /** `store` is that of all tabs, `base` the server's address. @param {Slot} store @param {URL} base */
+  constructor(store, base) {
     this.store = store;
-    addEventListener("pagehide", () => this.release());
+    this.#shared = /^h[23]/.test(protocol(base));
   }
 
   /** Whether this tab may hold requests open; if so, others see it until `release`. */
@@ -26,12 +27,14 @@ export class Holders {
     const others = this.#others();
     if (Object.keys(others).length >= MOST) return false;
     this.store.set("holders", { ...others, [this.#id]: Date.now() + LEASE });
+    if (!this.#timer) globalThis.addEventListener?.("pagehide", this.#hidden);
     this.#timer ||= setInterval(() => this.take(), RENEWAL);
     return true;
   }
 
   release() {
     if (!this.#timer) return;
+    globalThis.removeEventListener?.("pagehide", this.#hidden);
     clearInterval(this.#timer);
     this.#timer = 0;
     this.store.set("holders", this.#others());
@@ -44,7 +47,8 @@ export class Holders {
   }
 }
 
-function protocol() {
-  const [entry] = performance.getEntriesByType("navigation");
-  return entry instanceof PerformanceNavigationTiming ? entry.nextHopProtocol : "";
+/** By which a page of the server's own came; of another server nothing is known. @param {URL} base */
+function protocol(base) {
+  const [entry] = /** @type {PerformanceNavigationTiming[]} */ (performance.getEntriesByType("navigation"));
+  return entry?.name.startsWith(`${base.origin}/`) ? entry.nextHopProtocol : "";
 }

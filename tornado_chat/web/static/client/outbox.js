@@ -6,7 +6,7 @@ export function newId() {
   return `${Date.now().toString(16)}-${Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
-/** @import { Slot } from "./store.js" */
+/** @import { Slot } from "./slot.js" */
 
 /** @typedef {Wire.Send | Wire.Edit | Wire.Delete | Wire.React | Wire.Stop | Wire.Follow | Wire.Unfollow | Wire.Invite} Publishing */
 

@@ -82,7 +82,9 @@ def test_what_is_right() -> None:
     log.edit(three, "k5")
     log.end(reply, "stopped", told("k4")[:1])
     log.end(log.begin(three, 2), "done", told("k5"))
-    log.tell("deleted", target=log.ask("k6"), user="ann")
+    four = log.ask("k6")
+    log.tell("deleted", target=four, user="ann")
+    log.end(log.begin(four), "stopped", "")  # by who had not heard of that
     assert log.answers.waiting() is None
     assert log.audit() == []
 

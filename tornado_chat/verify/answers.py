@@ -54,9 +54,12 @@ class Question:
         return self.deleted_by > 0
 
     def changed_after(self, seq: int) -> float:
-        """When it was first asked again, or deleted, after the event `seq`; infinite if it was not."""
+        """When it was first asked again after the event `seq`, or deleted; infinite if it was not.
+
+        Deleted before it, too: a process may begin the reply before it has heard of that.
+        """
         again = (asking.at for asking in self.askings if asking.seq > seq)
-        return min(next(again, math.inf), self.deleted_at if self.deleted_by > seq else math.inf)
+        return min(next(again, math.inf), self.deleted_at)
 
     def last_replies(self) -> list[Reply]:
         """The attempts that began after it was asked last."""

@@ -55,7 +55,8 @@ class Reading:
             place = room, seq
             if place in self._have:
                 self._take(place, growth, gen, offset, text)
-                if offset > self._have[place] and place not in self._fetching:
+                lacks = offset > self._have[place] and gen >= self._gens.get(place, 1)
+                if lacks and place not in self._fetching:
                     self._device.ledger.counts["gaps"] += 1
                     self._ask(place)
 

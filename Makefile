@@ -18,7 +18,7 @@ run: .venv/installed
 
 test:
 	PYTHON="$(PYTHON)" sh tests/support/setup.sh
-	$(MAKE) --no-print-directory .venv/installed-tests
+	$(MAKE) --no-print-directory .venv/installed-tests .venv/installed-chainlit
 	$(MAKE) --no-print-directory lint
 	$(PYTEST)
 	TORNADO_CHAT_PURE=1 $(PYTEST) $(WITHOUT_EXTENSION)
@@ -50,4 +50,10 @@ clean:
 
 .venv/installed-tests: .venv/installed
 	$(PIP) install --editable '.[test]'
+	touch $@
+
+# It pins what other tests need otherwise, and brings a hundred packages.
+.venv/installed-chainlit: .venv/installed
+	$(BIN)/python -m venv .venv/chainlit
+	.venv/chainlit/bin/python -m pip --quiet --disable-pip-version-check install --editable . 'chainlit>=2.12,<3'
 	touch $@

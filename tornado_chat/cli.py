@@ -1,4 +1,4 @@
-"""The command `tornado-chat`: serve, agent, token, revoke, tail, send, verify, migrate, copy-log, new-epoch.
+"""The command `tornado-chat`: serve, agent, webhook, token, revoke, tail, send, verify, migrate, copy-log ...
 
 Exit codes: 0; 1 for a failure; 2 for wrong usage or a wrong setting; 130 after Ctrl-C. Errors are one line on stderr.
 """
@@ -128,6 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     agent.add_argument("--reload", action="store_true", help="start it anew when a file beside its module has changed")
     config.add_flags(agent, ("database", "secret_file", "log_format", "log_level"))
 
+    _add_webhook_commands(commands)
+
     token = command("token", _token, "mint a token for a user, signed with the server's key, and print it")
     token.add_argument("--user", required=True, metavar="ID", help="user id, 1 to 64 printable characters")
     token.add_argument("--name", help="name that others see (default: the user id)")
@@ -217,6 +219,72 @@ def _parser() -> argparse.ArgumentParser:
     )
     config.add_flags(epoch, ("database",))
     return parser
+
+
+def _add_webhook_commands(commands: Any) -> None:
+    webhook = commands.add_parser(
+        "webhook",
+        help="tell other programs of events, by signed HTTP requests (docs/webhooks.md)",
+        description="Tell other programs of events, by signed HTTP requests.",
+    )
+    actions = webhook.add_subparsers(metavar="ACTION", required=True)
+
+    def action(name: str, help: str, *, of_one: bool = True) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = actions.add_parser(
+            name, help=help, description=help[0].upper() + help[1:] + "."
+        )
+        made.set_defaults(run=_webhook, action=name)
+        if of_one:
+            made.add_argument("id", type=_webhook_id, metavar="ID", help="its number, as list shows it")
+        return made
+
+    add = action("add", "tell URL of events from now on; prints the secret that signs them, this once", of_one=False)
+    add.add_argument("url", metavar="URL", help="where to POST to, such as https://example.org/chat-events")
+    add.add_argument(
+        "--rooms",
+        action="append",
+        metavar="PATTERN",
+        help="rooms, * for any characters; repeatable, or with commas (default: all)",
+    )
+    add.add_argument(
+        "--events",
+        action="append",
+        metavar="TYPE",
+        help="message, finished (the end of a message that grew), edited, deleted, reacted; repeatable, or with commas "
+        "(default: all)",
+    )
+    show = action("list", "show all, how far they are behind, and which are failing", of_one=False)
+    show.add_argument("--json", action="store_true", help="one JSON array, for programs")
+    remove = action("remove", "tell it nothing more")
+    resume = action("resume", "try again at once, also where it was given up; it goes on where it stopped")
+    resume.add_argument("--skip", action="store_true", help="leave out the events that it refused, one in each room")
+    rotate = action("rotate", "sign with a new secret, and for a day with the one before, too; prints it, this once")
+    deliver = action("deliver", "tell all of them, until stopped; beside a server it does that itself", of_one=False)
+    for parser in (add, show, remove, resume, rotate):
+        config.add_flags(parser, ("database",))
+    config.add_flags(deliver, ("database", "log_format", "log_level"))
+
+
+def _webhook(args: argparse.Namespace) -> int:
+    from tornado_chat import webhook_command
+
+    actions = {
+        "add": webhook_command.add,
+        "list": webhook_command.show,
+        "remove": webhook_command.remove,
+        "resume": webhook_command.resume,
+        "rotate": webhook_command.rotate,
+        "deliver": webhook_command.deliver,
+    }
+    return actions[args.action](args)
+
+
+def _webhook_id(raw: str) -> int:
+    try:
+        value: int = config.integer(1, 10**9)(raw)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return value
 
 
 def _add_client_flags(parser: argparse.ArgumentParser) -> None:

@@ -34,12 +34,12 @@ from tornado_chat.live.publisher import Publisher
 from tornado_chat.live.revocations import POLL_SECONDS as REVOCATIONS_POLL_SECONDS
 from tornado_chat.live.session import Session
 from tornado_chat.live.socket_line import Lines
-from tornado_chat.log import Log
+from tornado_chat.log import Deliveries, Log
 from tornado_chat.log.opening import open_log
 from tornado_chat.log.serving import serving
 from tornado_chat.metrics import Metrics
 from tornado_chat.processes import listeners
-from tornado_chat.processes.children import Children, agents_of
+from tornado_chat.processes.children import Children, WebhooksProcess, agents_of
 from tornado_chat.processes.control import RECONNECTS_A_SECOND, Parent, Pipe, Place, spread
 from tornado_chat.processes.listeners import Listeners
 from tornado_chat.processes.systemd import Systemd
@@ -117,6 +117,9 @@ class Server:
         )
         self.draining = False
         self.log_answers = True
+        self.deliveries = Deliveries(0, 0, 0)
+        self.tells_deliveries = True  # one of several workers does
+        self.want_webhooks: Callable[[], None] = lambda: None  # there are some
         self.lag = 0.0
         self.context = Context(self.hub, self.publisher, self.limits, self.lines, settings)
         self.askings = Askings(self.context)
@@ -188,7 +191,19 @@ class Server:
             "Characters here of messages that grow in other processes.",
             lambda: hub.elsewhere.chars,
         )
+        metrics.gauge("webhooks", "Endpoints of webhooks.", lambda: self._told(self.deliveries.endpoints))
+        metrics.gauge(
+            "webhooks_failing", "Endpoints that take nothing for now.", lambda: self._told(self.deliveries.failing)
+        )
+        metrics.gauge(
+            "webhooks_given_up",
+            "Endpoints that were given up, or a room of theirs.",
+            lambda: self._told(self.deliveries.given_up),
+        )
         metrics.gauge("publish_queue", "Entries that are not committed yet.", lambda: self.publisher.queued)
+
+    def _told(self, count: int) -> int:
+        return count if self.tells_deliveries else 0
 
     def _tell_user(self, user: str, told: replies.Stop) -> None:
         for line in list(self.lines.open):
@@ -220,6 +235,7 @@ class Server:
         checks = {
             "broker": self.settings.redis and not self.hub.broker.available,
             "history": self._log_behind(("histories",)),
+            "webhooks": self.deliveries.given_up > 0,
         }
         return [name for name, fails in checks.items() if fails]
 
@@ -302,6 +318,9 @@ class Server:
                     await self.log.probe()
                     self.publisher.failing = False
                 await self.hub.poll()
+                self.deliveries = await self.log.deliveries()
+                if self.deliveries.endpoints:
+                    self.want_webhooks()
             except LogUnavailable as error:
                 if self.log_answers:
                     logger.warning("log does not answer reason=%s", error)
@@ -452,12 +471,14 @@ async def _serve(settings: Settings, place: Place | None, secret: bytes, log: Lo
         print(f"listening on {address}", flush=True)
         agents = agents_of(settings, address)
         agents.start()
-        await _run_alone(server, told, agents)
+        webhooks = WebhooksProcess(settings)
+        server.want_webhooks = webhooks.want
+        await _run_alone(server, told, agents, webhooks)
     else:
         await _run_in_place(server, told, place)
 
 
-async def _run_alone(server: Server, told: asyncio.Event, agents: Children) -> None:
+async def _run_alone(server: Server, told: asyncio.Event, agents: Children, webhooks: WebhooksProcess) -> None:
     systemd = Systemd(os.environ, os.getpid())
     systemd.ready("serving")
     server.hub.tasks.spawn(_feed_watchdog(systemd))
@@ -465,7 +486,7 @@ async def _run_alone(server: Server, told: asyncio.Event, agents: Children) -> N
         await told.wait()
         systemd.stopping()
     finally:
-        await agents.stop()
+        await asyncio.gather(agents.stop(), webhooks.stop())
     _leave_in_time(server)
     await server.stop()
     logger.info("stopped")
@@ -478,6 +499,7 @@ async def _feed_watchdog(systemd: Systemd) -> None:
 
 
 async def _run_in_place(server: Server, told: asyncio.Event, place: Place) -> None:
+    server.tells_deliveries = place.number == 1
     parent = Parent(await Pipe.open(place.socket), server, server.settings.workers)
     parent.start()
     server.loop.add_signal_handler(signal.SIGTERM, parent.leave)

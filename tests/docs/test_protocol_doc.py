@@ -29,6 +29,7 @@ from tornado_chat.metrics import Metrics
 from tornado_chat.web import commands, poll, stream
 from tornado_chat.web.app import Front
 from tornado_chat.web.exchange import MAX_BODY_BYTES
+from tornado_chat.web.fragments import LAST
 from tornado_chat.web.gate import PATH, Gate
 from tornado_chat.web.refusals import STATUS
 from tornado_chat.web.sessions import MAX_COOKIE_BYTES
@@ -37,9 +38,10 @@ from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import COMMANDS, COMMANDS_MAX, HISTORY_DEFAULT, SEQ_MAX, describe, parse
 from tornado_chat.wire.encodings import SUBPROTOCOLS
 from tornado_chat.wire.events import OWN_TYPES
+from tornado_chat.wire.fragments import CLEAR, HTML
 from tornado_chat.wire.handshake import check
 from tornado_chat.wire.refusals import RequestError
-from tornado_chat.wire.replies import REPLIES
+from tornado_chat.wire.replies import REPLIES, Appended, Closing
 
 DOC = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 TEXT_CHARS = 8_000
@@ -125,6 +127,20 @@ def test_the_addresses() -> None:
 def test_the_addresses_of_streams() -> None:
     asked = [re.findall(r"`(GET|POST) ([^?` ]+)", row[0])[0] for row in table("## Streams")]
     assert asked == [(endpoint.method, endpoint.path) for endpoint in stream.endpoints()]
+
+
+def test_the_fragments() -> None:
+    about = {"target": 41, "user": "ann", "ts": 1}
+    made = [
+        HTML.encode({"type": "message", "seq": 41, "user": "ann", "name": "Ann", "text": "x", "ts": 1}),
+        HTML.encode({"type": "edited", "seq": 42, "text": "y", **about}),
+        HTML.encode(Appended(room="r", chunks=[(41, 1, 5, "more")])),
+        CLEAR,
+        HTML.encode(Closing(code=4001, reason="token expired")),
+    ]
+    told = [re.findall(r"`(.*?)>?`", row[1]) for row in table("### Fragments of HTML")]
+    assert all(part in found.decode() for parts, found in zip(told, made, strict=True) for part in parts), told
+    assert f"`?last=` ({LAST} without it)" in DOC
 
 
 def test_pages_and_polls() -> None:

@@ -20,6 +20,7 @@ import pytest
 from tests.support.browsers import Browser, Tab, chromium, firefox, webkit
 from tests.support.chat import eventually
 from tests.support.nginx_site import Site
+from tests.support.node import packages
 from tests.support.proxies import Proxy as OtherProxy
 from tests.support.proxies import caddy, haproxy, varnish
 from tests.support.servers import UNLIMITED, Server
@@ -230,14 +231,9 @@ def server(tmp_path: Path) -> Server:
 @pytest.fixture(scope="session")
 def node() -> str:
     """Node, with what package.json names."""
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm is None or node is None:
-        pytest.skip("there is no npm here; on Debian: apt-get install nodejs npm")
-    installed = HERE / "node_modules" / "installed"
-    if not installed.exists() or installed.stat().st_mtime < (HERE / "package.json").stat().st_mtime:
-        flags = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
-        subprocess.run([npm, "install", *flags], cwd=HERE, check=True, timeout=100, stdout=subprocess.DEVNULL)
-        installed.touch()
+    packages(HERE)
+    node = shutil.which("node")
+    assert node is not None
     return node
 
 

@@ -23,7 +23,7 @@ from tornado_chat.errors import ConfigError
 from tornado_chat.log import Log
 from tornado_chat.log.copying import PAGE_BYTES, PAGE_ROWS, TABLES, _pages
 from tornado_chat.log.kinds import AGENT
-from tornado_chat.log.opening import open_log
+from tornado_chat.log.opening import open_log, open_webhooks
 from tornado_chat.log.store import Row
 from tornado_chat.log.sweeping import EDITS
 
@@ -78,6 +78,9 @@ async def fill(database: str) -> None:
     await log.revoke("one")
     await log.revoke("two")
     await log.close()
+    webhooks = await open_webhooks(database)
+    await webhooks.add("https://example.org/told", ["*"], ["message"], "whsec_c2VjcmV0")
+    await webhooks.close()
 
 
 async def contents(database: str) -> dict[str, Any]:
@@ -151,6 +154,9 @@ def test_a_copy_is_exact_and_goes_on_as_the_log_would(source: str, database: str
         await log.revoke("later")
         assert [one.jti for one in await log.revocations(last)] == ["later"]
         await log.close()
+        webhooks = await open_webhooks(database)
+        assert await webhooks.add("https://example.org/more", ["*"], ["message"], "whsec_c2VjcmV0") == 2
+        await webhooks.close()
 
     asyncio.run(go_on())
 
@@ -222,6 +228,7 @@ def test_a_log_that_changed_meanwhile_is_found_out(source: str, database: str) -
         ("DELETE FROM reactions WHERE room = 1", "reactions of room"),
         ("UPDATE marks SET seq = seq - 1 WHERE room = 1", "marks of room"),
         ("DELETE FROM revocations WHERE id = 1", "revocations of 1"),
+        ("UPDATE webhook_rooms SET seq = 1 WHERE room = 1", "webhook_rooms of 1"),
         ("UPDATE rooms SET name = 'other' WHERE id = 1", "rooms of room"),
     ],
 )

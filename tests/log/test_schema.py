@@ -134,10 +134,10 @@ def test_processes_that_migrate_an_empty_database_together_make_it_once(database
     lines = together(MIGRATE, database)
     assert sum("was empty" in line for line in lines) == 1
     assert len(sql(database, "SELECT value FROM meta WHERE name = 'epoch'")) == 1
-    assert migrate(database, unheard) == ("0007", "0007")
+    assert migrate(database, unheard) == ("0008", "0008")
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005", "0006"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003", "0004", "0005", "0006", "0007"])
 def test_an_old_database_is_refused_until_it_is_migrated(database: str, revision: str) -> None:
     epoch = asyncio.run(filled(database))
     new = tables(database)
@@ -150,7 +150,7 @@ def test_an_old_database_is_refused_until_it_is_migrated(database: str, revision
     assert "\n" not in line
     assert password_of(database) not in line
     assert tables(database) == before
-    assert migrate(database, unheard) == (revision, "0007")
+    assert migrate(database, unheard) == (revision, "0008")
     assert tables(database) == new
     assert asyncio.run(kept(database)) == epoch
 
@@ -188,7 +188,7 @@ def test_a_database_of_a_newer_version_is_refused(database: str) -> None:
     (line,) = refusals(database)
     assert "revision 9999" in line
     assert "install the version that wrote it" in line
-    sql(database, "UPDATE alembic_version SET version_num = '0007'")
+    sql(database, "UPDATE alembic_version SET version_num = '0008'")
     assert asyncio.run(kept(database)) == epoch
 
 
@@ -219,7 +219,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(database: str, mon
         migrate(database, unheard)
     monkeypatch.undo()
     assert tables(database) == before
-    assert migrate(database, unheard) == ("0001", "0007")
+    assert migrate(database, unheard) == ("0001", "0008")
     assert asyncio.run(kept(database)) == epoch
 
 
@@ -239,11 +239,11 @@ def test_a_migration_does_not_wait_for_ever(postgres_url: str, monkeypatch: pyte
 
     with pytest.raises(LogUnavailable, match="lock timeout"):
         asyncio.run(hold_and_migrate())
-    assert migrate(postgres_url, unheard) == ("0003", "0007")
+    assert migrate(postgres_url, unheard) == ("0003", "0008")
 
 
 def test_the_revisions_of_both_databases_are_the_same() -> None:
-    known = ["0001", "0002", "0003", "0004", "0005", "0006", "0007"]
+    known = ["0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008"]
     assert list(schema.revisions("sqlite")) == list(schema.revisions("postgresql")) == known
 
 

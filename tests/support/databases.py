@@ -61,6 +61,10 @@ def tables(database: str) -> list[tuple[Any, ...]]:
 
 def age(database: str, revision: str = "0001") -> None:
     """Make of a new database what the version of `revision` left; of 0001: the one before Alembic, on SQLite."""
+    sql(database, "DROP TABLE webhooks", "DROP TABLE webhook_rooms")
+    if revision == "0007":
+        sql(database, f"UPDATE alembic_version SET version_num = '{revision}'")
+        return
     if revision == "0006":
         undone = ["ALTER TABLE growing DROP COLUMN former"]
         if not database.startswith("sqlite:"):

@@ -12,7 +12,7 @@ from tornado_chat.live.fanout import NO_KEY, Direct
 from tornado_chat.live.hub import Hub
 from tornado_chat.live.limits import AddressAccount, RoomLimits, TokenBucket
 from tornado_chat.live.member import Member, Memberships
-from tornado_chat.log import Appended, Entry, Revocation, State
+from tornado_chat.log import Appended, Deliveries, Entry, Revocation, State
 from tornado_chat.log.growing import Checkpoint, Grown, Held, Open, Orphan, Part
 from tornado_chat.metrics import Metrics
 from tornado_chat.wire.codec import JSON
@@ -120,6 +120,9 @@ class MemoryLog:
 
     def delays(self) -> dict[str, float]:
         return {}
+
+    async def deliveries(self) -> Deliveries:
+        return Deliveries(0, 0, 0)
 
     async def revocations(self, after: int) -> list[Revocation]:
         return []

@@ -208,6 +208,9 @@ async def test_the_pages_headers(tmp_path: Path) -> None:
         assert page.headers["cache-control"] == "no-cache"
         script = await get(here, "/static/painter.js")
         assert script.headers["content-security-policy"] == "default-src 'none'; script-src 'self'"
+        client = await get(here, "/static/client/index.js", Origin="https://app.example")
+        assert client.headers["access-control-allow-origin"] == "*"
+        assert "access-control-allow-origin" not in script.headers
         again = await get(here, "/", **{"If-None-Match": page.headers["etag"]})
         assert again.status == 304
         assert again.body == b""

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
+from tornado_chat.client.answers import SILENCE_SECONDS, Answer, Answers, Failed, room_for
 from tornado_chat.client.ends import Closed, Refused
 from tornado_chat.client.link import Link, Token
 from tornado_chat.client.outbound import Outbound, new_id
@@ -37,7 +38,7 @@ from tornado_chat.wire.codec import JSON, Codec
 from tornado_chat.wire.commands import StepState, parse
 from tornado_chat.wire.events import Data
 
-__all__ = ["Ack", "Client", "Closed", "Held", "Refused", "Reply", "Stopped"]
+__all__ = ["Ack", "Answer", "Client", "Closed", "Failed", "Held", "Refused", "Reply", "Stopped"]
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,8 @@ class Client:
         self._max_commands = max_commands
         self._outbound = Outbound(self._link, max_commands)
         self._replies = Replies(self._link, self._outbound, codec, self._check, self._in_time)
-        self._rooms = Rooms(self._link, self._outbound, self._replies, max_events)
+        self._answers = Answers(self.stop, lambda room: self._rooms.release(room))
+        self._rooms = Rooms(self._link, self._outbound, self._replies, self._answers, max_events)
         self._task: asyncio.Task[None] | None = None
         self._failure: Exception | None = None  # why it ended
         self._closed = False
@@ -163,6 +165,7 @@ class Client:
             self._failure = failure
         self._outbound.end(self._failure)
         self._rooms.end(self._failure)
+        self._answers.end(self._failure)
         self._replies.end(self._failure)
 
     # What a user may say.
@@ -245,6 +248,44 @@ class Client:
             begin["take_over"] = True
         self._check(begin)
         return Reply(self._replies, begin)
+
+    async def ask(
+        self,
+        agent: str,
+        text: str,
+        *,
+        room: str | None = None,
+        reply_to: int | None = None,
+        meta: Data | None = None,
+        id: str | None = None,
+        silence: float = SILENCE_SECONDS,
+    ) -> Answer:
+        """Ask `agent`, a user id, in `room`, or in a new one, which nobody knows; returns when the question is there:
+
+            answer = await chat.ask("helper", "What is the time?")
+            async for piece in answer:
+                print(piece, end="")
+
+        The answer is followed to its end without the room being joined, and without anybody iterating over the client.
+        `answer.room` is where it is said; ask there again, and the agent knows what was said before.
+        With an `id` of one's own that was asked before, the answer is the one to that, from its first word on: so who
+        was killed while it came has it again. Without a sign of the agent for `silence` seconds it ends as
+        TimeoutError; an agent that comes later answers in the room all the same.
+        """
+        room = room_for(agent) if room is None else room
+        id = new_id() if id is None else id
+        self._check({"type": "send", "room": room, "text": text, "mentions": [agent], "id": id})
+        answer = Answer(self._answers, room, agent, id, silence)
+        self._answers.open(answer)
+        try:
+            await self._in_time(self._rooms.listen(room), f"join {room}")
+            ack = await self.send(room, text, reply_to=reply_to, meta=meta, mentions=[agent], id=id)
+        except BaseException:
+            self._answers.close(answer)
+            raise
+        answer.follow(ack.seq)
+        self._rooms.retell(room, ack.seq - 1)
+        return answer
 
     async def stop(self, room: str, seq: int | None = None) -> None:
         """End a message that grows, or all in `room` that one may stop; returns when that is in the log.

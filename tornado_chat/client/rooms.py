@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 
+from tornado_chat.client.answers import Answers
 from tornado_chat.client.ends import LONGEST_WAIT, Closed
 from tornado_chat.client.link import Link
 from tornado_chat.client.outbound import Outbound, new_id
@@ -27,11 +28,27 @@ EVENT_FIELDS = frozenset({"seq", "user", "ts"})
 class JoinedRoom:
     """A room that is joined, or about to be."""
 
-    __slots__ = ("cursor", "epoch", "failures", "hole", "join_id", "joining", "last", "live", "name", "retold", "timer")
+    __slots__ = (
+        "back",
+        "cursor",
+        "epoch",
+        "failures",
+        "hole",
+        "join_id",
+        "joining",
+        "last",
+        "live",
+        "name",
+        "quiet",
+        "retold",
+        "timer",
+    )
 
-    def __init__(self, name: str, after: int | None, last: int | None, epoch: str | None) -> None:
+    def __init__(self, name: str, after: int | None, last: int | None, epoch: str | None, *, quiet: bool) -> None:
         self.name = name
+        self.quiet = quiet  # it is read for answers alone, and nothing of it comes out
         self.cursor = after  # the last seq held; None until `joined` tells
+        self.back: int | None = None  # the cursor of answers to which more is told again, below the other
         self.epoch = epoch  # of `cursor`
         self.last = last
         self.live = False  # `joined` has come on this connection: events count from here on
@@ -44,8 +61,12 @@ class JoinedRoom:
 
     def join(self) -> Data:
         """What asks for its events."""
-        where = {"after": self.cursor, "last": self.last}
+        where = {"after": self.after, "last": self.last}
         return {"room": self.name, **{key: value for key, value in where.items() if value is not None}}
+
+    @property
+    def after(self) -> int | None:
+        return self.cursor if self.back is None else self.back
 
     def stop_timer(self) -> None:
         if self.timer is not None:
@@ -63,25 +84,61 @@ class JoinedRoom:
 class Rooms:
     """All that are joined, and at most `max_events` items that nobody took; the LinkOwner of a Client."""
 
-    def __init__(self, link: Link, outbound: Outbound, replies: Replies, max_events: int) -> None:
+    def __init__(self, link: Link, outbound: Outbound, replies: Replies, answers: Answers, max_events: int) -> None:
         self.welcome: Data = {}
         self.joined: dict[str, JoinedRoom] = {}
         self.inbox: deque[Data] = deque()
         self._link = link
         self._outbound = outbound
         self._replies = replies
+        self._answers = answers
         self._max_events = max_events
         self._texts = Texts()
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
 
-    def join(self, name: str, after: int | None, last: int | None, epoch: str | None) -> asyncio.Future[Data]:
+    def join(
+        self, name: str, after: int | None, last: int | None, epoch: str | None, *, quiet: bool = False
+    ) -> asyncio.Future[Data]:
         """See Client.join; the future gets `joined`."""
-        room = JoinedRoom(name, after, last, epoch)
+        room = JoinedRoom(name, after, last, epoch, quiet=quiet)
         self._drop(name, ChatError(ErrorCode.BAD_REQUEST, f"another join of {name} took the place of this one"))
         self.joined[name] = room
         self._send_join(room)
         return room.joining
+
+    async def listen(self, name: str) -> None:
+        """Wait until the room is joined, by the caller of join() or for answers alone, so that these miss nothing."""
+        while True:
+            if name not in self.joined:
+                self.join(name, None, None, None, quiet=True)
+            room = self.joined[name]
+            try:
+                await asyncio.shield(room.joining)
+            except asyncio.CancelledError:
+                if not room.joining.cancelled():
+                    raise
+            except ChatError:
+                if name not in self.joined:
+                    raise
+            except Closed:
+                if self.joined.get(name) is room:
+                    raise
+            else:
+                return
+
+    def retell(self, name: str, after: int) -> None:
+        """Let answers have the events after `after` once more, if the room was joined further on."""
+        room = self.joined.get(name)
+        if room is not None and room.after is not None and room.after > after:
+            room.back = after
+            self._send_join(room)
+
+    def release(self, name: str) -> None:
+        """No answer needs the room any more."""
+        room = self.joined.get(name)
+        if room is not None and room.quiet:
+            self._leave(name)
 
     def give_up(self, name: str, joining: asyncio.Future[Data]) -> None:
         """Leave the room, unless it was joined anew."""
@@ -90,12 +147,19 @@ class Rooms:
             self.leave(name)
 
     def leave(self, name: str) -> None:
-        if name in self.joined:
-            self._drop(name, Closed(f"{name} was left"))
-            if self._link.transport is not None:
-                self._link.transport.leave(name)
+        room = self.joined.get(name)
+        if room is not None:
+            if name in self._answers.rooms and room.joining.done() and not room.joining.cancelled():
+                room.quiet = True
+            else:
+                self._leave(name)
             self.inbox = deque(event for event in self.inbox if event["room"] != name)
             self._taken.set()
+
+    def _leave(self, name: str) -> None:
+        self._drop(name, Closed(f"{name} was left"))
+        if self._link.transport is not None:
+            self._link.transport.leave(name)
 
     def end(self, failure: Exception) -> None:
         """Nothing will come any more."""
@@ -147,7 +211,10 @@ class Rooms:
                 return
             # An event of a kind that came after this client counts, and is not shown.
             if note or (self._is_next(room, message["seq"]) and kind in KINDS):
-                self._put(message)
+                self._tell(message, room)
+            elif room.back is not None and message["seq"] == room.back + 1:
+                room.back = message["seq"] if message["seq"] < (room.cursor or 0) else None
+                self._answers.heed(message, self.welcome["user"])
         elif kind == "appended":
             for seq, gen, offset, text in message["chunks"]:
                 await self._grow(message["room"], seq, gen, offset, text)
@@ -176,7 +243,10 @@ class Rooms:
         if not fits:
             log.warning("hole in a text, joining again room=%s seq=%d", name, seq)
             self._send_join(room)
-        elif told is not None:
+            return
+        if name in self._answers.rooms:
+            self._answers.grow(name, seq, self._texts.text(name, seq))
+        if told is not None and not room.quiet:
             self._put(told)
 
     def _has_text(self, room: JoinedRoom, finished: Data) -> bool:
@@ -216,11 +286,11 @@ class Rooms:
                 self._put({"type": "state", **told})
         elif room.cursor is None:
             room.cursor, room.last = message["cursor"], None
-        elif room.cursor > message["cursor"] or epoch not in (None, room.epoch):
-            room.cursor = 0
+        elif (room.after or 0) > message["cursor"] or epoch not in (None, room.epoch):
+            room.cursor, room.back = 0, None
             self._send_join(room)
             self._texts.forget(room.name)
-            self._put({"type": "reset", "room": room.name, "epoch": room.epoch})
+            self._tell({"type": "reset", "room": room.name, "epoch": room.epoch}, room)
             return
         room.live = True
         if not room.joining.done():
@@ -248,7 +318,7 @@ class Rooms:
             await self._space()
             if self.joined.get(room.name) is room:  # not left in the meantime
                 self._drop(room.name)
-                self._put({"type": "left", "room": room.name, "code": code.value, "message": error.message})
+                self._tell({"type": "left", "room": room.name, "code": code.value, "message": error.message}, room)
 
     # How it is done.
 
@@ -260,6 +330,11 @@ class Rooms:
         while len(self.inbox) >= self._max_events:
             self._taken.clear()
             await self._taken.wait()
+
+    def _tell(self, item: Data, room: JoinedRoom) -> None:
+        self._answers.heed(item, self.welcome["user"])
+        if not room.quiet:
+            self._put(item)
 
     def _put(self, item: Data) -> None:
         self.inbox.append(item)

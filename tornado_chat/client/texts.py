@@ -50,6 +50,10 @@ class Texts:
         text.pending = {"type": "grown", "room": room, "seq": seq, "offset": kept, "text": whole[kept:]}
         return True, text.pending
 
+    def text(self, room: str, seq: int) -> str:
+        """What is held of it."""
+        return self._found[room, seq].text
+
     def taken(self, told: Data) -> None:
         text = self._found.get((told["room"], told["seq"]))
         if text is not None and text.pending is told:

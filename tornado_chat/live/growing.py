@@ -10,12 +10,15 @@ member of the room has been written the first `told` code points, or is about to
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from itertools import chain
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
 from tornado_chat.errors import Reason
+from tornado_chat.wire.encodings import Encoding
 from tornado_chat.wire.events import Event
+from tornado_chat.wire.fragments import HTML
 from tornado_chat.wire.replies import Stop, Stream
 
 STREAM_CHARS = 262_144
@@ -197,9 +200,25 @@ def snapshot(message: Growing, offset: int, id: str | None = None) -> Stream:
     )
 
 
-def short(event: Event) -> Event:
-    """A `finished` as those get it who were there while the message grew: without its text."""
-    data: dict[str, Any] = {key: value for key, value in event.data.items() if key != "text"}
-    found = Event(event.seq, data)
-    found.born = event.born
-    return found
+class Short(Event):
+    """A `finished` as those get it who were there while the message grew: without its text.
+
+    A page of HTML cannot tell what it has: it gets the `whole`.
+    """
+
+    __slots__ = ("whole",)
+
+    def __init__(self, whole: Event) -> None:
+        super().__init__(whole.seq, {key: value for key, value in whole.data.items() if key != "text"})
+        self.born = whole.born
+        self.whole = whole
+
+    def encode(self, encodings: Iterable[Encoding]) -> int:
+        added = 0
+        html = [encoding for encoding in encodings if encoding.codec is HTML and encoding not in self.frames]
+        if html:
+            payload = HTML.encode(self.whole.data)
+            for encoding in html:
+                made = self.frames[encoding] = encoding.wrap_at(payload, self.seq)
+                added += len(made)
+        return added + super().encode(encodings)

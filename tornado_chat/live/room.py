@@ -25,7 +25,7 @@ from tornado_chat.live.batch import Batch
 from tornado_chat.live.catching_up import CatchingUp
 from tornado_chat.live.fanout import UNTRIED
 from tornado_chat.live.group import Group
-from tornado_chat.live.growing import Told, short
+from tornado_chat.live.growing import Short, Told
 from tornado_chat.live.line import Sender, resume_all
 from tornado_chat.live.member import CATCHING, GONE, LIVE, Member
 from tornado_chat.live.rest import Rest
@@ -346,7 +346,7 @@ class Room:
         elif type in ENDING and self.growing is not None:
             message = self.growing.messages.get(event.data["target"])
             if message is not None and message.ends_as(event.data.get("text")):
-                event = short(event)  # else nobody here was told its text
+                event = Short(event)  # else nobody here was told its text
         self.pending.append(event)
         self.flush_soon()
 

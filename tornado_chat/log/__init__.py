@@ -75,6 +75,20 @@ class Revocation:
         self.jti = jti
 
 
+class Deliveries:
+    """The endpoints of webhooks: how many there are, how many take nothing for now, how many were given up.
+
+    The last are those that were, and those of which a room was.
+    """
+
+    __slots__ = ("endpoints", "failing", "given_up")
+
+    def __init__(self, endpoints: int, failing: int, given_up: int) -> None:
+        self.endpoints = endpoints
+        self.failing = failing
+        self.given_up = given_up
+
+
 REVOCATIONS = 10_000
 """Those that one call of `Log.revocations` answers with at most."""
 
@@ -204,6 +218,10 @@ class Log(Protocol):
 
     async def revocations(self, after: int) -> list[Revocation]:
         """The first REVOCATIONS with id > `after`, in ascending id; one that was made later has a greater id."""
+        ...
+
+    async def deliveries(self) -> Deliveries:
+        """How the endpoints of webhooks are; the process that delivers has more of them (`log/webhooks.py`)."""
         ...
 
     async def sweep(self) -> bool:

@@ -26,9 +26,10 @@ class Table:
     """`key` is the primary key's columns, `booleans` those that SQLite has no type for. `rows` asks how many there are.
 
     `tally` makes one row for each room (or each row), in the order of its first column: equal where the copy is exact.
+    That column is a room's id where the table is `of_rooms`.
     """
 
-    __slots__ = ("booleans", "columns", "key", "name", "rows", "tally")
+    __slots__ = ("booleans", "columns", "key", "name", "of_rooms", "rows", "tally")
 
     def __init__(
         self, name: str, key: str, more: str, tally: str, *, booleans: Sequence[str] = (), rows: str | None = None
@@ -38,6 +39,7 @@ class Table:
         self.columns = self.key + more.split()
         self.booleans = [self.columns.index(column) for column in booleans]
         self.tally = tally
+        self.of_rooms = name not in ("revocations", "webhooks", "webhook_rooms")
         self.rows = rows or f"SELECT count(*) FROM {name}"
 
 
@@ -117,12 +119,25 @@ TABLES = (
         "CAST(sum(length(text)) AS bigint) FROM growing_parts GROUP BY room ORDER BY room",
     ),
     Table("revocations", "id", "jti", "SELECT id, jti FROM revocations ORDER BY id"),
+    Table(
+        "webhooks",
+        "id",
+        "url rooms events secret former_secret former_until created state failing error holder fence lapses",
+        "SELECT id, url, rooms, events, length(secret), created, state, failing FROM webhooks ORDER BY id",
+    ),
+    Table(
+        "webhook_rooms",
+        "webhook room",
+        "seq failing attempts retry_at given_up",
+        "SELECT webhook, count(*), CAST(sum(room) AS bigint), CAST(sum(seq) AS bigint), CAST(sum(attempts) AS bigint), "
+        "count(failing), count(given_up) FROM webhook_rooms GROUP BY webhook ORDER BY webhook",
+    ),
 )
 
 # SQLite goes on behind the greatest id by itself.
 SEQUENCES = tuple(
     f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), greatest(max(id), 1), max(id) IS NOT NULL) FROM {table}"
-    for table in ("rooms", "revocations")
+    for table in ("rooms", "revocations", "webhooks")
 )
 
 
@@ -231,7 +246,7 @@ def _typed(row: Row, booleans: Sequence[int]) -> Row:
 
 
 async def _compare(origin: Store, copy: Store, report: Report) -> list[str]:
-    """A line for each room (or revocation) that differs."""
+    """A line for each room (or revocation, or webhook) that differs."""
     lines = []
     if await _epoch(origin) != await _epoch(copy):
         lines.append("the epochs differ")
@@ -241,7 +256,7 @@ async def _compare(origin: Store, copy: Store, report: Report) -> list[str]:
         async for key, one, other in _differences(origin.rows(table.tally), copy.rows(table.tally)):
             found += 1
             if found <= SHOWN:
-                whose = str(key) if table.name == "revocations" else await _room(origin, copy, key)
+                whose = await _room(origin, copy, key) if table.of_rooms else str(key)
                 lines.append(f"{table.name} of {whose}: FROM has {_counts(one)}, TO has {_counts(other)}")
         if found > SHOWN:
             lines.append(f"{table.name}: {found - SHOWN} more differ")

@@ -9,6 +9,7 @@ from tornado_chat.config import sqlite_path
 from tornado_chat.errors import ConfigError
 from tornado_chat.log import Log, schema
 from tornado_chat.log.store import Store
+from tornado_chat.log.webhooks import Webhooks
 
 
 async def open_log(database: str) -> Log:
@@ -24,6 +25,17 @@ async def open_log(database: str) -> Log:
     from tornado_chat.log.postgres import open_postgres
 
     return await open_postgres(database)
+
+
+async def open_webhooks(database: str) -> Webhooks:
+    """The endpoints of webhooks in the log at `database`, which was opened before: so it is there, of this version."""
+    if database.startswith("sqlite:"):
+        from tornado_chat.log.sqlite_webhooks import open_sqlite_webhooks
+
+        return await open_sqlite_webhooks(sqlite_path(database))
+    from tornado_chat.log.postgres_webhooks import open_postgres_webhooks
+
+    return await open_postgres_webhooks(database)
 
 
 async def open_store(database: str) -> Store:

@@ -14,6 +14,7 @@ from tornado_chat.log import (
     REVOCATIONS,
     Appended,
     Delays,
+    Deliveries,
     Entry,
     Revocation,
     State,
@@ -183,6 +184,10 @@ class PostgresLog:
     async def revocations(self, after: int) -> list[Revocation]:
         """As `Log.revocations` says."""
         return await self._lookups.call(lambda db: postgres_reader.revocations(db, after, REVOCATIONS))
+
+    async def deliveries(self) -> Deliveries:
+        """As `Log.deliveries` says."""
+        return await self._lookups.call(postgres_reader.deliveries)
 
     async def sweep(self) -> bool:
         """As `Log.sweep` says."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from tornado_chat.log import Revocation, State, own, rows
+from tornado_chat.log import Deliveries, Revocation, State, own, rows
 from tornado_chat.log.postgres_schema import Connection
 from tornado_chat.log.sweeping import Mark
 from tornado_chat.wire.events import Data, Event
@@ -122,6 +122,12 @@ ORDER BY target DESC, emoji DESC, "user" DESC LIMIT $6
 REVOCATIONS = """
 SELECT id, jti FROM revocations WHERE id > $1 ORDER BY id LIMIT $2
 """
+DELIVERIES = """
+SELECT count(*), count(failing), count(*) FILTER (WHERE
+    state = 'given up' OR EXISTS (SELECT FROM webhook_rooms WHERE webhook = id AND given_up IS NOT NULL)
+)
+FROM webhooks
+"""
 
 
 async def read(
@@ -187,3 +193,9 @@ async def history(db: Connection, room: str, before: int | None, limit: int, max
 async def revocations(db: Connection, after: int, limit: int) -> list[Revocation]:
     """As `Log.revocations` says."""
     return [Revocation(*row) for row in await db.fetch(REVOCATIONS, after, limit)]
+
+
+async def deliveries(db: Connection) -> Deliveries:
+    """As `Log.deliveries` says."""
+    (found,) = await db.fetch(DELIVERIES)
+    return Deliveries(*found)

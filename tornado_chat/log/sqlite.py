@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 from tornado_chat.errors import ChatError, ConfigError, LogUnavailable
-from tornado_chat.log import REVOCATIONS, Appended, Delays, Entry, Revocation, State
+from tornado_chat.log import REVOCATIONS, Appended, Delays, Deliveries, Entry, Revocation, State
 from tornado_chat.log.growing import Checkpoint, Grown, Held, Open, Orphan, Part
 from tornado_chat.log.sqlite_checkpointer import Checkpointer
 from tornado_chat.log.sqlite_reader import Reader
@@ -194,6 +194,10 @@ class SQLiteLog:
         found = await self._lookups.call(Reader.revocations, after, REVOCATIONS)
         self._check_files()
         return found
+
+    async def deliveries(self) -> Deliveries:
+        """As `Log.deliveries` says."""
+        return await self._lookups.call(Reader.deliveries)
 
     async def sweep(self) -> bool:
         """As `Log.sweep` says."""

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from tornado_chat.errors import LogUnavailable
-from tornado_chat.log import Revocation, State, own, rows, sqlite_growing
+from tornado_chat.log import Deliveries, Revocation, State, own, rows, sqlite_growing
 from tornado_chat.log.growing import Grown, Held, Open, Part
 from tornado_chat.log.sqlite_file import Connected
 from tornado_chat.log.sweeping import Mark
@@ -148,6 +148,12 @@ FROM (
 REVOCATIONS = """
 SELECT json_group_array(json_array(id, jti)) FROM (SELECT * FROM revocations WHERE id > ? ORDER BY id LIMIT ?)
 """
+DELIVERIES = """
+SELECT count(*), count(failing), coalesce(sum(
+    state = 'given up' OR EXISTS (SELECT 1 FROM webhook_rooms WHERE webhook = id AND given_up IS NOT NULL)
+), 0)
+FROM webhooks
+"""
 
 
 class Reader(Connected):
@@ -203,6 +209,10 @@ class Reader(Connected):
     def revocations(self, after: int, limit: int) -> list[Revocation]:
         """As `Log.revocations` says."""
         return [Revocation(*row) for row in self._array(REVOCATIONS, (after, limit))]
+
+    def deliveries(self) -> Deliveries:
+        """As `Log.deliveries` says."""
+        return Deliveries(*self._execute(DELIVERIES, ()))
 
     def held(self, home: str) -> list[Held]:
         """As `Log.held` says."""

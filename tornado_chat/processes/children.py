@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 VARIABLE = "_TORNADO_CHAT_CHILD"
 """In the environment of a child, which ends when its standard input does: its parent is gone then, however it died."""
+
+HOLDER = "_TORNADO_CHAT_HOLDER"
+"""In the environment of the process that delivers webhooks: whose leases it has, as the one before it had."""
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds before one is started again, doubled each time; the first time it is started at once."""
@@ -114,16 +118,43 @@ def agents_of(settings: Settings, address: str) -> Children:
     host, colon, port = address.removeprefix("http://").rpartition(":")
     if host in ("0.0.0.0", "[::]"):
         host = "127.0.0.1" if host == "0.0.0.0" else "[::1]"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
-    environment |= {
-        PREFIX + "DATABASE": settings.database,
-        PREFIX + "LOG_FORMAT": settings.log_format,
-        PREFIX + "LOG_LEVEL": settings.log_level,
-        PREFIX + "URL": f"http://{host}{colon}{port}",
-    }
+    environment = _environment(settings) | {PREFIX + "URL": f"http://{host}{colon}{port}"}
     if settings.secret_file is not None:
         environment[PREFIX + "SECRET_FILE"] = settings.secret_file
     return Children([Child(target, [*program(), "agent", target], environment) for target in settings.agent])
+
+
+class WebhooksProcess:
+    """The process that delivers webhooks, from when there are some."""
+
+    def __init__(self, settings: Settings) -> None:
+        environment = _environment(settings) | {HOLDER: secrets.token_hex(8)}
+        self._children = Children([Child("webhooks", [*program(), "webhook", "deliver"], environment)])
+        self._started = False
+
+    def want(self) -> None:
+        """There are endpoints."""
+        if not self._started:
+            self._started = True
+            self._children.start()
+
+    def restart(self) -> None:
+        self._children.restart()
+
+    async def stop(self) -> None:
+        """It is gone when this returns, and none comes after it."""
+        self._started = True
+        await self._children.stop()
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """For a child that reads our log."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
+    return environment | {
+        PREFIX + "DATABASE": settings.database,
+        PREFIX + "LOG_FORMAT": settings.log_format,
+        PREFIX + "LOG_LEVEL": settings.log_level,
+    }
 
 
 def program() -> list[str]:

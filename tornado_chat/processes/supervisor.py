@@ -1,7 +1,8 @@
 """The parent of several workers: starts them, watches them, replaces them, and holds the sockets that they accept from.
 
-1. Its children are its workers, and the agents beside them (children.py). Each worker is a new Python, made by exec: it
-   takes new code and a changed file of settings, but listens on the sockets that were bound at the start.
+1. Its children are its workers, and beside them agents and the process of webhooks (children.py). Each worker is a new
+   Python, made by exec: it takes new code and a changed file of settings, but listens on the sockets that were bound at
+   the start.
 2. A listening socket is closed by the parent alone, at the very end: who waits in its queue is never refused, but
    accepted by the next worker of that number.
 3. A worker leaves by draining; only one that stands still, or is not ready or not gone in time, is killed.
@@ -24,7 +25,7 @@ from tornado_chat.errors import ConfigError
 from tornado_chat.log.serving import serving
 from tornado_chat.metrics import Counts, Levels, WorkerReport, add
 from tornado_chat.processes import listeners
-from tornado_chat.processes.children import Children, agents_of, program
+from tornado_chat.processes.children import Children, WebhooksProcess, agents_of, program
 from tornado_chat.processes.control import Message, reconnects, spread
 from tornado_chat.processes.listeners import Listeners
 from tornado_chat.processes.systemd import Systemd
@@ -100,6 +101,7 @@ class Supervisor:
         self.systemd = systemd
         self._command = [*program(), *arguments]
         self._agents: Children | None = None  # until the workers serve
+        self._webhooks = WebhooksProcess(settings)
         self._load = load
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
@@ -133,12 +135,10 @@ class Supervisor:
                     await self._stopped
                 code = 0
             self.systemd.stopping()
-            if self._agents is not None:
-                await self._agents.stop()
+            await self._stop_children()
             await self._drain_all()
         finally:
-            if self._agents is not None:
-                await self._agents.stop()
+            await self._stop_children()
             await self._changes.stop()
             await self._tasks.stop()
             for worker in self.workers:  # after a fault of ours only
@@ -148,6 +148,11 @@ class Supervisor:
                 self._loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)
         return 1 if self._killed else code
+
+    async def _stop_children(self) -> None:
+        if self._agents is not None:
+            await self._agents.stop()
+        await self._webhooks.stop()
 
     # Start and stop
 
@@ -318,6 +323,8 @@ class Supervisor:
                 worker.refused = message
             case "report":
                 worker.counts, worker.levels = message["counts"], message["levels"]
+                if worker.levels.get("webhooks"):
+                    self._webhooks.want()
                 asked, answered = self._asked.get(message["answers"], (set(), None))
                 asked.discard(worker)
                 if answered is not None and not asked and not answered.done():
@@ -437,4 +444,5 @@ class Supervisor:
                 await asyncio.sleep(spread(clients, share))  # the next one's clients come after these
         if self._agents is not None:
             self._agents.restart()
+        self._webhooks.restart()
         logger.info("workers replaced")

@@ -19,7 +19,7 @@ from tornado.web import Application, RequestHandler
 
 from tornado_chat.errors import ChatError
 from tornado_chat.metrics import Metrics
-from tornado_chat.web import commands, poll, sessions, socket, stream
+from tornado_chat.web import commands, fragments, poll, sessions, socket, stream
 from tornado_chat.web.api import PREFIX, Api
 from tornado_chat.web.endpoint import Endpoint
 from tornado_chat.web.exchange import Exchange, is_text
@@ -52,7 +52,7 @@ class Front(HTTPServerConnectionDelegate):
         """`failing` names the checks of `/readyz` that fail, `degraded` what is away without harm."""
         self.gate = gate
         described = *stream.endpoints(), *poll.endpoints(), *commands.ENDPOINTS, *sessions.ENDPOINTS
-        self.api = Api(gate, described, bridges)
+        self.api = Api(gate, (*described, *fragments.ENDPOINTS), bridges)
         files = Files(STATIC)
         self.app = Application(
             [

@@ -116,13 +116,17 @@ def _begin(exchange: Exchange, found: Iterator[Command | Unparsed], codec: Codec
 # One
 
 
-def _publish(exchange: Exchange, command: Publishing | Read, status: HTTPStatus = HTTPStatus.OK) -> None:
+def publish(exchange: Exchange, command: Publishing | Read, status: HTTPStatus = HTTPStatus.OK) -> None:
+    """Carry out what makes an event, and tell which; with NO_CONTENT that it is done."""
     if command.id is None and not isinstance(command, Read):
         command = msgspec.structs.replace(command, id=new_id())
 
     def done(outcome: list[Answer] | ChatError) -> None:
         reply = outcome if isinstance(outcome, ChatError) else outcome[0]
         if isinstance(reply, replies.Ack) and reply.seq is not None and reply.ts is not None:
+            if status is HTTPStatus.NO_CONTENT:
+                exchange.answer(status)
+                return
             written = Written(reply.room, reply.seq, reply.ts, reply.id)
             exchange.answer_object(HTTPStatus.OK if reply.duplicate else status, written)
         elif reply is None or isinstance(reply, replies.Ack):
@@ -140,7 +144,7 @@ def _refuse(exchange: Exchange, reply: Any) -> None:
 
 
 def send(exchange: Exchange, command: Send) -> None:
-    _publish(exchange, command, HTTPStatus.CREATED)
+    publish(exchange, command, HTTPStatus.CREATED)
 
 
 def _ask(exchange: Exchange, command: History | Presence) -> None:
@@ -241,7 +245,7 @@ ENDPOINTS = (
     Endpoint(
         "PATCH",
         MESSAGE,
-        _publish,
+        publish,
         summary="Change one's own message",
         asks=Edit,
         answers={200: Written},
@@ -250,7 +254,7 @@ ENDPOINTS = (
     Endpoint(
         "DELETE",
         MESSAGE,
-        _publish,
+        publish,
         summary="Delete one's own message",
         asks=Delete,
         answers={200: Written},
@@ -259,7 +263,7 @@ ENDPOINTS = (
     Endpoint(
         "PUT",
         REACTION,
-        _publish,
+        publish,
         summary="Give a reaction",
         asks=React,
         fixed={"on": True},
@@ -269,7 +273,7 @@ ENDPOINTS = (
     Endpoint(
         "DELETE",
         REACTION,
-        _publish,
+        publish,
         summary="Take a reaction back",
         asks=React,
         fixed={"on": False},
@@ -279,7 +283,7 @@ ENDPOINTS = (
     Endpoint(
         "PUT",
         ROOM + "/read",
-        _publish,
+        publish,
         summary="Move one's read mark",
         asks=Read,
         answers={200: Applied},
@@ -288,7 +292,7 @@ ENDPOINTS = (
     Endpoint(
         "PUT",
         ME + "/rooms/{room}",
-        _publish,
+        publish,
         summary="Follow a room, or follow it otherwise",
         asks=Follow,
         answers={200: Applied},
@@ -297,7 +301,7 @@ ENDPOINTS = (
     Endpoint(
         "DELETE",
         ME + "/rooms/{room}",
-        _publish,
+        publish,
         summary="Follow a room no more",
         asks=Unfollow,
         answers={200: Applied},
@@ -306,7 +310,7 @@ ENDPOINTS = (
     Endpoint(
         "POST",
         ME + "/invitations",
-        _publish,
+        publish,
         summary="Invite somebody to a room",
         asks=Invite,
         answers={200: Applied},

@@ -19,6 +19,7 @@ from tornado_chat.wire.commands import read
 JSON_TYPE = "application/json"
 MSGPACK_TYPE = "application/msgpack"
 TEXT_TYPE = "text/plain"
+FORM_TYPE = "application/x-www-form-urlencoded"
 EVENTS_TYPE = event_stream.CONTENT_TYPE
 
 WHOLE_BYTES = 64 * 1024
@@ -145,7 +146,7 @@ class Endpoint:
                     asked[name] = list(values) if kind is list else value_of(kind, values[-1])
         else:
             try:
-                asked = self._object(body)
+                asked = self._form(body) if FORM_TYPE in self.takes and is_form(headers) else self._object(body)
             except ChatError as error:
                 raise renamed(error, "body") from None
             if "id" in self.kinds and asked.get("id") is None:
@@ -160,6 +161,24 @@ class Endpoint:
         asked.update(self.fixed)
         asked.pop("type", None)
         return read(asked, self.asks, text_chars)
+
+    def _form(self, body: bytes) -> dict[str, Any]:
+        """The fields of a form; one that was left empty is absent."""
+        if len(body) > WHOLE_BYTES:
+            raise ChatError(ErrorCode.TOO_LARGE, f"body: a form has {WHOLE_BYTES:,} bytes at most")
+        try:
+            sent = Arguments(body.decode("ascii"))
+        except UnicodeDecodeError:
+            raise ChatError(
+                ErrorCode.BAD_REQUEST, "body: a form must have percent signs for what is not ASCII"
+            ) from None
+        found: dict[str, Any] = {}
+        for name, kind in self.kinds.items():
+            # Browsers send a line break of a form as two characters (HTML standard, section 4.10.21.8).
+            values = [value.replace("\r\n", "\n") for value in sent.all(name) if value]
+            if values:
+                found[name] = values if kind is list else value_of(kind, values[-1])
+        return found
 
     def _object(self, body: bytes) -> dict[str, Any]:
         if len(body) > WHOLE_BYTES:
@@ -185,6 +204,11 @@ class Endpoint:
                 ErrorCode.TOO_LARGE, f"body: {', '.join(found)} have {size:,} bytes; at most {WHOLE_BYTES:,} are taken"
             )
         return {name: JSON.decode(value) for name, value in found.items() if value}
+
+
+def is_form(headers: Mapping[str, str]) -> bool:
+    """Whether the body is a form's, as browsers send it."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == FORM_TYPE
 
 
 def _picker(names: tuple[str, ...]) -> Callable[[bytes], Struct]:

@@ -16,7 +16,7 @@ from tornado_chat.live.body import NO_TEXT
 from tornado_chat.live.limits import rate_limited
 from tornado_chat.live.questions import check_unread
 from tornado_chat.live.request import REQUEST_BYTES
-from tornado_chat.web.endpoint import JSON_TYPE, TEXT_TYPE, BodyReader, Endpoint
+from tornado_chat.web.endpoint import FORM_TYPE, JSON_TYPE, TEXT_TYPE, BodyReader, Endpoint
 from tornado_chat.web.gate import Arguments, Gate, bearer, client_address, cookie
 from tornado_chat.web.http_connection import HttpConnection
 from tornado_chat.web.refusals import answer, terms
@@ -235,12 +235,15 @@ class Exchange(HTTPMessageDelegate):
         """Raise RequestError (415) if the body is of a kind that is not taken."""
         if not self._body:
             return
-        takes = endpoint.takes
+        takes, media = endpoint.takes, self.media_type
         if self.is_by_cookie:
-            takes = (JSON_TYPE,)  # no form of another page can send that, if a browser should forget to say its Origin
-        elif not self.media_type:
+            # No form of another page can send these, if a browser should forget to say its Origin.
+            takes = tuple(taken for taken in takes if taken in (JSON_TYPE, FORM_TYPE))
+        elif not media:
             return
-        if self.media_type not in takes or self.headers.get("content-encoding", "identity") != "identity":
+        if media == FORM_TYPE and not ("hx-request" in self.headers or bearer(self.headers)):
+            takes = (JSON_TYPE,)
+        if media not in takes or self.headers.get("content-encoding", "identity") != "identity":
             raise RequestError(
                 f"the body should come as Content-Type: {' or '.join(takes)}, not compressed",
                 status=415,

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import FieldInfo, fields
 
-from tornado_chat.web.endpoint import EVENTS_TYPE, JSON_TYPE, TEXT_TYPE, Endpoint, Token
+from tornado_chat.web.endpoint import EVENTS_TYPE, JSON_TYPE, MSGPACK_TYPE, TEXT_TYPE, Endpoint, Token
 from tornado_chat.web.gate import COOKIE
 from tornado_chat.wire.commands import Id
 from tornado_chat.wire.replies import Code
@@ -40,6 +40,8 @@ _STREAM = (
     "Server-sent events, without end. The `data` of each is one JSON object of this schema; but `event: ping` with "
     "`{}` is a heartbeat, and a block that has only an `id` tells cursors"
 )
+
+_FRAGMENTS = "Server-sent events, without end. The `data` of each is a fragment of HTML, for HTMX to swap out of band"
 
 _TEXT = (
     "The text of a message that grows: what has come is shown, and the answer comes after the end. In UTF-8; a chunked "
@@ -286,10 +288,11 @@ def _body(endpoint: Endpoint, names: _Schemas) -> Schema | None:
 
 
 def _answer(status: HTTPStatus, type_: Any, endpoint: Endpoint, names: _Schemas) -> Schema:
-    answer: Schema = {"description": _STREAM if endpoint.gives == EVENTS_TYPE else status.phrase}
+    stream = _FRAGMENTS if type_ is str else _STREAM
+    answer: Schema = {"description": stream if endpoint.gives == EVENTS_TYPE else status.phrase}
     if type_ is not None:
         # Who asks in MessagePack is answered in it.
-        media = endpoint.takes if len(endpoint.takes) > 1 else (endpoint.gives,)
+        media = endpoint.takes if MSGPACK_TYPE in endpoint.takes else (endpoint.gives,)
         answer["content"] = {name: {"schema": names.of(type_)} for name in media}
     return answer
 

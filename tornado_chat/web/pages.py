@@ -35,6 +35,9 @@ CONTENT_SECURITY_POLICY = "; ".join(
 SCRIPT_POLICY = "default-src 'none'; script-src 'self'"
 """Of all but a page, where it binds a script that runs as a worker. It comes with each of many small files."""
 
+CLIENT = "client/"
+"""What a page of any origin may import: code that is the same for all. Whether it may connect the server says then."""
+
 _TYPES = mimetypes.MimeTypes(filenames=())  # whatever this machine believes
 _TYPES.add_type("text/javascript", ".js")
 _TYPES.add_type("text/javascript", ".mjs")
@@ -99,7 +102,8 @@ class PageHandler(Handler):
         self.name = name
 
     def get(self, path: str) -> None:
-        file = self.files.find(path or self.name)
+        name = path or self.name
+        file = self.files.find(name)
         if file is None:
             raise HTTPError(404)
         is_page = file.type == "text/html"
@@ -109,6 +113,8 @@ class PageHandler(Handler):
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("Vary", "Accept-Encoding")
+        if name.startswith(CLIENT):
+            self.set_header("Access-Control-Allow-Origin", "*")
         if file.packed is not None and names_gzip(self.request.headers.get("Accept-Encoding", "")):
             self.set_header("Content-Encoding", "gzip")
             self.write(file.packed)

@@ -12,7 +12,7 @@ from msgspec import Struct
 from tornado_chat.auth import GUEST_PREFIX, new_device
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live.limits import rate_limited
-from tornado_chat.web.endpoint import Endpoint
+from tornado_chat.web.endpoint import FORM_TYPE, JSON_TYPE, Endpoint
 from tornado_chat.web.exchange import Exchange
 from tornado_chat.web.gate import COOKIE, credential
 from tornado_chat.wire.commands import Flag, GuestName, check_name
@@ -113,6 +113,7 @@ ENDPOINTS = (
         sign_in,
         summary="Make a token, or a new guest, the cookie chat_session",
         asks=SignIn,
+        takes=(JSON_TYPE, FORM_TYPE),
         answers={200: SignedIn},
         token="given",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from socket import SHUT_WR, SocketType
 from typing import Annotated, Any, NamedTuple
@@ -17,7 +17,6 @@ from tornado_chat.log import own
 from tornado_chat.web.endpoint import EVENTS_TYPE, Endpoint
 from tornado_chat.web.event_schemas import OnStream
 from tornado_chat.web.exchange import Exchange
-from tornado_chat.web.gate import Arguments, Gate
 from tornado_chat.web.handover import begin_session
 from tornado_chat.wire import event_stream
 from tornado_chat.wire.commands import AnyRoom, Cursor, Flag, Join, Last, read
@@ -39,12 +38,14 @@ Rooms = Annotated[
 ]
 
 
-class _Resuming(Struct, kw_only=True, frozen=True):
+class Resuming(Struct, kw_only=True, frozen=True):
+    """What every stream may be asked with."""
+
     last_event_id: Id | None = None
     lastEventId: Id | None = None  # as polyfills of EventSource call it
 
 
-class OneRoom(_Resuming, frozen=True):
+class OneRoom(Resuming, frozen=True):
     """Of `GET /v1/rooms/{room}/events`."""
 
     room: AnyRoom
@@ -52,7 +53,7 @@ class OneRoom(_Resuming, frozen=True):
     last: Last | None = None
 
 
-class ManyRooms(_Resuming, frozen=True):
+class ManyRooms(Resuming, frozen=True):
     """Of `GET /v1/events`."""
 
     join: Rooms
@@ -87,7 +88,7 @@ class Admitted(NamedTuple):
     """A client that may come in."""
 
     head: bytes  # of the answer
-    address: str
+    first: bytes  # blocks before `welcome`
     identity: Identity
     token: str | None
     encoding: StreamEncoding
@@ -108,12 +109,11 @@ def _endpoint(method: str, path: str, asks: type[Struct], summary: str) -> Endpo
 
 
 def _stream(exchange: Exchange, asked: Any) -> None:
+    begin(exchange, admit(exchange, asked, ids(exchange)))
+
+
+def begin(exchange: Exchange, admitted: Admitted) -> None:
     """Answer with a stream, which has the connection from then on."""
-    gate = exchange.gate
-    cross_origin = exchange.cross_origin_headers()
-    admitted = _admit(
-        gate, exchange.address, exchange.version, exchange.headers, exchange.arguments, cross_origin, asked
-    )
     if exchange.gone:
         return
     try:
@@ -129,44 +129,40 @@ def _stream(exchange: Exchange, asked: Any) -> None:
         sock.close()
         return
     try:
-        _open(gate, admitted, sock, early)
+        _open(exchange, admitted, sock, early)
     except BaseException:
         sock.close()
         raise
 
 
-def _admit(
-    gate: Gate,
-    address: str,
-    version: str,
-    headers: Mapping[str, str],
-    arguments: Arguments,
-    cross_origin: Mapping[str, str],
-    asked: Any,
-) -> Admitted:
-    """Who asks for a stream so; RequestError or ChatError: they may not have it. Nothing is taken up yet."""
-    gate.check_room_for_one_more(address)
+def admit(exchange: Exchange, asked: Asked, ids: Sequence[str]) -> Admitted:
+    """Who asks for a stream so, with these Last-Event-ID; RequestError or ChatError: they may not have it.
+
+    Nothing is taken up yet.
+    """
+    gate, headers, arguments = exchange.gate, exchange.headers, exchange.arguments
+    gate.check_room_for_one_more(exchange.address)
     identity, token = gate.identify(headers, (), arguments)
-    joins = _joins(asked, _ids(headers, arguments), gate.settings.text_chars)
+    joins = _joins(asked, [event_stream.parse_last_event_id(id) for id in ids], gate.settings.text_chars)
     only = joins[0] if len(joins) == 1 else None
     if only is not None and only.room != own.NAME and not identity.may_enter(only.room):
         raise ChatError(ErrorCode.FORBIDDEN, f"your token does not let you into {only.room}: ask for one that does")
-    if version == "HTTP/1.0":
+    if exchange.version == "HTTP/1.0":
         framing = event_stream.PLAIN
     elif event_stream.accepts_gzip(headers.get("accept-encoding", "")):
         framing = event_stream.GZIPPED
     else:
         framing = event_stream.CHUNKED
     encoding = gate.context.streams.get(framing, numbered=only is not None)
-    head = event_stream.head(framing, cross_origin)
+    head = event_stream.head(framing, exchange.cross_origin_headers())
     tells_cursors = only is None and arguments.get("ids") in ("1", "true")
-    return Admitted(head, address, identity, token, encoding, joins, tells_cursors)
+    return Admitted(head, event_stream.retry(random_retry()), identity, token, encoding, joins, tells_cursors)
 
 
-def _open(gate: Gate, admitted: Admitted, sock: SocketType, early: bytes) -> None:
+def _open(exchange: Exchange, admitted: Admitted, sock: SocketType, early: bytes) -> None:
     """Answer on `sock` (not blocking), which is the stream's from here on; `early` came behind the request."""
-    context, encoding, joins = gate.context, admitted.encoding, admitted.joins
-    account = context.limits.addresses.enter(admitted.address)
+    context, encoding, joins = exchange.gate.context, admitted.encoding, admitted.joins
+    account = context.limits.addresses.enter(exchange.address)
     session = StreamSession(context, admitted.identity, account, encoding)
     if admitted.tells_cursors:
         cursors, soon = partial(session.cursors, joins), context.hub.shared.turns.tell_cursors
@@ -174,11 +170,11 @@ def _open(gate: Gate, admitted: Admitted, sock: SocketType, early: bytes) -> Non
     else:
         line = EventStream(context.lines, sock, session, encoding)
     framing = encoding.framing
-    answer = admitted.head + framing.begin + framing.part(event_stream.retry(random_retry()))
+    answer = admitted.head + framing.begin + framing.part(admitted.first)
     begin_session(session, line, answer, admitted.token, joins, early)
 
 
-def _joins(asked: Asked, ids: Sequence[int | dict[str, int]], text_chars: int) -> list[Join]:
+def _joins(asked: Asked, told: Sequence[int | dict[str, int]], text_chars: int) -> list[Join]:
     """What the client joins; an id that it brings wins over `after` and `last`, and of several the highest."""
     wanted: list[dict[str, Any]]
     if isinstance(asked, OneRoom):
@@ -191,7 +187,7 @@ def _joins(asked: Asked, ids: Sequence[int | dict[str, int]], text_chars: int) -
     if len(set(names)) < len(names):
         raise ChatError(ErrorCode.BAD_REQUEST, "join: must name each room only once")
     for each in wanted:
-        found = [_cursor(told, each["room"], len(wanted)) for told in ids]
+        found = [_cursor(one, each["room"], len(wanted)) for one in told]
         cursors = [cursor for cursor in found if cursor is not None]
         if cursors:
             each["after"], each["last"] = max(cursors), None
@@ -213,7 +209,8 @@ def _cursor(told: int | dict[str, int], room: str, rooms: int) -> int | None:
     return told
 
 
-def _ids(headers: Mapping[str, str], arguments: Arguments) -> list[int | dict[str, int]]:
+def ids(exchange: Exchange) -> list[str]:
     """Every id that the client brings; an empty one is none."""
-    values = headers.get("last-event-id"), arguments.get("last_event_id"), arguments.get("lastEventId")
-    return [event_stream.parse_last_event_id(value) for value in values if value]
+    arguments = exchange.arguments
+    values = exchange.headers.get("last-event-id"), arguments.get("last_event_id"), arguments.get("lastEventId")
+    return [value for value in values if value]

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.wire import replies
-from tornado_chat.wire.codec import JSON
+from tornado_chat.wire.codec import JSON, Codec
 from tornado_chat.wire.commands import SEQ_MAX
 from tornado_chat.wire.deflate import GZIP_HEADER, fragment
 from tornado_chat.wire.encodings import DEFLATE_FROM, Encoding
+from tornado_chat.wire.fragments import HTML
 
 CONTENT_TYPE = "text/event-stream"
 
@@ -87,8 +88,8 @@ FRAMINGS = PLAIN, CHUNKED, GZIPPED
 
 
 def block(payload: bytes) -> bytes:
-    """The block of one object in JSON, which has no line break."""
-    return b"data: %b\n\n" % payload
+    """The block of one object in JSON or HTML, which has no line break; of nothing, a comment."""
+    return b"data: %b\n\n" % payload if payload else b":\n\n"
 
 
 def retry(milliseconds: int) -> bytes:
@@ -109,16 +110,16 @@ def refused(code: str, message: str, retry_after: float | None, milliseconds: in
 
 
 class StreamEncoding(Encoding):
-    """JSON in blocks, in the framing of the body.
+    """JSON or HTML in blocks, in the framing of the body.
 
     With an `epoch`, what moves a client's cursor has it as `id: EPOCH.SEQ`: for streams of one room.
     """
 
     __slots__ = ("_epoch", "framing", "ping")
 
-    def __init__(self, framing: Framing, epoch: str | None) -> None:
+    def __init__(self, framing: Framing, epoch: str | None, codec: Codec = JSON) -> None:
         part = framing.part
-        super().__init__(JSON, lambda payload: part(block(payload)))
+        super().__init__(codec, lambda payload: part(block(payload)))
         self._epoch = epoch.encode() if epoch is not None else b""
         self.framing = framing
         self.ping = part(PING)
@@ -127,13 +128,14 @@ class StreamEncoding(Encoding):
         if not self._epoch:
             return self.wrap(payload)
         # The id comes last: some clients take it before they have the data, and would lose what is cut off in between.
-        return self.framing.part(b"data: %b\nid: %b.%d\n\n" % (payload, self._epoch, seq))
+        data = b"data: %b\n" % payload if payload else b""
+        return self.framing.part(b"%bid: %b.%d\n\n" % (data, self._epoch, seq))
 
 
 class StreamEncodings:
     """Those of one server, by whether they tell cursors and how the body is framed: one object for each."""
 
-    __slots__ = ("_epoch", "_made")
+    __slots__ = ("_epoch", "_fragments", "_made")
 
     def __init__(self, epoch: str) -> None:
         """`epoch` is that of the log."""
@@ -143,9 +145,14 @@ class StreamEncodings:
             for framing in FRAMINGS
             for numbered in (False, True)
         }
+        self._fragments = {framing: StreamEncoding(framing, epoch, HTML) for framing in FRAMINGS}
 
     def get(self, framing: Framing, *, numbered: bool) -> StreamEncoding:
         return self._made[framing, numbered]
+
+    def fragments(self, framing: Framing) -> StreamEncoding:
+        """Of one room, in HTML."""
+        return self._fragments[framing]
 
     def cursors(self, cursors: Mapping[str, int]) -> bytes:
         """A line that moves the client's Last-Event-ID, by room; a block of it alone dispatches nothing."""

@@ -1,0 +1,76 @@
+"""One attempt to tell an endpoint: a POST, and what its answer means."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+
+from tornado.httpclient import HTTPError, HTTPRequest
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 15.0
+"""For all of an attempt."""
+
+ANSWER_BYTES = 64 << 10
+"""Of an answer's body, which nobody reads."""
+HEADER_BYTES = 16 << 10
+
+ERROR_CHARS = 200
+"""Of what is told of a refusal."""
+
+
+class Outcome:
+    """What came of an attempt. `error`: why it was no success; `gone`: no further one is wanted (410)."""
+
+    __slots__ = ("error", "gone")
+
+    def __init__(self, error: str | None = None, *, gone: bool = False) -> None:
+        self.error = error
+        self.gone = gone
+
+
+class Poster:
+    """The HTTP client, for `connections` at a time; the caller makes no more."""
+
+    def __init__(self, connections: int) -> None:
+        self._client = SimpleAsyncHTTPClient(
+            force_instance=True,
+            max_clients=connections,
+            max_body_size=ANSWER_BYTES,
+            max_header_size=HEADER_BYTES,
+        )
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
+        """Of 2xx: a success, whatever is said behind that. Redirections are not followed."""
+        status: list[int] = []
+
+        def heard(line: str) -> None:
+            if not status and line.startswith("HTTP/"):
+                status.append(int(line.split()[1]))
+
+        request = HTTPRequest(
+            url,
+            "POST",
+            {"Content-Type": "application/json", **headers},
+            body,
+            connect_timeout=CONNECT_SECONDS,
+            request_timeout=ANSWER_SECONDS,
+            follow_redirects=False,
+            decompress_response=False,
+            user_agent="tornado-chat",
+            header_callback=heard,
+        )
+        why = ""
+        try:
+            await self._client.fetch(request, raise_error=False)
+        except (HTTPError, OSError, ssl.SSLError, ValueError) as error:
+            why = (str(error) or type(error).__name__).partition("\n")[0]
+        if not status:
+            return Outcome(why[:ERROR_CHARS] or "no answer")
+        if 200 <= status[0] < 300:
+            return Outcome()
+        return Outcome(f"HTTP {status[0]}", gone=status[0] == 410)
+
+    def close(self) -> None:
+        self._client.close()

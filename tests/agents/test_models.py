@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.agents import living, person, reading
 from tests.support.chat import eventually, running
+from tests.support.redis_servers import redis_of_the_session, redis_server
 from tests.support.scripted_provider import (
     ANTHROPIC,
     EVER,
@@ -21,8 +22,11 @@ from tests.support.scripted_provider import (
     refusal,
     stream,
 )
+from tests.support.several_servers import servers
 from tornado_chat.agents import Agent, Context, Message
 from tornado_chat.agents.providers import Delta, Provider
+
+__all__ = ["redis_of_the_session", "redis_server"]
 
 both = pytest.mark.parametrize("dialect", [OPENAI, ANTHROPIC], ids=lambda dialect: dialect.name)
 
@@ -71,6 +75,32 @@ async def test_a_stop_ends_the_request_of_the_replica_that_has_it(tmp_path: Path
         sent = fake.sent
         await asyncio.sleep(0.1)
         assert (fake.sent, len(fake.asked)) == (sent, 1)
+
+
+@pytest.mark.parametrize("with_redis", [False, True])
+async def test_a_stop_at_another_process_of_the_server_ends_the_request(
+    tmp_path: Path, with_redis: bool, request: pytest.FixtureRequest
+) -> None:
+    redis = (request.getfixturevalue("redis_server").url,) if with_redis else ()
+    async with (
+        servers(tmp_path, 2, f"sqlite:///{tmp_path}/chat.db", *redis) as (here, there),
+        ScriptedProvider(drip(OPENAI)) as fake,
+        OPENAI.provider(fake.url) as provider,
+        living(modelled(provider), here, replicas=2),
+        reading(there) as room,
+    ):
+        await eventually(lambda: here.server.hub.broker.available is with_redis)
+        asked = await room.ask("Hello")
+        message = await room.grows(asked, "3 ")
+        sent = fake.sent
+        stopping = asyncio.create_task(room.chat.stop("r", message["seq"]))
+        async with asyncio.timeout(STOP_SECONDS):
+            await fake.gone.wait()
+        assert fake.sent - sent < STOP_SECONDS / 0.01
+        sent = fake.sent
+        await stopping
+        end = await room.answer(asked)
+        assert (end["reason"], fake.sent, len(fake.asked)) == ("stopped", sent, 1)
 
 
 @both

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -10,13 +11,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.agents import AgentProcess, Room, living, reading, token
-from tests.support.chat import eventually, running
+from tests.support.chat import Running, eventually, running
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.agents import Agent, Context, Message
 from tornado_chat.agents.life import Life
 from tornado_chat.agents.questions import SETTLED
+from tornado_chat.agents.turn import TAKEOVERS
 from tornado_chat.client import Client
+from tornado_chat.errors import ChatError
 
 SLOW = """
 import asyncio, os
@@ -179,6 +184,62 @@ async def test_what_was_cut_off_is_given_again_or_taken_over(tmp_path: Path) -> 
             assert (await room.answer(left))["text"] == "1: left"
             assert (await room.answer(await room.ask("new")))["text"] == "at first"
         assert room.end(room.replies(interrupted)[0]["seq"])["text"] == "half"
+
+
+async def test_who_ends_together_with_the_server_is_followed_too(tmp_path: Path) -> None:
+    agent = echo()
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with reading(server) as room:
+            async with living(agent, server):
+                pass  # it follows the room now
+            asked = await room.ask("question")
+            async with (
+                Client(server.url, token=token(server, "bot", agent=True)) as old,
+                old.stream("r", reply_to=asked, id=f"re:{asked}", replica="old") as reply,
+            ):
+                await reply.write("half")
+                reply.leave()
+                await room.grows(asked, "half")
+                server.kill()
+            server.start()
+            async with living(agent, server):
+                assert (await room.answer(asked))["text"] == "1: question"
+
+
+@pytest.mark.logs("reply given up, too many have left it room=r id=re:1$")
+async def test_a_question_that_kills_whoever_answers_it_is_given_up(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, reading(here) as room:
+        async with living(echo(), here):
+            pass  # it follows the room now
+        asked = await room.ask("question")
+        for number in range(2 + TAKEOVERS):
+            await _begin_and_die(here, asked, number)
+        async with living(echo(), here):
+            assert (await room.answer(asked, 2))["text"] == "2: question"
+        assert room.end(room.replies(asked)[0]["seq"])["reason"] == "interrupted"
+
+
+async def _begin_and_die(here: Running, asked: int, number: int) -> None:
+    async with Client(here.address, token=token(here, "bot", agent=True)) as one:
+        while True:
+            reply = one.stream("r", reply_to=asked, id=f"re:{asked}", replica=str(number), take_over=number > 0)
+            with contextlib.suppress(ChatError):  # the server has not seen yet that the one before is gone
+                async with reply:
+                    assert reply.gen == number + 1
+                    reply.leave()
+                return
+
+
+async def test_what_is_far_back_is_answered(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, reading(here) as room:
+        agent = Agent("bot", rooms=["r"])
+        agent.on_mention(echo().messages[0][1])
+        async with living(agent, here):
+            pass
+        asked = await room.ask("question")
+        await asyncio.gather(*(room.chat.send("r", "so much is said meanwhile") for _ in range(1100)))
+        async with living(agent, here):
+            assert (await room.answer(asked))["text"] == "1: question"
 
 
 async def test_what_is_kept_for_a_room_shrinks_again(tmp_path: Path) -> None:

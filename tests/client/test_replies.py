@@ -111,6 +111,29 @@ async def test_who_stops_it_is_heard(tmp_path: Path, kind: TransportKind) -> Non
                 await ann.stop("lobby")
 
 
+@EVERY_KIND
+async def test_one_id_in_two_rooms_is_two_messages(tmp_path: Path, kind: TransportKind) -> None:
+    """Answers to questions that have the same seq, each in its room."""
+
+    async def answer(room: str) -> None:
+        async with bot.stream(room, id="re:1") as reply:
+            for word in range(20):
+                await reply.write(f"{room} {word} ")
+                await asyncio.sleep(0.01)
+
+    with Server(tmp_path, *UNLIMITED) as server:
+        async with client(server, "bot", kind) as bot:
+            rooms = "one", "two", "three"
+            for before, room in enumerate(rooms):  # the answers have other seqs
+                for _ in range(before):
+                    await bot.send(room, "before")
+            await asyncio.gather(*map(answer, rooms))
+            for before, room in enumerate(rooms):
+                message = await ended(bot, room)
+                assert message["seq"] == before + 1
+                assert message["text"] == "".join(f"{room} {word} " for word in range(20))
+
+
 async def test_replicas_leave_it_to_one(tmp_path: Path) -> None:
     with Server(tmp_path, *UNLIMITED) as server:
         async with client(server, "bot") as one, client(server, "bot") as two:

@@ -26,7 +26,7 @@ from tests.support.entries import (
 )
 from tornado_chat.errors import ChatError, Conflict, ErrorCode
 from tornado_chat.log import Appended, Entry, Log, growing
-from tornado_chat.log.growing import Checkpoint, Claim
+from tornado_chat.log.growing import SILENT_SECONDS, Checkpoint, Claim
 from tornado_chat.wire.events import Data
 
 pytest_plugins = ["tests.support.database_fixtures", "tests.support.postgres_servers"]
@@ -211,9 +211,17 @@ async def test_one_replica_holds_it(log: Log, database: str) -> None:
 
 
 async def test_a_holder_that_gives_no_sign_can_be_taken_over(log: Log, database: str) -> None:
-    await append(log, begun(replica="a"))
-    await lapse(database)
+    await append(log, begun(replica="a"), begun("re:2", replica="a"))
+    await log.stop("lobby", [2], "ann")
+    await rows(database, f"UPDATE growing SET lapses = lapses - {int(growing.RENEW_SECONDS * 1000)} WHERE seq = 1")
+    assert (await conflict(log, begun(replica="b", take_over=True))).gen == 1
+    await rows(database, f"UPDATE growing SET lapses = lapses - {int(SILENT_SECONDS * 1000)} WHERE seq = 1")
+    assert (await claim(log, begun(replica="b"))).held
     assert (await claim(log, begun(replica="b", take_over=True))).gen == 2
+    assert (await conflict(log, begun(replica="a", take_over=True))).gen == 2, "the new one was heard just now"
+    assert (await conflict(log, begun("re:2", replica="b", take_over=True))).gen == 1, "it is being ended"
+    await lapse(database)
+    assert (await claim(log, begun("re:2", replica="b", take_over=True))).gen == 2
 
 
 async def test_a_checkpoint_that_may_have_been_kept_is_given_again(log: Log) -> None:

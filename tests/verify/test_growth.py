@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from tests.verify.test_device import NOWHERE, WELCOME, Socket, error, kinds
+from tornado_chat.verify.answers import Answers
 from tornado_chat.verify.codecs import JSON, Data
 from tornado_chat.verify.device import Device
 from tornado_chat.verify.faults import Scene, stop_growing
 from tornado_chat.verify.growth import KEPT_SECONDS, LATE_SECONDS, LEASE_SECONDS, Growth
 from tornado_chat.verify.handshake import Offer
 from tornado_chat.verify.ledger import Ledger
+from tornado_chat.verify.tales import question, tale
 
 TEXT = "to be or not to be, naïve 🦊"
 
@@ -166,6 +168,27 @@ async def test_a_reader_asks_for_what_it_lacks_and_is_content_with_the_whole() -
     assert socket.sent[-1] == asked | {"offset": 20}
     made.take(socket, stream(20, TEXT[20:], done=True, id="fetch r 1"))
     assert (made.reading.waits(), kinds(ledger)) == (None, [])
+
+
+async def test_a_reply_that_is_taken_over_begins_again() -> None:
+    made, socket, ledger = device()
+    ledger.answers = Answers("bot", ledger.grow)
+    ledger.answers.ask("r", "ann", "q", "k1")
+    told = "".join(tale("k1"))
+    event = {"type": "message", "room": "r", "seq": 1, "n": 1, "user": "ann", "name": "Ann", "ts": 1}
+    made.take(socket, event | {"id": "q", "text": question("k1")})
+    reply = {"seq": 2, "n": 2, "user": "bot", "id": "re:1", "reply_to": 1, "agent": True, "streaming": True, "text": ""}
+    made.take(socket, event | reply)
+    made.take(socket, chunk(0, told[:5], seq=2))
+    made.take(socket, chunk(0, told[:2], seq=2, gen=2))
+    made.take(socket, chunk(5, told[5:6], seq=2))  # late, and of the one before
+    assert made.reading.waits() is None
+    made.take(socket, chunk(4, told[4:6], seq=2, gen=2))
+    asked = {"type": "fetch", "id": "fetch r 2", "room": "r", "seq": 2, "offset": 2}
+    assert [command for command in socket.sent if command["type"] == "fetch"] == [asked]
+    assert kinds(ledger) == []
+    made.take(socket, chunk(0, "x", seq=2, gen=3))
+    assert dict(kinds(ledger)) == {"text": 2}
 
 
 @pytest.mark.parametrize(

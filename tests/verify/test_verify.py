@@ -22,7 +22,7 @@ import pytest
 from tests.support import ROOT
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.cli import main
-from tornado_chat.verify.faults import DEVICE, FAULTS, NETWORK, POSTGRESQL, REDIS, WORKERS
+from tornado_chat.verify.faults import AGENTS, DEVICE, FAULTS, NETWORK, POSTGRESQL, REDIS, WORKERS
 from tornado_chat.verify.processes import children, is_alive
 
 TIMEOUT = 180.0
@@ -73,7 +73,10 @@ SHORT = ("--json", "--clients", "20", "--rooms", "4")
     [
         ({DEVICE, NETWORK, WORKERS}, ()),
         ({DEVICE, NETWORK, WORKERS}, ("--workers", "2")),
-        ({DEVICE, NETWORK, WORKERS, REDIS, POSTGRESQL}, ("--workers", "3", "--database", "postgresql", "--redis")),
+        (
+            {DEVICE, NETWORK, WORKERS, REDIS, POSTGRESQL, AGENTS},
+            ("--workers", "3", "--database", "postgresql", "--redis", "--agents"),
+        ),
     ],
 )
 def test_every_promise_holds_while_harm_is_done(needs: set[str], argv: tuple[str, ...], tmp_path: Path) -> None:
@@ -94,6 +97,7 @@ def test_every_promise_holds_while_harm_is_done(needs: set[str], argv: tuple[str
     assert found["transports"] == {"websocket": 5, "stream": 5, "poll": 5, "http": 5}
     assert {"streams", "resumed by id", "polls", "pages", "posts", "changes"} <= found["counts"].keys()
     assert {"mentioned", "marked", "followed", "states", "growing", "chunks"} <= found["counts"].keys()
+    assert AGENTS not in needs or found["counts"]["calls of the model"] >= found["counts"]["questions"] / 2 > 0
 
 
 def test_a_running_server_with_its_key_a_token_or_guests(tmp_path: Path) -> None:
@@ -253,6 +257,9 @@ def test_the_installations_files_can_be_kept(tmp_path: Path, mode: int | None) -
         ("--url http://h --secret-file none", "--secret-file: the key in 'none' cannot be read"),
         ("--url http://h --workers 2", "--workers: is for a server of its own"),
         ("--url http://h --redis", "--redis: is for"),
+        ("--url http://h --agents", "--agents: with --url it needs --secret-file"),
+        ("--agents 0", "--agents"),
+        ("--faults agent-kill", "--faults: agent-kill can only be done to agents of its own"),
         ("--url http://h --faults kill-worker", "--faults: kill-worker can only be done to its own server"),
         ("--url ftp://h", "--url"),
     ],

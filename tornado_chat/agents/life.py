@@ -39,9 +39,12 @@ has been said for longest."""
 JOINS = 20
 """Rooms that are being joined at once."""
 
-BACK, FURTHEST = 200, 1000
+BACK, FURTHEST = 200, 10_000
 """Events behind a room's head at which it is joined: so that what is asked again is known; and at most, where a
 question further back has no answer."""
+
+BACKOFF = 0.2, 3.0
+"""Bounds of the pauses between attempts to connect, in seconds: people wait for its answers."""
 
 MARK_SECONDS = 30.0
 """How often the marks are moved, where something was handled."""
@@ -85,7 +88,9 @@ class Life:
 
     async def run(self, url: str, token: str | Callable[[], Awaitable[str]]) -> None:
         """Until cancelled; Refused."""
-        client = Client(url, transport=self.agent.transport, token=token, timeout=None, notify=logger.info)
+        client = Client(
+            url, transport=self.agent.transport, token=token, timeout=None, backoff=BACKOFF, notify=logger.info
+        )
         async with client:
             self.client = client
             reading = asyncio.create_task(self._read())
@@ -100,6 +105,8 @@ class Life:
                     task.cancel()
                 await asyncio.wait({living, reading})
                 await self._tasks.stop()
+                for room in self.rooms.values():
+                    room.close()
                 if self.agent.stop is not None and self._answering:
                     await self._call(self.agent.stop)
 

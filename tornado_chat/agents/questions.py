@@ -26,7 +26,7 @@ DoubleTexting = Literal["enqueue", "reject", "interrupt", "rollback", "concurren
 """What becomes of a question while another one of the same person waits for its answer, or is being answered:
 it waits for its turn; is refused; ends the other one, which keeps what was said; or deletes that; or has no turn."""
 
-ATTEMPTS = 3
+ATTEMPTS = 5
 """Attempts for one asking, where each is interrupted."""
 
 HOPS = 3

@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 SAID = 256
 """Messages of the agent to which a reply is a question."""
 
+AGAIN_SECONDS, AGAIN = 4.0, 3
+"""After so long it is tried again to take a reply over, so many times: an author that ended together with the server's
+process is said to be there for 7 s more, and nobody may tell when it is not."""
+
 RECALL_PAGE, RECALL_PAGES = 200, 10
 """Messages that are looked through for the attempts to answer one that is asked again after long."""
 
@@ -70,6 +74,7 @@ class AgentRoom:
         self._said: deque[int] = deque(maxlen=SAID)  # the agent's last messages
         self._tried: dict[tuple[int, int], float] = {}  # attempts, and when they may be tried again
         self._timer: asyncio.TimerHandle | None = None
+        self._again: dict[int, asyncio.TimerHandle] = {}  # by the seq of a reply that is to be taken over
         self._soon = False  # `look` will be called
         self._passed = asyncio.Event()
         self._dropping = Repeated(logger)
@@ -85,6 +90,9 @@ class AgentRoom:
     def close(self) -> None:
         """It is left: what is said there from here ends."""
         self._stop_timer()
+        for timer in self._again.values():
+            timer.cancel()
+        self._again.clear()
         self._live = False
         for turn in self.turns.values():
             turn.end()
@@ -205,17 +213,36 @@ class AgentRoom:
             self._tried[turn.question.seq, turn.number] = turn.retry
         self._look_soon()
 
-    def _begin(self, turn: Turn) -> None:
-        self.turns[turn.question.seq] = turn
-        self.life.begin(turn, lambda: self.on_end(turn))
+    def _try_again(self, question: Question, seq: int, again: int) -> None:
+        """The author of the reply `seq` is said to be there: look later whether that was true."""
+        if question.open != seq or not again or seq in self._again or not self._live:
+            return
 
-    def _take_over(self, question: Question) -> None:
+        def take_over() -> None:
+            del self._again[seq]
+            if question.open == seq:
+                self._take_over(question, again - 1)
+
+        self._again[seq] = asyncio.get_running_loop().call_later(AGAIN_SECONDS, take_over)
+
+    def _begin(self, turn: Turn, then: Callable[[], None] | None = None) -> None:
+        self.turns[turn.question.seq] = turn
+
+        def on_end() -> None:
+            self.on_end(turn)
+            if then is not None:
+                then()
+
+        self.life.begin(turn, on_end)
+
+    def _take_over(self, question: Question, again: int = AGAIN) -> None:
         if question.seq in self.turns or not self._live:
             return
         if not question.wanted or question.begun < question.first:
             self.life.spawn(self._stop(question.open))
         elif self.life.free:
-            self._begin(Turn(self, question, question.begun, take_over=True))
+            seq, turn = question.open, Turn(self, question, question.begun, take_over=True)
+            self._begin(turn, lambda: None if turn.began else self._try_again(question, seq, again))
 
     async def _stop(self, seq: int) -> None:
         """End an attempt that nobody wants any more, and whose author may be gone."""

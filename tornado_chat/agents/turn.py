@@ -39,6 +39,9 @@ ERROR_SECONDS = 5.0
 RETRY_SECONDS = 5.0
 """Until a `begin` that cannot be had for now is tried again."""
 
+TAKEOVERS = 5
+"""Of one attempt: a further one ends it as `interrupted`, so that a question does not kill its answerers for ever."""
+
 REPEAT_SECONDS = 5.0
 """How often status and running steps are told again, so that who comes sees them; they lapse after 6 s."""
 
@@ -101,7 +104,11 @@ class Turn:
                 try:
                     if reply.reason is None:
                         self.began = True
-                        await self._make()
+                        if reply.gen > 1 + TAKEOVERS:
+                            logger.warning("reply given up, too many have left it room=%s id=%s", name, self.id)
+                            await reply.finish("interrupted")
+                        else:
+                            await self._make()
                     else:
                         reply.leave()
                 except BaseException:

@@ -113,15 +113,16 @@ class Outbound:
 
     def on_answer(self, message: Data) -> None:
         command = self.commands.get(message.get("id", ""))
-        if command is not None:
+        if command is not None and message.get("room") in (None, command.queue.room):
             command.queue.failures = 0
             if not command.reply.done():
                 command.reply.set_result(message)
             self._forget(command)
 
-    def on_error(self, id: str, error: ChatError) -> None:
+    def on_error(self, id: str, error: ChatError, room: str | None) -> None:
+        """`room`: that which the error names, if it names one."""
         command = self.commands.get(id)
-        if command is None:  # its caller has given up
+        if command is None or room not in (None, command.queue.room):  # its caller has given up
             return
         if error.code in TRANSIENT_ERRORS and id in command.queue.flying:
             command.queue.recall(command)

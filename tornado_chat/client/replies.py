@@ -149,6 +149,11 @@ class Reply:
         return stopped
 
     @property
+    def gen(self) -> int:
+        """How many have written it, one after another; 0: it is not begun."""
+        return self._gen
+
+    @property
     def id(self) -> str:
         id: str = self._begin["id"]
         return id

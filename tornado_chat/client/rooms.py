@@ -306,7 +306,7 @@ class Rooms:
         elif not id:
             log.warning("refused code=%s reason=%s", code, error)
         elif room is None:
-            self._outbound.on_error(id, error)
+            self._outbound.on_error(id, error, message.get("room"))
         elif code in TRANSIENT_ERRORS:
             delay = self._link.pause(room.failures) if error.retry_after is None else error.retry_after
             room.failures += 1

@@ -16,6 +16,12 @@ LEASE_SECONDS, RENEW_SECONDS = 15.0, 2.0
 LAPSE_SECONDS = LEASE_SECONDS + RENEW_SECONDS
 """How long after the last sign anybody may finish a message: its author may have been there until the next one."""
 
+SILENT_SECONDS = RENEW_SECONDS + 5.0
+"""How long after the last sign another replica may take it over: its author's process has died, whoever saw that."""
+
+SILENT_MS = int((LAPSE_SECONDS - SILENT_SECONDS) * 1000)
+"""So long before it lapses, in ms, that is the case."""
+
 STOP_SECONDS = 2.0
 """How long an author has to finish by itself what somebody stopped."""
 

@@ -10,6 +10,7 @@ from tornado_chat.log.growing import (
     GROWING,
     LAPSE_SECONDS,
     LAPSED,
+    SILENT_MS,
     STOPPED_SECONDS,
     Begin,
     Checkpoint,
@@ -29,6 +30,11 @@ from tornado_chat.log.postgres_schema import Connection
 LEASE = int(LAPSE_SECONDS * 1000)
 
 CLAIM = "SELECT gen, length, text, held, reason, refused FROM claim_growing($1, $2, $3, $4, $5, $6, $7)"
+UNLINK = """
+UPDATE growing SET linked = false
+WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq = $2
+    AND linked AND stopped IS NULL AND lapses <= clock_ms() + $3
+"""
 HOME = "SELECT home FROM growing WHERE room = (SELECT id FROM rooms WHERE name = $1) AND seq = $2 FOR UPDATE"
 BEGUN = """
 SELECT seq FROM events WHERE key = $3 AND room = (SELECT id FROM rooms WHERE name = $1) AND "user" = $2
@@ -147,6 +153,8 @@ async def lock(db: Connection, entries: Sequence[Begin | Finish]) -> None:
 async def claim(db: Connection, entry: Begin, seq: int, *, new: bool) -> Claim | ChatError:
     """The message `seq` grows from now on, or goes on with `entry`, if that may have it; its room is locked."""
     before: str = "" if new else await db.fetchval(HOME, entry.room, seq) or ""
+    if entry.take_over and not new:
+        await db.execute(UNLINK, entry.room, seq, SILENT_MS)
     row = await db.fetchrow(CLAIM, entry.room, seq, new, entry.replica, entry.home, entry.take_over, LEASE)
     assert row is not None
     gen, length, text, held, reason, refused = row

@@ -14,6 +14,7 @@ from tornado_chat.log.growing import (
     GROWING,
     LAPSE_SECONDS,
     LAPSED,
+    SILENT_MS,
     STOPPED_SECONDS,
     Begin,
     Checkpoint,
@@ -28,7 +29,10 @@ from tornado_chat.log.growing import (
 BEGIN = """
 INSERT INTO growing (room, seq, gen, replica, home, linked, lapses, length) VALUES (?, ?, 1, ?, ?, 1, ?, 0)
 """
-FOUND = "SELECT gen, replica, linked AND lapses > ?, length, home FROM growing WHERE room = ? AND seq = ?"
+FOUND = """
+SELECT gen, replica, linked AND lapses > CASE WHEN stopped IS NULL THEN ?1 ELSE ?2 END, length, home
+FROM growing WHERE room = ?3 AND seq = ?4
+"""
 ENDED = """
 SELECT e."on", f.emoji, f.reply_to, coalesce(length(e.text), 0)
 FROM events AS e LEFT JOIN events AS f ON f.room = e.room AND f.seq = e.target
@@ -149,7 +153,7 @@ def begin(db: sqlite3.Connection, room: int, seq: int, entry: Begin) -> Claim:
 
 def claim(db: sqlite3.Connection, room: int, seq: int, entry: Begin) -> Claim | ChatError:
     """The message is there already: it goes on with `entry`, if that may have it."""
-    found = db.execute(FOUND, (now(), room, seq)).fetchone()
+    found = db.execute(FOUND, (now() + SILENT_MS, now(), room, seq)).fetchone()
     if found is None:
         grew, reason, length, text_length = db.execute(ENDED, (room, seq)).fetchone()
         ended = grew and reason is not None

@@ -220,7 +220,7 @@ class Authoring:
         if device.connected and room not in self._stops:
             for growth in device.ledger.growing:
                 if growth.room == room and (seq in (None, growth.seq)) and device.user in (growth.user, growth.asker):
-                    growth.stopped = True
+                    growth.stopped, growth.stopped_at = True, time.monotonic()
             self._stops[room] = seq, time.monotonic()
             if seq is None:
                 device.ledger.records[room].stopping.add((device.user, self._stops[room][1]))

@@ -190,7 +190,9 @@ class Commands:
             if not sent.growth.deleting:
                 self.messages.append((room, sent.growth.seq))
         elif sent.command["type"] == "send":
-            self.messages.append((room, seq))
+            answers = device.ledger.answers
+            if answers is None or not answers.is_question(room, device.user, id):
+                self.messages.append((room, seq))
             if sent.command.get("mark", True):
                 device.own.take_mark(room, seq)
         elif sent.command["type"] == "react" and sent.command["on"]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import jwt
 
 from tornado_chat.verify.address import ServerAddress
+from tornado_chat.verify.answers import Answers
+from tornado_chat.verify.asking import Asking
 from tornado_chat.verify.codecs import JSON, MSGPACK, Data
 from tornado_chat.verify.commands import MAX_UNANSWERED, Sent
 from tornado_chat.verify.device import Device
@@ -29,6 +31,10 @@ STOP_SECONDS = 5.0
 """For a device that is cancelled to end; then it is cancelled again."""
 TICK = 0.02
 """The sends of so many seconds go out together."""
+ASKING = 0.02
+"""So many of the commands are for the agent, where there is one."""
+ANSWERS_PATIENCE = 3
+"""Times the patience, for its last answers: one that is given again after a lease, and others behind it."""
 AGENTS = 8
 """One of so many users is an agent."""
 ROOMS_EACH = 3
@@ -96,6 +102,7 @@ class Crowd:
         secret: bytes | None,
         token: str | None,
         through: int | None,
+        agent: bool = False,
     ) -> None:
         self.ledger = ledger
         self.dice = dice
@@ -108,6 +115,14 @@ class Crowd:
         self._run = f"{dice.getrandbits(32):08x}"
         self._users = max(1, plan.devices // 2)  # each has two devices
         self._absent = f"verify-{self._run}-absent"  # who is named, and has never come
+        self.agent = f"verify-{self._run}-agent"
+        """The user whom all may ask, if `agent`."""
+        self._asking: Asking | None = None
+        if agent:
+            ledger.answers = Answers(self.agent, ledger.grow)
+            self._asking = Asking(ledger.answers, self._run, random.Random(dice.getrandbits(64)))
+            for users in ledger.users.values():
+                users.add(self.agent)
         self.devices = [self._device(number) for number in range(plan.devices)]
         self.began_as = self.kinds()
         self._ending = False
@@ -132,7 +147,7 @@ class Crowd:
             self.ledger,
             self._address.through(self._through) if self._through is not None and nth % 3 == 2 else self._address,
             kind=kind,
-            token=self._credential(f"verify-{self._run}-{user + 1}", agent=agent),
+            token=self.credential(f"verify-{self._run}-{user + 1}", agent=agent),
             offer=Offer(
                 MSGPACK if nth % 3 == 1 else JSON,
                 window_bits={2: 15, 6: 10}.get(nth % 8),
@@ -142,8 +157,8 @@ class Crowd:
             agent=agent,
         )
 
-    def _credential(self, user: str, *, agent: bool = False) -> str | None:
-        """As the protocol tells the makers of tokens."""
+    def credential(self, user: str, *, agent: bool = False) -> str | None:
+        """A token, made as the protocol tells the makers of tokens."""
         if self._secret is None:
             return self._token
         claims: Data = {"sub": user, "exp": int(time.time()) + TOKEN_TTL}
@@ -221,6 +236,9 @@ class Crowd:
         if device.connected and device.spoken and len(device.commands.unanswered) < MAX_UNANSWERED:
             if self.dice.random() < GROWING and device.authoring.open < GROWING_EACH:
                 self._begin_growing(device)
+                return
+            if self._asking is not None and not device.agent and self.dice.random() < ASKING:
+                self._asking.do(device)
                 return
             command = self.command(device)
             device.commands.speak(command)
@@ -397,6 +415,9 @@ class Crowd:
         for pouring in self._pouring:
             pouring.ending = True
         deadline = time.monotonic() + patience
+        if self._asking is not None:
+            await self._wait(self._all_answered, ANSWERS_PATIENCE * patience)
+            deadline = max(deadline, time.monotonic() + patience / 2)
         await self._wait(self._all_hold, deadline - time.monotonic())
         reader = Device(
             "reader",
@@ -404,7 +425,7 @@ class Crowd:
             self.ledger,
             self._address,
             kind="websocket" if "websocket" in self.transports else "http",
-            token=self._credential(f"verify-{self._run}-reader"),
+            token=self.credential(f"verify-{self._run}-reader"),
             offer=Offer(JSON),
             dice=self.dice,
             last=self._all_hold(),
@@ -440,7 +461,7 @@ class Crowd:
         readers: list[Device] = []
         for number, user in enumerate(users):
             kind = self.transports[number % len(self.transports)]
-            token = self._credential(user) if self._secret is not None else tokens[user]
+            token = self.credential(user) if self._secret is not None else tokens[user]
             readers.append(
                 Device(
                     f"own{number + 1}",
@@ -459,9 +480,13 @@ class Crowd:
             one.begin_anew()
         return readers
 
+    def _all_answered(self) -> bool:
+        return self.ledger.answers is None or self.ledger.answers.waiting() is None
+
     def _all_hold(self) -> bool:
         return (
             not self._pouring
+            and self._all_answered()
             and not self.ledger.still_growing()
             and all(device.waits() is None for device in self.devices)
         )
@@ -487,6 +512,9 @@ class Crowd:
                     self.ledger.report(finding, room=room, device=growth.user)
         for device in self.devices:
             device.audit()
+        if self.ledger.answers is not None:
+            for room, finding in self.ledger.answers.audit():
+                self.ledger.report(finding, room=room, device=self.agent)
         if not self.ledger.counts["acked"] or not self.ledger.counts["delivered"]:
             self.ledger.report(Finding("stuck", "nothing was acknowledged, or nothing delivered: nothing was verified"))
         error = self.fault()

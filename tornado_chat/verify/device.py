@@ -458,6 +458,8 @@ class Device:
                 self.violation(finding, room, seq)
         else:
             record = self.ledger.records[room]
+            if self.ledger.answers is not None and not record.is_known(seq):
+                self._judge(room, self.ledger.answers.see(room, event, now), seq)
             finding, late = record.see(event, self.name, now)
             if finding is None and self.last:
                 finding = record.survives(event)

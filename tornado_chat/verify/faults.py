@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from tornado_chat.verify.installation import Installation
     from tornado_chat.verify.ledger import Ledger
     from tornado_chat.verify.proxy import Proxy
+    from tornado_chat.verify.replicas import Replicas
 
 DEVICE, NETWORK = "any server", "the way to any server"
 WORKERS, REDIS, POSTGRESQL = "its own server", "its own Redis", "its own PostgreSQL"
+AGENTS = "agents of its own"
 
 DEVICE_SECONDS = 15.0
 """Each device suffers each of the devices' faults about so often."""
@@ -41,6 +43,7 @@ class Scene:
         dice: random.Random,
         longest: float,
         ending: asyncio.Event,
+        replicas: Replicas | None = None,
     ) -> None:
         self.crowd = crowd
         self.ledger: Ledger = crowd.ledger
@@ -48,6 +51,7 @@ class Scene:
         self.ending = ending
         self._installation = installation
         self._network = network
+        self._replicas = replicas
         self.longest = longest
 
     @property
@@ -67,6 +71,11 @@ class Scene:
         """Between some of the clients and the server."""
         assert self._network is not None, "this fault needs a proxy on the way"
         return self._network
+
+    @property
+    def replicas(self) -> Replicas:
+        assert self._replicas is not None, "this fault needs an agent of our own"
+        return self._replicas
 
     def device(self) -> Device:
         return self.dice.choice(self.crowd.devices)
@@ -272,6 +281,52 @@ async def restart_postgresql(scene: Scene) -> None:
         scene.ledger.note("PostgreSQL started")
 
 
+# To the agent. Each returns when all of its processes run.
+
+
+async def kill_agent(scene: Scene) -> None:
+    replicas, number = scene.replicas, scene.dice.randrange(scene.replicas.count)
+    scene.ledger.note(f"kill -9 of agent {number + 1}")
+    replicas.kill(number)
+    try:
+        if scene.dice.random() < 0.5:
+            await scene.a_while()
+    finally:
+        replicas.run(number)
+
+
+async def restart_agent(scene: Scene) -> None:
+    replicas, number = scene.replicas, scene.dice.randrange(scene.replicas.count)
+    scene.ledger.note(f"agent {number + 1} restarted")
+    ended = await replicas.end(number)
+    replicas.run(number)
+    if not ended:
+        scene.ledger.report(Finding("stuck", f"agent {number + 1} did not end in time"))
+
+
+async def freeze_agent(scene: Scene) -> None:
+    replicas, number = scene.replicas, scene.dice.randrange(scene.replicas.count)
+    replicas.freeze(number)
+    try:
+        seconds = await scene.a_while()
+    finally:
+        replicas.thaw(number)
+    scene.ledger.note(f"agent {number + 1} frozen for {seconds:.1f} s")
+
+
+async def kill_agents(scene: Scene) -> None:
+    if scene.dice.random() < 0.5:
+        return
+    scene.ledger.note("kill -9 of all agents")
+    for number in range(scene.replicas.count):
+        scene.replicas.kill(number)
+    try:
+        await scene.pause(scene.dice.uniform(0.0, scene.longest / 2))
+    finally:
+        for number in range(scene.replicas.count):
+            scene.replicas.run(number)
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """`needs` says what must be ours for it."""
@@ -303,6 +358,10 @@ FAULTS = {
     "redis-delay": Fault(delay_redis, REDIS, "messages of Redis delayed"),
     "redis-stall": Fault(stall_redis, REDIS, "connections to Redis that stay open and carry nothing"),
     "postgresql-restart": Fault(restart_postgresql, POSTGRESQL, "PostgreSQL stopped and started"),
+    "agent-kill": Fault(kill_agent, AGENTS, "kill -9 of one of an agent's processes"),
+    "agent-restart": Fault(restart_agent, AGENTS, "SIGTERM to one of an agent's processes, and another"),
+    "agent-freeze": Fault(freeze_agent, AGENTS, "SIGSTOP of one of an agent's processes for some seconds"),
+    "agents-kill": Fault(kill_agents, AGENTS, "kill -9 of all of an agent's processes, now and then"),
 }
 
 
@@ -313,7 +372,7 @@ def harms(scene: Scene, names: Collection[str], pause: float) -> list[Coroutine[
     with `pause` seconds between.
     """
     running = [_harm_devices(scene, name) for name in names if FAULTS[name].needs == DEVICE]
-    for needs in (NETWORK, WORKERS, REDIS, POSTGRESQL):
+    for needs in (NETWORK, WORKERS, REDIS, POSTGRESQL, AGENTS):
         some = [name for name in names if FAULTS[name].needs == needs]
         if some:
             # Between two restarts of the database a worker has to have the time to start, on a slow machine too.
@@ -341,4 +400,9 @@ async def _harm_installation(scene: Scene, names: list[str], pause: float) -> No
 async def _do(scene: Scene, name: str) -> None:
     if not scene.ending.is_set():
         scene.ledger.faults[name] += 1
-        await FAULTS[name].harm(scene)
+        began = time.monotonic()
+        try:
+            await FAULTS[name].harm(scene)
+        finally:
+            if FAULTS[name].needs != DEVICE:
+                scene.ledger.take_harm(began)

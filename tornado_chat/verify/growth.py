@@ -58,6 +58,7 @@ class Growth:
         "said",
         "seq",
         "stopped",
+        "stopped_at",
         "text",
         "user",
         "watched",
@@ -79,6 +80,7 @@ class Growth:
         self.finish: tuple[str, int] | None = None  # the reason and the length that an ack has confirmed
         self.may_end: set[tuple[str, int]] = set()  # those that were asked for
         self.stopped = False  # somebody has asked for that, or to delete it
+        self.stopped_at = math.inf  # when that was asked for last
         self.deleting = False  # somebody has asked to delete it while it grew
         self.gone = False
         self.gone_at = math.inf
@@ -118,6 +120,10 @@ class Growth:
 
     # Its readers
 
+    def has_gen(self, gen: int) -> bool:
+        """Whether there may be a text with this `gen`."""
+        return gen == self.gen
+
     def is_part(self, offset: int, text: str) -> bool:
         """Whether its author has said `text` at that place."""
         return offset + len(text) <= self.said and self.text.startswith(text, offset)
@@ -126,6 +132,11 @@ class Growth:
         """A reader has so much of it."""
         if length > (self._shown[-1][1] if self._shown else 0):
             self._shown.append((now, length))
+
+    @property
+    def first_shown_at(self) -> float:
+        """When a reader had something of it; infinite if nobody had."""
+        return self._shown[0][0] if self._shown else math.inf
 
     def shown_at(self, now: float) -> int:
         return max((length for then, length in self._shown if then <= now), default=0)

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
+from tornado_chat.verify.answers import Answers
 from tornado_chat.verify.findings import Finding, Violation
 from tornado_chat.verify.growth import Growth
 from tornado_chat.verify.own_log import OwnLog
@@ -15,6 +16,10 @@ VIOLATIONS_KEPT = 1000
 HISTORY_KEPT = 1000
 RESERVE_SECONDS = 15.0
 """How long after a fault of the installation a broken connection is put down to it."""
+
+
+EFFECT_SECONDS = 10.0
+"""How long after harm was done and mended its effects may be seen."""
 
 
 class Times:
@@ -63,6 +68,8 @@ class Ledger:
         """By user."""
         self.growing: list[Growth] = []
         """Messages that are said bit by bit, and have not ended, or only just."""
+        self.answers: Answers | None = None
+        """Those of the agent, if there is one."""
         self.broken_at: list[float] = []
         """When workers were killed or replaced, by time.monotonic()."""
         self.epoch: str | None = None
@@ -85,8 +92,13 @@ class Ledger:
         """The same to each who waited for it in a poll."""
         self.answer = Times()
         """From a command's (last) way out to its ack."""
+        self.first_words = Times()
+        """From a question, where its asker had no other, to the first word of its answer that anybody had."""
+        self.left = Times()
+        """From the wish that a reply ends until its model was left alone."""
         self._harmed_until = 0.0
         self._harms = 0
+        self._harm: list[tuple[float, float]] = []  # from when to when some was done, by time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -139,6 +151,14 @@ class Ledger:
     def end_harm(self) -> None:
         self._harms -= 1
         self._harmed_until = time.monotonic() + RESERVE_SECONDS
+
+    def take_harm(self, since: float) -> None:
+        """Some was done since then, to what is between the devices and the agent, to that or to the server."""
+        self._harm.append((since, time.monotonic()))
+
+    def was_harmed(self, since: float, until: float) -> bool:
+        """Whether some was, or what came of it may have gone on."""
+        return any(begin < until and since < end + EFFECT_SECONDS for begin, end in self._harm)
 
     @property
     def harmed(self) -> bool:

@@ -12,7 +12,9 @@ from typing import Any
 from tornado_chat import auth, config
 from tornado_chat.errors import ConfigError
 from tornado_chat.verify.device import TRANSPORTS
-from tornado_chat.verify.faults import DEVICE, FAULTS, NETWORK, POSTGRESQL, REDIS, WORKERS
+from tornado_chat.verify.faults import AGENTS, DEVICE, FAULTS, NETWORK, POSTGRESQL, REDIS, WORKERS
+
+MAX_AGENTS = 100
 
 MAX_ROOMS = 1000
 """One connection may be in so many, and whoever reads the logs in the end is in all."""
@@ -47,6 +49,8 @@ class Options:
     max_late: float | None
     seed: int
     json: bool
+    agents: int = 0
+    """Processes that are one agent, which is asked questions; 0: there is none."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +71,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--directory",
         metavar="DIR",
         help="where its own server's files are made, and stay (default: removed at the end)",
+    )
+    where.add_argument(
+        "--agents",
+        metavar="N",
+        nargs="?",
+        const="3",
+        help="an agent of N processes (3), with a model of its own: each question is answered, and once",
     )
     how = parser.add_argument_group("how hard")
     how.add_argument("--minutes", default="1", metavar="N", help="how long, such as 0.5 (default: 1)")
@@ -105,6 +116,9 @@ def load(args: argparse.Namespace, check_url: Callable[[str], str]) -> Options:
     for flag in ("workers", "database", "redis", "directory"):
         if not own and getattr(args, flag):
             raise ConfigError(f"--{flag}: is for a server of its own; leave it or --url out")
+    agents = _checked("agents", config.integer(1, MAX_AGENTS), args.agents, 0)
+    if agents and not own and args.secret_file is None:
+        raise ConfigError("--agents: with --url it needs --secret-file, to sign the agent's token")
     transports = _transports(args.transports)
     minutes = _checked("minutes", _number(0.05, 7 * 1440), args.minutes)
     return Options(
@@ -120,11 +134,12 @@ def load(args: argparse.Namespace, check_url: Callable[[str], str]) -> Options:
         rooms=_checked("rooms", config.integer(1, MAX_ROOMS), args.rooms),
         rate=_checked("rate", _number(0.1, 100_000), args.rate),
         transports=transports,
-        faults=_faults(args, own, database, len(transports) > 1),
+        faults=_faults(args, own, database, len(transports) > 1, agents > 0),
         patience=_checked("patience", config.duration("1s", "1h"), args.patience),
         max_late=_checked("max-late", config.duration("1ms", "1h"), args.max_late, None),
         seed=_checked("seed", config.integer(0, 10**18), args.seed, random.randrange(10**6)),
         json=args.json,
+        agents=agents,
     )
 
 
@@ -168,7 +183,7 @@ def _transports(listed: str | None) -> tuple[str, ...]:
     return names
 
 
-def _faults(args: argparse.Namespace, own: bool, database: str, several: bool) -> tuple[str, ...]:
+def _faults(args: argparse.Namespace, own: bool, database: str, several: bool, agents: bool) -> tuple[str, ...]:
     if args.no_faults:
         if args.faults is not None:
             raise ConfigError("--no-faults: leave it or --faults out")
@@ -179,6 +194,7 @@ def _faults(args: argparse.Namespace, own: bool, database: str, several: bool) -
         WORKERS: own,
         REDIS: own and args.redis,
         POSTGRESQL: own and database == "postgresql",
+        AGENTS: agents,
     }
     if args.faults is None:
         return tuple(name for name, fault in FAULTS.items() if ours[fault.needs] and (several or name != "changes"))

@@ -23,6 +23,7 @@ class Reading:
     def __init__(self, device: Speaker) -> None:
         self._device = device
         self._have: dict[Place, int] = {}  # how much of what grows
+        self._gens: dict[Place, int] = {}  # of what it has, where that is not the first
         self._fetching: dict[Place, bool] = {}  # what it lacks, and whether that was asked for on this connection
         self._not_found: list[Place] = []
 
@@ -53,8 +54,9 @@ class Reading:
             yield from self._check(growth, gen, offset, text)
             place = room, seq
             if place in self._have:
-                self._take(place, growth, offset, text)
-                if offset > self._have[place] and place not in self._fetching:
+                self._take(place, growth, gen, offset, text)
+                lacks = offset > self._have[place] and gen >= self._gens.get(place, 1)
+                if lacks and place not in self._fetching:
                     self._device.ledger.counts["gaps"] += 1
                     self._ask(place)
 
@@ -70,22 +72,29 @@ class Reading:
             yield Finding("text", "the text of a message that does not grow", seq)
             return
         yield from self._check(growth, stream["gen"], offset, text)
-        self._take(place, growth, offset, text)
+        self._take(place, growth, stream["gen"], offset, text)
         if stream["done"] and growth.end is not None and offset + len(text) != max(growth.end.length, offset):
             yield Finding(
                 "text", f"a text that is done, with {offset + len(text)} characters of {growth.end.length}", seq
             )
         if stream["done"]:
             self._have.pop(place, None)
+            self._gens.pop(place, None)
 
     def _check(self, growth: Growth, gen: int, offset: int, text: str) -> Iterator[Finding]:
-        if gen != growth.gen:
+        if not growth.has_gen(gen):
             yield Finding("text", f"a text of the gen {gen}, which is {growth.gen}", growth.seq)
         elif not growth.is_part(offset, text):
             yield Finding("text", f"at {offset} its author has not said {text[:80]!r}", growth.seq)
 
-    def _take(self, place: Place, growth: Growth, offset: int, text: str) -> None:
+    def _take(self, place: Place, growth: Growth, gen: int, offset: int, text: str) -> None:
         have = self._have.get(place)
+        before = self._gens.get(place, 1)
+        if have is not None and gen != before:
+            if gen < before:
+                return
+            self._gens[place] = gen
+            self._have[place] = have = 0
         if have is not None and offset <= have < offset + len(text):
             self._have[place] = have = offset + len(text)
             growth.show(have, time.monotonic())
@@ -116,6 +125,7 @@ class Reading:
 
     def _done(self, place: Place) -> None:
         self._have.pop(place, None)
+        self._gens.pop(place, None)
         self._fetching.pop(place, None)
 
     def _ask(self, place: Place) -> None:

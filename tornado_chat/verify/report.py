@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, TextIO
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from tornado_chat.verify.answers import Answers
 from tornado_chat.verify.crowd import Crowd
 from tornado_chat.verify.ledger import Ledger
 
@@ -46,6 +48,7 @@ def _figures(crowd: Crowd) -> dict[str, str]:
         "acknowledged after": f"p99 {answer.quantile(0.99):.3f} s, max {answer.longest:.3f} s",
         "connections": f"{counts['connects']:,}",
         "fallen behind": f"{counts['behind']:,}",
+        **({"questions": _asked(ledger.answers)} if ledger.answers is not None else {}),
         "faults": f"{ledger.faults.total():,}",
         "violations": f"{ledger.violation_count:,}",
     }
@@ -84,11 +87,33 @@ def result(ledger: Ledger, about: Mapping[str, Any], trouble: list[str]) -> dict
         "late_ms": ledger.late.summary(),
         "polled_ms": ledger.polled.summary(),
         "ack_ms": ledger.answer.summary(),
+        "first_word_ms": ledger.first_words.summary(),
+        "left_ms": ledger.left.summary(),
         "history": ledger.history,
         "server_errors": trouble,
         "violation_count": ledger.violation_count,
         "violations": [violation.as_json() for violation in ledger.violations],
     }
+
+
+def _asked(answers: Answers) -> str:
+    waiting = sum(question.waits for question in answers.questions)
+    return f"{len(answers.questions):,}, {waiting:,} wait for an answer"
+
+
+def _of_agent(answers: Answers, counts: Mapping[str, int], report: Mapping[str, Any]) -> list[str]:
+    replies = answers.replies.values()
+    ends = Counter(reply.end.reason if reply.end is not None else "open" for reply in replies)
+    first, left = report["first_word_ms"], report["left_ms"]
+    return [
+        f"  an agent of {report['agents']} processes: {counts['questions']:,} questions, {counts['asked again']:,} "
+        f"times asked again, {counts['taken back']:,} taken back, {counts['stops of replies']:,} stops",
+        f"  {len(replies):,} replies ({_listed(ends)}), {sum(reply.gen > 1 for reply in replies):,} taken over; "
+        f"{counts['calls of the model']:,} calls of the model, {counts['calls again']:,} of them for a reply once more",
+        f"  first word, after the question: p50 {first['p50']:g} ms, p99 {first['p99']:g} ms, max {first['max']:g} ms",
+        f"  model left, after a stop: p50 {left['p50']:g} ms, p99 {left['p99']:g} ms, max {left['max']:g} ms; "
+        f"it said {counts['pieces after a stop']:,} pieces more",
+    ]
 
 
 def _listed(numbers: Mapping[str, int]) -> str:
@@ -118,6 +143,8 @@ def text(ledger: Ledger, report: Mapping[str, Any]) -> str:
         f"  late in polls: p50 {polled['p50']:g} ms, p99 {polled['p99']:g} ms, max {polled['max']:g} ms",
         f"  acks: p50 {ack['p50']:g} ms, p99 {ack['p99']:g} ms, max {ack['max']:g} ms",
     ]
+    if ledger.answers is not None:
+        lines += _of_agent(ledger.answers, counts, report)
     for name in ("faults", "closes", "errors"):
         if report[name]:
             lines.append(f"  {name}: {_listed(report[name])}")

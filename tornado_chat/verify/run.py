@@ -10,19 +10,24 @@ import random
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tornado_chat.errors import ConfigError
 from tornado_chat.verify import report
 from tornado_chat.verify.address import ServerAddress
+from tornado_chat.verify.calls import judge
 from tornado_chat.verify.crowd import Crowd, NotStarted, Plan
 from tornado_chat.verify.faults import FAULTS, NETWORK, Scene, harms
 from tornado_chat.verify.findings import Finding
 from tornado_chat.verify.installation import Installation
 from tornado_chat.verify.ledger import Ledger
+from tornado_chat.verify.model_server import ModelServer
 from tornado_chat.verify.options import Options
 from tornado_chat.verify.proxy import Proxy
+from tornado_chat.verify.replicas import Replicas
 
 LONGEST_HARM = 8.0
 """Seconds that a fault of the installation lasts, and that pass between two; a tenth of a short run."""
@@ -115,21 +120,29 @@ async def _run(
         secret=installation.secret if installation is not None else options.secret,
         token=options.token,
         through=network.port if network is not None else None,
+        agent=options.agents > 0,
     )
     title = str(installation or url)
     out = sys.stderr if options.json else sys.stdout
     print(f"verify {title}, seed {options.seed}, faults: {', '.join(options.faults) or 'none'}", file=out, flush=True)
+    trouble: list[str] = []
     try:
         await crowd.start()
-        show = asyncio.create_task(report.watch(title, crowd, out))
-        try:
-            await _load(options, Scene(crowd, installation, network, dice, _harm_seconds(options), ending))
-            await crowd.settle(options.patience)
-        finally:
-            show.cancel()
-            await asyncio.wait([show])
-        if not show.cancelled():
-            show.result()  # the output could not be written
+        async with _agent(options, url, network, crowd) as agent:
+            show = asyncio.create_task(report.watch(title, crowd, out))
+            try:
+                replicas = agent[0] if agent is not None else None
+                scene = Scene(crowd, installation, network, dice, _harm_seconds(options), ending, replicas)
+                await _load(options, scene)
+                await crowd.settle(options.patience)
+            finally:
+                show.cancel()
+                await asyncio.wait([show])
+            if not show.cancelled():
+                show.result()  # the output could not be written
+            if agent is not None:
+                trouble = agent[0].trouble()
+                _judge_calls(ledger, agent[1])
     finally:
         await crowd.stop()
     if options.max_late is not None and ledger.late.longest > options.max_late:
@@ -143,9 +156,52 @@ async def _run(
         "rooms": options.rooms,
     }
     about["transports"] = crowd.began_as
-    result = report.result(ledger, about, installation.trouble() if installation is not None else [])
+    about["agents"] = options.agents
+    trouble += installation.trouble() if installation is not None else []
+    result = report.result(ledger, about, trouble)
     print(json.dumps(result) if options.json else report.text(ledger, result))
     return 0 if result["ok"] else 1
+
+
+@contextlib.asynccontextmanager
+async def _agent(
+    options: Options, url: str, network: Proxy | None, crowd: Crowd
+) -> AsyncIterator[tuple[Replicas, ModelServer] | None]:
+    """Its processes and its model; None if none is wanted. One in three processes is behind the network's proxy."""
+    if not options.agents:
+        yield None
+        return
+    token = crowd.credential(crowd.agent, agent=True)
+    assert token is not None
+    urls = [url] if network is None else [url, url, _through(url, network)]
+    rooms = list(crowd.ledger.records)[::2]  # to the others it comes when it is named
+    with tempfile.TemporaryDirectory(prefix="tornado-chat-agents-") as made:
+        directory = Path(made if options.directory is None else options.directory)
+        async with ModelServer(crowd.ledger.report) as model:
+            replicas = Replicas(directory, options.agents, urls, token=token, rooms=rooms, model=model.url)
+            try:
+                await replicas.start()
+                yield replicas, model
+            finally:
+                await replicas.stop()
+
+
+def _through(url: str, network: Proxy) -> str:
+    return urlsplit(url)._replace(netloc=f"127.0.0.1:{network.port}").geturl()
+
+
+def _judge_calls(ledger: Ledger, model: ModelServer) -> None:
+    assert ledger.answers is not None
+    judged = judge(model.calls, ledger.answers, ledger.was_harmed, time.monotonic())
+    for room, finding in judged.findings:
+        ledger.report(finding, room=room)
+    for seconds in judged.left_after:
+        ledger.left.add(seconds)
+    ledger.counts["calls of the model"] += len(model.calls)
+    ledger.counts["calls again"] += judged.again
+    ledger.counts["pieces after a stop"] += judged.said_after
+    for seconds in ledger.answers.first_words():
+        ledger.first_words.add(seconds)
 
 
 def _harm_seconds(options: Options) -> float:

@@ -88,10 +88,11 @@ async def test_no_more_attempts_than_allowed(dialect: Dialect) -> None:
     [
         "Retry-After: 400",
         "retry-after-ms: 400000",
-        f"Retry-After: {email.utils.formatdate(time.time() + 401, usegmt=True)}",
+        "Retry-After: {date}",
     ],
 )
 async def test_who_has_to_wait_too_long_is_told_at_once(dialect: Dialect, header: str) -> None:
+    header = header.format(date=email.utils.formatdate(time.time() + 401, usegmt=True))
     error = await failure(dialect, refusal(429, {"type": "rate_limit_error", "message": "x"}, header))
     assert (error.kind, error.sentence) == (
         "busy",

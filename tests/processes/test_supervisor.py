@@ -35,6 +35,7 @@ from tests.support.supervised import (
     wait_for_line,
     wait_for_new_worker,
 )
+from tornado_chat.processes.turned_away import LINGER_SECONDS
 from tornado_chat.verify.processes import is_alive
 
 TWO = (*UNLIMITED, "--workers", "2")
@@ -275,6 +276,7 @@ def test_nobody_waits_for_a_worker_that_is_in_back_off(tmp_path: Path) -> None:
         ]
         assert min(told) >= 1000
         assert len(set(told)) > 1, "they do not come back all at once"
+        time.sleep(LINGER_SECONDS)  # those above are among the LINGERING whose requests it waits for
         paths = ["/", "/?token=x", "/static/app.js", "/static/more.css?v=1"] * 4
         with ThreadPoolExecutor(len(paths)) as pool:
             loads = list(pool.map(load, paths))

@@ -143,6 +143,21 @@ async def test_what_the_agent_does_is_told_and_what_it_asks_is_answered_by_the_n
         assert (told["reply"], told["reason"]) == ("It is a bird", "done")
 
 
+async def test_an_answer_is_found_by_what_the_agent_asked_also_when_it_was_over_before_one_looked(tmp_path: Path) -> None:
+    """Somebody else speaks in between, and the same request comes again after the reply has ended."""
+    async with parrot(tmp_path) as (here, bird, client):
+        ann = by(here, "ann")
+        asked = {"message": "ask", "session_id": "s"}
+        room = (await client.post("/api/agent/chat", json=asked, headers=ann)).json()["room"]
+        async with Chat(here.address, token=token(here, "carl")) as chat:
+            await chat.send(room, "I wonder")
+        answer = {"message": "a bird", "session_id": "s", "id": "answer"}
+        for _ in range(2):
+            told = (await client.post("/api/agent/chat", json=answer, headers=ann)).json()
+            assert (told["reply"], told["reason"]) == ("It is a bird", "done")
+    assert bird.asked == ["ask"]
+
+
 async def test_an_answer_that_another_replica_begins_anew_is_told_so_unless_it_is_the_same(tmp_path: Path) -> None:
     """Of "one two" another says "one two" again, and goes on; the next one says something else."""
     first, second, third = birds = [Parrot(), Parrot(), Parrot()]

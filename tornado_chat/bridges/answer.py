@@ -30,6 +30,7 @@ class Answer:
 
     __slots__ = (
         "_asker",
+        "_asks_in",
         "_first",
         "agent",
         "asked_at",
@@ -62,6 +63,7 @@ class Answer:
         self.ts = asked_at
         self.asked_at = asked_at  # when it was asked last, or an attempt was interrupted: another is due
         self.asks = ""  # what the agent wants to know from the asker meanwhile
+        self._asks_in = 0  # the message that says so
         self.withdrawn = False  # the question, or the answer, was deleted
         self.status = ""
         self.steps: dict[str, Data] = {}  # by id
@@ -96,6 +98,8 @@ class Answer:
                 self._on_edited(told)
             case "deleted":
                 self.withdrawn = self.withdrawn or told["target"] in (self.question, self.seq)
+                if told["target"] == self._asks_in:
+                    self.asks = ""
             case "status" | "step" if told["user"] == self.agent:
                 self._on_doing(told)
 
@@ -120,6 +124,8 @@ class Answer:
             self.text = self.text[:offset] + text
 
     def _on_message(self, event: Data) -> None:
+        if event["user"] == self._asker and "text" in event and "streaming" not in event:
+            self.asks = ""  # that is what the agent waited for
         if event["user"] != self.agent:
             return
         self.signs += 1
@@ -128,7 +134,7 @@ class Answer:
         if found is None or found[0] != self.question:
             asked = ask_of(id)
             if asked is not None and asked[:2] == (self.question, self.run.number):
-                self.asks = event.get("text", "")
+                self.asks, self._asks_in = event.get("text", ""), event["seq"]
             return
         number = found[1]
         if number < self._first or number <= self.run.number:

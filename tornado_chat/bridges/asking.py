@@ -212,13 +212,17 @@ class Askings:
         return Asking(self, asker, room, earlier or Answer(agent, asker.user, ack.seq, ack.ts))
 
     async def _asked_by(self, asker: Asker, agent: str, room: str, seq: int) -> Answer | None:
-        """The answer that waits for message `seq`, since the agent has asked for that."""
-        (last,) = await self.history(asker, room, seq, 1) or (None,)
-        asked = ask_of(last.get("id", "")) if last is not None and last["user"] == agent else None
-        if asked is None or last is None or "text" not in last:
+        """The answer that waited for message `seq`, since the agent had asked for that; it may be over by now."""
+        for message in reversed(await self.history(asker, room, seq, BACK)):
+            if message["user"] == asker.user:
+                return None
+            asked = ask_of(message.get("id", "")) if message["user"] == agent else None
+            if asked is not None and asker.user in message.get("mentions", ()):
+                break
+        else:
             return None
-        answer = await self.look(asker, agent, room, asked[0])
-        if answer is None or answer.run.number != asked[1] or not answer.grows:
+        answer = await self.look(asker, agent, room, asked[0], until=seq - 1)
+        if answer is None or not answer.grows or not answer.asks:
             return None
         answer.asks = ""  # that has its answer now
         return answer
@@ -241,10 +245,12 @@ class Askings:
             raise ChatError(ErrorCode.NOT_FOUND, f"message {seq} of room {room} is no question to an agent")
         return Asking(self, asker, room, answer)
 
-    async def look(self, asker: Asker, agent: str | None, room: str, seq: int) -> Answer | None:
-        """What became of the question `seq` up to now, the text of an answer that grows left out; None: it is none.
+    async def look(
+        self, asker: Asker, agent: str | None, room: str, seq: int, until: int | None = None
+    ) -> Answer | None:
+        """What became of the question `seq` up to now, or to event `until`; None: it is none.
 
-        Without `agent` it is the first whom it mentions. LogUnavailable.
+        The text of an answer that grows is left out. Without `agent` it is the first whom it mentions. LogUnavailable.
         """
         log, after = self.context.hub.log, seq
         asked = await log.read(room, seq - 1, max_events=1, max_bytes=1)
@@ -261,6 +267,8 @@ class Askings:
         for _ in range(LOOK_PAGES):
             page = await log.read(room, after, max_events=LOOK_EVENTS, max_bytes=LOOK_BYTES)
             for event_ in page:
+                if until is not None and event_.seq > until:
+                    return answer
                 answer.feed(event_.data)
             if not page:
                 break

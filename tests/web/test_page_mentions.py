@@ -27,7 +27,7 @@ def sent(person: Person) -> list[dict[str, Any]]:
 def test_an_at_in_code_or_in_an_address_names_nobody(browser: Browser, server: Server) -> None:
     anna, carl = member(browser, server, "anna", "Anna"), member(browser, server, "carl", "Carl")
     carl.say("hello")
-    anna.shows("hello")
+    expect(anna.page.locator("li.message .text p")).to_have_text("hello")  # until then the page does not know code
     code = "`@carl` and <https://a.example/@carl>\n\n```\n@carl\n```\n\n    @carl\n\nend"
     anna.say(code, f"for **@Carl**: {code}")
     expect(carl.page.locator("li.message .code pre")).to_have_count(4)

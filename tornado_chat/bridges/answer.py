@@ -171,7 +171,7 @@ class Answer:
             self._first = self.run.number + 1
             self.asked_at = event["ts"]
             self.seq, self.text, self.reason = 0, "", None  # what was said is no answer to that
-            self.lacking = False
+            self.asks, self.lacking = "", False
 
     def _on_doing(self, told: Data) -> None:
         self.signs += 1

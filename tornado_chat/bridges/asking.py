@@ -222,7 +222,7 @@ class Askings:
         else:
             return None
         answer = await self.look(asker, agent, room, asked[0], until=seq - 1)
-        if answer is None or not answer.grows or not answer.asks:
+        if answer is None or answer.over or not answer.grows or not answer.asks:
             return None
         answer.asks = ""  # that has its answer now
         return answer

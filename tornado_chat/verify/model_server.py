@@ -77,6 +77,8 @@ class ModelServer:
     async def _tell(self, call: Call, key: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         left = asyncio.create_task(reader.read(1))
         try:
+            if writer.is_closing():  # uvloop raises RuntimeError where one writes all the same
+                return
             writer.write(_HEAD)
             for piece in tale(key):
                 delta = {"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
@@ -84,7 +86,7 @@ class ModelServer:
                 await writer.drain()
                 call.times.append(time.monotonic())
                 await asyncio.wait({left}, timeout=pause(key))
-                if left.done():
+                if left.done() or writer.is_closing():
                     return
             writer.write(_event('{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}') + _event("[DONE]"))
             await writer.drain()

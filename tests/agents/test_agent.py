@@ -654,3 +654,18 @@ async def test_replies_of_a_minute_are_bounded(tmp_path: Path) -> None:
             await room.answer(seq)
         await asyncio.sleep(0.3)
         assert not room.replies(asked[2])
+
+
+@pytest.mark.logs("when failed, a message is left alone room=r error=KeyError")
+async def test_a_when_that_fails_costs_one_message_and_not_the_agent(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"])
+
+    @agent.on_message(when=lambda message: bool(message.meta["kind"] == "question"))
+    async def answer(ctx: Context, message: Message) -> str:
+        return "yes"
+
+    async with running(tmp_path) as here, living(agent, here), reading(here) as room:
+        left_alone = await room.ask("without meta")
+        asked = await room.ask("?", meta={"kind": "question"})
+        assert (await room.answer(asked))["text"] == "yes"
+        assert not room.replies(left_alone)

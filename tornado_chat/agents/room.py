@@ -78,6 +78,7 @@ class AgentRoom:
         self._soon = False  # `look` will be called
         self._passed = asyncio.Event()
         self._dropping = Repeated(logger)
+        self._failing = Repeated(logger)
 
     def start(self, cursor: int, since: int) -> None:
         """It is joined, from `cursor` on."""
@@ -279,7 +280,11 @@ class AgentRoom:
             return False
         life, message = self.life, message_of(event, self.life.names)
         everything = self.level == "everything" and event["seq"] > self._since
-        return life.agent.handler_for(message, addressed=self.addressed(event), everything=everything) is not None
+        try:
+            return life.agent.handler_for(message, addressed=self.addressed(event), everything=everything) is not None
+        except Exception as error:  # of a `when`: one message must not end an agent that is in other rooms, too
+            self._failing.warning("when failed, a message is left alone room=%s error=%r", self.name, error)
+            return False
 
     def _look_soon(self) -> None:
         """What comes in one turn of the loop is looked at once."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.agents import Room, living, person, reading
+from tests.support.agents import SECONDS, Room, living, person, reading
 from tests.support.chat import eventually, running
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.agents import Agent, Context, Message, Reaction, ThreadContext
@@ -669,3 +669,31 @@ async def test_a_when_that_fails_costs_one_message_and_not_the_agent(tmp_path: P
         asked = await room.ask("?", meta={"kind": "question"})
         assert (await room.answer(asked))["text"] == "yes"
         assert not room.replies(left_alone)
+
+
+async def test_what_waits_for_a_thread_that_was_stopped_comes_when_that_has_ended(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"], max_open=1, double_texting="concurrent")
+    go_on = threading.Event()
+
+    @agent.on_mention
+    def answer(ctx: ThreadContext, message: Message) -> str:
+        go_on.wait(SECONDS)
+        return "too late"
+
+    @agent.on_command("quick")
+    async def quick(ctx: Context, message: Message) -> str:
+        return "quick"
+
+    async with running(tmp_path) as here, living(agent, here) as (life,), reading(here) as room:
+        asked = await room.ask("?")
+        message = await room.reply(asked)
+        await eventually(lambda: life.threads.alive)
+        await room.chat.stop("r", message["seq"])
+        assert (await room.answer(asked))["reason"] == "stopped"
+        later = await room.ask("/quick")
+        await eventually(lambda: not life.turns and life.rooms["r"] in life._hungry)
+        await asyncio.sleep(1.5)  # then no signal comes any more that would let the room look
+        assert not room.replies(later)
+        go_on.set()
+        async with asyncio.timeout(10):  # after 30 s its mark would move, a signal as well
+            assert (await room.answer(later))["text"] == "quick"

@@ -18,6 +18,8 @@ from tests.support.chat import eventually, running
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.agents import Agent, Context, Message, Reaction, ThreadContext
 from tornado_chat.agents.turn import SORRY, TOO_SOON
+from tornado_chat.client import Closed
+from tornado_chat.errors import ChatError, ErrorCode
 
 
 class Delta:
@@ -109,7 +111,7 @@ async def test_a_stop_ends_the_handler_where_it_waits_and_keeps_what_was_said(tm
             assert closed.pop() - said_at < 2
 
 
-@pytest.mark.logs("(?s)handler failed while it was stopped room=r id=re:1.*ValueError: in the end")
+@pytest.mark.logs("(?s)handler failed as its reply ended room=r id=re:1.*ValueError: in the end")
 async def test_what_fails_while_it_is_stopped_is_in_the_log_alone(tmp_path: Path) -> None:
     agent = Agent("bot", rooms=["r"])
 
@@ -697,3 +699,20 @@ async def test_what_waits_for_a_thread_that_was_stopped_comes_when_that_has_ende
         go_on.set()
         async with asyncio.timeout(10):  # after 30 s its mark would move, a signal as well
             assert (await room.answer(later))["text"] == "quick"
+
+
+@pytest.mark.logs("(?s)handler failed room=r.*(ChatError|Closed)")
+@pytest.mark.parametrize("error", [ChatError(ErrorCode.CONFLICT, "of a draft"), Closed("another client")])
+async def test_what_a_handler_does_elsewhere_may_fail_in_any_way_and_its_reply_ends(
+    tmp_path: Path, error: Exception
+) -> None:
+    agent = Agent("bot", rooms=["r"])
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> AsyncIterator[str]:
+        yield "so far"
+        raise error
+
+    async with running(tmp_path) as here, living(agent, here), reading(here) as room:
+        end = await room.answer(await room.ask("?"))
+        assert (end["reason"], end["text"]) == ("error", f"so far\n\n{SORRY}")

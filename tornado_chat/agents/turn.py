@@ -168,10 +168,10 @@ class Turn:
             await self._conclude(work)
 
     def _tell_late_failure(self, work: asyncio.Task[None]) -> None:
-        """What failed while the handler was being stopped: the room need not know."""
+        """What failed when the reply was stopped or lost already: the room need not know."""
         error = work.exception() if work.done() and not work.cancelled() else None
         if error is not None and not isinstance(error, Stopped | ChatError | Closed):
-            logger.warning("handler failed while it was stopped room=%s id=%s", self.room.name, self.id, exc_info=error)
+            logger.warning("handler failed as its reply ended room=%s id=%s", self.room.name, self.id, exc_info=error)
 
     async def _conclude(self, work: asyncio.Task[None]) -> None:
         """The handler has ended by itself."""
@@ -182,7 +182,8 @@ class Turn:
                 await self._delete()  # it had nothing to say
         elif isinstance(error, Stopped):
             await self._finish("stopped")
-        elif isinstance(error, Closed | Held) or getattr(error, "code", None) is ErrorCode.CONFLICT:
+        elif self._reply.lost:  # nor does what the handler makes of that concern the room
+            self._tell_late_failure(work)
             self._reply.leave()
         else:
             logger.error("handler failed room=%s id=%s", self.room.name, self.id, exc_info=error)

@@ -324,6 +324,22 @@ def test_what_is_not_asked_any_more_has_no_answer(end: str) -> None:
     assert f"re:{later}" in room.due()
 
 
+@pytest.mark.parametrize(("end", "due"), [("edit", "re:1:2"), ("delete", "re:5")])
+def test_what_is_said_while_an_attempt_is_being_ended_is_no_answer_to_it(end: str, due: str) -> None:
+    room = Room()
+    room.log.say("ann")
+    room.log.begin("re:1")
+    room.log.say(BOT, "which?", id=ask_id(1, 1, 1))
+    getattr(room.log, end)(1)
+    room.log.say("ann", "bot, something else")
+    room.log.finish("re:1", "stopped")
+    assert room.due() == [due]
+    if end == "edit":
+        room.log.begin("re:1:2")
+        room.log.finish("re:1:2")
+        assert room.due() == ["re:5"]
+
+
 def test_replies_of_a_minute_are_bounded_and_the_rest_waits() -> None:
     room = Room(replies_a_minute=2)
     for user in "abc":

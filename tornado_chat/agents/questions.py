@@ -9,7 +9,7 @@ by the log, in which an id stands once.
    `interrupted` it is, ATTEMPTS times in all.
 3. Who edits a question asks it again. An attempt that began before that is no answer to it.
 4. What an attempt asks the person in its turn is a message with the id `ask:SEQ:NUMBER:COUNT`. The person's next
-   message in the room is the answer to it, and no question, as long as the attempt goes on.
+   message in the room is the answer to it, and no question, as long as the attempt goes on and is wanted.
 """
 
 from __future__ import annotations
@@ -336,8 +336,10 @@ class Questions:
     def _answers(self, event: Data) -> bool:
         """Whether it is what an attempt waits for; it is kept there."""
         for question in self._attempts.values():
-            if question.asking is not None and question.user == event["user"]:
-                _, number, count = question.asking
+            if question.asking is None or question.user != event["user"]:
+                continue
+            _, number, count = question.asking
+            if self.goes_on(question.seq, number):
                 question.answers[number, count] = event
                 question.asking = None
                 return True

@@ -284,6 +284,9 @@ def test_the_later_question_ends_the_earlier_one(kind: DoubleTexting) -> None:
     assert found.rolled_back == (kind == "rollback")
     room.log.finish("re:2", "stopped")
     assert room.due() == ["re:4", "re:5"]
+    assert list(room.questions.leavings) == ([room.log.ids["re:2"]] if kind == "rollback" else [])
+    room.log.add("deleted", BOT, target=room.log.ids["re:2"])
+    assert not room.feed().leavings
 
 
 def test_all_at_once() -> None:

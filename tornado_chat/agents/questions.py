@@ -135,6 +135,7 @@ class Questions:
         "_settled",
         "_unsure",
         "dropped",
+        "leavings",
         "limited_until",
         "seq",
         "strangers",
@@ -146,6 +147,8 @@ class Questions:
         """Up to here the log was fed."""
         self.dropped = 0
         """Questions that were one too many."""
+        self.leavings: deque[int] = deque(maxlen=SETTLED)
+        """Attempts that have ended and are to be deleted (`rollback`); for the caller to take away."""
         self.limited_until: int | None = None
         """When the next reply is allowed, in ms since 1970, where the last `due` held some back."""
         self.strangers: deque[Data] = deque(maxlen=STRANGERS)
@@ -296,6 +299,8 @@ class Questions:
     def _on_deleted(self, event: Data) -> None:
         target = event["target"]
         self._growing.pop(target, None)
+        if target in self.leavings:
+            self.leavings.remove(target)
         question = self._known.get(target)
         if question is not None:
             self._close(question)
@@ -318,6 +323,8 @@ class Questions:
         question.open = 0
         question.asking = None
         question.answers.clear()
+        if question.rolled_back:
+            self.leavings.append(event["target"])
         if question.begun >= question.first:
             question.interrupted = event["reason"] == "interrupted"
             tried = question.begun - question.first + 1

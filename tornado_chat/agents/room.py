@@ -184,6 +184,8 @@ class AgentRoom:
         for turn in self.turns.values():
             if turn.began and turn.seen and not questions.goes_on(turn.question.seq, turn.number):
                 turn.end()
+        while questions.leavings:  # whoever gave them may be gone; the id makes it one deletion
+            self.life.spawn(self.delete(questions.leavings.popleft()))
         now = asyncio.get_running_loop().time()
         again = math.inf
         due = questions.due(self.life.now())
@@ -251,6 +253,13 @@ class AgentRoom:
             await self.life.client.stop(self.name, seq)
         except ChatError as error:
             logger.debug("not stopped room=%s seq=%d reason=%s", self.name, seq, error)
+
+    async def delete(self, seq: int) -> None:
+        """Take back what the agent has said."""
+        try:
+            await self.life.client.delete(self.name, seq, id=f"gone:{seq}")
+        except ChatError as error:  # somebody else was quicker
+            logger.debug("not deleted room=%s seq=%d reason=%s", self.name, seq, error)
 
     async def _recall(self, questions: Questions, edited: Data) -> None:
         """What is asked again may have been a question that is not remembered: look it up."""

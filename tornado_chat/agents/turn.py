@@ -160,8 +160,6 @@ class Turn:
             await self._finish("stopped")
         elif unwanted.done() and not unwanted.cancelled():
             await self._finish("stopped")
-            if self.question.rolled_back:
-                await self._delete()
         elif over.done() and not over.cancelled():  # another replica has it, or it has ended otherwise
             reply.leave()
         else:
@@ -179,7 +177,7 @@ class Turn:
         if error is None:
             await self._finish("done")
             if not self._reply.length and not self._steps:
-                await self._delete()  # it had nothing to say
+                await self.room.delete(self._reply.seq)  # it had nothing to say
         elif isinstance(error, Stopped):
             await self._finish("stopped")
         elif self._reply.lost:  # nor does what the handler makes of that concern the room
@@ -217,13 +215,6 @@ class Turn:
             await self._tell_status()
         meta = with_steps(self._meta, self._steps) if self._steps else None
         await self._reply.finish(reason, meta=meta)
-
-    async def _delete(self) -> None:
-        reply = self._reply
-        try:
-            await self.room.life.client.delete(self.room.name, reply.seq, id=f"gone:{reply.seq}")
-        except ChatError as error:  # somebody else was quicker
-            logger.debug("not deleted room=%s seq=%d reason=%s", self.room.name, reply.seq, error)
 
     # The handler
 

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.agents import Room, living, person, reading
+from tests.support.agents import SECONDS, Room, living, person, reading
 from tests.support.chat import eventually, running
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.agents import Agent, Context, Message, Reaction, ThreadContext
 from tornado_chat.agents.turn import SORRY, TOO_SOON
+from tornado_chat.client import Closed
+from tornado_chat.errors import ChatError, ErrorCode
 
 
 class Delta:
@@ -109,7 +111,7 @@ async def test_a_stop_ends_the_handler_where_it_waits_and_keeps_what_was_said(tm
             assert closed.pop() - said_at < 2
 
 
-@pytest.mark.logs("(?s)handler failed while it was stopped room=r id=re:1.*ValueError: in the end")
+@pytest.mark.logs("(?s)handler failed as its reply ended room=r id=re:1.*ValueError: in the end")
 async def test_what_fails_while_it_is_stopped_is_in_the_log_alone(tmp_path: Path) -> None:
     agent = Agent("bot", rooms=["r"])
 
@@ -654,3 +656,63 @@ async def test_replies_of_a_minute_are_bounded(tmp_path: Path) -> None:
             await room.answer(seq)
         await asyncio.sleep(0.3)
         assert not room.replies(asked[2])
+
+
+@pytest.mark.logs("when failed, a message is left alone room=r error=KeyError")
+async def test_a_when_that_fails_costs_one_message_and_not_the_agent(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"])
+
+    @agent.on_message(when=lambda message: bool(message.meta["kind"] == "question"))
+    async def answer(ctx: Context, message: Message) -> str:
+        return "yes"
+
+    async with running(tmp_path) as here, living(agent, here), reading(here) as room:
+        left_alone = await room.ask("without meta")
+        asked = await room.ask("?", meta={"kind": "question"})
+        assert (await room.answer(asked))["text"] == "yes"
+        assert not room.replies(left_alone)
+
+
+async def test_what_waits_for_a_thread_that_was_stopped_comes_when_that_has_ended(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"], max_open=1, double_texting="concurrent")
+    go_on = threading.Event()
+
+    @agent.on_mention
+    def answer(ctx: ThreadContext, message: Message) -> str:
+        go_on.wait(SECONDS)
+        return "too late"
+
+    @agent.on_command("quick")
+    async def quick(ctx: Context, message: Message) -> str:
+        return "quick"
+
+    async with running(tmp_path) as here, living(agent, here) as (life,), reading(here) as room:
+        asked = await room.ask("?")
+        message = await room.reply(asked)
+        await eventually(lambda: life.threads.alive)
+        await room.chat.stop("r", message["seq"])
+        assert (await room.answer(asked))["reason"] == "stopped"
+        later = await room.ask("/quick")
+        await eventually(lambda: not life.turns and life.rooms["r"] in life._hungry)
+        await asyncio.sleep(1.5)  # then no signal comes any more that would let the room look
+        assert not room.replies(later)
+        go_on.set()
+        async with asyncio.timeout(10):  # after 30 s its mark would move, a signal as well
+            assert (await room.answer(later))["text"] == "quick"
+
+
+@pytest.mark.logs("(?s)handler failed room=r.*(ChatError|Closed)")
+@pytest.mark.parametrize("error", [ChatError(ErrorCode.CONFLICT, "of a draft"), Closed("another client")])
+async def test_what_a_handler_does_elsewhere_may_fail_in_any_way_and_its_reply_ends(
+    tmp_path: Path, error: Exception
+) -> None:
+    agent = Agent("bot", rooms=["r"])
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> AsyncIterator[str]:
+        yield "so far"
+        raise error
+
+    async with running(tmp_path) as here, living(agent, here), reading(here) as room:
+        end = await room.answer(await room.ask("?"))
+        assert (end["reason"], end["text"]) == ("error", f"so far\n\n{SORRY}")

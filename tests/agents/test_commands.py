@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.agents import Room, living, reading
 from tests.support.chat import eventually, running
 from tornado_chat.agents import Agent, Context, Message
-from tornado_chat.agents.commands import Command, meta_of, room_of
+from tornado_chat.agents.commands import PAGE, Command, meta_of, room_of
 from tornado_chat.wire.commands import META_BYTES, parse
 
 ROOM = "commands.bot"
@@ -55,6 +55,21 @@ async def test_it_is_said_once_however_many_replicas_start_however_often_and_ane
             async with living(made(*commands), here, replicas=2):
                 await room.chat.send(ROOM, "noise", meta={"commands": "none of the agent's"})
                 await eventually(lambda: said(room) == wanted)
+
+
+async def test_it_is_said_again_however_much_others_have_said_there(tmp_path: Path) -> None:
+    texts = ["first", "first", "second"]
+    async with running(tmp_path) as here, reading(here, name=ROOM) as room:
+        for times, text in enumerate(texts, 1):
+            async with living(made(("weather", text, ())), here):
+                await _is_said(room, times)
+            for _ in range(PAGE):
+                await room.chat.send(ROOM, "noise")
+        assert [one["commands"][0]["description"] for one in said(room)] == texts
+
+
+async def _is_said(room: Room, times: int) -> None:
+    await eventually(lambda: len(said(room)) == times)
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=64), st.tuples(st.text(), st.lists(st.text())), max_size=80))

@@ -284,6 +284,9 @@ def test_the_later_question_ends_the_earlier_one(kind: DoubleTexting) -> None:
     assert found.rolled_back == (kind == "rollback")
     room.log.finish("re:2", "stopped")
     assert room.due() == ["re:4", "re:5"]
+    assert list(room.questions.leavings) == ([room.log.ids["re:2"]] if kind == "rollback" else [])
+    room.log.add("deleted", BOT, target=room.log.ids["re:2"])
+    assert not room.feed().leavings
 
 
 def test_all_at_once() -> None:
@@ -322,6 +325,22 @@ def test_what_is_not_asked_any_more_has_no_answer(end: str) -> None:
         room.log.delete(asked)
     later = room.log.say("ann", "bot, there")
     assert f"re:{later}" in room.due()
+
+
+@pytest.mark.parametrize(("end", "due"), [("edit", "re:1:2"), ("delete", "re:5")])
+def test_what_is_said_while_an_attempt_is_being_ended_is_no_answer_to_it(end: str, due: str) -> None:
+    room = Room()
+    room.log.say("ann")
+    room.log.begin("re:1")
+    room.log.say(BOT, "which?", id=ask_id(1, 1, 1))
+    getattr(room.log, end)(1)
+    room.log.say("ann", "bot, something else")
+    room.log.finish("re:1", "stopped")
+    assert room.due() == [due]
+    if end == "edit":
+        room.log.begin("re:1:2")
+        room.log.finish("re:1:2")
+        assert room.due() == ["re:5"]
 
 
 def test_replies_of_a_minute_are_bounded_and_the_rest_waits() -> None:

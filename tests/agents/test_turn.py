@@ -114,6 +114,39 @@ async def test_who_is_gone_is_followed_by_another_who_was_there_all_along(tmp_pa
         assert len(room.replies(asked)) == 1
 
 
+@pytest.mark.parametrize("how", ["gone", "gone for long", "stopped"])
+async def test_what_is_rolled_back_is_deleted_whoever_ended_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    agent = Agent("bot", rooms=["r"], double_texting="rollback")
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> AsyncIterator[str]:
+        if message.text == "one":
+            yield "so far"
+            await asyncio.Event().wait()
+        yield "two"
+
+    async with running(tmp_path) as here, reading(here) as room:
+        async with living(agent, here) as (life,):
+            one = await room.ask("one")
+            message = await room.grows(one, "so far")
+            if how == "stopped":  # by a replica that thinks its author gone
+                monkeypatch.setattr(life.rooms["r"], "look", lambda: None)
+                await room.ask("two")
+                await room.chat.stop("r", message["seq"])
+                await room.answer(one)
+        if how != "stopped":
+            await room.ask("two")
+        if how == "gone for long":
+            assert (await room.answer(one))["reason"] == "interrupted"
+        async with living(agent, here):
+            two = next(event["seq"] for event in room.events if event.get("text") == "two")
+            assert (await room.answer(two))["text"] == "two"
+            await eventually(lambda: [one["target"] for one in room.events if one["type"] == "deleted"])
+        assert [one["target"] for one in room.events if one["type"] == "deleted"] == [message["seq"]]
+
+
 async def test_what_was_asked_of_the_person_is_known_to_who_takes_over(tmp_path: Path) -> None:
     agent = Agent("bot", rooms=["r"])
     begun: list[str] = []

@@ -76,13 +76,18 @@ def _text(kept: Sequence[Data]) -> str:
 
 
 async def tell(client: Client, user: str, commands: Mapping[str, Command]) -> None:
-    """Say them, unless that is what was said last. Replicas that start together say it once: the id is the same."""
+    """Say them, unless that is what was said last. Replicas that start together say it once: the id is the same.
+
+    It is made of the message before: of the agent's own, or, where others have said so much since, of the newest.
+    """
     room, meta = room_of(user), meta_of(commands)
     try:
         page = await client.history(room, limit=PAGE)
-        before = next((one for one in reversed(page["messages"]) if _is_told(one, user)), None)
-        after, known = (before["seq"], before["meta"]["commands"]) if before is not None else (0, [])
+        messages = page["messages"]
+        before = next((one for one in reversed(messages) if _is_told(one, user)), None)
+        known = before["meta"]["commands"] if before is not None else []
         if known != meta["commands"]:
+            after = (before or messages[-1])["seq"] if messages else 0
             await client.send(room, _text(meta["commands"]), meta=meta, mark=False, id=f"commands:{after}")
     except ChatError as error:
         logger.info("commands not told room=%s reason=%s", room, error)

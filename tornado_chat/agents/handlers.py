@@ -8,6 +8,7 @@ a plain function returns after one is dropped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import threading
 from collections.abc import AsyncGenerator, Callable
@@ -63,8 +64,10 @@ def text_of(piece: object) -> str:
 class Threads:
     """The threads in which handlers run; `alive` counts those that have not ended, stopped or not."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_end: Callable[[], None]) -> None:
+        """`on_end` is called, on the loop, when one of them has ended."""
         self.alive = 0
+        self._on_end = on_end
 
     async def run(self, handler: Handler, *arguments: Any) -> AsyncGenerator[object, None]:
         """What `handler` says, in a thread of its own."""
@@ -74,6 +77,7 @@ class Threads:
 
         def ended() -> None:
             self.alive -= 1
+            self._on_end()
 
         def work() -> None:
             try:
@@ -143,7 +147,5 @@ async def _put(told: asyncio.Queue[_Told], what: _Told, stopped: threading.Event
 
 
 def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    try:
+    with contextlib.suppress(RuntimeError):  # the loop has ended
         loop.call_soon_threadsafe(callback)
-    except RuntimeError:  # the loop has ended
-        callback()

@@ -66,7 +66,7 @@ class Life:
     def __init__(self, agent: Declaration, replica: str) -> None:
         self.agent = agent
         self.replica = replica
-        self.threads = Threads()
+        self.threads = Threads(self._feed)
         self.turns: set[Turn] = set()
         self.rooms: dict[str, AgentRoom] = {}
         self.client: Client
@@ -194,6 +194,10 @@ class Life:
     def _on_end(self, turn: Turn, on_end: Callable[[], None]) -> None:
         self.turns.discard(turn)
         on_end()
+        self._feed()
+
+    def _feed(self) -> None:
+        """Let the rooms look that have questions, as long as there is room for another reply."""
         while self._hungry and self.free:
             room = next(iter(self._hungry))
             del self._hungry[room]

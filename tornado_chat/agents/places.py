@@ -47,5 +47,8 @@ class Place(Protocol):
     def goes_on(self, question: Question, number: int) -> bool:
         """Whether the attempt is still wanted."""
 
+    async def delete(self, seq: int) -> None:
+        """Take back what the agent has said."""
+
     def give_up(self, question: Question) -> None:
         """No answer is possible from here."""

@@ -9,7 +9,7 @@ by the log, in which an id stands once.
    `interrupted` it is, ATTEMPTS times in all.
 3. Who edits a question asks it again. An attempt that began before that is no answer to it.
 4. What an attempt asks the person in its turn is a message with the id `ask:SEQ:NUMBER:COUNT`. The person's next
-   message in the room is the answer to it, and no question, as long as the attempt goes on.
+   message in the room is the answer to it, and no question, as long as the attempt goes on and is wanted.
 """
 
 from __future__ import annotations
@@ -135,6 +135,7 @@ class Questions:
         "_settled",
         "_unsure",
         "dropped",
+        "leavings",
         "limited_until",
         "seq",
         "strangers",
@@ -146,6 +147,8 @@ class Questions:
         """Up to here the log was fed."""
         self.dropped = 0
         """Questions that were one too many."""
+        self.leavings: deque[int] = deque(maxlen=SETTLED)
+        """Attempts that have ended and are to be deleted (`rollback`); for the caller to take away."""
         self.limited_until: int | None = None
         """When the next reply is allowed, in ms since 1970, where the last `due` held some back."""
         self.strangers: deque[Data] = deque(maxlen=STRANGERS)
@@ -296,6 +299,8 @@ class Questions:
     def _on_deleted(self, event: Data) -> None:
         target = event["target"]
         self._growing.pop(target, None)
+        if target in self.leavings:
+            self.leavings.remove(target)
         question = self._known.get(target)
         if question is not None:
             self._close(question)
@@ -318,6 +323,8 @@ class Questions:
         question.open = 0
         question.asking = None
         question.answers.clear()
+        if question.rolled_back:
+            self.leavings.append(event["target"])
         if question.begun >= question.first:
             question.interrupted = event["reason"] == "interrupted"
             tried = question.begun - question.first + 1
@@ -336,8 +343,10 @@ class Questions:
     def _answers(self, event: Data) -> bool:
         """Whether it is what an attempt waits for; it is kept there."""
         for question in self._attempts.values():
-            if question.asking is not None and question.user == event["user"]:
-                _, number, count = question.asking
+            if question.asking is None or question.user != event["user"]:
+                continue
+            _, number, count = question.asking
+            if self.goes_on(question.seq, number):
                 question.answers[number, count] = event
                 question.asking = None
                 return True

@@ -78,6 +78,7 @@ class AgentRoom:
         self._soon = False  # `look` will be called
         self._passed = asyncio.Event()
         self._dropping = Repeated(logger)
+        self._failing = Repeated(logger)
 
     def start(self, cursor: int, since: int) -> None:
         """It is joined, from `cursor` on."""
@@ -183,6 +184,8 @@ class AgentRoom:
         for turn in self.turns.values():
             if turn.began and turn.seen and not questions.goes_on(turn.question.seq, turn.number):
                 turn.end()
+        while questions.leavings:  # whoever gave them may be gone; the id makes it one deletion
+            self.life.spawn(self.delete(questions.leavings.popleft()))
         now = asyncio.get_running_loop().time()
         again = math.inf
         due = questions.due(self.life.now())
@@ -251,6 +254,13 @@ class AgentRoom:
         except ChatError as error:
             logger.debug("not stopped room=%s seq=%d reason=%s", self.name, seq, error)
 
+    async def delete(self, seq: int) -> None:
+        """Take back what the agent has said."""
+        try:
+            await self.life.client.delete(self.name, seq, id=f"gone:{seq}")
+        except ChatError as error:  # somebody else was quicker
+            logger.debug("not deleted room=%s seq=%d reason=%s", self.name, seq, error)
+
     async def _recall(self, questions: Questions, edited: Data) -> None:
         """What is asked again may have been a question that is not remembered: look it up."""
         client, target = self.life.client, edited["target"]
@@ -279,7 +289,11 @@ class AgentRoom:
             return False
         life, message = self.life, message_of(event, self.life.names)
         everything = self.level == "everything" and event["seq"] > self._since
-        return life.agent.handler_for(message, addressed=self.addressed(event), everything=everything) is not None
+        try:
+            return life.agent.handler_for(message, addressed=self.addressed(event), everything=everything) is not None
+        except Exception as error:  # of a `when`: one message must not end an agent that is in other rooms, too
+            self._failing.warning("when failed, a message is left alone room=%s error=%r", self.name, error)
+            return False
 
     def _look_soon(self) -> None:
         """What comes in one turn of the loop is looked at once."""

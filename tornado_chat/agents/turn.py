@@ -160,18 +160,16 @@ class Turn:
             await self._finish("stopped")
         elif unwanted.done() and not unwanted.cancelled():
             await self._finish("stopped")
-            if self.question.rolled_back:
-                await self._delete()
         elif over.done() and not over.cancelled():  # another replica has it, or it has ended otherwise
             reply.leave()
         else:
             await self._conclude(work)
 
     def _tell_late_failure(self, work: asyncio.Task[None]) -> None:
-        """What failed while the handler was being stopped: the room need not know."""
+        """What failed when the reply was stopped or lost already: the room need not know."""
         error = work.exception() if work.done() and not work.cancelled() else None
         if error is not None and not isinstance(error, Stopped | ChatError | Closed):
-            logger.warning("handler failed while it was stopped room=%s id=%s", self.room.name, self.id, exc_info=error)
+            logger.warning("handler failed as its reply ended room=%s id=%s", self.room.name, self.id, exc_info=error)
 
     async def _conclude(self, work: asyncio.Task[None]) -> None:
         """The handler has ended by itself."""
@@ -179,10 +177,11 @@ class Turn:
         if error is None:
             await self._finish("done")
             if not self._reply.length and not self._steps:
-                await self._delete()  # it had nothing to say
+                await self.room.delete(self._reply.seq)  # it had nothing to say
         elif isinstance(error, Stopped):
             await self._finish("stopped")
-        elif isinstance(error, Closed | Held) or getattr(error, "code", None) is ErrorCode.CONFLICT:
+        elif self._reply.lost:  # nor does what the handler makes of that concern the room
+            self._tell_late_failure(work)
             self._reply.leave()
         else:
             logger.error("handler failed room=%s id=%s", self.room.name, self.id, exc_info=error)
@@ -216,13 +215,6 @@ class Turn:
             await self._tell_status()
         meta = with_steps(self._meta, self._steps) if self._steps else None
         await self._reply.finish(reason, meta=meta)
-
-    async def _delete(self) -> None:
-        reply = self._reply
-        try:
-            await self.room.life.client.delete(self.room.name, reply.seq, id=f"gone:{reply.seq}")
-        except ChatError as error:  # somebody else was quicker
-            logger.debug("not deleted room=%s seq=%d reason=%s", self.room.name, reply.seq, error)
 
     # The handler
 

@@ -154,6 +154,11 @@ class Reply:
         return self._gen
 
     @property
+    def lost(self) -> bool:
+        """Nothing can be said in it any more: it has ended, another replica has it, or the client is closed."""
+        return self.reason is not None or self._failure is not None
+
+    @property
     def id(self) -> str:
         id: str = self._begin["id"]
         return id

@@ -521,6 +521,22 @@ async def test_which_handler_is_called(tmp_path: Path) -> None:
         assert (reply["text"], reply["reply_to"]) == ("ann 👍", 1)
 
 
+@pytest.mark.logs("when failed, the message is no question room=r seq=1")
+async def test_a_when_that_fails_leaves_the_message_alone_and_the_agent_goes_on(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"])
+
+    @agent.on_message(when=lambda message: message.text.split()[0] == "hello")
+    async def answer(ctx: Context, message: Message) -> str:
+        return "hi"
+
+    async with running(tmp_path) as here, reading(here) as room:
+        for start in range(2):  # what it failed for is in the log when another one starts
+            async with living(agent, here):
+                if not start:
+                    await room.chat.send("r", " ")
+                assert (await room.answer((await room.chat.send("r", "hello")).seq))["text"] == "hi"
+
+
 async def test_it_comes_where_it_is_named_or_invited(tmp_path: Path) -> None:
     agent = Agent("bot")
     agent.on_mention(returns)

@@ -87,7 +87,7 @@ class Declaration:
         """For all messages of the rooms that it follows, but for what the handlers above are there for.
 
         `when`: only for those of which it is true. It is asked by every replica, before one of them answers: it looks
-        at the message, and at nothing else.
+        at the message, and at nothing else. Where it fails the log says so, and the message is left alone.
         """
 
         def keep(handler: H) -> H:

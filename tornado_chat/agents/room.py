@@ -279,7 +279,11 @@ class AgentRoom:
             return False
         life, message = self.life, message_of(event, self.life.names)
         everything = self.level == "everything" and event["seq"] > self._since
-        return life.agent.handler_for(message, addressed=self.addressed(event), everything=everything) is not None
+        try:
+            return life.agent.handler_for(message, addressed=self.addressed(event), everything=everything) is not None
+        except Exception:  # of a `when`: it fails for this message, in each replica and whenever one starts
+            logger.exception("when failed, the message is no question room=%s seq=%d", self.name, message.seq)
+            return False
 
     def _look_soon(self) -> None:
         """What comes in one turn of the loop is looked at once."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.agents import Room, living, reading
 from tests.support.chat import eventually, running
 from tornado_chat.agents import Agent, Context, Message
-from tornado_chat.agents.commands import Command, meta_of, room_of
+from tornado_chat.agents.commands import PAGE, Command, meta_of, room_of
 from tornado_chat.wire.commands import META_BYTES, parse
 
 ROOM = "commands.bot"
@@ -55,6 +55,18 @@ async def test_it_is_said_once_however_many_replicas_start_however_often_and_ane
             async with living(made(*commands), here, replicas=2):
                 await room.chat.send(ROOM, "noise", meta={"commands": "none of the agent's"})
                 await eventually(lambda: said(room) == wanted)
+
+
+async def test_it_is_said_again_where_others_have_talked_it_away(tmp_path: Path) -> None:
+    agent = made(("weather", "", ()))
+    told = {"commands": [{"name": "weather"}]}
+    async with running(tmp_path) as here, reading(here, name=ROOM) as room:
+        async with living(agent, here):
+            await eventually(lambda: said(room) == [told])
+        for number in range(PAGE):
+            await room.chat.send(ROOM, f"noise {number}")
+        async with living(agent, here):
+            await eventually(lambda: said(room) == [told, told])
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=64), st.tuples(st.text(), st.lists(st.text())), max_size=80))

@@ -80,8 +80,11 @@ async def tell(client: Client, user: str, commands: Mapping[str, Command]) -> No
     room, meta = room_of(user), meta_of(commands)
     try:
         page = await client.history(room, limit=PAGE)
-        before = next((one for one in reversed(page["messages"]) if _is_told(one, user)), None)
-        after, known = (before["seq"], before["meta"]["commands"]) if before is not None else (0, [])
+        messages = page["messages"]
+        before = next((one for one in reversed(messages) if _is_told(one, user)), None)
+        known = before["meta"]["commands"] if before is not None else []
+        # Others may have said so much since that it is not found: then it is told behind that, under another id.
+        after = (before or messages[-1])["seq"] if messages else 0
         if known != meta["commands"]:
             await client.send(room, _text(meta["commands"]), meta=meta, mark=False, id=f"commands:{after}")
     except ChatError as error:

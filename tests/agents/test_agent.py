@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import functools
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -519,6 +521,26 @@ async def test_which_handler_is_called(tmp_path: Path) -> None:
         reacted_at = (await room.chat.react("r", 1, "👍")).seq
         reply = await room.reply(reacted_at)
         assert (reply["text"], reply["reply_to"]) == ("ann 👍", 1)
+
+
+@pytest.mark.logs("(?s)handler failed .*the handler wanted to exit with 2")
+@pytest.mark.logs("(?s)handler failed .*the handler wanted to exit with 'no'")
+async def test_a_handler_that_exits_ends_its_own_reply_alone(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"])
+
+    @agent.on_command("roll")
+    async def roll(ctx: Context, message: Message) -> str:
+        parser = argparse.ArgumentParser("/roll")
+        parser.add_argument("sides", type=int)
+        return f"1 of {parser.parse_args(message.arguments.split()).sides}"
+
+    @agent.on_command("thread")
+    def thread(ctx: ThreadContext, message: Message) -> str:
+        sys.exit("no")
+
+    async with running(tmp_path) as here, living(agent, here), reading(here) as room:
+        for text, answer in (("/roll many", SORRY), ("/thread", SORRY), ("/roll 6", "1 of 6")):
+            assert (await room.answer(await room.ask(text)))["text"] == answer
 
 
 @pytest.mark.logs("when failed, the message is no question room=r seq=1")

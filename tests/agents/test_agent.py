@@ -18,8 +18,9 @@ import pytest
 from tests.support.agents import Room, living, person, reading
 from tests.support.chat import eventually, running
 from tests.support.servers import UNLIMITED, Server
-from tornado_chat.agents import Agent, Context, Message, Reaction, ThreadContext
+from tornado_chat.agents import Agent, Context, Message, Reaction, ThreadContext, life
 from tornado_chat.agents.turn import SORRY, TOO_SOON
+from tornado_chat.live import session
 
 
 class Delta:
@@ -582,6 +583,18 @@ async def test_it_comes_where_it_is_named_or_invited(tmp_path: Path) -> None:
             asked = (await room.chat.send("party", "all ears")).seq
             assert (await room.answer(asked))["text"] == "other"
             assert not room.replies(1)
+
+
+async def test_it_leaves_a_room_for_another_one_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(life, "ROOMS", 3)
+    monkeypatch.setattr(session, "ROOMS", 4)  # with the inbox: as many as the server lets it be in
+    agent = Agent("bot")
+    agent.on_mention(returns)
+    async with running(tmp_path) as here, living(agent, here) as (one,), person(here, "ann") as ann:
+        for name in ("a", "b", "c", "d", "e", "a"):
+            answer = await ann.ask("bot", f"@bot in {name}", room=name, silence=20)
+            assert await answer.whole() == f"in {name} "
+        assert set(one.rooms) == {"d", "e", "a"}
 
 
 async def test_a_replica_that_comes_later_leaves_what_was_there_before(tmp_path: Path) -> None:

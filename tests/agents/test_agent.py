@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import functools
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,10 +18,11 @@ import pytest
 from tests.support.agents import SECONDS, Room, living, person, reading
 from tests.support.chat import eventually, running
 from tests.support.servers import UNLIMITED, Server
-from tornado_chat.agents import Agent, Context, Message, Reaction, ThreadContext
+from tornado_chat.agents import Agent, Context, Message, Reaction, ThreadContext, life
 from tornado_chat.agents.turn import SORRY, TOO_SOON
 from tornado_chat.client import Closed
 from tornado_chat.errors import ChatError, ErrorCode
+from tornado_chat.live import session
 
 
 class Delta:
@@ -523,6 +526,26 @@ async def test_which_handler_is_called(tmp_path: Path) -> None:
         assert (reply["text"], reply["reply_to"]) == ("ann 👍", 1)
 
 
+@pytest.mark.logs("(?s)handler failed .*the handler wanted to exit with 2")
+@pytest.mark.logs("(?s)handler failed .*the handler wanted to exit with 'no'")
+async def test_a_handler_that_exits_ends_its_own_reply_alone(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"])
+
+    @agent.on_command("roll")
+    async def roll(ctx: Context, message: Message) -> str:
+        parser = argparse.ArgumentParser("/roll")
+        parser.add_argument("sides", type=int)
+        return f"1 of {parser.parse_args(message.arguments.split()).sides}"
+
+    @agent.on_command("thread")
+    def thread(ctx: ThreadContext, message: Message) -> str:
+        sys.exit("no")
+
+    async with running(tmp_path) as here, living(agent, here), reading(here) as room:
+        for text, answer in (("/roll many", SORRY), ("/thread", SORRY), ("/roll 6", "1 of 6")):
+            assert (await room.answer(await room.ask(text)))["text"] == answer
+
+
 async def test_it_comes_where_it_is_named_or_invited(tmp_path: Path) -> None:
     agent = Agent("bot")
     agent.on_mention(returns)
@@ -546,6 +569,18 @@ async def test_it_comes_where_it_is_named_or_invited(tmp_path: Path) -> None:
             asked = (await room.chat.send("party", "all ears")).seq
             assert (await room.answer(asked))["text"] == "other"
             assert not room.replies(1)
+
+
+async def test_it_leaves_a_room_for_another_one_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(life, "ROOMS", 3)
+    monkeypatch.setattr(session, "ROOMS", 4)  # with the inbox: as many as the server lets it be in
+    agent = Agent("bot")
+    agent.on_mention(returns)
+    async with running(tmp_path) as here, living(agent, here) as (one,), person(here, "ann") as ann:
+        for name in ("a", "b", "c", "d", "e", "a"):
+            answer = await ann.ask("bot", f"@bot in {name}", room=name, silence=20)
+            assert await answer.whole() == f"in {name} "
+        assert set(one.rooms) == {"d", "e", "a"}
 
 
 async def test_a_replica_that_comes_later_leaves_what_was_there_before(tmp_path: Path) -> None:

@@ -358,6 +358,28 @@ def test_replies_of_a_minute_are_bounded_and_the_rest_waits() -> None:
     assert room.questions.limited_until is None
 
 
+@pytest.mark.parametrize("kind", ["enqueue", "concurrent"])
+def test_where_replies_are_short_who_had_fewest_comes_first(kind: DoubleTexting) -> None:
+    room = Room(kind, replies_a_minute=3)
+    for _ in range(8):
+        room.log.say("ann")
+
+    def answer() -> list[str]:
+        due = room.due()
+        for id in due:
+            room.log.begin(id)
+            room.log.finish(id)
+        return due
+
+    while answer():
+        pass
+    bob = room.log.say("bob")
+    assert answer() == []
+    assert room.questions.limited_until is not None
+    room.log.now = room.questions.limited_until
+    assert answer() == [f"re:{bob}"]
+
+
 def test_what_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PENDING", "SETTLED", "GROWING", "STRANGERS"):
         monkeypatch.setattr(questions, name, 5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,3 +49,16 @@ def test_what_fits_is_kept_whole_and_of_more_the_texts_go_before_the_steps() -> 
 def test_a_text_is_shortened_with_a_sign() -> None:
     assert [short("abcdef", most) for most in (6, 5, 1, 0)] == ["abcdef", "abcd…", "…", ""]
     assert short("a\0b", 5) == "ab"
+
+
+def test_what_a_tool_gives_may_be_anything() -> None:
+    step = Step("1", "search", "\ud800?")
+    given: Any = step
+    given.output = {"found": [1, None]}
+    assert step.told() == {
+        "id": "1",
+        "name": "search",
+        "state": "running",
+        "input": "?",
+        "output": "{'found': [1, None]}",
+    }

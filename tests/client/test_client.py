@@ -314,6 +314,26 @@ async def test_one_id_may_wait_in_several_rooms(tmp_path: Path, transport: Trans
             assert said["text"] == f"in {room}"
 
 
+async def test_an_id_may_be_used_in_another_room_in_the_moment_in_which_it_is_answered(
+    tmp_path: Path, transport: TransportKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as here, Client(here.address, transport=transport, name="Ann") as client:
+        outbound = client._outbound
+        on_answer, others = outbound.on_answer, list[asyncio.Task[Ack]]()
+
+        def heard(message: Any) -> None:
+            if not others:  # it is ready before the caller that is answered
+                others.append(asyncio.create_task(client.send("b", "in b", id="re:1")))
+            on_answer(message)
+
+        monkeypatch.setattr(outbound, "on_answer", heard)
+        async with asyncio.timeout(10):
+            assert (await client.send("a", "in a", id="re:1")).seq == 1
+            assert (await others[0]).seq == 1
+        assert not outbound.commands
+        assert not outbound.queues
+
+
 async def test_kill_9_in_the_middle_of_a_stream_loses_doubles_and_reorders_nothing(
     tmp_path: Path, transport: TransportKind
 ) -> None:

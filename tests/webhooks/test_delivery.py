@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -281,6 +282,16 @@ async def test_gone_is_given_up_at_once(log: Log, hooks: Hooks) -> None:
     assert len(receiver.told) == 1
 
 
+async def talk_headers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An answer whose headers do not end."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\nX: " + b"x" * (2 * posting.HEADER_BYTES))
+    with contextlib.suppress(ConnectionError):
+        await writer.drain()
+        await reader.read()
+    writer.close()
+
+
 @pytest.mark.logs(REFUSED)
 async def test_what_is_an_answer_and_what_is_none(log: Log, hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(posting, "ANSWER_SECONDS", 0.3)
@@ -295,22 +306,26 @@ async def test_what_is_an_answer_and_what_is_none(log: Log, hooks: Hooks, monkey
     long = await hooks.receiver(more=b"x" * (posting.ANSWER_BYTES + 1))
     await hooks.receiver(url="http://127.0.0.1:1/")
     interim = await hooks.receiver(before=[100, 103])
+    talker = await asyncio.start_server(talk_headers, "127.0.0.1", 0)
+    await hooks.receiver(url=f"http://127.0.0.1:{talker.sockets[0].getsockname()[1]}/")
     await append(log, message())
 
     found: list[str] = []
 
     async def all_answered() -> bool:
         found[:] = [webhook.error or "" for webhook in await hooks.store.all()]
-        return all(found[:2] + found[3:4]) and bool(interim.told)
+        return all(found[:2] + found[3:4] + found[5:]) and bool(interim.told)
 
     async with hooks.delivering():
         await until(all_answered)
         hanging.set()
+    talker.close()
     assert found[0] == "HTTP 302"
     assert "imeout" in found[1]
     assert found[2] == "", "a success has a status, however long the text behind it"
     assert "refused" in found[3].lower()
     assert found[4] == "", "what comes before the answer is none"
+    assert f"{posting.HEADER_BYTES} bytes" in found[5]
     assert slow.most_open >= 1
     assert len(long.told) == 1
     assert redirects.told

@@ -343,6 +343,7 @@ class Life:
 
     async def _join(self, room: AgentRoom, after: int | None) -> Data | None:
         """`joined`, if it may."""
+        await asyncio.sleep(0)  # the room that is left for this one is left first
         async with self._joining:
             try:
                 return await self.client.join(room.name, after=after, last=BACK if after is None else None)

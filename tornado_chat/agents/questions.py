@@ -14,7 +14,7 @@ by the log, in which an id stands once.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -162,19 +162,20 @@ class Questions:
         self._settled: dict[int, None] = {}  # the rest of those known, oldest first
         self._attempts: dict[int, Question] = {}  # by the seq of the attempt that goes on
         self._growing: dict[int, Data] = {}  # of others
-        self._begun_at: deque[int] = deque(maxlen=rules.replies_a_minute)  # ms
+        self._begun_at: deque[tuple[int, str]] = deque(maxlen=rules.replies_a_minute)  # ms, and whose question
 
     # What it is asked
 
     def due(self, now: int) -> list[Question]:
         """Those whose next attempt is to begin, in the order of asking; `now` in ms since 1970, by the server's clock.
 
-        It is for all replicas to try; an attempt that has begun shows in the log.
+        It is for all replicas to try; an attempt that has begun shows in the log. If not all may begin, those of
+        whoever was answered least within the minute do.
         """
         self._expire(now)
         in_turn = self._rules.double_texting != "concurrent"
         busy = {question.user for question in self._pending.values() if question.open} if in_turn else set()
-        while self._begun_at and self._begun_at[0] <= now - MINUTE:
+        while self._begun_at and self._begun_at[0][0] <= now - MINUTE:
             self._begun_at.popleft()
         allowed = self._rules.replies_a_minute - len(self._begun_at)
         self.limited_until = None
@@ -186,11 +187,20 @@ class Questions:
                 busy.add(question.user)
             if not question.wanted or question.open:
                 continue
-            if len(due) >= allowed:
-                self.limited_until = self._begun_at[0] + MINUTE if self._begun_at else now + MINUTE
-                break
             due.append(question)
+        if len(due) > allowed:
+            self.limited_until = self._begun_at[0][0] + MINUTE if self._begun_at else now + MINUTE
+            due = self._fair(due)[: max(0, allowed)]
         return due
+
+    def _fair(self, due: list[Question]) -> list[Question]:
+        """In the order in which they are to begin where not all of them may."""
+        given = Counter(user for _, user in self._begun_at)
+        places: list[int] = []
+        for question in due:
+            places.append(given[question.user])
+            given[question.user] += 1
+        return [question for _, question in sorted(zip(places, due, strict=True), key=lambda one: one[0])]
 
     def get(self, seq: int) -> Question | None:
         """The question that is the message `seq`, if it is remembered."""
@@ -275,8 +285,8 @@ class Questions:
         id = event.get("id", "")
         found = attempt_of(id)
         if found is not None:
-            self._begun_at.append(event["ts"])
             question = self._known.get(found[0])
+            self._begun_at.append((event["ts"], question.user if question is not None else ""))
             if question is not None and found[1] > question.begun:
                 self._begin(question, found[1], event)
             return

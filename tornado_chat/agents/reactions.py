@@ -43,7 +43,7 @@ class Reacting:
                 )
         except ChatError as error:
             logger.warning("reaction not answered room=%s seq=%d reason=%s", room.name, reaction.seq, error)
-        except Exception:
+        except (Exception, SystemExit):
             logger.exception("on_reaction failed room=%s seq=%d", room.name, reaction.seq)
         finally:
             self.cancelled = True

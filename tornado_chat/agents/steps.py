@@ -47,9 +47,12 @@ class ToolResult(Protocol):
     def error(self) -> bool: ...
 
 
-def short(text: str, most: int) -> str:
-    """`text` in at most so many characters; what is left out shows as an ellipsis."""
-    text = text.replace("\0", "")
+def short(said: object, most: int) -> str:
+    """`said`, as text, in at most so many characters; what is left out shows as an ellipsis.
+
+    What a tool was given or gives may be anything, and what no message may hold is left out: a step fails no reply.
+    """
+    text = str(said).replace("\0", "").encode("utf-8", "ignore").decode()
     return text if len(text) <= most else text[: max(0, most - 1)] + "…"[:most]
 
 

@@ -252,6 +252,8 @@ class Turn:
             async with aclosing(pieces(handler, self.room.life.threads, given, message, *more)) as said:
                 async for piece in said:
                     yield piece
+        except SystemExit as error:  # argparse raises it: the handler ends so, and the process has other replies
+            raise RuntimeError(f"the handler wanted to exit with {error.code!r}") from error
         finally:
             if isinstance(given, ThreadContext):
                 given.end()

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Mapping
 
 from tornado.httpclient import HTTPError, HTTPRequest
+from tornado.iostream import UnsatisfiableReadError
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 CONNECT_SECONDS = 5.0
@@ -65,7 +66,7 @@ class Poster:
         why = ""
         try:
             await self._client.fetch(request, raise_error=False)
-        except (HTTPError, OSError, ssl.SSLError, ValueError) as error:
+        except (HTTPError, OSError, ssl.SSLError, ValueError, UnsatisfiableReadError) as error:
             why = (str(error) or type(error).__name__).partition("\n")[0]
         if status < 200:
             return Outcome(why[:ERROR_CHARS] or "no answer")

@@ -693,6 +693,35 @@ async def test_replies_of_a_minute_are_bounded(tmp_path: Path) -> None:
         assert not room.replies(asked[2])
 
 
+async def test_what_is_asked_again_after_long_is_answered_however_often_it_was_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica that answers has read nothing of the question, nor of the attempts to answer it."""
+    monkeypatch.setattr(life, "BACK", 5)
+    agent = Agent("bot", rooms=["r"])
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> str:
+        return f"{ctx.attempt}: {message.text}"
+
+    async with running(tmp_path) as here, reading(here) as room:
+        async with living(agent, here):
+            asked = await room.ask("0")
+            await room.answer(asked)
+            for text in "12":
+                await room.chat.edit("r", asked, text)
+                assert (await room.answer(asked, int(text) + 1))["text"] == f"{int(text) + 1}: {text}"
+        for number in range(20):
+            await room.chat.send("r", f"noise {number}")
+        async with person(here, "bot") as bot:  # a replica that is gone again
+            await bot.read("r", (await room.chat.send("r", "noise")).seq)
+        async with living(agent, here, replicas=2) as lives:
+            assert all(one.rooms["r"]._questions.get(asked) is None for one in lives if one.rooms["r"]._questions)
+            for text in "34":
+                await room.chat.edit("r", asked, text)
+                assert (await room.answer(asked, int(text) + 1))["text"] == f"{int(text) + 1}: {text}"
+
+
 @pytest.mark.logs("when failed, a message is left alone room=r error=KeyError")
 async def test_a_when_that_fails_costs_one_message_and_not_the_agent(tmp_path: Path) -> None:
     agent = Agent("bot", rooms=["r"])

@@ -67,10 +67,30 @@ class Log:
         del self.open[self.ids[id]]
         return self.add("finished", BOT, target=self.ids[id], reason=reason, length=len(text), text=text)
 
-    def attempts(self) -> list[Data]:
-        """The bot's messages as a history tells them."""
-        own = [self.events[seq - 1] for seq in self.ids.values()]
-        return [{key: one[key] for key in one if key != "streaming" or one["seq"] in self.open} for one in own]
+    def message(self, seq: int) -> Data:
+        """As a history tells it."""
+        texts = [event["text"] for event in self.events if event["type"] == "edited" and event["target"] == seq]
+        return {**self.events[seq - 1], **({"text": texts[-1]} if texts else {})}
+
+    def claim(self, replica: Questions, question: Question) -> str | None:
+        """The attempt that is due, begun; None if it was there already: `replica` is told what an ack tells."""
+        id = attempt_id(question.seq, question.next)
+        if self.begin(id):
+            return id
+        at = self.ids[id]
+        for event in self.events:
+            if event["type"] == "finished" and event["target"] == at:
+                replica.found(question.seq, question.next, at, event["reason"])
+        return None
+
+    def claims(self, replica: Questions) -> list[str]:
+        """What it begins, once it knows of what was there already."""
+        begun: list[str] = []
+        tried: list[str] = []
+        while tried != (due := [attempt_id(one.seq, one.next) for one in replica.due(self.now)]) and not begun:
+            tried = due
+            begun = [id for id in (self.claim(replica, question) for question in replica.due(self.now)) if id]
+        return begun
 
 
 class Room:
@@ -404,9 +424,11 @@ def test_what_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(found._known) == len(found._settled) == 5
     assert not found._attempts
     assert all(question.message["text"] == "" for question in found._known.values())
-    for _ in range(20):
-        room.log.edit(1)
+    dropped = found.dropped
+    for seq in range(1, 21):
+        room.log.edit(2 * seq - 1)
     assert len(room.feed().strangers) == 5
+    assert found.dropped == dropped + 15
 
 
 def test_an_edit_of_what_was_forgotten_is_told_and_what_never_asked_is_not() -> None:
@@ -419,7 +441,10 @@ def test_an_edit_of_what_was_forgotten_is_told_and_what_never_asked_is_not() -> 
     room.log.edit(4)
     for event in room.log.events:
         late.feed(event)
-    assert [edited["target"] for edited in late.strangers] == [1]
+    assert list(late.strangers) == [1]
+    assert late.mark(room.log.now) == 2, "nothing behind that edit is seen to"
+    late.forget(1)
+    assert late.mark(room.log.now) == 5
 
 
 @pytest.mark.parametrize(
@@ -439,8 +464,8 @@ def test_what_is_recalled_goes_on_like_what_was_fed(history: list[str], due: lis
     log = room.log
     log.say("ann")
     fed = Questions(room.rules)
+    late: Questions | None = None
     number = 0
-    edits: list[Data] = []
     for what in history:
         if what == "begin":
             number += 1
@@ -448,19 +473,65 @@ def test_what_is_recalled_goes_on_like_what_was_fed(history: list[str], due: lis
         elif what == "finish":
             log.finish(attempt_id(1, number))
         else:
-            edits.append(log.events[log.edit(1) - 1])
+            late = late or Questions(room.rules, len(log.events))  # it has not read anything from before the first edit
+            log.edit(1)
     for event in log.events:
         fed.feed(event)
-    if edits:
-        late = Questions(room.rules, len(log.events))
-        late.recall({**log.events[0], "text": "bot!"}, edits[0], log.attempts())
-        assert [attempt_id(one.seq, one.next) for one in late.due(log.now)] == due
+        if late is not None:
+            late.feed(event)
+    if late is not None:
+        late.recall(log.message(1))
         if log.open:
+            assert not log.claims(late)
             log.finish(attempt_id(1, number), "interrupted")
             late.feed(log.events[-1])
-            assert [one.next for one in late.due(log.now)] == [number + 1]
+            assert log.claims(late) == [attempt_id(1, number + 1)]
+        else:
+            assert log.claims(late) == due
     else:
         assert [attempt_id(one.seq, one.next) for one in fed.due(log.now)] == (due if not history else [])
+
+
+def test_attempts_that_were_not_fed_do_not_count_for_what_is_asked_now() -> None:
+    room = Room()
+    log = room.log
+    log.say("ann")
+    for number in range(1, ATTEMPTS + 2):
+        late, other = Questions(room.rules, len(log.events)), Questions(room.rules, len(log.events))
+        log.edit(1)
+        if number <= ATTEMPTS:
+            log.begin(attempt_id(1, number))
+            log.finish(attempt_id(1, number))
+    for replica in (late, other):
+        replica.feed(log.events[-1])
+        replica.recall(log.message(1))
+    for number in range(ATTEMPTS + 1, 2 * ATTEMPTS + 1):
+        assert log.claims(late) == [attempt_id(1, number)]
+        log.finish(attempt_id(1, number), "interrupted")
+        for event in log.events[-2:]:
+            late.feed(event)
+            other.feed(event)
+        assert late.pending() == other.pending() == (number < 2 * ATTEMPTS)
+
+
+def test_who_asks_again_what_is_not_remembered_asks_that_before_what_comes_then() -> None:
+    room = Room()
+    log = room.log
+    first = log.say("ann")
+    late = Questions(room.rules, first)
+    log.edit(first)
+    second, other = log.say("ann"), log.say("bob")
+    for event in log.events[1:]:
+        late.feed(event)
+    assert log.claims(late) == [attempt_id(other, 1)]
+    late.recall(log.message(first))
+    assert log.claims(late) == [attempt_id(first, 1)]
+    for event in log.events[-2:]:
+        late.feed(event)
+    assert not log.claims(late)
+    log.finish(attempt_id(first, 1))
+    late.feed(log.events[-1])
+    assert log.claims(late) == [attempt_id(second, 1)]
 
 
 class Replica:
@@ -472,24 +543,22 @@ class Replica:
 
     def start(self, seq: int) -> None:
         self.questions = Questions(self.rules, seq)
-        self.mine: dict[str, Question] = {}
+        self.mine: list[str] = []
 
     def read(self, log: Log, count: int) -> None:
         for event in log.events[self.questions.seq : self.questions.seq + count]:
             self.questions.feed(event)
+
+    def recall(self, log: Log) -> None:
         while self.questions.strangers:
-            edited = self.questions.strangers.popleft()
-            attempts = log.attempts()
-            self.questions.recall({**log.events[edited["target"] - 1], "text": edited["text"]}, edited, attempts)
+            self.questions.recall(log.message(next(iter(self.questions.strangers))))
 
     def claim(self, log: Log) -> None:
-        for question in self.questions.due(log.now):
-            id = attempt_id(question.seq, question.next)
-            if log.begin(id):
-                self.mine[id] = question
+        for id in log.claims(self.questions):
+            self.mine.append(id)
 
     def end(self, log: Log, id: str, reason: str) -> None:
-        del self.mine[id]
+        self.mine.remove(id)
         if log.ids[id] in log.open:
             log.finish(id, reason)
 
@@ -499,9 +568,26 @@ def play(kind: DoubleTexting, chance: random.Random, steps: int) -> tuple[Log, l
     log = Log()
     replicas = [Replica(Rules(BOT, asks_bot, kind, replies_a_minute=10**6)) for _ in range(3)]
     asked: list[int] = []
+    marked = 0
     for _ in range(steps):
         replica = chance.choice(replicas)
-        match chance.choice(["say", "edit", "delete", "read", "read", "claim", "claim", "end", "end", "die"]):
+        match chance.choice(
+            [
+                "say",
+                "edit",
+                "delete",
+                "read",
+                "read",
+                "recall",
+                "mark",
+                "claim",
+                "claim",
+                "end",
+                "end",
+                "die",
+                "all die",
+            ]
+        ):
             case "say":
                 asked.append(log.say(chance.choice("ab")))
             case "edit" if asked:
@@ -510,15 +596,20 @@ def play(kind: DoubleTexting, chance: random.Random, steps: int) -> tuple[Log, l
                 log.delete(asked.pop(chance.randrange(len(asked))))
             case "read":
                 replica.read(log, chance.randint(1, 8))
+            case "recall":
+                replica.recall(log)
             case "claim":
                 replica.claim(log)
             case "end" if replica.mine:
-                id = chance.choice(sorted(replica.mine))
+                id = chance.choice(replica.mine)
                 replica.end(log, id, chance.choice(["done", "stopped", "interrupted", "error"]))
-            case "die":
-                for id in list(replica.mine):
-                    replica.end(log, id, "interrupted")
-                replica.start(chance.choice([0, replica.questions.mark(log.now)]))
+            case "mark":
+                marked = max(marked, replica.questions.mark(log.now))
+            case "die" | "all die" as who:
+                for one in replicas if who == "all die" else [replica]:
+                    for id in list(one.mine):
+                        one.end(log, id, "interrupted")
+                    one.start(marked)
     before = -1
     while before != len(log.events):
         before = len(log.events)
@@ -527,6 +618,7 @@ def play(kind: DoubleTexting, chance: random.Random, steps: int) -> tuple[Log, l
             for id in list(replica.mine):
                 replica.end(log, id, "done")
             replica.read(log, len(log.events))
+            replica.recall(log)
             replica.claim(log)
     return log, replicas
 

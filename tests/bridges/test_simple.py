@@ -148,7 +148,9 @@ async def test_what_the_agent_does_is_told_and_what_it_asks_is_answered_by_the_n
         assert (told["reply"], told["reason"]) == ("It is a bird", "done")
 
 
-async def test_an_answer_is_found_by_what_the_agent_asked_also_when_it_was_over_before_one_looked(tmp_path: Path) -> None:
+async def test_an_answer_is_found_by_what_the_agent_asked_also_when_it_was_over_before_one_looked(
+    tmp_path: Path,
+) -> None:
     """Somebody else speaks in between, and the same request comes again after the reply has ended."""
     async with parrot(tmp_path) as (here, bird, client):
         ann = by(here, "ann")

@@ -10,6 +10,7 @@ from tornado_chat.agents.handlers import Threads
 from tornado_chat.agents.message import Names
 from tornado_chat.agents.questions import Question
 from tornado_chat.client import Client
+from tornado_chat.errors import Reason
 from tornado_chat.wire.events import Data
 
 
@@ -46,6 +47,9 @@ class Place(Protocol):
 
     def goes_on(self, question: Question, number: int) -> bool:
         """Whether the attempt is still wanted."""
+
+    def found(self, question: Question, number: int, at: int, reason: Reason) -> None:
+        """The attempt `number`, whose message is `at`, was there already, and has ended."""
 
     async def delete(self, seq: int) -> None:
         """Take back what the agent has said."""

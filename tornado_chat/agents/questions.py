@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from tornado_chat.errors import Reason
 from tornado_chat.wire.attempts import ask_of, attempt_of
 from tornado_chat.wire.events import Data
 
@@ -41,8 +42,9 @@ SETTLED = 64
 GROWING = 256
 """Messages of others that grow, and may be questions when they have ended."""
 
-STRANGERS = 16
-"""Edits of messages that may be questions and are not remembered, which the caller has not taken yet."""
+STRANGERS = 256
+"""Messages that were edited, may be questions and are not remembered, until they are looked up; a further one is left
+alone."""
 
 MINUTE = 60_000  # ms
 
@@ -79,6 +81,7 @@ class Question:
     """A message that concerns the agent, and what the log tells of its answers."""
 
     __slots__ = (
+        "ahead",
         "answers",
         "asked",
         "asked_at",
@@ -106,6 +109,7 @@ class Question:
         self.rolled_back = False  # what was said is to be deleted
         self.first = 1  # the number of the first attempt that counts for this asking
         self.begun = 0  # the greatest number in the log
+        self.ahead = 0  # the seq of an attempt that was found before the log was read up to it
         self.open = 0  # the seq of the attempt that goes on; 0: none does
         self.interrupted = False  # so ended the last attempt
         self.asking: tuple[int, int, int] | None = None  # what waits for an answer: its seq, attempt and count
@@ -151,9 +155,9 @@ class Questions:
         """Attempts that have ended and are to be deleted (`rollback`); for the caller to take away."""
         self.limited_until: int | None = None
         """When the next reply is allowed, in ms since 1970, where the last `due` held some back."""
-        self.strangers: deque[Data] = deque(maxlen=STRANGERS)
-        """`edited` of what may be a question that is not remembered, or was never fed: see `recall`. To be taken away
-        by the caller."""
+        self.strangers: dict[int, Data] = {}
+        """By the seq of a message, its last `edited`: it may be a question, and is not remembered, or was never fed.
+        The caller looks it up, and says `recall` or `forget`."""
         self._rules = rules
         self._handled = handled
         self._unsure = seq  # what is a question up to here is not known, if it is not remembered
@@ -182,7 +186,7 @@ class Questions:
         due: list[Question] = []
         for question in self._pending.values():
             if in_turn and not question.rejected:
-                if question.user in busy:
+                if question.user in busy or self._may_be_behind(question):
                     continue
                 busy.add(question.user)
             if not question.wanted or question.open:
@@ -218,7 +222,8 @@ class Questions:
     def mark(self, now: int) -> int:
         """The last event before the oldest question that has no answer yet."""
         self._expire(now)
-        return min([self.seq + 1, *self._growing, *self._pending]) - 1
+        edits: list[int] = [edited["seq"] for edited in self.strangers.values()]
+        return min([self.seq + 1, *self._growing, *self._pending, *edits]) - 1
 
     def pending(self) -> int:
         """How many have no answer yet."""
@@ -247,26 +252,28 @@ class Questions:
             case "finished":
                 self._on_finished(event)
 
-    def recall(self, message: Data, edited: Data, attempts: list[Data]) -> None:
-        """`edited`, one of the strangers, is about `message`, as a history tells it with the `attempts` to answer it.
-
-        These are messages of the agent, at least all from the one on that is edited up to `seq`.
-        """
-        seq = message["seq"]
-        if seq in self._known or message["user"] != edited["user"] or not self._is_question(message):
+    def recall(self, message: Data) -> None:
+        """The message of a stranger, as a history tells it. Attempts to answer it that were not fed are `found`."""
+        edited = self.strangers.pop(message["seq"], None)
+        if edited is None or message["user"] != edited["user"] or not self._is_question(message):
             return
-        begun = [
-            (found[1], attempt)
-            for attempt in attempts
-            if attempt["seq"] <= self.seq and (found := attempt_of(attempt.get("id", ""))) and found[0] == seq
-        ]
-        question = self._known[seq] = Question(message)
-        self._settled[seq] = None
-        question.begun = max((number for number, attempt in begun if attempt["seq"] < edited["seq"]), default=0)
         self._ask(message, edited)
-        for number, attempt in sorted(begun, key=lambda one: one[0]):
-            if number > question.begun:
-                self._begin(question, number, attempt)
+
+    def forget(self, seq: int) -> None:
+        """The stranger `seq` is no question."""
+        self.strangers.pop(seq, None)
+
+    def found(self, seq: int, number: int, at: int, reason: Reason) -> None:
+        """The attempt `number` to answer `seq`, whose message is `at`, was there already, and has ended."""
+        question = self._known.get(seq)
+        if question is None or number <= question.begun:
+            return
+        question.begun, question.ahead = number, at
+        if at < question.asked:  # an answer to what was asked before
+            question.first = number + 1
+        elif question.wanted:
+            self._on_ended(question, reason)
+        self._file(question)
 
     # The events
 
@@ -302,13 +309,14 @@ class Questions:
             return
         if question is None:
             if event["target"] <= self._unsure:
-                self.strangers.append(event)
+                self._on_stranger(event)
         elif event["user"] == question.user:
             self._ask({**question.message, "text": event["text"]}, event)
 
     def _on_deleted(self, event: Data) -> None:
         target = event["target"]
         self._growing.pop(target, None)
+        self.strangers.pop(target, None)
         if target in self.leavings:
             self.leavings.remove(target)
         question = self._known.get(target)
@@ -336,13 +344,23 @@ class Questions:
         if question.rolled_back:
             self.leavings.append(event["target"])
         if question.begun >= question.first:
-            question.interrupted = event["reason"] == "interrupted"
-            tried = question.begun - question.first + 1
-            if not question.interrupted or tried >= ATTEMPTS:
-                question.wanted = False
+            self._on_ended(question, event["reason"])
         self._file(question)
 
     # What they mean
+
+    def _on_stranger(self, edited: Data) -> None:
+        target = edited["target"]
+        if target in self.strangers or len(self.strangers) < STRANGERS:
+            self.strangers[target] = edited
+        else:
+            self.dropped += 1
+
+    def _may_be_behind(self, question: Question) -> bool:
+        """Whether its person has asked something before, of which is not known yet whether it is a question."""
+        return any(
+            edited["user"] == question.user and edited["seq"] < question.asked for edited in self.strangers.values()
+        )
 
     def _may_ask(self, message: Data) -> bool:
         return not message.get("agent") or (self._rules.answer_agents and hops_of(message) < HOPS)
@@ -375,7 +393,8 @@ class Questions:
         others = [
             other
             for other in self._pending.values()
-            if other is not question and other.user == question.user and not self._is_old(other, event["ts"])
+            if other is not question and other.user == question.user and other.asked < event["seq"]
+            if not self._is_old(other, event["ts"])
         ]
         match self._rules.double_texting:
             case "reject":
@@ -388,6 +407,8 @@ class Questions:
 
     def _ask_anew(self, question: Question, event: Data) -> None:
         question.asked, question.asked_at = event["seq"], event["ts"]
+        if question.asked < question.ahead:  # which answers that, too
+            return
         question.first = question.next
         question.wanted = event["seq"] > self._handled
         question.rejected = question.rolled_back = question.interrupted = False
@@ -395,6 +416,8 @@ class Questions:
     def _begin(self, question: Question, number: int, event: Data) -> None:
         if question.open:
             del self._attempts[question.open]
+        if number > question.next:  # those before were not fed
+            question.first = number
         question.begun = number
         question.open = event["seq"] if event.get("streaming") else 0
         if question.open:
@@ -402,6 +425,13 @@ class Questions:
         else:
             question.wanted = False
         self._file(question)
+
+    def _on_ended(self, question: Question, reason: Reason) -> None:
+        """Its last attempt has."""
+        question.interrupted = reason == "interrupted"
+        tried = question.begun - question.first + 1
+        if not question.interrupted or tried >= ATTEMPTS:
+            question.wanted = False
 
     def _close(self, question: Question) -> None:
         """No answer is wanted any more; the attempt that goes on is to end."""
@@ -431,4 +461,7 @@ class Questions:
                 self._unsure = max(self._unsure, oldest)
         elif before is None or next(reversed(self._pending.values())).asked < question.asked:
             self._pending.pop(seq, None)
+            late = self._pending and next(reversed(self._pending.values())).asked > question.asked
             self._pending[seq] = question
+            if late:  # it was recalled
+                self._pending = dict(sorted(self._pending.items(), key=lambda one: one[1].asked))

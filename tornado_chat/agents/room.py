@@ -13,9 +13,8 @@ from tornado_chat.agents.message import Reaction, message_of, reaction_of
 from tornado_chat.agents.places import Process
 from tornado_chat.agents.questions import Question, Questions, Rules
 from tornado_chat.agents.turn import Turn
-from tornado_chat.errors import ChatError
+from tornado_chat.errors import ChatError, Reason
 from tornado_chat.logs import Repeated
-from tornado_chat.wire.attempts import attempt_of
 from tornado_chat.wire.events import Data
 
 logger = logging.getLogger(__name__)
@@ -26,9 +25,6 @@ SAID = 256
 AGAIN_SECONDS, AGAIN = 4.0, 3
 """After so long it is tried again to take a reply over, so many times: an author that ended together with the server's
 process is said to be there for 7 s more, and nobody may tell when it is not."""
-
-RECALL_PAGE, RECALL_PAGES = 200, 10
-"""Messages that are looked through for the attempts to answer one that is asked again after long."""
 
 
 class Owner(Process, Protocol):
@@ -76,6 +72,7 @@ class AgentRoom:
         self._timer: asyncio.TimerHandle | None = None
         self._again: dict[int, asyncio.TimerHandle] = {}  # by the seq of a reply that is to be taken over
         self._soon = False  # `look` will be called
+        self._recalling = False
         self._passed = asyncio.Event()
         self._dropping = Repeated(logger)
         self._failing = Repeated(logger)
@@ -137,8 +134,9 @@ class AgentRoom:
         questions.feed(event)
         if questions.dropped != dropped:
             self._dropping.warning("too many questions wait, one is left alone room=%s", self.name)
-        while questions.strangers:
-            self.life.spawn(self._recall(questions, questions.strangers.popleft()))
+        if questions.strangers and not self._recalling:
+            self._recalling = True
+            self.life.spawn(self._recall(questions))
         if event["type"] == "reacted" and self._live and event["user"] != self.life.user:
             self.life.react(self, reaction_of(event))
         self._passed.set()
@@ -170,6 +168,11 @@ class AgentRoom:
     def goes_on(self, question: Question, number: int) -> bool:
         """Whether the attempt is still wanted."""
         return self._questions is not None and self._questions.goes_on(question.seq, number)
+
+    def found(self, question: Question, number: int, at: int, reason: Reason) -> None:
+        """The attempt `number`, whose message is `at`, was there already, and has ended."""
+        if self._questions is not None:
+            self._questions.found(question.seq, number, at, reason)
 
     def give_up(self, question: Question) -> None:
         if self._questions is not None:
@@ -261,28 +264,23 @@ class AgentRoom:
         except ChatError as error:  # somebody else was quicker
             logger.debug("not deleted room=%s seq=%d reason=%s", self.name, seq, error)
 
-    async def _recall(self, questions: Questions, edited: Data) -> None:
-        """What is asked again may have been a question that is not remembered: look it up."""
-        client, target = self.life.client, edited["target"]
+    async def _recall(self, questions: Questions) -> None:
+        """Look up what was asked again and is not remembered, one after another."""
         try:
-            (message,) = (await client.history(self.name, before=target + 1, limit=1))["messages"]
-            if message["seq"] != target or "text" not in message or not self._concerns(message):
-                return
-            attempts: list[Data] = []
-            before: int | None = None
-            for _ in range(RECALL_PAGES):
-                page = await client.history(self.name, before=before, limit=RECALL_PAGE)
-                attempts += [one for one in page["messages"] if one["user"] == self.life.user]
-                if not page["more"] or (before := page["messages"][0]["seq"]) <= target:
-                    break
-            else:
-                logger.info("asked again after too long room=%s seq=%d", self.name, target)
-                return
-        except (ChatError, ValueError) as error:
-            logger.warning("what is asked again was not found room=%s seq=%d reason=%s", self.name, target, error)
-            return
-        questions.recall(message, edited, [one for one in attempts if attempt_of(one.get("id", ""))])
-        self._look_soon()
+            while questions is self._questions and questions.strangers:
+                seq = next(iter(questions.strangers))
+                try:
+                    found = (await self.life.client.history(self.name, before=seq + 1, limit=1))["messages"]
+                except ChatError as error:  # it may not read there any more
+                    logger.warning("what is asked again was not found room=%s seq=%d reason=%s", self.name, seq, error)
+                    found = []
+                if found and found[0]["seq"] == seq and "text" in found[0] and self._concerns(found[0]):
+                    questions.recall(found[0])
+                else:
+                    questions.forget(seq)
+                self._look_soon()
+        finally:
+            self._recalling = False
 
     def _concerns(self, event: Data) -> bool:
         if self.level == "nothing":

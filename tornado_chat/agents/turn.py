@@ -102,20 +102,22 @@ class Turn:
         try:
             async with reply:
                 try:
-                    if reply.reason is None:
+                    if reply.reason is not None or reply.seq < self.question.asked:
+                        await self._pass_over()
+                    else:
                         self.began = True
                         if reply.gen > 1 + TAKEOVERS:
                             logger.warning("reply given up, too many have left it room=%s id=%s", name, self.id)
                             await reply.finish("interrupted")
                         else:
                             await self._make()
-                    else:
-                        reply.leave()
                 except BaseException:
                     reply.leave()
                     raise
         except Held:
             logger.debug("left to another replica room=%s id=%s", name, self.id)
+            # The log tells how it goes on, where it was read from the beginning of the attempt on.
+            self.retry = asyncio.get_running_loop().time() + RETRY_SECONDS
         except ChatError as error:
             self._on_refused(error)
         except Closed as error:
@@ -123,6 +125,15 @@ class Turn:
         finally:
             if self._repeating is not None:
                 self._repeating.cancel()
+
+    async def _pass_over(self) -> None:
+        """The attempt was made already, or is one to answer what was asked before: the next one may be due."""
+        reply = self._reply
+        if reply.reason is None:
+            await reply.finish("stopped")
+        reply.leave()
+        assert reply.reason is not None
+        self.room.found(self.question, self.number, reply.seq, reply.reason)
 
     def _on_refused(self, error: ChatError) -> None:
         loop = asyncio.get_running_loop()

@@ -58,8 +58,8 @@ def caller(exchange: Exchange, *, guests: bool = True) -> Caller:
 def _check_own_page(exchange: Exchange) -> None:
     """Raise `forbidden` where a page of elsewhere may ask in the name of its visitor.
 
-    `Origin`, where there is one, has been looked at; browsers tell it with no GET of the same origin. A link of any page
-    can bring a `?token=`, which does not count beside the cookie, and an Authorization that is not Bearer.
+    `Origin`, where there is one, has been looked at; browsers tell it with no GET of the same origin. A link of any
+    page can bring a `?token=`, which does not count beside the cookie, and an Authorization that is not Bearer.
     """
     headers = exchange.headers
     if "origin" in headers or (not exchange.is_by_cookie and has_credential(headers, exchange.arguments)):

@@ -71,7 +71,8 @@ def _gap(record: Record, page: Page, seqs: Sequence[int], last: int) -> Finding 
     end = max(last, seqs[-1] if seqs else 0) + 1
     while seq := record.first_message(expected, end):
         if seq not in there:
-            return Finding("history", "is left out", seq)
+            shown = f"{len(seqs)} from {seqs[0]} to {seqs[-1]}" if seqs else "none"
+            return Finding("history", f"is left out: {shown}, and the log had {last} when it was asked", seq)
         expected = seq + 1
     if page.more and len(seqs) < page.limit and _size(page) < LEAST_BYTES:
         return Finding("history", f"the first of {len(seqs)}, although {page.limit} were asked for", seqs[0])

@@ -275,7 +275,8 @@ class Questions:
         id = event.get("id", "")
         found = attempt_of(id)
         if found is not None:
-            self._begun_at.append(event["ts"])
+            if event.get("streaming"):  # else it is about a reaction
+                self._begun_at.append(event["ts"])
             question = self._known.get(found[0])
             if question is not None and found[1] > question.begun:
                 self._begin(question, found[1], event)

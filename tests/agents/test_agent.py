@@ -642,6 +642,23 @@ async def test_reactions_of_a_minute_are_bounded_and_cost_no_reply(tmp_path: Pat
         assert [one["text"] for one in room.events if one["user"] == "bot" and one.get("reply_to") == seq] == ["0", "1"]
 
 
+@pytest.mark.logs("room not joined, it would be one too many room=r")
+async def test_where_there_was_no_room_for_it_it_comes_when_it_is_named_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tornado_chat.agents.life.ROOMS", 2)
+    agent = Agent("bot", rooms=["one", "two"])
+    agent.on_mention(yields)
+    async with running(tmp_path) as here, living(agent, here) as (life,), reading(here) as room:
+        too_many = await room.ask("too many")
+        await eventually(lambda: any("one too many" in line for line in caplog.messages))
+        async with person(here, "bot") as own:
+            await own.unfollow("one")
+        await eventually(lambda: "one" not in life.rooms)
+        assert (await room.answer(await room.ask("again")))["text"] == "again "
+        assert not room.replies(too_many)
+
+
 async def test_how_much_is_done_at_a_time_is_bounded_and_the_rest_waits(tmp_path: Path) -> None:
     agent = Agent("bot", rooms=["r"], max_open=2, double_texting="concurrent")
     go_on = asyncio.Event()

@@ -19,15 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from tornado_chat.wire.attempts import ask_of, attempt_of
+from tornado_chat.wire.attempts import ATTEMPTS, ask_of, attempt_of
 from tornado_chat.wire.events import Data
 
 DoubleTexting = Literal["enqueue", "reject", "interrupt", "rollback", "concurrent"]
 """What becomes of a question while another one of the same person waits for its answer, or is being answered:
 it waits for its turn; is refused; ends the other one, which keeps what was said; or deletes that; or has no turn."""
-
-ATTEMPTS = 5
-"""Attempts for one asking, where each is interrupted."""
 
 HOPS = 3
 """Agents that answer one another in a row, where they may at all: a person asked the first of them."""

@@ -658,6 +658,42 @@ async def test_reactions_that_are_answered_at_a_time_are_bounded(tmp_path: Path)
         assert told == ["0", "1"]
 
 
+@pytest.mark.logs("too many reactions in a minute, one is left alone room=r")
+async def test_reactions_of_a_minute_are_bounded_and_cost_no_reply(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"], replies_a_minute=2)
+    agent.on_mention(yields)
+
+    @agent.on_reaction
+    async def reacted(ctx: Context, reaction: Reaction) -> str:
+        return reaction.emoji
+
+    async with running(tmp_path) as here, living(agent, here), reading(here) as room:
+        seq = (await room.chat.send("r", "x")).seq
+        seqs = [(await room.chat.react("r", seq, str(number))).seq for number in range(4)]
+        for at in seqs[:2]:
+            await room.reply(at)
+        async with asyncio.timeout(SECONDS):
+            await room.answer(await room.ask("hello"))
+        assert [one["text"] for one in room.events if one["user"] == "bot" and one.get("reply_to") == seq] == ["0", "1"]
+
+
+@pytest.mark.logs("room not joined, it would be one too many room=r")
+async def test_where_there_was_no_room_for_it_it_comes_when_it_is_named_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tornado_chat.agents.life.ROOMS", 2)
+    agent = Agent("bot", rooms=["one", "two"])
+    agent.on_mention(yields)
+    async with running(tmp_path) as here, living(agent, here) as (life,), reading(here) as room:
+        too_many = await room.ask("too many")
+        await eventually(lambda: any("one too many" in line for line in caplog.messages))
+        async with person(here, "bot") as own:
+            await own.unfollow("one")
+        await eventually(lambda: "one" not in life.rooms)
+        assert (await room.answer(await room.ask("again")))["text"] == "again "
+        assert not room.replies(too_many)
+
+
 async def test_how_much_is_done_at_a_time_is_bounded_and_the_rest_waits(tmp_path: Path) -> None:
     agent = Agent("bot", rooms=["r"], max_open=2, double_texting="concurrent")
     go_on = asyncio.Event()

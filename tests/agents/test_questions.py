@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from tornado_chat.agents import questions
 from tornado_chat.agents.questions import (
-    ATTEMPTS,
     HOPS,
     MINUTE,
     DoubleTexting,
@@ -20,7 +19,7 @@ from tornado_chat.agents.questions import (
     Questions,
     Rules,
 )
-from tornado_chat.wire.attempts import ask_id, attempt_id, attempt_of
+from tornado_chat.wire.attempts import ATTEMPTS, ask_id, attempt_id, attempt_of
 from tornado_chat.wire.events import Data
 
 BOT = "bot"

@@ -36,6 +36,23 @@ async def test_one_that_ends_again_and_again_is_started_ever_more_slowly(
     assert pauses()[:4] == ["0.0", "0.1", "0.2", "0.2"]
 
 
+@pytest.mark.logs("child ended name=broken how=code 3 again_in=")
+async def test_what_is_mended_in_the_pause_after_a_failure_is_started_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(children, "SHORTEST_PAUSE", 300.0)
+    monkeypatch.setattr(children, "LONGEST_PAUSE", 300.0)
+    mended = tmp_path / "mended"
+    text = f"import os, time; os.path.exists({str(mended)!r}) or os._exit(3); open({str(mended)!r}, 'w').write('on'); "
+    owner = Children([Child("broken", program(text + "time.sleep(60)"), os.environ)])
+    owner.start()
+    await eventually(lambda: any("again_in=300" in line for line in caplog.messages))
+    mended.touch()
+    owner.restart()
+    await eventually(lambda: mended.read_text() == "on")
+    await owner.stop()
+
+
 @pytest.mark.logs("child ended name=none how=not started: ")
 async def test_one_that_cannot_be_started_is_told() -> None:
     owner = Children([Child("none", ["/no/such/program"], os.environ)])

@@ -27,7 +27,7 @@ class Agent(Declaration):
     `double_texting` is what becomes of a question while another of the same person is not answered. A question older
     than `max_age` seconds is not answered. `answer_agents`: those of other agents are, three in a row at most.
     `replies_a_minute` are those of a room, whichever replica gives them; `max_open` those that one process gives at a
-    time. The further ones wait.
+    time. The further ones wait. Of reactions as many are heeded, and the further ones are not.
     """
 
     async def serve(self, *, url: str | None = None, token: Token | None = None, replica: str | None = None) -> None:

@@ -319,6 +319,7 @@ class Life:
             return None
         if len(self.rooms) >= ROOMS and not self._make_room():
             logger.warning("room not joined, it would be one too many room=%s", name)
+            self._levels.pop(name, None)  # it comes when it is named there again, and there is room
             return None
         room = self.rooms[name] = AgentRoom(self, name, level, read)
         return room

@@ -20,15 +20,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tornado_chat.errors import Reason
-from tornado_chat.wire.attempts import ask_of, attempt_of
+from tornado_chat.wire.attempts import ATTEMPTS, ask_of, attempt_of
 from tornado_chat.wire.events import Data
 
 DoubleTexting = Literal["enqueue", "reject", "interrupt", "rollback", "concurrent"]
 """What becomes of a question while another one of the same person waits for its answer, or is being answered:
 it waits for its turn; is refused; ends the other one, which keeps what was said; or deletes that; or has no turn."""
-
-ATTEMPTS = 5
-"""Attempts for one asking, where each is interrupted."""
 
 HOPS = 3
 """Agents that answer one another in a row, where they may at all: a person asked the first of them."""
@@ -293,7 +290,8 @@ class Questions:
         found = attempt_of(id)
         if found is not None:
             question = self._known.get(found[0])
-            self._begun_at.append((event["ts"], question.user if question is not None else ""))
+            if event.get("streaming"):  # else it is about a reaction
+                self._begun_at.append((event["ts"], question.user if question is not None else ""))
             if question is not None and found[1] > question.begun:
                 self._begin(question, found[1], event)
             return

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from tornado_chat.agents.message import Reaction, message_of, reaction_of
 from tornado_chat.agents.places import Process
-from tornado_chat.agents.questions import Question, Questions, Rules
+from tornado_chat.agents.questions import MINUTE, Question, Questions, Rules
 from tornado_chat.agents.turn import Turn
 from tornado_chat.errors import ChatError, Reason
 from tornado_chat.logs import Repeated
@@ -68,6 +68,7 @@ class AgentRoom:
         self._live = False
         self._replaced = False  # another log has taken the place of this one, and is not read yet
         self._said: deque[int] = deque(maxlen=SAID)  # the agent's last messages
+        self._reacted_at: deque[int] = deque(maxlen=life.agent.replies_a_minute)  # ms
         self._tried: dict[tuple[int, int], float] = {}  # attempts, and when they may be tried again
         self._timer: asyncio.TimerHandle | None = None
         self._again: dict[int, asyncio.TimerHandle] = {}  # by the seq of a reply that is to be taken over
@@ -138,9 +139,17 @@ class AgentRoom:
             self._recalling = True
             self.life.spawn(self._recall(questions))
         if event["type"] == "reacted" and self._live and event["user"] != self.life.user:
-            self.life.react(self, reaction_of(event))
+            self._on_reacted(event)
         self._passed.set()
         self._passed = asyncio.Event()
+
+    def _on_reacted(self, event: Data) -> None:
+        times = self._reacted_at
+        if len(times) == times.maxlen and times[0] > event["ts"] - MINUTE:
+            self._dropping.warning("too many reactions in a minute, one is left alone room=%s", self.name)
+        else:
+            times.append(event["ts"])
+            self.life.react(self, reaction_of(event))
 
     def on_orphaned(self, seq: int) -> None:
         """The connection of whoever writes the attempt `seq` has ended."""

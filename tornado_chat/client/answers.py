@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 
 from tornado_chat.errors import ChatError, ErrorCode, Reason
-from tornado_chat.wire.attempts import ask_of, attempt_of
+from tornado_chat.wire.attempts import ATTEMPTS, ask_of, attempt_of
 from tornado_chat.wire.events import Data
 
 SILENCE_SECONDS = 120.0
@@ -20,9 +20,6 @@ SILENCE_SECONDS = 120.0
 
 ANSWERS = 256
 """That a client waits for at a time: a further question is refused."""
-
-ATTEMPTS = 3
-"""An agent gives a reply that was cut off so many times at most (docs/agents.md)."""
 
 SIGNS = frozenset({"typing", "status", "step"})
 

@@ -36,7 +36,7 @@ STOP_SECONDS = 5.0
 class Child:
     """One program. `run` keeps it running until cancelled, and leaves no process behind."""
 
-    __slots__ = ("_command", "_environment", "_name", "_process", "_restarting")
+    __slots__ = ("_command", "_environment", "_name", "_process", "_restart")
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """`name` is what the log calls it."""
@@ -44,11 +44,11 @@ class Child:
         self._command = command
         self._environment = {**environment, VARIABLE: "1"}
         self._process: Process | None = None
-        self._restarting = False
+        self._restart = asyncio.Event()
 
     def restart(self) -> None:
-        """Let it end, and start it again at once."""
-        self._restarting = True
+        """Let it end, and start it again at once, also in the pause after a failure, which may be mended."""
+        self._restart.set()
         if self._process is not None:
             _signal(self._process, signal.SIGTERM)
 
@@ -57,12 +57,12 @@ class Child:
         failures = 0
         while True:
             began = loop.time()
-            self._restarting = False
+            self._restart.clear()
             try:
                 how = await self._live()
             except OSError as error:
                 how = f"not started: {error}"
-            if self._restarting:
+            if self._restart.is_set():
                 failures = 0
                 logger.info("child started again name=%s", self._name)
                 continue
@@ -71,7 +71,10 @@ class Child:
             pause = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** (failures - 1)) if failures else 0.0
             failures += 1
             logger.error("child ended name=%s how=%s again_in=%.1f", self._name, how, pause)
-            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._restart.wait()
+                    failures = 0
 
     async def _live(self) -> str:
         """From its start to its end; how it ended."""

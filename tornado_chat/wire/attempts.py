@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+ATTEMPTS = 5
+"""For one asking, where each is interrupted (docs/agents.md)."""
+
 _ATTEMPT = re.compile(r"re:([1-9]\d{0,18})(?::([2-9]|[1-9]\d{1,8}))?")
 
 _ASK = re.compile(r"ask:([1-9]\d{0,18}):([1-9]\d{0,8}):([1-9]\d{0,8})")

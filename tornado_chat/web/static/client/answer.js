@@ -6,7 +6,7 @@ import { ChatError } from "./errors.js";
 import { report } from "./faults.js";
 
 const SILENCE = 120_000; // ms without a sign of the agent in the room
-const ATTEMPTS = 3; // an agent gives a reply that was cut off so many times
+const ATTEMPTS = 5; // an agent gives a reply that was cut off so many times
 const ATTEMPT = /^re:(\d+)(?::(\d+))?$/;
 const SIGNS = new Set(["typing", "status", "step"]);
 

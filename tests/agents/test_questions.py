@@ -381,9 +381,10 @@ def test_what_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(found._known) == len(found._settled) == 5
     assert not found._attempts
     assert all(question.message["text"] == "" for question in found._known.values())
-    for _ in range(20):
-        room.log.edit(1)
-    assert len(room.feed().strangers) == 5
+    for seq in range(1, 20, 2):
+        for _ in range(3):
+            room.log.edit(seq)
+    assert [len(events) for events in room.feed()._lost.values()] == [1] * 5
 
 
 def test_an_edit_of_what_was_forgotten_is_told_and_what_never_asked_is_not() -> None:
@@ -396,7 +397,11 @@ def test_an_edit_of_what_was_forgotten_is_told_and_what_never_asked_is_not() -> 
     room.log.edit(4)
     for event in room.log.events:
         late.feed(event)
-    assert [edited["target"] for edited in late.strangers] == [1]
+    assert list(late._lost) == [1]
+    assert late.mark(room.log.now) == 2
+    late.recall(1, None, [])
+    assert late.stranger() is None
+    assert late.mark(room.log.now) == 5
 
 
 @pytest.mark.parametrize(
@@ -409,6 +414,9 @@ def test_an_edit_of_what_was_forgotten_is_told_and_what_never_asked_is_not() -> 
         (["begin", "finish", "edit", "begin"], []),
         (["begin", "finish", "edit", "begin", "finish"], []),
         (["begin", "edit", "finish"], ["re:1:2"]),
+        (["begin", "finish", "edit", "begin", "cut"], ["re:1:3"]),
+        (["begin", "finish", "edit", "begin", "edit", "finish"], ["re:1:3"]),
+        (["begin", "finish", "edit", "begin", "cut", "begin", "finish"], []),
     ],
 )
 def test_what_is_recalled_goes_on_like_what_was_fed(history: list[str], due: list[str]) -> None:
@@ -422,15 +430,17 @@ def test_what_is_recalled_goes_on_like_what_was_fed(history: list[str], due: lis
         if what == "begin":
             number += 1
             log.begin(attempt_id(1, number))
-        elif what == "finish":
-            log.finish(attempt_id(1, number))
+        elif what in ("finish", "cut"):
+            log.finish(attempt_id(1, number), "done" if what == "finish" else "interrupted")
         else:
             edits.append(log.events[log.edit(1) - 1])
     for event in log.events:
         fed.feed(event)
     if edits:
-        late = Questions(room.rules, len(log.events))
-        late.recall({**log.events[0], "text": "bot!"}, edits[0], log.attempts())
+        late = Questions(room.rules, edits[0]["seq"] - 1)
+        for event in log.events:
+            late.feed(event)
+        late.recall(1, {**log.events[0], "text": "bot!"}, log.attempts())
         assert [attempt_id(one.seq, one.next) for one in late.due(log.now)] == due
         if log.open:
             log.finish(attempt_id(1, number), "interrupted")
@@ -450,14 +460,16 @@ class Replica:
     def start(self, seq: int) -> None:
         self.questions = Questions(self.rules, seq)
         self.mine: dict[str, Question] = {}
+        self.looked_up: tuple[int, list[Data]] | None = None  # a stranger, and the attempts as a history told them
 
     def read(self, log: Log, count: int) -> None:
         for event in log.events[self.questions.seq : self.questions.seq + count]:
             self.questions.feed(event)
-        while self.questions.strangers:
-            edited = self.questions.strangers.popleft()
-            attempts = log.attempts()
-            self.questions.recall({**log.events[edited["target"] - 1], "text": edited["text"]}, edited, attempts)
+        if self.looked_up is not None:  # what it has read since was not known then
+            target, attempts = self.looked_up
+            self.questions.recall(target, {**log.events[target - 1], "text": "bot!"}, attempts)
+        stranger = self.questions.stranger()
+        self.looked_up = None if stranger is None else (stranger, log.attempts())
 
     def claim(self, log: Log) -> None:
         for question in self.questions.due(log.now):

@@ -39,7 +39,7 @@ GROWING = 256
 """Messages of others that grow, and may be questions when they have ended."""
 
 STRANGERS = 16
-"""Edits of messages that may be questions and are not remembered, which the caller has not taken yet."""
+"""Messages that were edited, may be questions, and are not remembered: they are looked up one after another."""
 
 MINUTE = 60_000  # ms
 
@@ -127,6 +127,7 @@ class Questions:
         "_growing",
         "_handled",
         "_known",
+        "_lost",
         "_pending",
         "_rules",
         "_settled",
@@ -135,7 +136,6 @@ class Questions:
         "leavings",
         "limited_until",
         "seq",
-        "strangers",
     )
 
     def __init__(self, rules: Rules, seq: int = 0, handled: int = 0) -> None:
@@ -148,9 +148,6 @@ class Questions:
         """Attempts that have ended and are to be deleted (`rollback`); for the caller to take away."""
         self.limited_until: int | None = None
         """When the next reply is allowed, in ms since 1970, where the last `due` held some back."""
-        self.strangers: deque[Data] = deque(maxlen=STRANGERS)
-        """`edited` of what may be a question that is not remembered, or was never fed: see `recall`. To be taken away
-        by the caller."""
         self._rules = rules
         self._handled = handled
         self._unsure = seq  # what is a question up to here is not known, if it is not remembered
@@ -159,6 +156,7 @@ class Questions:
         self._settled: dict[int, None] = {}  # the rest of those known, oldest first
         self._attempts: dict[int, Question] = {}  # by the seq of the attempt that goes on
         self._growing: dict[int, Data] = {}  # of others
+        self._lost: dict[int, list[Data]] = {}  # what was fed about each `stranger`, from its edit on
         self._begun_at: deque[int] = deque(maxlen=rules.replies_a_minute)  # ms
 
     # What it is asked
@@ -205,11 +203,16 @@ class Questions:
     def mark(self, now: int) -> int:
         """The last event before the oldest question that has no answer yet."""
         self._expire(now)
-        return min([self.seq + 1, *self._growing, *self._pending]) - 1
+        lost: list[int] = [events[0]["seq"] for events in self._lost.values()]
+        return min([self.seq + 1, *self._growing, *self._pending, *lost]) - 1
 
     def pending(self) -> int:
         """How many have no answer yet."""
         return len(self._pending)
+
+    def stranger(self) -> int | None:
+        """A message that was edited, and may be a question that is not remembered, or was never fed: see `recall`."""
+        return next(iter(self._lost), None)
 
     # What it is told
 
@@ -234,26 +237,26 @@ class Questions:
             case "finished":
                 self._on_finished(event)
 
-    def recall(self, message: Data, edited: Data, attempts: list[Data]) -> None:
-        """`edited`, one of the strangers, is about `message`, as a history tells it with the `attempts` to answer it.
+    def recall(self, target: int, message: Data | None, attempts: list[Data]) -> None:
+        """The stranger `target` is this `message`, as a history tells it, None: it is no question.
 
-        These are messages of the agent, at least all from the one on that is edited up to `seq`.
+        `attempts` are those to answer it, at least all from before it was edited. What came since waits here.
         """
-        seq = message["seq"]
-        if seq in self._known or message["user"] != edited["user"] or not self._is_question(message):
+        events = self._lost.pop(target, None)
+        if events is None or message is None or message["user"] != events[0]["user"] or not self._is_question(message):
             return
-        begun = [
-            (found[1], attempt)
-            for attempt in attempts
-            if attempt["seq"] <= self.seq and (found := attempt_of(attempt.get("id", ""))) and found[0] == seq
-        ]
-        question = self._known[seq] = Question(message)
-        self._settled[seq] = None
-        question.begun = max((number for number, attempt in begun if attempt["seq"] < edited["seq"]), default=0)
-        self._ask(message, edited)
-        for number, attempt in sorted(begun, key=lambda one: one[0]):
-            if number > question.begun:
-                self._begin(question, number, attempt)
+        before = [attempt_of(one.get("id", "")) for one in attempts if one["seq"] < events[0]["seq"]]
+        question = self._known[target] = Question(message)
+        question.begun = max((found[1] for found in before if found is not None and found[0] == target), default=0)
+        self._settled[target] = None
+        for event in events:
+            match event["type"]:
+                case "message":
+                    self._on_attempt(event)
+                case "edited":
+                    self._on_edited(event)
+                case "finished":
+                    self._on_finished(event)
 
     # The events
 
@@ -274,9 +277,7 @@ class Questions:
         if found is not None:
             if event.get("streaming"):  # else it is about a reaction
                 self._begun_at.append(event["ts"])
-            question = self._known.get(found[0])
-            if question is not None and found[1] > question.begun:
-                self._begin(question, found[1], event)
+            self._on_attempt(event)
             return
         asked = ask_of(id)
         if asked is not None:
@@ -284,18 +285,36 @@ class Questions:
             if question is not None and question.open and question.begun == asked[1]:
                 question.asking = event["seq"], question.begun, asked[2]
 
+    def _on_attempt(self, event: Data) -> None:
+        found = attempt_of(event.get("id", ""))
+        assert found is not None
+        question = self._known.get(found[0])
+        if question is not None and found[1] > question.begun:
+            self._begin(question, found[1], event)
+        elif found[0] in self._lost:
+            self._lost[found[0]].append(event)
+
     def _on_edited(self, event: Data) -> None:
         question = self._known.get(event["target"])
         if "text" not in event:
             return
         if question is None:
             if event["target"] <= self._unsure:
-                self.strangers.append(event)
+                self._lose(event)
         elif event["user"] == question.user:
             self._ask({**question.message, "text": event["text"]}, event)
 
+    def _lose(self, edited: Data) -> None:
+        events = self._lost.setdefault(edited["target"], [])
+        if events and events[-1]["type"] == "edited":
+            events.pop()  # nothing was begun in between
+        events.append(edited)
+        if len(self._lost) > STRANGERS:
+            del self._lost[next(iter(self._lost))]
+
     def _on_deleted(self, event: Data) -> None:
         target = event["target"]
+        self._lost.pop(target, None)
         self._growing.pop(target, None)
         if target in self.leavings:
             self.leavings.remove(target)
@@ -317,6 +336,9 @@ class Questions:
             return
         question = self._attempts.pop(event["target"], None)
         if question is None:
+            for events in self._lost.values():
+                if any(one["seq"] == event["target"] for one in events):
+                    events.append(event)
             return
         question.open = 0
         question.asking = None
@@ -369,7 +391,8 @@ class Questions:
             case "reject":
                 question.rejected = any(not other.rejected for other in others)
             case "interrupt" | "rollback" as kind:
-                for other in others:
+                later = any(other.asked > question.asked for other in others)  # it was looked up meanwhile
+                for other in [question] if later else others:
                     other.rolled_back = kind == "rollback"
                     self._close(other)
         self._file(question)
@@ -419,4 +442,7 @@ class Questions:
                 self._unsure = max(self._unsure, oldest)
         elif before is None or next(reversed(self._pending.values())).asked < question.asked:
             self._pending.pop(seq, None)
+            late = bool(self._pending) and next(reversed(self._pending.values())).asked > question.asked
             self._pending[seq] = question
+            if late:
+                self._pending = dict(sorted(self._pending.items(), key=lambda one: one[1].asked))

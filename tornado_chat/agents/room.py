@@ -15,7 +15,6 @@ from tornado_chat.agents.questions import MINUTE, Question, Questions, Rules
 from tornado_chat.agents.turn import Turn
 from tornado_chat.errors import ChatError
 from tornado_chat.logs import Repeated
-from tornado_chat.wire.attempts import attempt_of
 from tornado_chat.wire.events import Data
 
 logger = logging.getLogger(__name__)
@@ -77,6 +76,7 @@ class AgentRoom:
         self._timer: asyncio.TimerHandle | None = None
         self._again: dict[int, asyncio.TimerHandle] = {}  # by the seq of a reply that is to be taken over
         self._soon = False  # `look` will be called
+        self._recalling = False  # a message that was edited is being looked up
         self._passed = asyncio.Event()
         self._dropping = Repeated(logger)
         self._failing = Repeated(logger)
@@ -138,8 +138,9 @@ class AgentRoom:
         questions.feed(event)
         if questions.dropped != dropped:
             self._dropping.warning("too many questions wait, one is left alone room=%s", self.name)
-        while questions.strangers:
-            self.life.spawn(self._recall(questions, questions.strangers.popleft()))
+        if not self._recalling and questions.stranger() is not None:
+            self._recalling = True
+            self.life.spawn(self._recall())
         if event["type"] == "reacted" and self._live and event["user"] != self.life.user:
             self._on_reacted(event)
         self._passed.set()
@@ -270,28 +271,32 @@ class AgentRoom:
         except ChatError as error:  # somebody else was quicker
             logger.debug("not deleted room=%s seq=%d reason=%s", self.name, seq, error)
 
-    async def _recall(self, questions: Questions, edited: Data) -> None:
-        """What is asked again may have been a question that is not remembered: look it up."""
-        client, target = self.life.client, edited["target"]
+    async def _recall(self) -> None:
+        """What is asked again may have been a question that is not remembered: look it up, one after another."""
+        try:
+            while (questions := self._questions) is not None and (target := questions.stranger()) is not None:
+                questions.recall(target, *await self._look_up(target))
+                self._look_soon()
+        finally:
+            self._recalling = False
+
+    async def _look_up(self, target: int) -> tuple[Data | None, list[Data]]:
+        """The message and the attempts to answer it; None: it is no question."""
+        client, attempts = self.life.client, list[Data]()
         try:
             (message,) = (await client.history(self.name, before=target + 1, limit=1))["messages"]
             if message["seq"] != target or "text" not in message or not self._concerns(message):
-                return
-            attempts: list[Data] = []
+                return None, attempts
             before: int | None = None
             for _ in range(RECALL_PAGES):
                 page = await client.history(self.name, before=before, limit=RECALL_PAGE)
                 attempts += [one for one in page["messages"] if one["user"] == self.life.user]
                 if not page["more"] or (before := page["messages"][0]["seq"]) <= target:
-                    break
-            else:
-                logger.info("asked again after too long room=%s seq=%d", self.name, target)
-                return
+                    return message, attempts
+            logger.info("asked again after too long room=%s seq=%d", self.name, target)
         except (ChatError, ValueError) as error:
             logger.warning("what is asked again was not found room=%s seq=%d reason=%s", self.name, target, error)
-            return
-        questions.recall(message, edited, [one for one in attempts if attempt_of(one.get("id", ""))])
-        self._look_soon()
+        return None, attempts
 
     def _concerns(self, event: Data) -> bool:
         if self.level == "nothing":

@@ -456,6 +456,9 @@ def test_an_edit_of_what_was_forgotten_is_told_and_what_never_asked_is_not() -> 
         (["begin", "finish", "edit", "begin"], []),
         (["begin", "finish", "edit", "begin", "finish"], []),
         (["begin", "edit", "finish"], ["re:1:2"]),
+        (["begin", "finish", "edit", "begin", "cut"], ["re:1:3"]),
+        (["begin", "finish", "edit", "begin", "edit", "finish"], ["re:1:3"]),
+        (["begin", "finish", "edit", "begin", "cut", "begin", "finish"], []),
     ],
 )
 def test_what_is_recalled_goes_on_like_what_was_fed(history: list[str], due: list[str]) -> None:
@@ -469,8 +472,8 @@ def test_what_is_recalled_goes_on_like_what_was_fed(history: list[str], due: lis
         if what == "begin":
             number += 1
             log.begin(attempt_id(1, number))
-        elif what == "finish":
-            log.finish(attempt_id(1, number))
+        elif what in ("finish", "cut"):
+            log.finish(attempt_id(1, number), "done" if what == "finish" else "interrupted")
         else:
             late = late or Questions(room.rules, len(log.events))  # it has not read anything from before the first edit
             log.edit(1)

@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import signal
+from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.support.agents import AgentProcess, Room, living, reading, token
 from tests.support.chat import Running, eventually, running
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.agents import Agent, Context, Message
-from tornado_chat.agents.life import Life
+from tornado_chat.agents.life import BACK, Life
 from tornado_chat.agents.questions import SETTLED
 from tornado_chat.agents.turn import TAKEOVERS
 from tornado_chat.client import Client
@@ -240,6 +241,31 @@ async def test_what_is_far_back_is_answered(tmp_path: Path) -> None:
         await asyncio.gather(*(room.chat.send("r", "so much is said meanwhile") for _ in range(1100)))
         async with living(agent, here):
             assert (await room.answer(asked))["text"] == "1: question"
+
+
+async def test_what_was_asked_again_after_long_and_cut_off_is_given_again(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"])
+    go_on = asyncio.Event()
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> AsyncIterator[str]:
+        yield message.text
+        if message.text == "again":
+            await go_on.wait()
+
+    async with running(tmp_path) as here, reading(here) as room:
+        async with living(agent, here):
+            asked = await room.ask("once")
+            await room.answer(asked)
+        for number in range(BACK + 1):
+            await room.chat.send("r", str(number))
+        async with living(agent, here):
+            await room.chat.edit("r", asked, "again")
+            await room.grows(asked, "again", 2)
+        assert (await room.answer(asked, 2))["reason"] == "interrupted"
+        go_on.set()
+        async with living(agent, here):
+            assert (await room.answer(asked, 3))["text"] == "again"
 
 
 async def test_what_is_kept_for_a_room_shrinks_again(tmp_path: Path) -> None:

@@ -119,6 +119,11 @@ async def test_a_guest_is_given_a_session_and_another_page_is_not_answered(tmp_p
                 params = {"query": "hi", "session_id": "s", "id": "1"}
                 answer = await client.get("/api/chat/stream", params=params, headers=headers)
                 assert answer.status_code == status, (headers, answer.text)
+        # Beside the cookie neither is who asks: a link of any page can have both.
+        for params, headers in [({"token": "x"}, {}), ({"token": ""}, {}), ({}, {"Authorization": "Basic eDp5"})]:
+            headers = {"Sec-Fetch-Site": "cross-site", **headers}
+            answer = await client.get("/api/chat/stream", params={"query": "hi", **params}, headers=headers)
+            assert answer.status_code == 403, (params, headers, answer.text)
         assert (await client.post("/api/agent/chat", json=more)).status_code == 403
         client.cookies.clear()
         cross = {"Sec-Fetch-Site": "cross-site"}

@@ -16,6 +16,7 @@ from tornado_chat.config import Settings
 from tornado_chat.conversations import KEY_CHARS, conversation_room
 from tornado_chat.errors import ChatError, ErrorCode, Reason
 from tornado_chat.web.exchange import SAFE, Exchange
+from tornado_chat.web.gate import has_credential
 from tornado_chat.web.sessions import session_cookie
 
 WHOLE_SECONDS = 300.0
@@ -57,10 +58,11 @@ def caller(exchange: Exchange, *, guests: bool = True) -> Caller:
 def _check_own_page(exchange: Exchange) -> None:
     """Raise `forbidden` where a page of elsewhere may ask in the name of its visitor.
 
-    `Origin`, where there is one, has been looked at; browsers tell it with no GET of the same origin.
+    `Origin`, where there is one, has been looked at; browsers tell it with no GET of the same origin. A link of a page
+    can bring a `?token=`, which does not count beside the cookie, and an Authorization that is not Bearer.
     """
     headers = exchange.headers
-    if "authorization" in headers or "origin" in headers or exchange.arguments.get("token") is not None:
+    if "origin" in headers or (not exchange.is_by_cookie and has_credential(headers, exchange.arguments)):
         return
     site = headers.get("sec-fetch-site")
     if site == "same-origin" or (site is None and not exchange.is_by_cookie):

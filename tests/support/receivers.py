@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import standardwebhooks
@@ -33,9 +33,10 @@ class Told:
 class Receiver:
     """`secrets` are those of which one must have signed each request. `told` are all that were answered, in order."""
 
-    def __init__(self, answer: Answer = lambda body: 204, more: bytes = b"") -> None:
+    def __init__(self, answer: Answer = lambda body: 204, more: bytes = b"", before: Sequence[int] = ()) -> None:
         self.answer = answer
         self.more = more  # of the answer's body
+        self.before = before  # interim answers, such as 103
         self.secrets: list[str] = []
         self.told: list[Told] = []
         self.open = self.most_open = 0
@@ -66,6 +67,8 @@ class Receiver:
         finally:
             self.open -= 1
         assert request.connection is not None
+        for interim in self.before:
+            await request.connection.write_headers(ResponseStartLine("HTTP/1.1", interim, "Interim"), HTTPHeaders())
         about = HTTPHeaders({"Content-Length": str(len(self.more)), "Location": "http://127.0.0.1:1/"})
         request.connection.write_headers(ResponseStartLine("HTTP/1.1", status, "Answer"), about, self.more)
         request.connection.finish()

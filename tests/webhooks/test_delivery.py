@@ -50,7 +50,7 @@ class Hooks:
 
     async def receiver(self, answer: Answer = lambda body: 204, *, more: bytes = b"", **wanted: Any) -> Receiver:
         """A new endpoint, and who is told there."""
-        receiver = Receiver(answer, more)
+        receiver = Receiver(answer, more, wanted.get("before", ()))
         self.receivers.append(receiver)
         secret = new_secret()
         receiver.secrets.append(secret)
@@ -294,13 +294,14 @@ async def test_what_is_an_answer_and_what_is_none(log: Log, hooks: Hooks, monkey
     slow = await hooks.receiver(hang)
     long = await hooks.receiver(more=b"x" * (posting.ANSWER_BYTES + 1))
     await hooks.receiver(url="http://127.0.0.1:1/")
+    interim = await hooks.receiver(before=[100, 103])
     await append(log, message())
 
     found: list[str] = []
 
     async def all_answered() -> bool:
         found[:] = [webhook.error or "" for webhook in await hooks.store.all()]
-        return all(found[:2] + found[3:])
+        return all(found[:2] + found[3:4]) and bool(interim.told)
 
     async with hooks.delivering():
         await until(all_answered)
@@ -309,6 +310,7 @@ async def test_what_is_an_answer_and_what_is_none(log: Log, hooks: Hooks, monkey
     assert "imeout" in found[1]
     assert found[2] == "", "a success has a status, however long the text behind it"
     assert "refused" in found[3].lower()
+    assert found[4] == "", "what comes before the answer is none"
     assert slow.most_open >= 1
     assert len(long.told) == 1
     assert redirects.told

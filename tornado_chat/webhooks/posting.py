@@ -43,11 +43,12 @@ class Poster:
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
         """Of 2xx: a success, whatever is said behind that. Redirections are not followed."""
-        status: list[int] = []
+        status = 0
 
         def heard(line: str) -> None:
-            if not status and line.startswith("HTTP/"):
-                status.append(int(line.split()[1]))
+            nonlocal status
+            if status < 200 and line.startswith("HTTP/"):  # 1xx come before the answer (RFC 9110 section 15.2)
+                status = int(line.split()[1])
 
         request = HTTPRequest(
             url,
@@ -66,11 +67,11 @@ class Poster:
             await self._client.fetch(request, raise_error=False)
         except (HTTPError, OSError, ssl.SSLError, ValueError) as error:
             why = (str(error) or type(error).__name__).partition("\n")[0]
-        if not status:
+        if status < 200:
             return Outcome(why[:ERROR_CHARS] or "no answer")
-        if 200 <= status[0] < 300:
+        if status < 300:
             return Outcome()
-        return Outcome(f"HTTP {status[0]}", gone=status[0] == 410)
+        return Outcome(f"HTTP {status}", gone=status == 410)
 
     def close(self) -> None:
         self._client.close()

@@ -11,7 +11,7 @@ from msgspec import Raw, Struct
 from tornado_chat.bridges.asking import Asker
 from tornado_chat.bridges.callers import caller
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
-from tornado_chat.web.exchange import Exchange
+from tornado_chat.web.exchange import WRONG, Exchange
 from tornado_chat.web.refusals import terms
 from tornado_chat.wire.codec import JSON, fault
 from tornado_chat.wire.commands import Send, read
@@ -132,6 +132,8 @@ def in_form(
         try:
             await call(exchange, asked)
         except ChatError as error:
+            if error.code in WRONG:
+                exchange.owe_body()
             refuse(exchange, error)
         except (LogUnavailable, TimeoutError) as error:
             exchange.gate.context.log_warning.warning("log unavailable reason=%s", error)

@@ -38,6 +38,9 @@ before a longer body comes, and that is dropped."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110 section 9.2.1)."""
 
+WRONG = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.TOO_LARGE})
+"""What a body is refused for that was read in vain."""
+
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, Last-Event-ID",
@@ -223,9 +226,7 @@ class Exchange(HTTPMessageDelegate):
             asked = endpoint.read(self.path, self.arguments, self.headers, self.body, self.gate.settings.text_chars)
             work = endpoint.call(self, asked)
         except Exception as error:
-            if self._body:  # who sent it may not be known: the address pays
-                addresses = self.gate.context.limits.addresses
-                addresses.owe_bytes(addresses.find(self.address), len(self._body) + REQUEST_BYTES)
+            self.owe_body()
             self.fail(error)
             return
         if work is not None:
@@ -264,6 +265,8 @@ class Exchange(HTTPMessageDelegate):
         try:
             await work
         except Exception as error:
+            if isinstance(error, ChatError) and error.code in WRONG:
+                self.owe_body()
             if not self._answered or self._reader is None:  # else it was told why it ends, as it ended
                 self.fail(error)
 
@@ -274,6 +277,12 @@ class Exchange(HTTPMessageDelegate):
         if isinstance(self._body, bytearray):
             self._body = bytes(self._body)
         return self._body
+
+    def owe_body(self) -> None:
+        """Nothing that counts is made of the body. Who sent it may not be known: the address pays."""
+        if self._body:
+            addresses = self.gate.context.limits.addresses
+            addresses.owe_bytes(addresses.find(self.address), len(self._body) + REQUEST_BYTES)
 
     @property
     def is_answered(self) -> bool:

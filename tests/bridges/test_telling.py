@@ -104,3 +104,15 @@ def test_an_end_whose_text_is_another_is_fetched_before_it_is_told() -> None:
     answer.fetched({"seq": answer.seq, "gen": 1, "text": "ab"})
     client.take(telling)
     assert (client.text, client.ended) == ("ab", True)
+
+
+def test_of_the_steps_that_a_message_keeps_those_count_that_are_some() -> None:
+    answer = Answer("bot", "ann", 1)
+    for told in told_of([("attempt", "abc", 3)], 0)[0]:
+        if told["type"] == "finished":
+            step = {"id": "a", "name": "search", "state": "done", "output": "found"}
+            others = [{"id": []}, {"id": "b"}, step | {"state": 5}, step | {"output": {}}, "x", None]
+            told["meta"] = {"steps": [*others, step]}
+        answer.feed(told)
+    assert answer.steps == {"a": {"id": "a", "name": "search", "state": "done", "output": "found"}}
+    assert (answer.text, answer.reason) == ("abc", "done")

@@ -10,8 +10,11 @@ from __future__ import annotations
 import zlib
 from typing import Any, NamedTuple
 
+import msgspec
+
 from tornado_chat.errors import Reason
 from tornado_chat.wire.attempts import ask_of, attempt_of
+from tornado_chat.wire.commands import ToolRun
 from tornado_chat.wire.events import Data
 
 
@@ -151,7 +154,7 @@ class Answer:
         self.status = ""
         meta: Any = event.get("meta")
         if isinstance(meta, dict) and isinstance(meta.get("steps"), list):
-            self.steps = {step["id"]: step for step in meta["steps"] if isinstance(step, dict) and "id" in step}
+            self.steps = {step["id"]: step for step in meta["steps"] if _is_step(step)}
         if event.get("deleted"):
             self.withdrawn = True
         elif "text" in event:
@@ -175,3 +178,12 @@ class Answer:
             self.status = told["text"]
         else:
             self.steps[told["step"]["id"]] = told["step"]
+
+
+def _is_step(told: Any) -> bool:
+    """A `meta` holds what its author likes, who may be no agent of ours."""
+    try:
+        msgspec.convert(told, ToolRun)
+    except msgspec.ValidationError:
+        return False
+    return True

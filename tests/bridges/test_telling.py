@@ -8,7 +8,7 @@ from zlib import crc32
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tornado_chat.bridges.answer import Answer
+from tornado_chat.bridges.answer import STEPS, Answer
 from tornado_chat.bridges.telling import Begun, End, Mark, Restart, Telling, Text, crc_of
 
 TEXT = st.text(alphabet="ab\N{SNOWMAN}", max_size=8)
@@ -116,3 +116,15 @@ def test_of_the_steps_that_a_message_keeps_those_count_that_are_some() -> None:
         answer.feed(told)
     assert answer.steps == {"a": {"id": "a", "name": "search", "state": "done", "output": "found"}}
     assert (answer.text, answer.reason) == ("abc", "done")
+
+
+def test_no_more_steps_of_a_reply_are_kept_than_a_page_keeps() -> None:
+    answer = Answer("bot", "ann", 1)
+    answer.feed(told_of([("attempt", "abc", 3)], 0)[0][0])
+    assert answer.grows
+    for state in ("running", "done"):
+        for number in range(STEPS + 5):
+            step = {"id": f"{number}", "name": "search", "state": state}
+            answer.feed({"type": "step", "user": "bot", "seq": answer.seq, "step": step})
+    assert list(answer.steps) == [f"{number}" for number in range(STEPS)]
+    assert {step["state"] for step in answer.steps.values()} == {"done"}

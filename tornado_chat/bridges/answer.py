@@ -27,6 +27,9 @@ class Run(NamedTuple):
 
 NO_RUN = Run(0, 0)
 
+STEPS = 50
+"""That are kept of a reply that grows; agents of ours tell of no more."""
+
 
 class Answer:
     """`text` is that of the newest `run` that counts, `reason` how that ended; `seq` is the message."""
@@ -176,7 +179,7 @@ class Answer:
             return
         if told["type"] == "status":
             self.status = told["text"]
-        else:
+        elif told["step"]["id"] in self.steps or len(self.steps) < STEPS:
             self.steps[told["step"]["id"]] = told["step"]
 
 

@@ -107,6 +107,31 @@ async def test_who_hangs_up_stops_it_wherever_it_grows(tmp_path: Path) -> None:
         await eventually(lambda: not other.server.askings.open, SECONDS)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_who_is_sent_away_by_a_process_that_ends_stops_it(tmp_path: Path, streamed: bool) -> None:
+    """Its client asks again by itself, and not for this answer."""
+    bird = Parrot()
+    bird.freely = False
+    async with (
+        servers(tmp_path, 2, f"sqlite:///{tmp_path}/chat.db") as (one, other),
+        living(bird.agent, one),
+        client_of(other) as ai,
+    ):
+        create = ai.with_options(max_retries=0).chat.completions.create
+        asked = asyncio.create_task(create(model=BOT, messages=[user("one two")], stream=streamed))
+        await eventually(lambda: one.server.context.growing.by_name, SECONDS)
+        room = next(iter(one.server.context.growing.by_name))[0]
+        if streamed:
+            await asked
+        await other.server.stop()
+        await eventually(lambda: not one.server.context.growing.by_name, SECONDS)
+        if not streamed:
+            with pytest.raises(openai.InternalServerError, match="stopping"):
+                await asked
+        events = await one.server.log.read(room, 0, max_events=99, max_bytes=10**6)
+        assert [event.data["reason"] for event in events if event.data["type"] == "finished"] == ["stopped"]
+
+
 async def test_with_a_key_it_goes_on_and_is_asked_once(tmp_path: Path) -> None:
     async with parrot(tmp_path) as (here, bird, _), client_of(here) as ai:
         bird.freely = False

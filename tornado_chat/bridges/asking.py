@@ -288,15 +288,21 @@ class Askings:
 
     async def give_up(self, asking: Asking) -> None:
         """Nobody wants the answer any more: end it as soon as it has begun."""
-        again = Asking(self, asking.asker, asking.room, asking.answer)
+        asker, room, answer = asking.asker, asking.room, asking.answer
+        self.context.requests += 1  # a server that stops waits for it
         try:
+            if self.context.draining:  # nothing more is heard of the room
+                answer = await self.look(asker, answer.agent, room, answer.question) or answer
+            again = Asking(self, asker, room, answer)
             async with aclosing(again.told()) as told:
                 async for one in told:
                     if isinstance(one, Begun):
-                        await self.stop(asking.asker, asking.room, one.seq)
+                        await self.stop(asker, room, one.seq)
                         return
         except (ChatError, LogUnavailable, TimeoutError) as error:
-            logger.debug("answer not stopped room=%s reason=%s", asking.room, error)
+            logger.debug("answer not stopped room=%s reason=%s", room, error)
+        finally:
+            self.context.requests -= 1
 
     def enter(self, asking: Asking) -> None:
         self.check(asking.asker.user)

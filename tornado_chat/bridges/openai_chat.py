@@ -28,6 +28,7 @@ from tornado_chat.bridges.openai_form import (
     error_of,
     event,
     in_form,
+    refuse,
     refuse_tools,
     text_of,
     tokens_of,
@@ -95,12 +96,20 @@ async def _chat(exchange: Exchange, askings: Askings) -> None:
         asking = await askings.ask(asker, body.model, room, text, key or new_id())
     prompt = tokens_of(map(text_of, body.messages))
     completion = _Completion(asking, prompt)
-    if body.stream:
-        usage = body.stream_options is not None and body.stream_options.include_usage
-        gone = await pour(exchange, asking, _blocks(completion, usage), _failed)
-    else:
-        gone = await _answer(exchange, askings, completion)
-    if gone and key is None:
+    context = askings.context
+    try:
+        if body.stream:
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            gone = await pour(exchange, asking, _blocks(completion, usage), _failed)
+        else:
+            gone = await _answer(exchange, askings, completion)
+    except ChatError as error:
+        if not context.draining:
+            raise
+        refuse(exchange, error)
+        gone = True
+    # Who is sent away since this process ends asks again, as a question of its own: nobody comes back to this one.
+    if key is None and (gone or (context.draining and not asking.answer.over)):
         await askings.give_up(asking)
 
 

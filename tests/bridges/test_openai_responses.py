@@ -130,9 +130,10 @@ async def test_what_fails_says_so(tmp_path: Path) -> None:
             with pytest.raises(openai.PermissionDeniedError if client is kept_out else openai.NotFoundError):
                 await client.responses.retrieve(id)
         await kept_out.close()
-        wrong: list[Any] = [[{"type": "function_call_output", "role": "user"}], 7, []]
-        for input in wrong:
-            with pytest.raises(openai.BadRequestError):
+        result = {"type": "function_call_output", "call_id": "1", "output": "2"}  # as the API has it: without a role
+        wrong: list[Any] = [([result], "only messages"), ([{"type": "message"}], "last"), (7, "int"), ([], "last")]
+        for input, why in wrong:
+            with pytest.raises(openai.BadRequestError, match=why):
                 await ai.post("/responses", body={"model": BOT, "input": input}, cast_to=object)
         here.server.askings.sign_seconds = 0.1
         stream: Any = await ai.responses.create(model="nobody", input="hello", stream=True)

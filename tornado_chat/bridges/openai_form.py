@@ -57,7 +57,7 @@ class Part(Struct):
 class Said(Struct):
     """A message of a request."""
 
-    role: str
+    role: str = ""
     content: str | list[Part] | None = None
     type: str = "message"
 

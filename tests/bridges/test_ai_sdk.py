@@ -139,5 +139,9 @@ async def test_what_is_no_chat_is_refused(tmp_path: Path) -> None:
                 headers={"Content-Type": "application/json", **by(here, "ann")},
             )
             assert answer.status_code == 400, (body[:40], answer.text)
+        parts = [{"type": "text", "text": "What is it?"}, {"type": "file", "mediaType": "image/png", "url": "data:,"}]
+        seen = {"id": "c", "messages": [{"role": "user", "parts": parts}]}
+        answer = await client.post(f"/v1/agents/{BOT}/chat", json=seen, headers=by(here, "ann"))
+        assert (answer.status_code, "files" in answer.text) == (400, True)
         answer = await client.get(f"/v1/agents/{BOT}/chat/never/stream", headers=by(here, "ann"))
         assert answer.status_code == 204

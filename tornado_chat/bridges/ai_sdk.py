@@ -95,6 +95,8 @@ async def _chat(exchange: Exchange, askings: Askings) -> None:
             ErrorCode.BAD_REQUEST, f"body: must be what DefaultChatTransport sends: {fault(error)}"
         ) from None
     room = room_of(exchange, who.asker, agent, body.id)
+    if any(part.type == "file" for part in asked.parts):
+        raise ChatError(ErrorCode.BAD_REQUEST, "parts: agents here read text, not files: leave them out")
     text = "\n\n".join(part.text for part in asked.parts if part.type == "text")
     id = asked.id if 0 < len(asked.id) <= ID_CHARS else hashlib.sha256(asked.id.encode()).hexdigest()
     said = question(room, agent, text, id if asked.id else new_id(), askings.context.settings.text_chars)

@@ -244,13 +244,12 @@ class Askings:
     async def look(self, asker: Asker, agent: str | None, room: str, seq: int) -> Answer | None:
         """What became of the question `seq` up to now, the text of an answer that grows left out; None: it is none.
 
-        Without `agent` it is the first whom it mentions. LogUnavailable.
+        Without `agent` it is the first whom it mentions. It costs the asker what a `history` does. ChatError.
         """
         log, after = self.context.hub.log, seq
-        asked = await log.read(room, seq - 1, max_events=1, max_bytes=1)
-        if not asked or asked[0].seq != seq or asked[0].data["type"] != "message":
+        (event,) = await self.history(asker, room, seq + 1, 1) or (None,)
+        if event is None or event["seq"] != seq:
             return None
-        event = asked[0].data
         mentions = event.get("mentions") or ()
         if agent is None:
             agent = mentions[0] if mentions else None
@@ -259,6 +258,8 @@ class Askings:
         answer = Answer(agent, event["user"], seq, event["ts"])
         answer.withdrawn = "deleted" in event
         for _ in range(LOOK_PAGES):
+            if answer.over and answer.asked_for >= event.get("edited", 0):
+                break  # the rest of the room is about something else
             page = await log.read(room, after, max_events=LOOK_EVENTS, max_bytes=LOOK_BYTES)
             for event_ in page:
                 answer.feed(event_.data)

@@ -143,8 +143,9 @@ class Outbound:
 
     def _forget(self, command: Call) -> None:
         """It was answered, or nobody waits for its answer any more."""
-        if self.commands.pop(command.id, None) is None:
+        if self.commands.get(command.id) is not command:  # forgotten already; another room's may have the id now
             return
+        del self.commands[command.id]
         queue = command.queue
         if queue.flying.pop(command.id, None) is None and command in queue.waiting:
             queue.waiting.remove(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.support.agents import BOT, SECONDS, living, token
 from tests.support.chat import Running, eventually, running
 from tests.support.parrot import Parrot, by, parrot
 from tests.support.several_servers import servers
+from tornado_chat.bridges import asking
 from tornado_chat.bridges.openai_responses import named_by, response_id
 from tornado_chat.errors import ChatError
 
@@ -140,6 +142,35 @@ async def test_what_fails_says_so(tmp_path: Path) -> None:
         last = [event async for event in stream][-1]
         assert last.type == "error"
         assert "'nobody'" in last.message
+
+
+async def test_to_look_at_an_old_response_reads_no_more_than_it_and_is_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "LOOK_EVENTS", 2)
+    async with parrot(tmp_path, send_rate=1, send_burst=20) as (here, _, client), client_of(here) as ai:
+        first = await ai.responses.create(model=BOT, input="one", metadata={"room": "team"})
+        for number in range(10):
+            told = await client.post("/v1/rooms/team/messages", json={"text": f"{number}"}, headers=by(here, "bob"))
+            assert told.status_code == 201
+        read, reads = here.server.log.read, 0
+
+        async def counted(*args: Any, **options: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            return await read(*args, **options)
+
+        monkeypatch.setattr(here.server.log, "read", counted)
+        assert (await ai.responses.retrieve(first.id)).output_text == "one "
+        assert reads == 1
+        seq = (await client.get("/v1/rooms/team/messages", headers=by(here, "bob"))).json()["messages"][0]["seq"]
+        edit = {"text": "two", "id": "e"}
+        await client.patch(f"/v1/rooms/team/messages/{seq}", json=edit, headers=by(here, "ann"))
+        await eventually(lambda: not here.server.context.growing.by_name)
+        again: Any = await ai.responses.retrieve(first.id, stream=True)
+        assert [event.text async for event in again if event.type == "response.output_text.done"] == ["two "]
+        asked = [client.get(f"/v1/responses/{first.id}", headers=by(here, "ann")) for _ in range(30)]
+        assert 429 in {answer.status_code for answer in await asyncio.gather(*asked)}
 
 
 async def test_a_worker_that_stops_ends_a_stream_with_an_error(tmp_path: Path) -> None:

@@ -312,6 +312,13 @@ async def test_one_id_may_wait_in_several_rooms(tmp_path: Path, transport: Trans
         for room in ("a", "b", "c"):
             (said,) = (await client.history(room))["messages"]
             assert said["text"] == f"in {room}"
+        # One begins in each turn of the loop, so also between an answer and its caller's turn.
+        tasks = []
+        for number in range(300):
+            tasks.append(asyncio.create_task(client.send(f"room-{number}", "hello", id="re:1")))
+            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            assert {ack.seq for ack in await asyncio.gather(*tasks)} == {1}
 
 
 async def test_an_id_may_be_used_in_another_room_in_the_moment_in_which_it_is_answered(

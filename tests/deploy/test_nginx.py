@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidStatus
@@ -23,6 +24,7 @@ from websockets.typing import Origin, Subprotocol
 from tests.support.chat import eventually
 from tests.support.nginx_site import CONFIGURATION, PATIENCE, Site, ask, hear, metric
 from tests.support.servers import UNLIMITED
+from tornado_chat.bridges.callers import WHOLE_SECONDS
 from tornado_chat.config import Settings, duration, load
 from tornado_chat.web.exchange import MAX_BODY_BYTES
 from tornado_chat.web.texts import SILENT_SECONDS
@@ -267,6 +269,31 @@ async def test_who_reads_slowly_misses_nothing(site: Site) -> None:
             assert (await hear(slow, "message"))["seq"] == seq
 
 
+async def test_who_hangs_up_on_a_chat_completion_stops_it(site: Site) -> None:
+    """So it has no id that the proxy made: by that it could be come back to."""
+    ann, bot = ({"Authorization": f"Bearer {site.server.token(user)}"} for user in ("ann", "bot"))
+    question = {"model": "bot", "messages": [{"role": "user", "content": "one"}], "stream": True}
+    here = f"https://127.0.0.1:{site.port}"
+    async with httpx.AsyncClient(base_url=here, verify=site.tls, timeout=PATIENCE) as client:
+        async with client.stream("POST", "/v1/chat/completions", json=question, headers=ann) as answer:
+            lines = answer.aiter_lines()
+            room = json.loads((await anext(lines)).removeprefix("data: "))["room"]
+            begun: list[Any] = [
+                {"type": "begin", "room": room, "id": "re:1", "reply_to": 1},
+                {"type": "append", "room": room, "stream": "re:1", "offset": 0, "text": "two"},
+            ]
+            await client.post("/v1/commands", json=begun, headers=bot)
+            async for line in lines:
+                if "two" in line:
+                    break
+        ended: list[Any] = []
+        async with asyncio.timeout(PATIENCE):
+            while not ended:
+                page = await client.get(f"/v1/rooms/{room}/events?after=2&wait=5", headers=ann)
+                ended = [event["reason"] for event in page.json()["events"] if event["type"] == "finished"]
+        assert ended == ["stopped"]
+
+
 def test_time_outs_leave_it_to_the_server_to_cut_off() -> None:
     settings, seconds = Settings(), duration("0", "1d")
     text = CONFIGURATION.read_text()
@@ -277,6 +304,9 @@ def test_time_outs_leave_it_to_the_server_to_cut_off() -> None:
         for value in values:
             assert seconds(value) > settings.ping_interval + settings.ping_timeout
             assert seconds(value) > settings.write_timeout
+    for path in ("location ~ ^/(api/agent/chat|v1/responses)$", "location = /v1/chat/completions"):
+        (value,) = re.findall(r"proxy_read_timeout (\S+);", text.partition(path)[2].partition("}")[0])
+        assert seconds(value) > WHOLE_SECONDS
     for name in ("client_body_timeout", "proxy_read_timeout"):
         values = re.findall(rf"^ +{name} (\S+);", text.partition("location @grows")[2], re.MULTILINE)
         assert seconds(values[0]) > SILENT_SECONDS

@@ -40,6 +40,7 @@ class Answer:
         "_first",
         "agent",
         "asked_at",
+        "asked_for",
         "asks",
         "lacking",
         "question",
@@ -68,6 +69,7 @@ class Answer:
         self.reason: Reason | None = None
         self.ts = asked_at
         self.asked_at = asked_at  # when it was asked last, or an attempt was interrupted: another is due
+        self.asked_for = asked_at  # when it was asked last
         self.asks = ""  # what the agent wants to know from the asker meanwhile
         self._asks_in = 0  # the message that says so
         self.withdrawn = False  # the question, or the answer, was deleted
@@ -175,7 +177,7 @@ class Answer:
     def _on_edited(self, event: Data) -> None:
         if event["target"] == self.question and event["user"] == self._asker:  # it is asked again
             self._first = self.run.number + 1
-            self.asked_at = event["ts"]
+            self.asked_at = self.asked_for = event["ts"]
             self.seq, self.text, self.reason = 0, "", None  # what was said is no answer to that
             self.asks, self.lacking = "", False
 

@@ -250,13 +250,13 @@ class Askings:
     ) -> Answer | None:
         """What became of the question `seq` up to now, or to event `until`; None: it is none.
 
-        The text of an answer that grows is left out. Without `agent` it is the first whom it mentions. LogUnavailable.
+        The text of an answer that grows is left out. Without `agent` it is the first whom it mentions. It costs the
+        asker what a `history` does. ChatError, LogUnavailable.
         """
         log, after = self.context.hub.log, seq
-        asked = await log.read(room, seq - 1, max_events=1, max_bytes=1)
-        if not asked or asked[0].seq != seq or asked[0].data["type"] != "message":
+        (event,) = await self.history(asker, room, seq + 1, 1) or (None,)
+        if event is None or event["seq"] != seq:
             return None
-        event = asked[0].data
         mentions = event.get("mentions") or ()
         if agent is None:
             agent = mentions[0] if mentions else None
@@ -265,6 +265,8 @@ class Askings:
         answer = Answer(agent, event["user"], seq, event["ts"])
         answer.withdrawn = "deleted" in event
         for _ in range(LOOK_PAGES):
+            if answer.over and answer.asked_for >= event.get("edited", 0):
+                break  # the rest of the room is about something else
             page = await log.read(room, after, max_events=LOOK_EVENTS, max_bytes=LOOK_BYTES)
             for event_ in page:
                 if until is not None and event_.seq > until:

@@ -597,6 +597,29 @@ async def test_it_leaves_a_room_for_another_one_and_comes_back(tmp_path: Path, m
         assert set(one.rooms) == {"d", "e", "a"}
 
 
+@pytest.mark.logs("room not joined, it would be one too many room=b")
+async def test_where_there_was_no_place_it_comes_when_it_is_named_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(life, "ROOMS", 1)
+    agent, go_on = Agent("bot"), asyncio.Event()
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> str:
+        await go_on.wait()
+        return ctx.room
+
+    async with running(tmp_path) as here, living(agent, here) as (one,), person(here, "ann") as ann:
+        first = await ann.ask("bot", "?", room="a")
+        await eventually(lambda: one.turns)
+        await ann.send("b", "@bot?", mentions=["bot"])
+        await eventually(lambda: "one too many" in caplog.text)
+        go_on.set()
+        assert await first.whole() == "a"
+        await eventually(lambda: one.rooms["a"].is_idle)
+        assert await (await ann.ask("bot", "?", room="b", silence=20)).whole() == "b"
+
+
 async def test_a_replica_that_comes_later_leaves_what_was_there_before(tmp_path: Path) -> None:
     agent = Agent("bot", rooms=["r"])
     agent.on_message(returns)

@@ -289,6 +289,8 @@ class Life:
         """Follow a room, and answer there from now on; of what is there already, `after` an event, what names it."""
         room = self._enter(name, level, 0)
         if room is None:
+            if name not in self.rooms:  # it is named there again
+                self._levels.pop(name, None)
             return
         joined = await self._join(room, after)
         if joined is None:

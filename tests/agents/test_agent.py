@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ async def test_whatever_a_handler_is_what_it_says_is_one_reply(tmp_path: Path) -
     agent = Agent("bot", rooms=["r"])
     for handler in HANDLERS:
         agent.on_command(handler.__name__)(handler)
-    agent.on_command("partial")(functools.partial(yields))
+    agent.on_command("partial")(partial(yields))
     async with running(tmp_path) as here, living(agent, here), reading(here) as room:
         for name in [*(handler.__name__ for handler in HANDLERS), "partial"]:
             asked = await room.ask(f"@bot: /{name} it")
@@ -595,6 +595,27 @@ async def test_it_leaves_a_room_for_another_one_and_comes_back(tmp_path: Path, m
             answer = await ann.ask("bot", f"@bot in {name}", room=name, silence=20)
             assert await answer.whole() == f"in {name} "
         assert set(one.rooms) == {"d", "e", "a"}
+
+
+@pytest.mark.logs("invited to too many rooms, heard where it is named only room=i[234]")
+async def test_whoever_invites_it_everywhere_leaves_it_room_for_those_who_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "ROOMS", 4)
+    monkeypatch.setattr(life, "INVITED", 2)
+    agent = Agent("bot")
+    agent.on_message(returns)
+    async with running(tmp_path) as here, person(here, "ann") as ann:
+        for _ in range(2):  # it is so when it starts anew, too
+            async with living(agent, here) as (one,):
+                for room in ("i0", "i1", "i2", "i3", "i4"):
+                    await ann.invite(room, "bot")
+                    await eventually(partial(one._levels.get, room))
+                    await eventually(lambda: all(there._live for there in one.rooms.values()))
+                for room in ("i4", "elsewhere", "i0"):
+                    answer = await ann.ask("bot", f"@bot in {room}", room=room, silence=20)
+                    assert await answer.whole() == f"in {room} "
+                assert sorted(room.level for room in one.rooms.values()).count("everything") == 2
 
 
 @pytest.mark.logs("room not joined, it would be one too many room=b")

@@ -19,7 +19,7 @@ from tests.support.agents import Room, living, person, reading
 from tests.support.chat import eventually, running
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.agents import Agent, Context, Message, Reaction, ThreadContext, life
-from tornado_chat.agents.turn import SORRY, TOO_SOON
+from tornado_chat.agents.turn import SORRY, TOO_LONG, TOO_SOON
 from tornado_chat.live import session
 
 
@@ -522,6 +522,20 @@ async def test_which_handler_is_called(tmp_path: Path) -> None:
         reacted_at = (await room.chat.react("r", 1, "👍")).seq
         reply = await room.reply(reacted_at)
         assert (reply["text"], reply["reply_to"]) == ("ann 👍", 1)
+
+
+@pytest.mark.logs("(?s)handler failed .*a message that grows has at most 262,144 characters")
+async def test_who_says_too_much_is_told_so(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"])
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> AsyncIterator[str]:
+        while True:
+            yield "more " * 20_000
+
+    async with running(tmp_path) as here, living(agent, here), reading(here) as room:
+        end = await room.answer(await room.ask("?"))
+        assert (end["reason"], end["text"]) == ("error", "more " * 40_000 + f"\n\n{TOO_LONG}")
 
 
 @pytest.mark.logs("(?s)handler failed .*the handler wanted to exit with 2")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import functools
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.support.agents import SECONDS, Room, living, person, reading
 from tests.support.chat import eventually, running
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.agents import Agent, Context, Message, Reaction, ThreadContext, life
-from tornado_chat.agents.turn import SORRY, TOO_SOON
+from tornado_chat.agents.turn import SORRY, TOO_LONG, TOO_SOON
 from tornado_chat.client import Closed
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live import session
@@ -79,7 +79,7 @@ async def test_whatever_a_handler_is_what_it_says_is_one_reply(tmp_path: Path) -
     agent = Agent("bot", rooms=["r"])
     for handler in HANDLERS:
         agent.on_command(handler.__name__)(handler)
-    agent.on_command("partial")(functools.partial(yields))
+    agent.on_command("partial")(partial(yields))
     async with running(tmp_path) as here, living(agent, here), reading(here) as room:
         for name in [*(handler.__name__ for handler in HANDLERS), "partial"]:
             asked = await room.ask(f"@bot: /{name} it")
@@ -526,6 +526,20 @@ async def test_which_handler_is_called(tmp_path: Path) -> None:
         assert (reply["text"], reply["reply_to"]) == ("ann 👍", 1)
 
 
+@pytest.mark.logs("(?s)handler failed .*a message that grows has at most 262,144 characters")
+async def test_who_says_too_much_is_told_so(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"])
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> AsyncIterator[str]:
+        while True:
+            yield "more " * 20_000
+
+    async with running(tmp_path) as here, living(agent, here), reading(here) as room:
+        end = await room.answer(await room.ask("?"))
+        assert (end["reason"], end["text"]) == ("error", "more " * 40_000 + f"\n\n{TOO_LONG}")
+
+
 @pytest.mark.logs("(?s)handler failed .*the handler wanted to exit with 2")
 @pytest.mark.logs("(?s)handler failed .*the handler wanted to exit with 'no'")
 async def test_a_handler_that_exits_ends_its_own_reply_alone(tmp_path: Path) -> None:
@@ -581,6 +595,50 @@ async def test_it_leaves_a_room_for_another_one_and_comes_back(tmp_path: Path, m
             answer = await ann.ask("bot", f"@bot in {name}", room=name, silence=20)
             assert await answer.whole() == f"in {name} "
         assert set(one.rooms) == {"d", "e", "a"}
+
+
+@pytest.mark.logs("invited to too many rooms, heard where it is named only room=i[234]")
+async def test_whoever_invites_it_everywhere_leaves_it_room_for_those_who_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "ROOMS", 4)
+    monkeypatch.setattr(life, "INVITED", 2)
+    agent = Agent("bot")
+    agent.on_message(returns)
+    async with running(tmp_path) as here, person(here, "ann") as ann:
+        for _ in range(2):  # it is so when it starts anew, too
+            async with living(agent, here) as (one,):
+                for room in ("i0", "i1", "i2", "i3", "i4"):
+                    await ann.invite(room, "bot")
+                    await eventually(partial(one._levels.get, room))
+                    await eventually(lambda: all(there._live for there in one.rooms.values()))
+                for room in ("i4", "elsewhere", "i0"):
+                    answer = await ann.ask("bot", f"@bot in {room}", room=room, silence=20)
+                    assert await answer.whole() == f"in {room} "
+                assert sorted(room.level for room in one.rooms.values()).count("everything") == 2
+
+
+@pytest.mark.logs("room not joined, it would be one too many room=b")
+async def test_where_there_was_no_place_it_comes_when_it_is_named_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(life, "ROOMS", 1)
+    agent, go_on = Agent("bot"), asyncio.Event()
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> str:
+        await go_on.wait()
+        return ctx.room
+
+    async with running(tmp_path) as here, living(agent, here) as (one,), person(here, "ann") as ann:
+        first = await ann.ask("bot", "?", room="a")
+        await eventually(lambda: one.turns)
+        await ann.send("b", "@bot?", mentions=["bot"])
+        await eventually(lambda: "one too many" in caplog.text)
+        go_on.set()
+        assert await first.whole() == "a"
+        await eventually(lambda: one.rooms["a"].is_idle)
+        assert await (await ann.ask("bot", "?", room="b", silence=20)).whole() == "b"
 
 
 async def test_a_replica_that_comes_later_leaves_what_was_there_before(tmp_path: Path) -> None:

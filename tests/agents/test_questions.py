@@ -399,6 +399,16 @@ def test_where_replies_are_short_who_had_fewest_comes_first(kind: DoubleTexting)
     assert answer() == [f"re:{bob}"]
 
 
+def test_who_asks_for_all_places_keeps_none_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "PENDING", 5)
+    room = Room("concurrent")
+    for user in ("ann",) * 8 + ("bob", "cid", "bob", "bob"):
+        room.log.say(user)
+    # Of the last two that have as many as anybody there is one too many.
+    assert room.due() == ["re:1", "re:2", "re:9", "re:10", "re:11"]
+    assert room.questions.dropped == 7
+
+
 def test_what_is_held_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PENDING", "SETTLED", "GROWING", "STRANGERS"):
         monkeypatch.setattr(questions, name, 5)

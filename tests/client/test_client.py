@@ -490,6 +490,19 @@ async def test_rate_limited_sends_wait_and_keep_their_order(tmp_path: Path, tran
     assert "1008" not in server.said()
 
 
+@pytest.mark.logs("refused code=rate_limited .* times=1$")
+async def test_signals_beyond_the_rate_are_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with (
+        running(tmp_path, send_rate=20, send_burst=10) as here,
+        Client(here.address, transport="websocket") as chat,
+    ):
+        await chat.join("lobby")
+        for number in range(100):
+            await chat.status("lobby", f"{number} of 100")
+        await chat.presence("lobby")  # which is answered behind them
+    assert caplog.text.count("refused code=rate_limited") == 1
+
+
 async def test_an_unavailable_log_is_waited_for(tmp_path: Path, transport: TransportKind) -> None:
     expected = ["log unavailable", "log does not answer"]
     with Server(tmp_path, *UNLIMITED, expected=expected) as server:

@@ -36,6 +36,10 @@ ROOMS = 999
 """Besides `~`: a connection may be in so many. For a further one it leaves the room where it is named only and nothing
 has been said for longest."""
 
+INVITED = 500
+"""Rooms to which it was invited, and hears all of: to a further one it comes as if it had been named there. So people
+who invite it everywhere leave it the other half for those who name it."""
+
 JOINS = 20
 """Rooms that are being joined at once."""
 
@@ -274,9 +278,16 @@ class Life:
         for name in {**invited, **called}:
             if name not in self.rooms and (name in invited or name not in self._levels):
                 level = invited.get(name, "mentions")
+                if level == "everything" and name not in self.agent.rooms and self._hears_enough(name):
+                    logger.warning("invited to too many rooms, heard where it is named only room=%s", name)
+                    level = "mentions"
                 after = called[name] - 1 if name in called else None
                 self._levels[name] = level
                 self.spawn(self._follow(name, level, after))
+
+    def _hears_enough(self, besides: str) -> bool:
+        own = {besides, *self.agent.rooms}
+        return sum(level == "everything" and name not in own for name, level in self._levels.items()) >= INVITED
 
     def _enter_followed(self, state: Data) -> None:
         """A room of the state."""
@@ -293,6 +304,8 @@ class Life:
         """Follow a room, and answer there from now on; of what is there already, `after` an event, what names it."""
         room = self._enter(name, level, 0)
         if room is None:
+            if name not in self.rooms:  # it is named there again
+                self._levels.pop(name, None)
             return
         joined = await self._join(room, after)
         if joined is None:

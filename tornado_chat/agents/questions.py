@@ -31,7 +31,7 @@ HOPS = 3
 """Agents that answer one another in a row, where they may at all: a person asked the first of them."""
 
 PENDING = 1000
-"""Questions of a room that wait for an answer; a further one is left alone."""
+"""Questions of a room that wait for an answer; for a further one the last of whoever has most of them is left alone."""
 
 SETTLED = 64
 """Questions of a room that are answered and remembered, in case they are asked again."""
@@ -383,7 +383,8 @@ class Questions:
         question = self._known.get(message["seq"])
         if len(self._pending) >= PENDING and (question is None or not question.pending):
             self.dropped += 1
-            return
+            if not self._drop_for(message["user"]):
+                return
         if question is None:
             question = self._known[message["seq"]] = Question(message)
         question.message = message
@@ -402,6 +403,18 @@ class Questions:
                     other.rolled_back = kind == "rollback"
                     self._close(other)
         self._file(question)
+
+    def _drop_for(self, user: str) -> bool:
+        """Leave a question alone of whoever has most of them, if `user` has fewer."""
+        waiting = Counter(question.user for question in self._pending.values())
+        most, count = waiting.most_common(1)[0]
+        if count <= waiting[user] + 1:
+            return False
+        last = next(one for one in reversed(self._pending.values()) if one.user == most)
+        if last.open:
+            return False
+        self._close(last)
+        return True
 
     def _ask_anew(self, question: Question, event: Data) -> None:
         question.asked, question.asked_at = event["seq"], event["ts"]

@@ -46,6 +46,7 @@ REPEAT_SECONDS = 5.0
 """How often status and running steps are told again, so that who comes sees them; they lapse after 6 s."""
 
 SORRY = "Sorry, something went wrong while I answered. Ask again, or tell whoever runs me."
+TOO_LONG = "This is as long as a reply may be. Ask for the rest."
 TOO_SOON = "I am still answering what you asked before. Ask again when I have."
 
 
@@ -209,7 +210,8 @@ class Turn:
         if handler is None:
             # A provider's error has one that is fit for the room.
             sentence = getattr(error, "sentence", None)
-            return sentence if isinstance(sentence, str) else SORRY
+            too_long = isinstance(error, ChatError) and error.code is ErrorCode.TOO_LARGE
+            return sentence if isinstance(sentence, str) else TOO_LONG if too_long else SORRY
         try:
             async with asyncio.timeout(ERROR_SECONDS):
                 return "".join([text_of(piece) async for piece in self._run(handler, self._message(), error)])

@@ -14,6 +14,7 @@ from tornado_chat.client.replies import Replies
 from tornado_chat.client.texts import Texts
 from tornado_chat.errors import TRANSIENT_ERRORS, ChatError, ErrorCode
 from tornado_chat.log.kinds import KINDS
+from tornado_chat.logs import Repeated
 from tornado_chat.wire.events import Data
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Rooms:
         self._texts = Texts()
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
+        self._refusing = Repeated(log)  # signals beyond the rate, of which there may be as many as there are steps
 
     def join(
         self, name: str, after: int | None, last: int | None, epoch: str | None, *, quiet: bool = False
@@ -304,7 +306,7 @@ class Rooms:
         if not id and code is ErrorCode.CONFLICT and "stream" in message:
             self._replies.on_error(message)
         elif not id:
-            log.warning("refused code=%s reason=%s", code, error)
+            self._refusing.warning("refused code=%s reason=%s", code, error)
         elif room is None:
             self._outbound.on_error(id, error, message.get("room"))
         elif code in TRANSIENT_ERRORS:

@@ -16,7 +16,8 @@ const room = chat.join(process.argv[2] ?? "lobby", { last: 20 });
 
 const say = ({ name, text }) => console.log(`${name}: ${text}`);
 room.on("message", (message) => message.streaming || say(message));
-room.on("ended", (message) => message.id?.startsWith("re:") || say(message)); // an answer was shown as it grew
+const shown = new Set(); // the answers that were shown as they grew, by their seq
+room.on("ended", (message) => shown.has(message.seq) || say(message));
 chat.on("state", ({ name, why = "no answer" }) => name === "waiting" && console.error(`(not connected: ${why})`));
 
 await room.ready;
@@ -24,7 +25,13 @@ for await (const line of createInterface({ input: process.stdin })) {
   const [, agent, question] = /^@(\S+) (.+)/.exec(line) ?? [];
   try {
     if (!agent) await room.send(line);
-    else for await (const piece of room.ask(agent, question)) process.stdout.write(piece);
+    else {
+      const answer = room.ask(agent, question);
+      for await (const piece of answer) {
+        shown.add(answer.message.seq);
+        process.stdout.write(piece);
+      }
+    }
     if (agent) console.log();
   } catch (error) {
     console.error(`(${error.message})`);

@@ -57,6 +57,11 @@ def test_the_page_asks_by_eventsource_from_elsewhere(browser: Browser, tmp_path:
             expect(page.locator("#status")).to_have_text("done", timeout=30_000)
             expect(page.locator("#answer")).to_contain_text("clever" if question == "/list" else "what you write")
             page.locator("#status").evaluate("(status) => { status.textContent = ''; }")
+        for said, status, shown in ("/ask", "asks", "What is your favourite colour?"), ("blue", "done", "a good one"):
+            page.get_by_label("Your question").fill(said)
+            page.get_by_role("button").click()
+            expect(page.locator("#status")).to_have_text(status, timeout=30_000)
+            expect(page.locator("#answer")).to_contain_text(shown)
         assert not [error for error in errors if "favicon" not in error and "404" not in error], errors
         page.close()
 

@@ -65,6 +65,9 @@ async def test_the_program(project: Path, tmp_path: Path) -> None:
                 async with bot.stream("lobby") as reply:
                     await reply.write("not an answer")
                 assert await process.stdout.readline() == b"Bot: not an answer\n"
+                async with bot.stream("lobby", id="re:4", reply_to=4) as reply:
+                    await reply.write("to somebody else")
+                assert await process.stdout.readline() == b"Bot: to somebody else\n"
                 process.stdin.close()
                 assert await process.wait() == 0
 

@@ -340,6 +340,27 @@ async def test_a_process_that_ends_answers_who_waits_for_a_hand_over(
         await eventually(lambda: not slow.by_name)
 
 
+async def test_no_answer_waits_for_a_process_that_had_it_and_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never says that it has handed over all: so each `stop` of it took a second more, for it begins it again."""
+    monkeypatch.setattr(growing_messages, "HANDED_SECONDS", 3600.0)
+    monkeypatch.setattr(growing_messages, "HAND_OVER_SECONDS", 0.2)
+    async with servers(tmp_path, 2, f"sqlite:///{tmp_path}/chat.db", []) as (one, two):
+        old, new = await author(one), await author(two)
+        dead = one.server.context.growing
+        await begin(old)
+        await append(old, 0, "what was said")
+        await eventually(partial(_is_long, one, 1, 13))
+        with monkeypatch.context() as slowed:
+            slowed.setattr(dead, "_turn", partial(asyncio.sleep, 0))
+            await asyncio.sleep(growing_messages.TICK_SECONDS)  # it may be in the middle of one
+            await asyncio.wait_for(begin(new), 10)
+            await asyncio.wait_for(begin(new), 10)
+            dead.on_moved()
+        await eventually(lambda: not dead.by_name)
+
+
 @pytest.mark.logs("begin not answered room=r")
 async def test_an_answer_that_fails_keeps_no_other_from_being_given(tmp_path: Path) -> None:
     async with servers(tmp_path, 1, f"sqlite:///{tmp_path}/chat.db", []) as (one,):

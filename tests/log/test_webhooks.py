@@ -143,6 +143,22 @@ async def test_given_up_and_gone_on_with(log: Log, webhooks: Webhooks) -> None:
     assert not await webhooks.resume(99, skip=False)
 
 
+async def test_one_that_is_removed_lacks_nothing(log: Log, webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever delivers hears of it at the next claim only, and would tell it everything from the first event on."""
+    monkeypatch.setattr(f"{type(webhooks).__module__}.PAGE", 2)
+    await append(log, *(message(room=f"r{number}") for number in range(5)))
+    webhook = await added(webhooks)
+    await append(log, message(room="r1"))
+    assert await behind(webhooks, webhook) == {"r1": (1, 2)}
+    removing = asyncio.create_task(webhooks.remove(webhook.id))
+    while not removing.done():
+        assert await behind(webhooks, webhook) in ({"r1": (1, 2)}, {})
+    assert await removing
+    also = await webhooks.behind(webhook, 0, 1000, 0, [1, 2])
+    assert await behind(webhooks, webhook) == {}
+    assert also.rooms == []
+
+
 async def test_secrets_removal_and_how_many_there_may_be(
     log: Log, webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

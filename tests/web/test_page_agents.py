@@ -277,3 +277,17 @@ def test_it_is_said_that_an_agent_does_not_answer(browser: Browser, server: Serv
     notice = "Helper does not answer: it may not be running. What you asked is kept."
     expect(anna.page.locator(".notice")).to_have_text(notice)
     anna.leave()
+
+
+def test_the_box_is_as_high_as_what_it_says(browser: Browser, server: Server) -> None:
+    """The name of a conversation's room is long, and is not what the box shows."""
+    anna = Person(browser, server.url, "Anna", viewport={"width": 390, "height": 780})
+    anna.page.goto(f"{server.url}/agent/helper")
+    anna.live()
+    box = anna.page.locator("#text")
+    expect(box).to_have_attribute("placeholder", "Message helper")
+    high = "(box) => box.getBoundingClientRect().height"
+    empty = box.evaluate(high)
+    box.fill("hello")
+    assert box.evaluate(high) == empty
+    anna.leave()

@@ -176,7 +176,7 @@ class GrowingMessages:
     def _tell_handed(self) -> None:
         waiting, self._handing = self._handing, []
         for message, until, then in waiting:
-            if message.handed_by and message.here and not message.over and monotonic() < until:
+            if monotonic() < min(until, message.handed_by) and message.here and not message.over:
                 self._handing.append((message, until, then))
                 continue
             try:

@@ -8,6 +8,7 @@ from another process is answered when that has handed over what it had.
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Protocol
 
 import orjson
@@ -281,7 +282,7 @@ class Writing:
                 message = self._begun(entry, outcome) if isinstance(outcome, Appended) else None
             finally:
                 messages.unreserve(entry.room, entry.user)
-            if message is not None and message.handed_by:
+            if message is not None and monotonic() < message.handed_by:  # later on nobody hands anything over
                 self._writer.waits(entry)
                 messages.when_handed(message, lambda: self._begun_elsewhere(entry, outcome))
                 return

@@ -75,7 +75,7 @@ SELECT txid_snapshot_xmin(now.snapshot), txid_snapshot_xmax(now.snapshot)
 FROM (SELECT txid_current_snapshot() AS snapshot) AS now
 """
 LOOKED = "SELECT count(*), max(id) FROM (SELECT id FROM rooms WHERE id > $1 ORDER BY id LIMIT $2) AS looked"
-# Names of logs of one's own begin with ~, behind all others.
+# Names of logs of one's own begin with ~, behind all others. One that is removed has lost its places in the rooms.
 BEHIND = """
 SELECT r.id, r.name, last.seq, coalesce(w.seq, 0), w.failing, coalesce(w.attempts, 0), coalesce(w.retry_at, 0)
 FROM rooms AS r
@@ -83,9 +83,10 @@ CROSS JOIN LATERAL (SELECT seq FROM events WHERE room = r.id ORDER BY seq DESC L
 LEFT JOIN LATERAL (SELECT * FROM webhook_rooms WHERE webhook = $1 AND room = r.id LIMIT 1) AS w ON true
 WHERE {which} AND r.name < '~' AND r.name LIKE ANY ($2::text[])
     AND w.given_up IS NULL AND last.seq > coalesce(w.seq, 0)
+    AND EXISTS (SELECT FROM webhooks WHERE id = $1 AND state <> '{removing}')
 """
-BEHIND_IN = BEHIND.format(which="r.id > $3 AND r.id <= $4")
-BEHIND_OF = BEHIND.format(which="r.id = ANY ($3::bigint[])")
+BEHIND_IN = BEHIND.format(which="r.id > $3 AND r.id <= $4", removing=REMOVING)
+BEHIND_OF = BEHIND.format(which="r.id = ANY ($3::bigint[])", removing=REMOVING)
 LAG = """
 SELECT coalesce(sum(last.seq - coalesce(w.seq, 0)), 0)::bigint, count(*), count(w.given_up)
 FROM rooms AS r

@@ -70,8 +70,8 @@ WHERE state = ?3 AND (holder IS ?1 OR lapses <= ?4)
 """
 CLAIMABLE = "SELECT 1 FROM webhooks WHERE state = ? AND (holder = ? OR lapses <= ?) LIMIT 1"
 RELEASE = "UPDATE webhooks SET lapses = 0 WHERE holder = ?"
-# Names of logs of one's own begin with ~, behind all others.
-BEHIND = """
+# Names of logs of one's own begin with ~, behind all others. One that is removed has lost its places in the rooms.
+BEHIND = f"""
 WITH looked AS MATERIALIZED (
     SELECT id FROM (SELECT id FROM rooms WHERE id > :after ORDER BY id LIMIT :limit)
 ), wanted AS MATERIALIZED (
@@ -92,7 +92,9 @@ SELECT json_array(
             LEFT JOIN webhook_rooms AS w ON w.webhook = :webhook AND w.room = r.id
             WHERE r.name < '~' AND (
                 :patterns = '["*"]' OR EXISTS (SELECT 1 FROM json_each(:patterns) WHERE r.name GLOB value)
-            ) AND w.given_up IS NULL AND head > coalesce(w.seq, 0)
+            ) AND w.given_up IS NULL AND head > coalesce(w.seq, 0) AND EXISTS (
+                SELECT 1 FROM webhooks WHERE id = :webhook AND state <> '{REMOVING}'
+            )
         )
     )
 )

@@ -181,7 +181,7 @@ class Webhooks(Protocol):
         ...
 
     async def behind(self, webhook: Webhook, after: int, limit: int, newest: int, also: Collection[int]) -> Found:
-        """Rooms in which the endpoint lacks events, and has not been given up.
+        """Rooms in which the endpoint lacks events, and has not been given up; none if it was removed.
 
         Looks at the first `limit` rooms with an id > `after`, at those with an id > `newest`, and at `also`.
         """

@@ -95,6 +95,7 @@ export class Composer {
   /** Say to whom one writes. @param {string} name */
   address(name) {
     this.box.placeholder = `Message ${name}`;
+    this.#fit();
   }
 
   focus() {
@@ -220,11 +221,16 @@ export class Composer {
     this.#completion?.update();
   }
 
+  /** As high as what is in it, or as its placeholder. */
+  #fit() {
+    this.box.style.height = "auto";
+    this.box.style.height = `${this.box.scrollHeight}px`;
+  }
+
   /** @param {boolean} typed By a person. */
   #changed(typed) {
     const text = this.box.value;
-    this.box.style.height = "auto";
-    this.box.style.height = `${this.box.scrollHeight}px`;
+    this.#fit();
     const wrong = tooLong(text.trim(), this.limits());
     if (wrong || this.#editing || !text.includes("@") || byId.hint.classList.contains("wrong")) byId.hint.textContent = wrong ?? "";
     byId.hint.classList.toggle("wrong", wrong !== null);

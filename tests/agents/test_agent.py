@@ -19,7 +19,7 @@ from tests.support.agents import SECONDS, Room, living, person, reading
 from tests.support.chat import eventually, running
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.agents import Agent, Context, Message, Reaction, ThreadContext, life
-from tornado_chat.agents.turn import SORRY, TOO_LONG, TOO_SOON
+from tornado_chat.agents.turn import SORRY, TOO_LONG, TOO_SOON, Turn
 from tornado_chat.client import Closed
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live import session
@@ -166,6 +166,60 @@ async def test_a_stop_is_heard_from_another_process_of_the_server(tmp_path: Path
                         await cancelled.wait()
                     assert time.monotonic() - said_at < 2.5
                     assert (await room.answer(asked))["reason"] == "stopped"
+
+
+async def test_who_waits_for_a_person_takes_no_place_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "RESTING", 2)
+    agent = Agent("bot", rooms=["r"], max_open=1, double_texting="concurrent")
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> str:
+        try:
+            return (await ctx.ask("What?")).text
+        except TimeoutError as error:
+            return str(error)
+
+    @agent.on_command("quick")
+    async def quick(ctx: Context, message: Message) -> str:
+        return "quick"
+
+    async with (
+        running(tmp_path) as here,
+        living(agent, here) as (alive,),
+        reading(here) as room,
+        reading(here, "bob") as bob,
+        reading(here, "carl") as carl,
+    ):
+        asked = [await one.ask("wait") for one in (room, bob, carl)]
+        assert "too many others" in (await room.answer(asked[0]))["text"]
+        assert (await room.answer(await room.ask("/quick")))["text"] == "quick"
+        await bob.chat.send("r", "this")
+        assert (await room.answer(asked[1]))["text"] == "this"
+        await carl.chat.send("r", "that")
+        assert (await room.answer(asked[2]))["text"] == "that"
+        await eventually(lambda: not alive._resting)
+
+
+@pytest.mark.logs("reply failed room=r id=re:1")
+async def test_a_reply_that_fails_as_nobody_thought_of_does_not_stay_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = Agent("bot", rooms=["r"])
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> str:
+        return "hello"
+
+    async def fail(self: Turn) -> None:
+        raise KeyError("a fault of ours")
+
+    async with running(tmp_path) as here, living(agent, here), reading(here) as room:
+        with monkeypatch.context() as patch:
+            patch.setattr(Turn, "_make", fail)
+            assert (await room.answer(await room.ask("?")))["reason"] == "stopped"
+        assert (await room.answer(await room.ask("?")))["text"] == "hello"
 
 
 async def test_a_thread_goes_on_to_its_next_yield_and_counts_until_then(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 
 from tornado_chat.agents import commands
@@ -39,6 +39,9 @@ has been said for longest."""
 INVITED = 500
 """Rooms to which it was invited, and hears all of: to a further one it comes as if it had been named there. So people
 who invite it everywhere leave it the other half for those who name it."""
+
+RESTING = 64
+"""Replies that wait for what a person answers, and take no place from others: the server lets 128 grow."""
 
 JOINS = 20
 """Rooms that are being joined at once."""
@@ -78,6 +81,7 @@ class Life:
         self.names: Names
         self._tasks = Tasks()
         self._ahead = 0.0  # s, of the server's clock
+        self._resting: dict[asyncio.Timeout, None] = {}  # of those who wait for a person, the longest first
         self._hungry: dict[AgentRoom, None] = {}  # rooms with questions for which there is no room here
         self._joining = asyncio.Semaphore(JOINS)
         self._levels: dict[str, str] = {}  # of the rooms that it follows
@@ -164,7 +168,24 @@ class Life:
     def free(self) -> bool:
         """Whether another reply may be given here; a thread that was stopped and goes on counts, too."""
         strays = self.threads.alive - sum(turn.in_thread for turn in self.turns)
-        return len(self.turns) + max(0, strays) < self.agent.max_open
+        return len(self.turns) - len(self._resting) + max(0, strays) < self.agent.max_open
+
+    @contextlib.contextmanager
+    def resting(self, limit: asyncio.Timeout) -> Iterator[None]:
+        """While a reply waits for a person, until `limit`, it takes no place from others.
+
+        Of RESTING that do so, the one that has waited longest waits no more when there is a further one.
+        """
+        if len(self._resting) >= RESTING:
+            oldest = next(iter(self._resting))
+            del self._resting[oldest]
+            oldest.reschedule(asyncio.get_running_loop().time())
+        self._resting[limit] = None
+        self._feed()
+        try:
+            yield
+        finally:
+            self._resting.pop(limit, None)
 
     def hunger(self, room: AgentRoom) -> None:
         """It has more questions than may be answered here at a time: it is to look again when there is room."""

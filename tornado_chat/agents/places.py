@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from tornado_chat.agents.declaration import Declaration
@@ -19,6 +21,9 @@ class Process(Protocol):
 
     @property
     def agent(self) -> Declaration: ...
+
+    def resting(self, limit: asyncio.Timeout) -> AbstractContextManager[None]:
+        """While a reply waits for a person, until `limit`, it takes no place from others."""
 
     client: Client
     names: Names
@@ -50,6 +55,9 @@ class Place(Protocol):
 
     def found(self, question: Question, number: int, at: int, reason: Reason) -> None:
         """The attempt `number`, whose message is `at`, was there already, and has ended."""
+
+    async def stop(self, seq: int) -> None:
+        """End a reply from outside."""
 
     async def delete(self, seq: int) -> None:
         """Take back what the agent has said."""

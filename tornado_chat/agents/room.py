@@ -254,12 +254,12 @@ class AgentRoom:
         if question.seq in self.turns or not self._live:
             return
         if not question.wanted or question.begun < question.first:
-            self.life.spawn(self._stop(question.open))
+            self.life.spawn(self.stop(question.open))
         elif self.life.free:
             seq, turn = question.open, Turn(self, question, question.begun, take_over=True)
             self._begin(turn, lambda: None if turn.began else self._try_again(question, seq, again))
 
-    async def _stop(self, seq: int) -> None:
+    async def stop(self, seq: int) -> None:
         """End an attempt that nobody wants any more, and whose author may be gone."""
         try:
             await self.life.client.stop(self.name, seq)

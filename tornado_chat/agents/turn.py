@@ -123,6 +123,10 @@ class Turn:
             self._on_refused(error)
         except Closed as error:
             logger.debug("left, the client is closed room=%s id=%s reason=%s", name, self.id, error)
+        except Exception:  # nobody takes over what its author left while its connection lives
+            logger.exception("reply failed room=%s id=%s", name, self.id)
+            if reply.seq:
+                await self.room.stop(reply.seq)
         finally:
             if self._repeating is not None:
                 self._repeating.cancel()
@@ -174,6 +178,7 @@ class Turn:
             await self._finish("stopped")
         elif over.done() and not over.cancelled():  # another replica has it, or it has ended otherwise
             reply.leave()
+            await reply.write("")  # raises what it is
         else:
             await self._conclude(work)
 
@@ -300,13 +305,14 @@ class Turn:
             room.name, text, reply_to=question.seq, mentions=[question.user], meta=self._meta or None, mark=False, id=id
         )
         try:
-            async with asyncio.timeout(seconds):
-                await room.until(lambda: place in question.answers)
+            async with asyncio.timeout(seconds) as limit:
+                with room.life.resting(limit):
+                    await room.until(lambda: place in question.answers)
         except TimeoutError:
             taken_back = await room.life.client.delete(room.name, asked.seq, id=f"{id}:gone")
             await room.reached(taken_back.seq)
             if place not in question.answers:  # nor did it come at the last moment
-                raise TimeoutError(f"no answer within {seconds:g} s") from None
+                raise TimeoutError(f"no answer within {seconds:g} s, or too many others waited for theirs") from None
         return message_of(question.answers[place], room.life.names)
 
     async def history(self, tokens: int) -> list[Data]:

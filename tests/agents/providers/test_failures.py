@@ -215,6 +215,17 @@ async def test_an_answer_has_a_bound(dialect: Dialect) -> None:
 
 
 @both
+async def test_an_error_has_a_bound(dialect: Dialect) -> None:
+    head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
+    part = chunk(b"x" * 65_536)
+    async with ScriptedProvider([head, *[part] * 1000]) as fake, dialect.provider(fake.url) as provider:
+        with pytest.raises(ProviderError) as caught:
+            await gather(provider.stream(ASK))
+        assert caught.value.kind == "request"
+        assert fake.sent < 500, "the rest was read as well"
+
+
+@both
 @pytest.mark.parametrize(
     ("script", "limits", "which"),
     [

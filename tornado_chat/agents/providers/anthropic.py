@@ -12,7 +12,7 @@ from tornado_chat.agents.providers.answer import Response
 from tornado_chat.agents.providers.deltas import ToolCall, ToolResult
 from tornado_chat.agents.providers.failures import ProviderError, told
 from tornado_chat.agents.providers.limits import CALLS, Limits
-from tornado_chat.agents.providers.provider import SDKProvider, key_of, missing
+from tornado_chat.agents.providers.provider import SDKProvider, key_of, missing, short_errors
 from tornado_chat.agents.providers.tools import Tool
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Anthropic(SDKProvider["AsyncAnthropic"]):
             base_url=self._base_url,
             max_retries=0,
             timeout=Timeout(None, connect=self.limits.connect),
-            http_client=DefaultAsyncHttpxClient(follow_redirects=False),
+            http_client=DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [short_errors()]}),
         )
 
     def _errors(self) -> tuple[type[Exception], ...]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 EVENT_BYTES = 1024 * 1024
 """Of one server-sent event."""
+ERROR_BYTES = 64 * 1024
+"""Of an answer with another status than a success: the rest is not read."""
 ANSWER_BYTES = 32 * 1024 * 1024
 """Of one answer. An event of some 200 bytes brings one token, so this is more than any model says."""
 CALLS = 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 from tornado_chat.agents.providers.answer import Answer, Response, Turn
 from tornado_chat.agents.providers.deltas import Delta
 from tornado_chat.agents.providers.failures import ProviderError
-from tornado_chat.agents.providers.limits import Limits
+from tornado_chat.agents.providers.limits import ERROR_BYTES, Limits
 from tornado_chat.agents.providers.messages import Messages, checked
 from tornado_chat.agents.providers.tools import Tool, no_such_tool
 
@@ -132,6 +132,32 @@ def _by_name(tools: Tools) -> dict[str, Tool]:
         if known.setdefault(tool.name, tool) is not tool:
             raise TypeError(f"two tools have the name {tool.name}")
     return known
+
+
+def short_errors() -> Callable[[Any], Awaitable[None]]:
+    """A hook of the HTTP client, for its responses: of one that is an error ERROR_BYTES are read."""
+    from httpx2 import AsyncByteStream
+
+    class Short(AsyncByteStream):
+        def __init__(self, whole: AsyncByteStream) -> None:
+            self._whole = whole
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            left = ERROR_BYTES
+            async for part in self._whole:
+                yield part[:left]
+                left -= len(part)
+                if left <= 0:
+                    return
+
+        async def aclose(self) -> None:
+            await self._whole.aclose()
+
+    async def shorten(response: Any) -> None:
+        if response.is_error and isinstance(response.stream, AsyncByteStream):
+            response.stream = Short(response.stream)
+
+    return shorten
 
 
 def missing(extra: str) -> ImportError:

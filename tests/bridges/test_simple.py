@@ -236,6 +236,23 @@ async def test_more_answers_than_may_be_followed_are_refused(tmp_path: Path, mon
         assert not here.server.limits.users.connections("ann")
 
 
+async def test_who_asks_more_at_once_than_may_be_followed_has_not_asked_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "USER_ASKS", 2)
+    async with parrot(tmp_path) as (here, bird, client):
+        bird.freely = False
+        asked = [{"message": f"question {number}", "session_id": "s"} for number in range(6)]
+        tasks = [
+            asyncio.create_task(client.post("/api/agent/chat", json=body, headers=by(here, "ann"))) for body in asked
+        ]
+        await eventually(lambda: sum(task.done() for task in tasks) == 4, SECONDS)
+        bird.go_on(4)
+        answers = [await task for task in tasks]
+        assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429, 429]
+    assert len(bird.asked) == 2
+
+
 async def test_a_server_that_stops_answers_who_waits(tmp_path: Path) -> None:
     async with parrot(tmp_path) as (here, bird, client):
         bird.freely = False

@@ -100,14 +100,15 @@ async def _chat(exchange: Exchange, askings: Askings) -> None:
     text = "\n\n".join(part.text for part in asked.parts if part.type == "text")
     id = asked.id if 0 < len(asked.id) <= ID_CHARS else hashlib.sha256(asked.id.encode()).hexdigest()
     said = question(room, agent, text, id if asked.id else new_id(), askings.context.settings.text_chars)
-    (ack,) = await askings.say(who.asker, [said], len(exchange.body))
-    asking = None
-    if ack.duplicate and ack.seq is not None:
-        (before,) = await askings.history(who.asker, room, ack.seq + 1, 1)
-        if body.trigger == "regenerate-message" or before.get("text") != text:
-            asking = await askings.ask_again(who.asker, agent, room, ack.seq, text, new_id())
-    if asking is None:
-        asking = await askings.answer_to(who.asker, agent, room, ack)
+    with askings.reserved(who.asker.user):
+        (ack,) = await askings.say(who.asker, [said], len(exchange.body))
+        asking = None
+        if ack.duplicate and ack.seq is not None:
+            (before,) = await askings.history(who.asker, room, ack.seq + 1, 1)
+            if body.trigger == "regenerate-message" or before.get("text") != text:
+                asking = await askings.ask_again(who.asker, agent, room, ack.seq, text, new_id())
+        if asking is None:
+            asking = await askings.answer_to(who.asker, agent, room, ack)
     await _pour(exchange, who, asking)
 
 

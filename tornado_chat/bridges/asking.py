@@ -11,8 +11,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import NamedTuple
 
 import msgspec
@@ -197,15 +197,14 @@ class Askings:
         self, asker: Asker, agent: str, room: str, text: str, id: str, before: list[Send] | None = None
     ) -> Asking:
         """Ask, unless it was asked under this `id` already; `before`: what is said in front of it. ChatError."""
-        self.check(asker.user)
         send = question(room, agent, text, id, self.context.settings.text_chars)
         said = [*(before or ()), send]
-        acks = await self.say(asker, list(said), sum(len(one.text) for one in said))
-        return await self.answer_to(asker, agent, room, acks[-1])
+        with self.reserved(asker.user):
+            acks = await self.say(asker, list(said), sum(len(one.text) for one in said))
+            return await self.answer_to(asker, agent, room, acks[-1])
 
     async def answer_to(self, asker: Asker, agent: str, room: str, ack: replies.Ack) -> Asking:
         """Follow the answer to the message that was acknowledged so; ChatError."""
-        self.check(asker.user)
         assert ack.seq is not None
         assert ack.ts is not None
         earlier = await self._asked_by(asker, agent, room, ack.seq)
@@ -229,7 +228,6 @@ class Askings:
 
     async def ask_again(self, asker: Asker, agent: str, room: str, seq: int, text: str, id: str) -> Asking:
         """Edit the question `seq`, which asks it again; ChatError."""
-        self.check(asker.user)
         await self.say(asker, [Edit(id=id, room=room, seq=seq, text=text)], len(text))
         answer = await self.look(asker, agent, room, seq)
         if answer is None:
@@ -314,6 +312,16 @@ class Askings:
         finally:
             self.context.requests -= 1
 
+    @contextmanager
+    def reserved(self, user: str) -> Iterator[None]:
+        """A place among the answers that are followed, before the question is said. ChatError."""
+        self.check(user)
+        self._by_user[user] += 1
+        try:
+            yield
+        finally:
+            self._release(user)
+
     def enter(self, asking: Asking) -> None:
         self.check(asking.asker.user)
         self.open.add(asking)
@@ -322,9 +330,12 @@ class Askings:
     def leave(self, asking: Asking) -> None:
         if asking in self.open:
             self.open.discard(asking)
-            self._by_user[asking.asker.user] -= 1
-            if not self._by_user[asking.asker.user]:
-                del self._by_user[asking.asker.user]
+            self._release(asking.asker.user)
+
+    def _release(self, user: str) -> None:
+        self._by_user[user] -= 1
+        if not self._by_user[user]:
+            del self._by_user[user]
 
 
 class Asking:

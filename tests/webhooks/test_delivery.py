@@ -223,6 +223,7 @@ async def test_an_endpoint_is_given_up_after_a_day_and_goes_on_where_it_stopped(
     log: Log, hooks: Hooks, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(endpoint, "SHORTEST_PAUSE", 300.0)
+    monkeypatch.setattr(endpoint, "LEAST_REFUSALS", 3)
     hooks.clock = Clock()
     receiver = await hooks.receiver(lambda body: 500)
     await append(log, message(), message())
@@ -250,8 +251,31 @@ async def test_an_endpoint_is_given_up_after_a_day_and_goes_on_where_it_stopped(
 
 
 @pytest.mark.logs(REFUSED)
+@pytest.mark.logs("webhook given up ")
+async def test_while_nothing_delivered_nothing_was_tried(
+    log: Log, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "LEAST_REFUSALS", 2)
+    monkeypatch.setattr(endpoint, "SHORTEST_PAUSE", 300.0)
+    hooks.clock = Clock()
+    await hooks.receiver(lambda body: 500)
+    await append(log, message())
+    async with hooks.delivering():
+        await until(lambda: hooks.attempted(1))
+    hooks.clock.ahead += 48 * HOUR
+    async with hooks.delivering():
+        await until(lambda: hooks.attempted(2))
+        assert not await given_up(log)
+        hooks.clock.ahead += 1 * HOUR
+        await until(lambda: given_up(log))
+
+
+@pytest.mark.logs(REFUSED)
 @pytest.mark.logs("room given up .*room=a seq=2 reason=HTTP 422")
-async def test_a_room_is_given_up_alone_where_the_others_are_taken(log: Log, hooks: Hooks) -> None:
+async def test_a_room_is_given_up_alone_where_the_others_are_taken(
+    log: Log, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "LEAST_REFUSALS", 3)
     hooks.clock = Clock()
     receiver = await hooks.receiver(lambda body: 422 if body["data"]["text"] == "poison" else 200)
     await append(log, message(room="a"), message("poison", room="a"), message(room="a"))

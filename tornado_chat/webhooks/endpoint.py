@@ -55,6 +55,9 @@ LOG_PAUSE = 1.0
 GIVE_UP_SECONDS = 86400.0
 """How long one event is tried."""
 
+LEAST_REFUSALS = 10
+"""So many has a process heard before it gives something up: while none ran, nothing was tried."""
+
 STOP_SECONDS = 3.0
 """For the attempts under way when the process ends."""
 
@@ -91,6 +94,7 @@ class Endpoint:
         self._failing, self._error, self._state = webhook.failing, webhook.error, ACTIVE
         self._kept = self._failing, self._error
         self._streak = 0  # attempts since the last success
+        self._refusals = 0
         self._probe_at = 0.0
         self._after = 0  # the room's id up to which this round has looked
         self._rounds = 1  # that have to come to their end until nothing can have been missed
@@ -237,9 +241,11 @@ class Endpoint:
             self._streak += 1
             self._probe_at = now + 1000 * _pause(self._streak, LONGEST_PROBE)
         self._moved[room.id] = room
-        if outcome.gone or now - self._failing >= GIVE_UP_SECONDS * 1000:
+        self._refusals += 1
+        tried = self._refusals >= LEAST_REFUSALS
+        if outcome.gone or (tried and now - self._failing >= GIVE_UP_SECONDS * 1000):
             self._give_up(outcome)
-        elif now - room.failing >= GIVE_UP_SECONDS * 1000:
+        elif tried and now - room.failing >= GIVE_UP_SECONDS * 1000:
             self._give_up_room(room, event)
         else:
             self._waiting[room.id] = room

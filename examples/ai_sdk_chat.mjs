@@ -2,7 +2,7 @@
 //
 //     tornado-chat serve --agent demo &
 //     npm install ai@6
-//     CHAT_TOKEN=$(tornado-chat token --user ann) node ai_sdk_chat.mjs "What can you do?"
+//     CHAT_TOKEN=$(tornado-chat token --user ann) node examples/ai_sdk_chat.mjs "What can you do?"
 //
 // CHAT_URL and CHAT_AGENT name another server and another agent, CHAT_ID a chat to go on with.
 import { DefaultChatTransport, generateId, readUIMessageStream } from "ai";

@@ -1,6 +1,6 @@
 """An agent that rolls dice: a command, a step that the room sees, a question back, and what it remembers of a room.
 
-    tornado-chat agent dice_agent:agent --room lobby
+    PYTHONPATH=examples tornado-chat agent dice_agent:agent --room lobby
 
 Then write `/roll 2d6` or `@dice roll for me` in the lobby. It needs no model and no key.
 """

@@ -4,7 +4,7 @@
     export TORNADO_CHAT_URL=http://127.0.0.1:8080 TORNADO_CHAT_TOKEN=$(tornado-chat token --user shop)
     tornado-chat webhook add http://127.0.0.1:9000/webhooks        # prints the secret
     export WEBHOOK_SECRET=whsec_...
-    uvicorn fastapi_app:app --port 9000
+    uvicorn --app-dir examples fastapi_app:app --port 9000
     curl 127.0.0.1:9000/ask -d question='How are you?'
 
 The agent is `demo`, or what AGENT says: `tornado-chat agent demo` answers in another shell.

@@ -4,7 +4,7 @@
     export TORNADO_CHAT_URL=http://127.0.0.1:8080 TORNADO_CHAT_TOKEN=$(tornado-chat token --user shop)
     tornado-chat webhook add http://127.0.0.1:9000/webhooks        # prints the secret
     export WEBHOOK_SECRET=whsec_...
-    flask --app flask_app run --port 9000
+    flask --app examples/flask_app run --port 9000
     curl 127.0.0.1:9000/ask -d question='How are you?'
 
 The agent is `demo`, or what AGENT says: `tornado-chat agent demo` answers in another shell.

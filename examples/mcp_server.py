@@ -100,6 +100,11 @@ async def ask_agent(agent: str, question: str, room: str | None = None) -> str:
     """Ask an agent of the chat, and wait for its answer; without `room`, in one that the user has with it."""
     with told():
         answer = await chat.ask(agent, question, room=room)
+        version = answer.version
+        while not answer.ended and not answer.asks:
+            version = await answer.change(version)
+        if answer.asks:  # it waits for an answer by `say`
+            return f"{agent} asks: {short(answer.asks, ANSWER_CHARS)}\n\n(answer it in the room {answer.room})"
         return f"{short(await answer.whole(), ANSWER_CHARS)}\n\n(message {answer.reply} of {answer.room})"
 
 

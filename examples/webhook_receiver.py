@@ -2,7 +2,7 @@
 
     pip install standardwebhooks tornado
     tornado-chat webhook add http://127.0.0.1:9000/chat --events message,finished    # prints the secret
-    WEBHOOK_SECRET=whsec_... python webhook_receiver.py 9000
+    WEBHOOK_SECRET=whsec_... python examples/webhook_receiver.py 9000
 
 Then say something in any room.
 """

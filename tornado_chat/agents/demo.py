@@ -82,7 +82,8 @@ async def tour(ctx: Context, message: Message) -> AsyncIterator[str]:
         f"{begin}It is {step.output} UTC, as a *tool* has told me; nothing else here is looked up. I have no model "
         f"behind me, {message.name}, so take what follows for what it is: proof that an answer may hold a list,\n\n"
         f"{LIST}\na table,\n\n{TABLE}\nand code that is coloured as it comes:\n\n{CODE}\n"
-        "The last one is an agent, by the way: save it as `echo.py` and run `tornado-chat agent echo:agent`.",
+        "The last one is an agent, by the way: save it as `echo.py`, run `tornado-chat agent echo:agent --room lobby` "
+        "there, and write `@echo` to it.",
     ):
         yield piece
 
@@ -121,7 +122,10 @@ async def long(ctx: Context, message: Message) -> AsyncIterator[str]:
 
 @agent.on_command("ask", description="a question to you")
 async def ask(ctx: Context, message: Message) -> str:
-    answer = await ctx.ask("What is your favourite colour?")
+    try:
+        answer = await ctx.ask("What is your favourite colour?")
+    except TimeoutError:
+        return "You have not told me. Another time, then."
     return f"{answer.text.strip()[:100]}: a good one."
 
 

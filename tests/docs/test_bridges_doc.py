@@ -47,7 +47,7 @@ def test_the_numbers_are_the_codes() -> None:
 
 
 def test_the_sample_works(tmp_path: Path) -> None:
-    (sample,) = re.findall(r"```sh\n(curl .*?)```", DOC, re.DOTALL)
+    (sample,) = re.findall(r"```sh\nexport .*?\n(curl .*?)```", DOC, re.DOTALL)
     with Server(tmp_path, *UNLIMITED, "--agent", "demo") as server:
         environment = {**os.environ, "CHAT": server.url, "CHAT_TOKEN": server.token("ann"), "NO_PROXY": "127.0.0.1"}
         answer = subprocess.run(

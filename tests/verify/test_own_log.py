@@ -198,3 +198,12 @@ def test_a_copy_that_the_network_held_back_may_come_late() -> None:
     assert leads_to(settings, [F, M, F, AWAY])
     assert leads_to(settings, [F, M, AWAY, F])
     assert not leads_to(settings, [F, M, F, AWAY, F])
+
+
+def test_many_copies_that_may_come_late_are_judged_in_time() -> None:
+    settings = [Setting(*said) for said in [F, M] * 20]
+    for setting in settings:
+        setting.answered, setting.writes = True, 2
+    assert leads_to(settings, [F, M] * 20)
+    assert leads_to(settings, [F, M] * 30)
+    assert not leads_to(settings, [F, M] * 20 + [AWAY])

@@ -5,6 +5,7 @@ events and the rooms lead to. No I/O, no clock: times are passed in.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -279,35 +280,53 @@ def leads_to(settings: Sequence[Setting], seen: Sequence[Register]) -> bool:
     One without an answer may have been carried out or not. A second copy of one that had changed nothing, so that its
     id stands in no event, may come whenever the network lets go of it.
     """
-    ways: set[tuple[int, frozenset[int]]] = {(0, frozenset())}  # how many of `seen` are accounted for; copies that came
-    copies: set[int] = set()
-    for number, setting in enumerate(settings):
-        if setting.writes > 1:
-            copies.add(number)
-        after: set[tuple[int, frozenset[int]]] = set()
-        for count, came in _with_copies(ways, settings, seen, copies - {number}):
+    ways: set[_Way] = {(0, frozenset())}
+    copies: Counter[_Effect] = Counter()
+    for setting in settings:
+        after: set[_Way] = set()
+        for count, came in _with_copies(ways, seen, copies):
             now = seen[count - 1] if count else None
             then = setting.leads_to(now)
             if setting.refused or not setting.answered or then == now:
                 after.add((count, came))
             if not setting.refused and then != now and count < len(seen) and seen[count] == then:
                 after.add((count + 1, came))
-        ways = after
-    return any(count == len(seen) for count, _ in _with_copies(ways, settings, seen, copies))
+        ways = _least(after)
+        if setting.writes > 1:
+            copies[setting.level, setting.by] += 1
+    return any(count == len(seen) for count, _ in _with_copies(ways, seen, copies))
 
 
-def _with_copies(
-    ways: set[tuple[int, frozenset[int]]], settings: Sequence[Setting], seen: Sequence[Register], copies: set[int]
-) -> set[tuple[int, frozenset[int]]]:
+_Effect = tuple[str | None, str | None]
+"""The `level` and `by` of a Setting."""
+
+_Way = tuple[int, frozenset[tuple[_Effect, int]]]
+"""How many of the events are accounted for, and how many copies that came late, of each effect."""
+
+
+def _with_copies(ways: set[_Way], seen: Sequence[Register], copies: Mapping[_Effect, int]) -> set[_Way]:
     found, fresh = set(ways), set(ways)
-    while fresh and copies:
-        more: set[tuple[int, frozenset[int]]] = set()
+    while fresh:
+        more: set[_Way] = set()
         for count, came in fresh:
-            now = seen[count - 1] if count else None
-            for number in copies - came:
-                then = settings[number].leads_to(now)
-                if then != now and count < len(seen) and seen[count] == then:
-                    more.add((count + 1, came | {number}))
+            if count == len(seen):
+                continue
+            now, used = seen[count - 1] if count else None, dict(came)
+            for effect, there in copies.items():
+                then, number = Setting(*effect).leads_to(now), used.get(effect, 0) + 1
+                if number <= there and then != now and seen[count] == then:
+                    more.add((count + 1, frozenset((used | {effect: number}).items())))
         fresh = more - found
-        found |= fresh
+        found = _least(found | fresh)
+        fresh &= found
     return found
+
+
+def _least(ways: set[_Way]) -> set[_Way]:
+    """Without those for which as much is accounted for by fewer copies: what may come after them is less."""
+    least: dict[int, list[dict[_Effect, int]]] = {}
+    for count, came in sorted(ways, key=lambda way: sum(number for _, number in way[1])):
+        used, others = dict(came), least.setdefault(count, [])
+        if not any(all(used.get(effect, 0) >= number for effect, number in other.items()) for other in others):
+            others.append(used)
+    return {(count, frozenset(used.items())) for count, others in least.items() for used in others}

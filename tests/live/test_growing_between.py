@@ -20,7 +20,9 @@ import pytest
 from tests.live.test_growing import Text, append, author, bearer, begin, finish, posted, read, reader
 from tests.support.chat import Client, Running, eventually, running
 from tests.support.redis_servers import redis_of_the_session, redis_server
+from tornado_chat.errors import LogUnavailable
 from tornado_chat.live import growing_elsewhere, growing_messages
+from tornado_chat.log.growing import Checkpoint
 from tornado_chat.verify.redis_server import RedisServer
 from tornado_chat.wire.replies import Chunk
 
@@ -405,6 +407,40 @@ async def test_what_a_slow_process_hands_over_counts_where_it_fits(
             await append(new, len(said), whole[len(said) :], id)
             await finish(new, len(whole), id)
             assert (await ann.until("finished"))["crc"] == zlib.crc32(whole.encode())
+
+
+async def test_what_a_request_appended_to_what_has_moved_does_not_count_as_kept(
+    tmp_path: Path, place: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits for the log another process takes the message, and what this one hands over does not arrive."""
+    monkeypatch.setattr(growing_messages, "HANDED_SECONDS", 0.0)
+    first = {"type": "begin", "id": "re:1", "room": "r"}
+    part = {"type": "append", "room": "r", "stream": "re:1"}
+    async with servers(tmp_path, 2, *place) as (one, two):
+        slow, log = one.server.context.growing, one.server.log
+        await posted(one, first, part | {"offset": 0, "text": "first "})
+        real, asked, held = log.checkpoint, asyncio.Event(), asyncio.Event()
+
+        async def late(home: str, parts: Sequence[Checkpoint]) -> list[bool]:
+            asked.set()
+            await held.wait()
+            return await real(home, parts)
+
+        async def refuse(home: str, parts: Sequence[Checkpoint]) -> None:
+            raise LogUnavailable("not now")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(log, "checkpoint", late)
+            patch.setattr(log, "hand_over", refuse)
+            request = asyncio.create_task(posted(one, first, part | {"offset": 6, "text": "second"}))
+            await asked.wait()
+            assert (await posted(two, first))[0]["length"] == 6
+            slow.on_moved()
+            await eventually(lambda: not slow.by_name)
+            held.set()
+            assert (await request)[1]["code"] == "unavailable"
+        ack, nothing = await posted(two, first, part | {"offset": 6, "text": "second"})
+        assert (ack["length"], nothing) == (6, None)
 
 
 async def test_a_stop_reaches_the_author_wherever_it_is_said(tmp_path: Path, place: tuple[str, list[str]]) -> None:

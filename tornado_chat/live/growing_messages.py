@@ -269,6 +269,10 @@ class GrowingMessages:
             message.over = message.ending = False
             self._hub.elsewhere.release(message)  # those who are here go on to hear of it
 
+    def has_ended(self, message: Growing) -> bool:
+        """Whether it has grown here to its end, as far as that is remembered."""
+        return (message.room, message.user, message.id) in self.ended
+
     def _remember_end(self, name: Name, ended: Ended) -> None:
         self.ended[name] = ended
         if len(self.ended) > ENDED:

@@ -176,6 +176,22 @@ async def test_a_page_shows_what_was_sent_before_it_was_asked_for(answered_first
     assert kinds(ledger) == [("history", 1)]
 
 
+async def test_a_page_need_not_show_what_was_sent_before_it_and_waits_for_an_end() -> None:
+    """The deletion of a message that grows."""
+    ledger = Ledger(["r"])
+    one, socket = device(ledger)
+    one.take(socket, message(1))
+    one.commands.speak({"type": "delete", "room": "r", "seq": 1})
+    one.rooms["r"].late.add("c1.1")
+    one.questions.ask_history("r", None, 10)
+    one.take(socket, page(message(1)))
+    one.take(socket, message(2))
+    one.take(socket, ack("c1.1", 3))
+    one.take(socket, {"type": "deleted", "room": "r", "seq": 3, "target": 1, "user": "u", "ts": 1})
+    one.audit()
+    assert ledger.violations == []
+
+
 async def test_questions_are_asked_again_or_reported() -> None:
     ledger = Ledger(["r"])
     one, socket = device(ledger)

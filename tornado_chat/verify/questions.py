@@ -63,7 +63,8 @@ class Questions:
     def _write(self, room: str, before: int | None, limit: int, pages: int) -> None:
         device = self._device
         low = device.ledger.records[room].head  # whatever anybody has heard of is in the log
-        self._histories[room] = _History(before, limit, pages, low, set(device.rooms[room].pending))
+        witness = device.rooms[room]
+        self._histories[room] = _History(before, limit, pages, low, set(witness.pending) - witness.late)
         command: Data = {"type": "history", "id": f"history {room}", "room": room, "limit": limit}
         device.send(command if before is None else command | {"before": before})
 

@@ -443,6 +443,33 @@ async def test_what_a_request_appended_to_what_has_moved_does_not_count_as_kept(
         assert (ack["length"], nothing) == (6, None)
 
 
+async def test_what_a_request_appended_to_what_has_ended_elsewhere_does_not_count_as_kept(
+    tmp_path: Path, place: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = {"type": "begin", "id": "re:1", "room": "r"}
+    part = {"type": "append", "room": "r", "stream": "re:1"}
+    end = {"type": "finish", "id": "f", "room": "r", "stream": "re:1", "length": 6, "reason": "done"}
+    async with servers(tmp_path, 2, *place) as (one, two):
+        slow, log = one.server.context.growing, one.server.log
+        await posted(one, first, part | {"offset": 0, "text": "first "})
+        real, asked, held = log.checkpoint, asyncio.Event(), asyncio.Event()
+
+        async def late(home: str, parts: Sequence[Checkpoint]) -> list[bool]:
+            asked.set()
+            await held.wait()
+            return await real(home, parts)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(log, "checkpoint", late)
+            patch.setattr(slow, "_turn", partial(asyncio.sleep, 0))
+            patch.setattr(growing_messages, "HANDED_SECONDS", 0.0)
+            request = asyncio.create_task(posted(one, first, part | {"offset": 6, "text": "second"}))
+            await asked.wait()
+            assert [said["type"] for said in await posted(two, first, end)] == ["ack", "ack"]
+            held.set()
+            assert (await request)[1]["code"] == "unavailable"
+
+
 async def test_a_stop_reaches_the_author_wherever_it_is_said(tmp_path: Path, place: tuple[str, list[str]]) -> None:
     async with servers(tmp_path, 3, *place) as (one, two, three):
         ann, bot, other = await reader(two), await author(one), await author(three)

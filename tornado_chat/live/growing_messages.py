@@ -219,6 +219,7 @@ class GrowingMessages:
     def answered(self, message: Growing, outcome: Appended | ChatError, reason: Reason) -> None:
         """The log has answered its `finished`."""
         if isinstance(outcome, Appended):
+            message.kept = message.length
             self._drop(message, reason)
         elif isinstance(outcome, Conflict) and outcome.reason is not None:  # another process has ended it
             self._drop(message, outcome.reason)
@@ -268,10 +269,6 @@ class GrowingMessages:
         elif reason is None:
             message.over = message.ending = False
             self._hub.elsewhere.release(message)  # those who are here go on to hear of it
-
-    def has_ended(self, message: Growing) -> bool:
-        """Whether it has grown here to its end, as far as that is remembered."""
-        return (message.room, message.user, message.id) in self.ended
 
     def _remember_end(self, name: Name, ended: Ended) -> None:
         self.ended[name] = ended

@@ -362,14 +362,13 @@ class Request(Author):
 
     async def _keep_growing(self, grown: list[Growing]) -> None:
         """What was appended is in the log; else none of the request counts as done."""
-        growing = self.context.growing
         wanted = [(message, message.length) for message in grown]
         try:
-            await growing.checkpoint(only=grown)
+            await self.context.growing.checkpoint(only=grown)
             if left := [message for message in grown if message.here and message.kept < message.length]:
-                await growing.checkpoint(only=left)  # the process before has just handed something over
-            # Another process may have the message now, and whether it was handed what was said here is not known.
-            sound = all(message.kept >= length or growing.has_ended(message) for message, length in wanted)
+                await self.context.growing.checkpoint(only=left)  # the process before has just handed something over
+            # Another process may have the message now, or have ended it, and not know what was said here.
+            sound = all(message.kept >= length for message, length in wanted)
         except LogUnavailable as error:
             self.context.log_warning.warning("log unavailable reason=%s", error)
             sound = False

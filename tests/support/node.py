@@ -23,7 +23,7 @@ def packages(folder: Path) -> Path:
     with named.open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not installed.exists() or installed.stat().st_mtime < named.stat().st_mtime:
-            flags = ("--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+            flags = ("--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
             subprocess.run(
                 [npm, "install", *flags], cwd=folder, check=True, timeout=PATIENCE, stdout=subprocess.DEVNULL
             )

@@ -118,6 +118,13 @@ def test_how_much_must_be_kept() -> None:
 # A device that reads it, and one that writes it.
 
 
+def test_a_finish_cuts_the_text_also_where_it_was_not_answered() -> None:
+    asked = {"kept": 10, "stopped": True, "may_end": {("done", 5), ("done", 20)}}
+    assert audit(ended(finished("stopped", 5), **asked)) == []
+    assert audit(ended(finished("stopped", 4), **asked)) == ["text"]
+    assert audit(ended(finished("stopped", 5), **asked | {"may_end": set()})) == ["text"]
+
+
 def device() -> tuple[Device, Socket, Ledger]:
     ledger = Ledger(["r"])
     made = Device("c1", ["r"], ledger, NOWHERE, kind="websocket", token=None, offer=Offer(JSON), dice=random.Random(1))

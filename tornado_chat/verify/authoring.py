@@ -190,7 +190,7 @@ class Authoring:
                 growth.at = length
 
     def _check_length(self, growth: Growth, length: int) -> None:
-        if not growth.kept <= length <= growth.said:
+        if not growth.cut_at(growth.kept) <= length <= growth.said:
             text = f"{growth.id}: the server has {length} characters; {growth.kept} were kept and {growth.said} said"
             self._device.violation(Finding("text", text), growth.room, growth.seq)
 

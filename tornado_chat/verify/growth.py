@@ -100,6 +100,10 @@ class Growth:
         """The seq of its end; 2^63 while it has none."""
         return (1 << 63) if self.end is None else self.end.seq
 
+    def cut_at(self, length: int) -> int:
+        """So many code points of `length` must be there: a `finish` cuts the text, also one that was not answered."""
+        return min([length, *(asked for _, asked in self.may_end)])
+
     # Its author
 
     def leave(self, now: float) -> None:
@@ -193,7 +197,7 @@ class Growth:
             case "done" | "error":
                 yield Finding("reason", f"ended with {end.reason} and {end.length}, which nobody had said", self.seq)
         shown = self._shown_for_good(broken_at, sound=sound)
-        if end.length < max(self.kept, shown):
+        if end.length < self.cut_at(max(self.kept, shown)):
             had = f"{shown} had been shown and {self.kept} acknowledged as kept"
             yield Finding("text", f"{end.reason} with {end.length} characters, although {had}", self.seq)
 

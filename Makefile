@@ -5,7 +5,8 @@ PYTHON ?= python3
 PORT ?= 8080
 BIN = .venv/bin
 # Where sending to many differs without the C extension.
-WITHOUT_EXTENSION = tests/live tests/test_server.py tests/test_crash.py tests/verify/test_verify.py
+SENDING = batch delivery event_stream fanout growing hub room session slow_reader socket_line websocket
+WITHOUT_EXTENSION = $(SENDING:%=tests/live/test_%.py) tests/test_server.py tests/test_crash.py tests/verify/test_verify.py
 # Tests wait more than they compute: two at a time take half as long on two cores. A file's tests stay together.
 # Without the last option xdist 3.8 waits for ever once one of the two has died.
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0

@@ -572,6 +572,10 @@ async def test_which_handler_is_called(tmp_path: Path) -> None:
             else:
                 await asyncio.sleep(0.05)
                 assert not room.replies(asked)
+        others = (await room.chat.send("r", "/weather", mentions=["helper"])).seq
+        about = (await room.chat.send("r", "/weather @carl", mentions=["carl"])).seq
+        assert (await room.answer(about))["text"] == "weather @carl"
+        assert not room.replies(others), "the command of another agent"
         spoken = next(one for one in room.events if one["user"] == "bot")
         asked = (await room.chat.send("r", "and?", reply_to=spoken["seq"])).seq
         assert (await room.answer(asked))["text"] == "mention"

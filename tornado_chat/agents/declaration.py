@@ -134,7 +134,8 @@ class Declaration:
         """
         if not addressed and not everything:
             return None
-        if message.command in self.commands:
+        # Whom a message mentions and does not name in its text is whose command it is: so say clients that complete it.
+        if message.command in self.commands and (addressed or not message.mentions or "@" in message.text):
             return self.commands[message.command].handler
         if addressed and self.mention is not None:
             return self.mention

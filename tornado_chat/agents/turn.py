@@ -304,15 +304,18 @@ class Turn:
         asked = await room.life.client.send(
             room.name, text, reply_to=question.seq, mentions=[question.user], meta=self._meta or None, mark=False, id=id
         )
+        until = asyncio.get_running_loop().time() + seconds
         try:
-            async with asyncio.timeout(seconds) as limit:
+            async with asyncio.timeout_at(until) as limit:
                 with room.life.resting(limit):
                     await room.until(lambda: place in question.answers)
         except TimeoutError:
             taken_back = await room.life.client.delete(room.name, asked.seq, id=f"{id}:gone")
             await room.reached(taken_back.seq)
             if place not in question.answers:  # nor did it come at the last moment
-                raise TimeoutError(f"no answer within {seconds:g} s, or too many others waited for theirs") from None
+                early = asyncio.get_running_loop().time() < until
+                why = "too many others waited for theirs" if early else f"no answer within {seconds:g} s"
+                raise TimeoutError(why) from None
         return message_of(question.answers[place], room.life.names)
 
     async def history(self, tokens: int) -> list[Data]:

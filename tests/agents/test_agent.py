@@ -19,6 +19,7 @@ from tests.support.agents import SECONDS, Room, living, person, reading
 from tests.support.chat import eventually, running
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.agents import Agent, Context, Message, Reaction, ThreadContext, life
+from tornado_chat.agents.questions import Question
 from tornado_chat.agents.turn import SORRY, TOO_LONG, TOO_SOON, Turn
 from tornado_chat.client import Closed
 from tornado_chat.errors import ChatError, ErrorCode
@@ -166,6 +167,17 @@ async def test_a_stop_is_heard_from_another_process_of_the_server(tmp_path: Path
                         await cancelled.wait()
                     assert time.monotonic() - said_at < 2.5
                     assert (await room.answer(asked))["reason"] == "stopped"
+
+
+async def test_what_was_to_be_taken_over_is_not_where_another_log_has_come(tmp_path: Path) -> None:
+    async with running(tmp_path) as here, living(Agent("bot", rooms=["r"]), here) as (alive,):
+        room = alive.rooms["r"]
+        question = Question({"seq": 1, "user": "ann", "ts": 1})
+        question.open = 2
+        room._try_again(question, 2, 1)
+        assert room._again
+        room.on_event({"type": "reset", "room": "r", "epoch": "another"})
+        assert not room._again
 
 
 async def test_who_waits_for_a_person_takes_no_place_from_others(

@@ -181,9 +181,12 @@ class Questions:
         allowed = self._rules.replies_a_minute - len(self._begun_at)
         self.limited_until = None
         due: list[Question] = []
+        behind: dict[str, int] = {}  # by person, what was asked first of that which may be a question
+        for edited in self.strangers.values():
+            behind[edited["user"]] = min(edited["seq"], behind.get(edited["user"], edited["seq"]))
         for question in self._pending.values():
             if in_turn and not question.rejected:
-                if question.user in busy or self._may_be_behind(question):
+                if question.user in busy or question.asked > behind.get(question.user, question.asked):
                     continue
                 busy.add(question.user)
             if not question.wanted or question.open:
@@ -223,8 +226,8 @@ class Questions:
         return min([self.seq + 1, *self._growing, *self._pending, *edits]) - 1
 
     def pending(self) -> int:
-        """How many have no answer yet."""
-        return len(self._pending)
+        """How many have no answer yet, or may have none."""
+        return len(self._pending) + len(self.strangers)
 
     # What it is told
 
@@ -353,12 +356,6 @@ class Questions:
             self.strangers[target] = edited
         else:
             self.dropped += 1
-
-    def _may_be_behind(self, question: Question) -> bool:
-        """Whether its person has asked something before, of which is not known yet whether it is a question."""
-        return any(
-            edited["user"] == question.user and edited["seq"] < question.asked for edited in self.strangers.values()
-        )
 
     def _may_ask(self, message: Data) -> bool:
         return not message.get("agent") or (self._rules.answer_agents and hops_of(message) < HOPS)

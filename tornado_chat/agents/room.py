@@ -89,12 +89,15 @@ class AgentRoom:
     def close(self) -> None:
         """It is left: what is said there from here ends."""
         self._stop_timer()
-        for timer in self._again.values():
-            timer.cancel()
-        self._again.clear()
+        self._forget_orphans()
         self._live = False
         for turn in self.turns.values():
             turn.end()
+
+    def _forget_orphans(self) -> None:
+        for timer in self._again.values():
+            timer.cancel()
+        self._again.clear()
 
     def mark(self) -> int:
         """The last event before the oldest question without an answer."""
@@ -118,6 +121,7 @@ class AgentRoom:
                 self._take_over(question)
         elif kind == "reset":
             self._questions, self._live, self._replaced, self.marked = None, False, True, 0
+            self._forget_orphans()
         elif "seq" in event and "ts" in event:
             self._feed(questions, event)
         self._look_soon()

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from tornado_chat.agents.context import Context, ThreadContext
 from tornado_chat.agents.handlers import Handler, pieces, runs_on_the_loop, text_of
@@ -126,7 +126,8 @@ class Turn:
         except Exception:  # nobody takes over what its author left while its connection lives
             logger.exception("reply failed room=%s id=%s", name, self.id)
             if reply.seq:
-                await self.room.stop(reply.seq)
+                with suppress(Closed):
+                    await self.room.stop(reply.seq)
         finally:
             if self._repeating is not None:
                 self._repeating.cancel()

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import NamedTuple
 
@@ -21,10 +21,10 @@ from msgspec import Raw
 
 from tornado_chat.auth import Identity
 from tornado_chat.bridges.answer import Answer
+from tornado_chat.bridges.ear import LINES, Ear
 from tornado_chat.bridges.telling import Begun, End, Mark, Telling, Told
 from tornado_chat.errors import ChatError, ErrorCode, LogUnavailable
 from tornado_chat.live.context import Context
-from tornado_chat.live.fanout import NO_KEY
 from tornado_chat.live.limits import rate_limited
 from tornado_chat.live.member import Member, Memberships
 from tornado_chat.live.request import Answer as Reply
@@ -33,7 +33,6 @@ from tornado_chat.wire import replies
 from tornado_chat.wire.attempts import ask_of
 from tornado_chat.wire.codec import JSON
 from tornado_chat.wire.commands import Command, Edit, History, Join, Send, check_user_id, read
-from tornado_chat.wire.encodings import Encoding
 from tornado_chat.wire.events import Data
 
 logger = logging.getLogger(__name__)
@@ -52,51 +51,6 @@ LOOK_EVENTS, LOOK_BYTES, LOOK_PAGES = 500, 256 * 1024, 20
 
 BACK = 50
 """Messages in which the last question of a user is looked for."""
-
-LINES = Encoding(JSON, lambda payload: payload + b"\n")
-"""A JSON object has no line break in it, so what came in one write can be taken apart."""
-
-
-class Ear:
-    """A Line whose other end is here: it takes all, at once."""
-
-    __slots__ = ("_hear", "_lost", "asked_bytes", "closing", "key", "outbox_bytes")
-
-    def __init__(self, hear: Callable[[Data], None], lost: Callable[[], None]) -> None:
-        """`lost`: what was told is not all."""
-        self._hear = hear
-        self._lost = lost
-        self.key = NO_KEY
-        self.closing = False
-        self.outbox_bytes = self.asked_bytes = 0
-
-    def write(self, data: bytes) -> None:
-        if self.closing:
-            return
-        try:
-            for line in data.split(b"\n"):
-                if line:
-                    self._hear(orjson.loads(line))
-        except Exception:  # a flush of the room is under way, which is not to fail for it
-            logger.exception("answer not followed")
-            self.close(0)
-
-    def close(self, code: int, reason: str = "") -> None:
-        if not self.closing:
-            self.closing = True
-            self._lost()
-
-    def sent(self, data: bytes, taken: int) -> None: ...
-
-    def cork(self) -> None: ...
-
-    def uncork(self) -> None: ...
-
-    def want_drained(self) -> None: ...
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
 
 
 class _Saying(Request):

@@ -19,7 +19,7 @@ from tests.support.agents import SECONDS, Room, living, person, reading
 from tests.support.chat import eventually, running
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.agents import Agent, Context, Message, Reaction, ThreadContext, life
-from tornado_chat.agents.questions import Question
+from tornado_chat.agents.question import Question
 from tornado_chat.agents.turn import SORRY, TOO_LONG, TOO_SOON, Turn
 from tornado_chat.client import Closed
 from tornado_chat.errors import ChatError, ErrorCode

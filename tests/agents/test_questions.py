@@ -11,14 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tornado_chat.agents import questions
-from tornado_chat.agents.questions import (
-    HOPS,
-    MINUTE,
-    DoubleTexting,
-    Question,
-    Questions,
-    Rules,
-)
+from tornado_chat.agents.question import HOPS, DoubleTexting, Question, Rules
+from tornado_chat.agents.questions import MINUTE, Questions
 from tornado_chat.wire.attempts import ATTEMPTS, ask_id, attempt_id, attempt_of
 from tornado_chat.wire.events import Data
 

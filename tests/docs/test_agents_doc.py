@@ -14,7 +14,8 @@ from tests.support.agents import AgentProcess, reading
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.agents import Agent, Context, Message, ThreadContext
 from tornado_chat.agents.context import ASK_SECONDS
-from tornado_chat.agents.questions import HOPS, PENDING, DoubleTexting
+from tornado_chat.agents.question import HOPS, DoubleTexting
+from tornado_chat.agents.questions import PENDING
 from tornado_chat.wire.attempts import ATTEMPTS
 
 DOC = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")

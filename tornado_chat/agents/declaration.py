@@ -8,7 +8,7 @@ from typing import TypeVar, overload
 from tornado_chat.agents.commands import Command
 from tornado_chat.agents.handlers import Handler
 from tornado_chat.agents.message import Message
-from tornado_chat.agents.questions import DoubleTexting
+from tornado_chat.agents.question import DoubleTexting
 from tornado_chat.client import Choice
 
 H = TypeVar("H", bound=Handler)

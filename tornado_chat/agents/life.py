@@ -14,7 +14,7 @@ from tornado_chat.agents import commands
 from tornado_chat.agents.declaration import Declaration
 from tornado_chat.agents.handlers import Handler, Threads, pieces
 from tornado_chat.agents.message import Names, Reaction
-from tornado_chat.agents.questions import Rules
+from tornado_chat.agents.question import Rules
 from tornado_chat.agents.reactions import Reacting
 from tornado_chat.agents.room import AgentRoom
 from tornado_chat.agents.turn import Turn

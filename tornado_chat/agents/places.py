@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from tornado_chat.agents.declaration import Declaration
 from tornado_chat.agents.handlers import Threads
 from tornado_chat.agents.message import Names
-from tornado_chat.agents.questions import Question
+from tornado_chat.agents.question import Question
 from tornado_chat.client import Client
 from tornado_chat.errors import Reason
 from tornado_chat.wire.events import Data

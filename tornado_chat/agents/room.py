@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from tornado_chat.agents.message import Reaction, message_of, reaction_of
 from tornado_chat.agents.places import Process
-from tornado_chat.agents.questions import MINUTE, Question, Questions, Rules
+from tornado_chat.agents.question import Question, Rules
+from tornado_chat.agents.questions import MINUTE, Questions
 from tornado_chat.agents.turn import Turn
 from tornado_chat.errors import ChatError, Reason
 from tornado_chat.logs import Repeated

@@ -21,7 +21,7 @@ from tornado_chat.agents.handlers import Handler, pieces, runs_on_the_loop, text
 from tornado_chat.agents.history import PAGE, provider_messages
 from tornado_chat.agents.message import Message, message_of
 from tornado_chat.agents.places import Place
-from tornado_chat.agents.questions import Question, hops_of
+from tornado_chat.agents.question import Question, hops_of
 from tornado_chat.agents.steps import STATUS_CHARS, STEPS, Step, ToolCall, ToolResult, short, with_steps
 from tornado_chat.client import Closed, Held, Reply, Stopped
 from tornado_chat.errors import ChatError, ErrorCode, Reason

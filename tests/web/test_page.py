@@ -190,6 +190,30 @@ def test_scrolling_back_loads_the_history_and_stays_in_place(browser: Browser, s
     anna.leave()
 
 
+# Enters a room or opens one of the list, and tells to whom one writes in the same breath: before the browser says
+# that the address is another, which it says only after the keys that wait.
+AT_ONCE = """([how, name]) => {
+  if (how === "entered") {
+    document.getElementById("enter-name").value = name;
+    document.getElementById("enter").requestSubmit();
+  } else document.querySelector(`#rooms a[href="#${name}"]`).click();
+  return document.getElementById("text").placeholder;
+}"""
+
+
+def test_what_is_typed_after_a_room_is_chosen_is_for_that_room(browser: Browser, server: Server) -> None:
+    anna = Person(browser, server.url, "Anna")
+    assert anna.page.evaluate(AT_ONCE, ["entered", "tea"]) == "Message #tea"
+    anna.say("for tea")
+    anna.shows("for tea")
+    assert anna.page.evaluate(AT_ONCE, ["opened", "lobby"]) == "Message #lobby"
+    assert anna.page.url.endswith("/#lobby")
+    anna.shows()
+    anna.page.go_back()
+    anna.shows("for tea")
+    anna.leave()
+
+
 def test_rooms_are_switched_and_show_what_is_unread(browser: Browser, server: Server) -> None:
     anna, bob = Person(browser, server.url, "Anna"), Person(browser, server.url, "Bob")
     anna.page.locator("#enter-name").fill("Side Room")

@@ -86,7 +86,7 @@ async function talkPage() {
 /** Begin another conversation with the agent. */
 function begin() {
   view.drawer(false);
-  location.hash = "";
+  go("");
 }
 
 /** The rooms of the list: those that we follow, as they were last time until we know, and the one that is shown. */
@@ -147,8 +147,14 @@ async function options(place) {
 function enter(typed) {
   const name = roomName(typed);
   if (name === null) return "A room’s name has letters a to z, digits, and . _ - (64 at most), and begins with a letter or digit.";
-  location.hash = name;
+  go(name);
   return null;
+}
+
+/** To this room at once, so that what is typed next is for it: keys that wait come before the news of an address. @param {string} hash */
+function go(hash) {
+  location.hash = hash;
+  arrive();
 }
 
 /** @param {string} name */
@@ -157,8 +163,7 @@ function leave(name) {
   chat.unfollow(name);
   chat.leave(name);
   if (room.name === name) {
-    location.hash = talks ? "" : ([...chat.own.followed.keys()].find((name) => !isElsewhere(name)) ?? FIRST_ROOM);
-    arrive();
+    go(talks ? "" : ([...chat.own.followed.keys()].find((name) => !isElsewhere(name)) ?? FIRST_ROOM));
   }
   draw();
 }
@@ -369,6 +374,12 @@ async function start() {
 }
 
 addEventListener("hashchange", arrive);
+document.addEventListener("click", (event) => {
+  const link = event.target instanceof Element ? event.target.closest('a[href^="#"]:not([target])') : null;
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return; // in a tab or window of its own
+  event.preventDefault();
+  go(link.getAttribute("href") ?? "");
+});
 addEventListener("online", () => connection.hasten(true));
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) messages.away();

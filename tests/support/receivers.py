@@ -37,6 +37,7 @@ class Receiver:
         self.answer = answer
         self.more = more  # of the answer's body
         self.before = before  # interim answers, such as 103
+        self.retry_after: str | None = None
         self.secrets: list[str] = []
         self.told: list[Told] = []
         self.open = self.most_open = 0
@@ -70,6 +71,8 @@ class Receiver:
         for interim in self.before:
             await request.connection.write_headers(ResponseStartLine("HTTP/1.1", interim, "Interim"), HTTPHeaders())
         about = HTTPHeaders({"Content-Length": str(len(self.more)), "Location": "http://127.0.0.1:1/"})
+        if self.retry_after is not None:
+            about["Retry-After"] = self.retry_after
         request.connection.write_headers(ResponseStartLine("HTTP/1.1", status, "Answer"), about, self.more)
         request.connection.finish()
 

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -304,6 +305,43 @@ async def test_gone_is_given_up_at_once(log: Log, hooks: Hooks) -> None:
         await eventually(lambda: bool(receiver.told))
         await until(lambda: given_up(log))
     assert len(receiver.told) == 1
+
+
+def http_date(seconds: float) -> str:
+    return formatdate(time.time() + seconds, usegmt=True)
+
+
+@pytest.mark.logs(REFUSED)
+@pytest.mark.parametrize(
+    ("wanted", "seconds"),
+    [
+        ("120", 120),
+        (lambda: http_date(120), 120),
+        ("86400", 300),
+        ("9" * 400, 300),
+        ("0", 0),
+        (lambda: http_date(-9000), 0),
+        ("-5", 0),
+        ("soon", 0),
+        ("\u00b2", 0),
+    ],
+)
+async def test_an_endpoint_says_when_to_come_again(
+    log: Log, hooks: Hooks, wanted: str | Callable[[], str], seconds: float
+) -> None:
+    receiver = await hooks.receiver(lambda body: 503)
+    receiver.retry_after = wanted if isinstance(wanted, str) else wanted()
+    await append(log, *(message(room=f"r{n}") for n in range(endpoint.AT_ONCE + 4)))
+    async with hooks.delivering():
+        if not seconds:
+            await eventually(lambda: len(receiver.told) > endpoint.AT_ONCE)
+            return
+        await until(lambda: hooks.attempted(1))
+        (room,) = (await hooks.store.behind(await hooks.webhook(), 0, 1, 1 << 62, ())).rooms
+        assert room.failing is not None
+        assert seconds - 2 < (room.retry_at - room.failing) / 1000 <= seconds
+        await asyncio.sleep(0.2)
+        assert len(receiver.told) <= endpoint.AT_ONCE, "nor is another room tried meanwhile"
 
 
 async def talk_headers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

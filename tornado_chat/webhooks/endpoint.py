@@ -44,7 +44,8 @@ MESSAGE_BYTES = 1 << 20
 """For the one message that a `finished` is about."""
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
-"""Seconds between two attempts for one event, doubled each time; a quarter more or less."""
+"""Seconds between two attempts for one event, doubled each time; a quarter more or less. The longest that a
+`Retry-After` is heeded, too."""
 
 LONGEST_PROBE = 30.0
 """Seconds between two attempts at an endpoint that takes nothing."""
@@ -236,10 +237,11 @@ class Endpoint:
             self._failing = now
             facts = self.webhook.id, self.webhook.url, room.name, event.seq, outcome.error
             logger.warning("webhook refused webhook=%d url=%s room=%s seq=%d reason=%s", *facts)
-        room.retry_at = now + int(1000 * _pause(room.attempts, LONGEST_PAUSE))
+        asked = min(outcome.retry_after, LONGEST_PAUSE)
+        room.retry_at = now + int(1000 * max(asked, _pause(room.attempts, LONGEST_PAUSE)))
         if now >= self._probe_at:  # else it was under way already when another one was refused
             self._streak += 1
-            self._probe_at = now + 1000 * _pause(self._streak, LONGEST_PROBE)
+            self._probe_at = now + 1000 * max(asked, _pause(self._streak, LONGEST_PROBE))
         self._moved[room.id] = room
         self._refusals += 1
         tried = self._refusals >= LEAST_REFUSALS

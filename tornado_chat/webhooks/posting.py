@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 
 from tornado.httpclient import HTTPError, HTTPRequest
 from tornado.iostream import UnsatisfiableReadError
@@ -22,13 +24,15 @@ ERROR_CHARS = 200
 
 
 class Outcome:
-    """What came of an attempt. `error`: why it was no success; `gone`: no further one is wanted (410)."""
+    """What came of an attempt. `error`: why it was no success; `gone`: no further one is wanted (410);
+    `retry_after`: the next one is wanted in so many seconds."""
 
-    __slots__ = ("error", "gone")
+    __slots__ = ("error", "gone", "retry_after")
 
-    def __init__(self, error: str | None = None, *, gone: bool = False) -> None:
+    def __init__(self, error: str | None = None, *, gone: bool = False, retry_after: float = 0.0) -> None:
         self.error = error
         self.gone = gone
+        self.retry_after = retry_after
 
 
 class Poster:
@@ -63,16 +67,28 @@ class Poster:
             user_agent="tornado-chat",
             header_callback=heard,
         )
-        why = ""
+        why, retry_after = "", ""
         try:
-            await self._client.fetch(request, raise_error=False)
+            response = await self._client.fetch(request, raise_error=False)
+            retry_after = response.headers.get("Retry-After", "")
         except (HTTPError, OSError, ssl.SSLError, ValueError, UnsatisfiableReadError) as error:
             why = (str(error) or type(error).__name__).partition("\n")[0]
         if status < 200:
             return Outcome(why[:ERROR_CHARS] or "no answer")
         if status < 300:
             return Outcome()
-        return Outcome(f"HTTP {status}", gone=status == 410)
+        return Outcome(f"HTTP {status}", gone=status == 410, retry_after=_seconds(retry_after))
 
     def close(self) -> None:
         self._client.close()
+
+
+def _seconds(retry_after: str) -> float:
+    """From now, of either form of a `Retry-After` (RFC 9110 section 10.2.3); 0: it says nothing, or nothing that can be
+    read."""
+    try:
+        if retry_after.isascii() and retry_after.isdecimal():
+            return float(retry_after)
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0

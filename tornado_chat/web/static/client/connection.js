@@ -82,6 +82,8 @@ export class Connection {
   #loading = 0; // the lower ones
   #rise = 0;
   #renewal = 0;
+  #renewing = false; // what is tried is one of the same kind
+  #unrenewed = 0; // trials in a row which did not bring the one that is wanted
 
   /**
    * `base` is the address of the server's page; `memory` keeps the transport that worked, `shared` is that of all tabs;
@@ -163,6 +165,7 @@ export class Connection {
     this.#halt();
     clearTimeout(this.#renewal);
     this.#renewal = 0;
+    this.#renewing = kinds[0] === this.#current?.transport.kind;
     this.#ends = [];
     this.#left = kinds;
     this.#next();
@@ -239,7 +242,7 @@ export class Connection {
     this.#tried = this.#tried.filter((other) => other !== candidate);
     this.#current = candidate;
     this.#user = frame.user;
-    this.#refusals = 0;
+    this.#refusals = this.#unrenewed = 0;
     before?.transport.close();
     const { kind } = candidate.transport;
     if (kind === "websocket") this.holders?.release();
@@ -256,9 +259,9 @@ export class Connection {
     return kind === "poll" && this.#crowded ? "stream" : kind;
   }
 
-  /** Another of the same kind, beside the one that runs. */
-  #renew() {
-    this.#renewal ||= setTimeout(() => this.#current && this.#try([this.#current.transport.kind]), RENEWAL);
+  /** Another of the same kind, beside the one that runs. @param {number} delay */
+  #renew(delay = RENEWAL) {
+    this.#renewal ||= setTimeout(() => this.#current && this.#try([this.#current.transport.kind]), delay);
   }
 
   /** Try the higher ones in so many ms. @param {number} delay */
@@ -271,7 +274,7 @@ export class Connection {
     const kind = this.#current?.transport.kind;
     const above = kind ? this.network.above(kind) : [];
     if (!above.length) return;
-    if (this.#renewal || this.#tried.length) this.#plan(SOON); // a room waits for it
+    if (this.#tried.length || (this.#renewal && !this.#unrenewed)) this.#plan(SOON); // a room waits for it
     else this.#try(above);
   }
 
@@ -299,7 +302,9 @@ export class Connection {
     this.#halt();
     if (this.#current) {
       const { kind } = this.#current.transport;
-      this.network.stay(this.#borne(kind));
+      if (this.#renewing) this.#unrenewed += 1;
+      else this.network.stay(this.#borne(kind));
+      if (this.#unrenewed) this.#renew(Math.max(SOON, ...this.#ends.map(({ wait }) => wait ?? 0), backoff(this.#unrenewed)));
       this.#plan();
       this.#become({ name: "open", kind, crowded: this.#crowded });
     } else {
@@ -321,6 +326,7 @@ export class Connection {
     this.holders?.release();
     const before = this.#current;
     this.#current = null;
+    this.#unrenewed = 0;
     before?.transport.close();
     if (before) this.on.closed(code);
   }

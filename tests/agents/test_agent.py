@@ -7,6 +7,7 @@ import asyncio
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -844,6 +845,62 @@ async def test_how_much_is_done_at_a_time_is_bounded_and_the_rest_waits(tmp_path
         for seq in asked:
             await room.answer(seq)
         assert max(most) == 2
+
+
+async def test_nobody_takes_all_the_places_of_an_agent(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"], max_open=4, double_texting="concurrent")
+    given: list[str] = []
+    go_on = asyncio.Event()
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> str:
+        given.append(message.user)
+        await go_on.wait()
+        return "so"
+
+    async with (
+        running(tmp_path) as here,
+        living(agent, here) as (life,),
+        reading(here) as room,
+        reading(here, "bob") as bob,
+    ):
+        asked = [await room.ask(str(number)) for number in range(6)]
+        await eventually(lambda: given == ["ann"] * 3)
+        later = [await bob.ask(str(number)) for number in range(2)]
+        await eventually(lambda: given == ["ann"] * 3 + ["bob"])
+        go_on.set()
+        for seq in asked + later:
+            await room.answer(seq)
+        assert Counter(given) == {"ann": 6, "bob": 2}
+        await eventually(lambda: not life._answered)
+
+
+async def test_a_room_with_many_questions_leaves_the_others_their_turn(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r", "s"], max_open=1, double_texting="concurrent")
+    given: list[str] = []
+    go_on = asyncio.Event()
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> str:
+        given.append(message.text)
+        await go_on.wait()
+        return "so"
+
+    async with (
+        running(tmp_path) as here,
+        living(agent, here) as (life,),
+        reading(here) as room,
+        reading(here, "bob", "s") as other,
+    ):
+        many = [await room.ask(f"r{number}") for number in range(4)]
+        await eventually(lambda: life.rooms["r"] in life._hungry)
+        one = await other.ask("s0")
+        await eventually(lambda: len(life._hungry) == 2)
+        go_on.set()
+        await other.answer(one)
+        for seq in many:
+            await room.answer(seq)
+        assert given == ["r0", "r1", "s0", "r2", "r3"]
 
 
 async def test_replies_of_a_minute_are_bounded(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 
@@ -39,6 +40,9 @@ has been said for longest."""
 INVITED = 500
 """Rooms to which it was invited, and hears all of: to a further one it comes as if it had been named there. So people
 who invite it everywhere leave it the other half for those who name it."""
+
+RESERVED = 1 / 4
+"""Of the places for replies, for people who are given none at the moment: nobody takes all of them."""
 
 RESTING = 64
 """Replies that wait for what a person answers, and take no place from others: the server lets 128 grow."""
@@ -81,6 +85,7 @@ class Life:
         self.names: Names
         self._tasks = Tasks()
         self._ahead = 0.0  # s, of the server's clock
+        self._answered: Counter[str] = Counter()  # replies that are given now, by who has asked
         self._resting: dict[asyncio.Timeout, None] = {}  # of those who wait for a person, the longest first
         self._hungry: dict[AgentRoom, None] = {}  # rooms with questions for which there is no room here
         self._joining = asyncio.Semaphore(JOINS)
@@ -165,10 +170,14 @@ class Life:
     # How much it does
 
     @property
-    def free(self) -> bool:
-        """Whether another reply may be given here; a thread that was stopped and goes on counts, too."""
+    def _left(self) -> int:
+        """So many replies may be given here beside those that are; a thread that was stopped and goes on is one."""
         strays = self.threads.alive - sum(turn.in_thread for turn in self.turns)
-        return len(self.turns) - len(self._resting) + max(0, strays) < self.agent.max_open
+        return self.agent.max_open - (len(self.turns) - len(self._resting) + max(0, strays))
+
+    def has_place(self, user: str) -> bool:
+        """Whether another reply may be given here, to `user`."""
+        return self._left > (int(self.agent.max_open * RESERVED) if self._answered[user] else 0)
 
     @contextlib.contextmanager
     def resting(self, limit: asyncio.Timeout) -> Iterator[None]:
@@ -188,7 +197,7 @@ class Life:
             self._resting.pop(limit, None)
 
     def hunger(self, room: AgentRoom) -> None:
-        """It has more questions than may be answered here at a time: it is to look again when there is room."""
+        """It has more questions than may be answered here at a time: it is to look again when there is a place."""
         self._hungry[room] = None
 
     def rules(self, concerns: Callable[[Data], bool]) -> Rules:
@@ -214,17 +223,23 @@ class Life:
     def begin(self, turn: Turn, on_end: Callable[[], None]) -> None:
         """Let it run; `on_end` is called when it is over."""
         self.turns.add(turn)
+        self._answered[turn.question.user] += 1
         self._tasks.spawn(turn.run()).add_done_callback(lambda _: self._on_end(turn, on_end))
 
     def _on_end(self, turn: Turn, on_end: Callable[[], None]) -> None:
+        user = turn.question.user
         self.turns.discard(turn)
+        self._answered[user] -= 1
+        if not self._answered[user]:
+            del self._answered[user]
         on_end()
         self._feed()
 
     def _feed(self) -> None:
-        """Let the rooms look that have questions, as long as there is room for another reply."""
-        while self._hungry and self.free:
-            room = next(iter(self._hungry))
+        """Let the rooms look that have questions, as long as there are places; who has more comes behind the others."""
+        for room in list(self._hungry):
+            if self._left <= 0:
+                break
             del self._hungry[room]
             room.look()
 

@@ -31,9 +31,8 @@ process is said to be there for 7 s more, and nobody may tell when it is not."""
 class Owner(Process, Protocol):
     """Whose rooms these are."""
 
-    @property
-    def free(self) -> bool:
-        """Whether another reply may be given here."""
+    def has_place(self, user: str) -> bool:
+        """Whether another reply may be given here to `user`."""
 
     def now(self) -> int:
         """ms since 1970, by the server's clock."""
@@ -48,7 +47,7 @@ class Owner(Process, Protocol):
     def begin(self, turn: Turn, on_end: Callable[[], None]) -> None: ...
 
     def hunger(self, room: AgentRoom) -> None:
-        """The room is to `look` again when another reply may be given."""
+        """The room is to `look` again when there is a place."""
 
 
 class AgentRoom:
@@ -214,9 +213,8 @@ class AgentRoom:
                 continue
             if at > now:
                 again = min(again, at)
-            elif not self.life.free:
+            elif not self.life.has_place(question.user):
                 self.life.hunger(self)
-                break
             else:
                 self._begin(Turn(self, question, question.next))
         if questions.limited_until is not None:
@@ -260,7 +258,7 @@ class AgentRoom:
             return
         if not question.wanted or question.begun < question.first:
             self.life.spawn(self.stop(question.open))
-        elif self.life.free:
+        elif self.life.has_place(question.user):
             seq, turn = question.open, Turn(self, question, question.begun, take_over=True)
             self._begin(turn, lambda: None if turn.began else self._try_again(question, seq, again))
 

@@ -184,7 +184,7 @@ async def test_what_was_to_be_taken_over_is_not_where_another_log_has_come(tmp_p
 async def test_who_waits_for_a_person_takes_no_place_from_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(life, "RESTING", 2)
+    monkeypatch.setattr("tornado_chat.agents.turns.RESTING", 2)
     agent = Agent("bot", rooms=["r"], max_open=1, double_texting="concurrent")
 
     @agent.on_mention
@@ -212,7 +212,7 @@ async def test_who_waits_for_a_person_takes_no_place_from_others(
         assert (await room.answer(asked[1]))["text"] == "this"
         await carl.chat.send("r", "that")
         assert (await room.answer(asked[2]))["text"] == "that"
-        await eventually(lambda: not alive._resting)
+        await eventually(lambda: not alive.turns._resting)
 
 
 @pytest.mark.logs("reply failed room=r id=re:1")
@@ -872,7 +872,7 @@ async def test_nobody_takes_all_the_places_of_an_agent(tmp_path: Path) -> None:
         for seq in asked + later:
             await room.answer(seq)
         assert Counter(given) == {"ann": 6, "bob": 2}
-        await eventually(lambda: not life._answered)
+        await eventually(lambda: not life.turns._people)
 
 
 async def test_a_room_with_many_questions_leaves_the_others_their_turn(tmp_path: Path) -> None:
@@ -893,9 +893,9 @@ async def test_a_room_with_many_questions_leaves_the_others_their_turn(tmp_path:
         reading(here, "bob", "s") as other,
     ):
         many = [await room.ask(f"r{number}") for number in range(4)]
-        await eventually(lambda: life.rooms["r"] in life._hungry)
+        await eventually(lambda: life.rooms["r"] in life.turns._hungry)
         one = await other.ask("s0")
-        await eventually(lambda: len(life._hungry) == 2)
+        await eventually(lambda: len(life.turns._hungry) == 2)
         go_on.set()
         await other.answer(one)
         for seq in many:
@@ -974,11 +974,11 @@ async def test_what_waits_for_a_thread_that_was_stopped_comes_when_that_has_ende
     async with running(tmp_path) as here, living(agent, here) as (life,), reading(here) as room:
         asked = await room.ask("?")
         message = await room.reply(asked)
-        await eventually(lambda: life.threads.alive)
+        await eventually(lambda: life.turns.threads.alive)
         await room.chat.stop("r", message["seq"])
         assert (await room.answer(asked))["reason"] == "stopped"
         later = await room.ask("/quick")
-        await eventually(lambda: not life.turns and life.rooms["r"] in life._hungry)
+        await eventually(lambda: not life.turns and life.rooms["r"] in life.turns._hungry)
         await asyncio.sleep(1.5)  # then no signal comes any more that would let the room look
         assert not room.replies(later)
         go_on.set()

@@ -289,5 +289,5 @@ async def _at_rest(life: Life, head: int) -> None:
     assert not questions._pending
     assert not questions._attempts
     assert not there.turns
-    assert not life._hungry
-    assert life.threads.alive == 0
+    assert not life.turns._hungry
+    assert life.turns.threads.alive == 0

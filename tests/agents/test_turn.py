@@ -104,7 +104,9 @@ async def test_who_is_gone_is_followed_by_another_who_was_there_all_along(tmp_pa
         lives = [(await one.enter_async_context(living(agent, here, name=str(one))))[0] for one in stacks]
         asked = await room.ask("?")
         message = await room.grows(asked, "begun")
-        (holder,) = [number for number in range(2) if any(turn.began for turn in lives[number].turns)]
+        (holder,) = [
+            number for number in range(2) if any(turn.began for turn in lives[number].rooms["r"].turns.values())
+        ]
         await stacks[holder].aclose()
         async with asyncio.timeout(10):  # before the server ends it for want of an author
             await room.grows(asked, "resumed")

@@ -7,18 +7,17 @@ import contextlib
 import logging
 import secrets
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 from tornado_chat.agents import commands
 from tornado_chat.agents.declaration import Declaration
-from tornado_chat.agents.handlers import Handler, Threads, pieces
+from tornado_chat.agents.handlers import Handler, pieces
 from tornado_chat.agents.message import Names, Reaction
 from tornado_chat.agents.question import Rules
 from tornado_chat.agents.reactions import Reacting
 from tornado_chat.agents.room import AgentRoom
-from tornado_chat.agents.turn import Turn
+from tornado_chat.agents.turns import Turns
 from tornado_chat.client import Client, Closed
 from tornado_chat.errors import ChatError
 from tornado_chat.logs import Repeated
@@ -40,12 +39,6 @@ has been said for longest."""
 INVITED = 500
 """Rooms to which it was invited, and hears all of: to a further one it comes as if it had been named there. So people
 who invite it everywhere leave it the other half for those who name it."""
-
-RESERVED = 1 / 4
-"""Of the places for replies, for people who are given none at the moment: nobody takes all of them."""
-
-RESTING = 64
-"""Replies that wait for what a person answers, and take no place from others: the server lets 128 grow."""
 
 JOINS = 20
 """Rooms that are being joined at once."""
@@ -77,17 +70,13 @@ class Life:
     def __init__(self, agent: Declaration, replica: str) -> None:
         self.agent = agent
         self.replica = replica
-        self.threads = Threads(self._feed)
-        self.turns: set[Turn] = set()
+        self._tasks = Tasks()
+        self.turns = Turns(agent.max_open, self._tasks)
         self.rooms: dict[str, AgentRoom] = {}
         self.client: Client
         self.user = ""
         self.names: Names
-        self._tasks = Tasks()
         self._ahead = 0.0  # s, of the server's clock
-        self._answered: Counter[str] = Counter()  # replies that are given now, by who has asked
-        self._resting: dict[asyncio.Timeout, None] = {}  # of those who wait for a person, the longest first
-        self._hungry: dict[AgentRoom, None] = {}  # rooms with questions for which there is no room here
         self._joining = asyncio.Semaphore(JOINS)
         self._levels: dict[str, str] = {}  # of the rooms that it follows
         self._replayed = 0  # the events of `~` up to here are older than its state
@@ -154,7 +143,7 @@ class Life:
     async def _call(self, hook: Handler) -> None:
         """Of one that says nothing; its failure is logged."""
         try:
-            async with asyncio.timeout(HOOK_SECONDS), aclosing(pieces(hook, self.threads, self.client)) as said:
+            async with asyncio.timeout(HOOK_SECONDS), aclosing(pieces(hook, self.turns.threads, self.client)) as said:
                 async for _ in said:
                     pass
         except Exception:
@@ -167,38 +156,7 @@ class Life:
         """ms since 1970, by the server's clock."""
         return int((time.time() + self._ahead) * 1000)
 
-    # How much it does
-
-    @property
-    def _left(self) -> int:
-        """So many replies may be given here beside those that are; a thread that was stopped and goes on is one."""
-        strays = self.threads.alive - sum(turn.in_thread for turn in self.turns)
-        return self.agent.max_open - (len(self.turns) - len(self._resting) + max(0, strays))
-
-    def has_place(self, user: str) -> bool:
-        """Whether another reply may be given here, to `user`."""
-        return self._left > (int(self.agent.max_open * RESERVED) if self._answered[user] else 0)
-
-    @contextlib.contextmanager
-    def resting(self, limit: asyncio.Timeout) -> Iterator[None]:
-        """While a reply waits for a person, until `limit`, it takes no place from others.
-
-        Of RESTING that do so, the one that has waited longest waits no more when there is a further one.
-        """
-        if len(self._resting) >= RESTING:
-            oldest = next(iter(self._resting))
-            del self._resting[oldest]
-            oldest.reschedule(asyncio.get_running_loop().time())
-        self._resting[limit] = None
-        self._feed()
-        try:
-            yield
-        finally:
-            self._resting.pop(limit, None)
-
-    def hunger(self, room: AgentRoom) -> None:
-        """It has more questions than may be answered here at a time: it is to look again when there is a place."""
-        self._hungry[room] = None
+    # What its rooms want
 
     def rules(self, concerns: Callable[[Data], bool]) -> Rules:
         agent = self.agent
@@ -219,29 +177,6 @@ class Life:
 
     def _on_reacted(self, _: object) -> None:
         self._reacting -= 1
-
-    def begin(self, turn: Turn, on_end: Callable[[], None]) -> None:
-        """Let it run; `on_end` is called when it is over."""
-        self.turns.add(turn)
-        self._answered[turn.question.user] += 1
-        self._tasks.spawn(turn.run()).add_done_callback(lambda _: self._on_end(turn, on_end))
-
-    def _on_end(self, turn: Turn, on_end: Callable[[], None]) -> None:
-        user = turn.question.user
-        self.turns.discard(turn)
-        self._answered[user] -= 1
-        if not self._answered[user]:
-            del self._answered[user]
-        on_end()
-        self._feed()
-
-    def _feed(self) -> None:
-        """Let the rooms look that have questions, as long as there are places; who has more comes behind the others."""
-        for room in list(self._hungry):
-            if self._left <= 0:
-                break
-            del self._hungry[room]
-            room.look()
 
     # What comes
 
@@ -405,7 +340,7 @@ class Life:
     def _leave(self, name: str) -> None:
         room = self.rooms.pop(name, None)
         if room is not None:
-            self._hungry.pop(room, None)
+            self.turns.forget(room)
             room.close()
 
     async def _move_mark(self, name: str) -> None:

@@ -16,20 +16,28 @@ from tornado_chat.errors import Reason
 from tornado_chat.wire.events import Data
 
 
+class Replies(Protocol):
+    """What is said by this process at the moment."""
+
+    threads: Threads
+
+    def resting(self, limit: asyncio.Timeout) -> AbstractContextManager[None]:
+        """While a reply waits for a person, until `limit`, it takes no place from others."""
+
+
 class Process(Protocol):
     """The agent in this process; `replica` is its name among several."""
 
     @property
     def agent(self) -> Declaration: ...
 
-    def resting(self, limit: asyncio.Timeout) -> AbstractContextManager[None]:
-        """While a reply waits for a person, until `limit`, it takes no place from others."""
-
     client: Client
     names: Names
     replica: str
-    threads: Threads
     user: str
+
+    @property
+    def turns(self) -> Replies: ...
 
 
 class Place(Protocol):

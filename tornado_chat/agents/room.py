@@ -14,6 +14,7 @@ from tornado_chat.agents.places import Process
 from tornado_chat.agents.question import Question, Rules
 from tornado_chat.agents.questions import MINUTE, Questions
 from tornado_chat.agents.turn import Turn
+from tornado_chat.agents.turns import Turns
 from tornado_chat.errors import ChatError, Reason
 from tornado_chat.logs import Repeated
 from tornado_chat.wire.events import Data
@@ -31,8 +32,7 @@ process is said to be there for 7 s more, and nobody may tell when it is not."""
 class Owner(Process, Protocol):
     """Whose rooms these are."""
 
-    def has_place(self, user: str) -> bool:
-        """Whether another reply may be given here to `user`."""
+    turns: Turns
 
     def now(self) -> int:
         """ms since 1970, by the server's clock."""
@@ -43,11 +43,6 @@ class Owner(Process, Protocol):
 
     def react(self, room: AgentRoom, reaction: Reaction) -> None:
         """Tell the handler of it, if there is one."""
-
-    def begin(self, turn: Turn, on_end: Callable[[], None]) -> None: ...
-
-    def hunger(self, room: AgentRoom) -> None:
-        """The room is to `look` again when there is a place."""
 
 
 class AgentRoom:
@@ -213,8 +208,8 @@ class AgentRoom:
                 continue
             if at > now:
                 again = min(again, at)
-            elif not self.life.has_place(question.user):
-                self.life.hunger(self)
+            elif not self.life.turns.has_place(question.user):
+                self.life.turns.hunger(self)
             else:
                 self._begin(Turn(self, question, question.next))
         if questions.limited_until is not None:
@@ -251,14 +246,14 @@ class AgentRoom:
             if then is not None:
                 then()
 
-        self.life.begin(turn, on_end)
+        self.life.turns.begin(turn, on_end)
 
     def _take_over(self, question: Question, again: int = AGAIN) -> None:
         if question.seq in self.turns or not self._live:
             return
         if not question.wanted or question.begun < question.first:
             self.life.spawn(self.stop(question.open))
-        elif self.life.has_place(question.user):
+        elif self.life.turns.has_place(question.user):
             seq, turn = question.open, Turn(self, question, question.begun, take_over=True)
             self._begin(turn, lambda: None if turn.began else self._try_again(question, seq, again))
 

@@ -16,15 +16,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.agents import SECONDS, Room, living, person, reading
+from tests.support.agents import BOT, SECONDS, Room, address, living, person, reading, token
 from tests.support.chat import eventually, running
 from tests.support.servers import UNLIMITED, Server
 from tornado_chat.agents import Agent, Context, Message, Reaction, ThreadContext, life
 from tornado_chat.agents.question import Question
 from tornado_chat.agents.turn import SORRY, TOO_LONG, TOO_SOON, Turn
-from tornado_chat.client import Closed
+from tornado_chat.client import Client, Closed
 from tornado_chat.errors import ChatError, ErrorCode
 from tornado_chat.live import session
+from tornado_chat.wire.events import Data
 
 
 class Delta:
@@ -873,6 +874,37 @@ async def test_nobody_takes_all_the_places_of_an_agent(tmp_path: Path) -> None:
             await room.answer(seq)
         assert Counter(given) == {"ann": 6, "bob": 2}
         await eventually(lambda: not life.turns._people)
+
+
+@pytest.mark.parametrize("allowed", [True, pytest.param(False, marks=pytest.mark.logs("room not joined room=r"))])
+async def test_it_says_that_it_answers_when_it_hears_its_rooms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, allowed: bool
+) -> None:
+    agent = Agent("bot", rooms=["r"])
+    agent.on_message(returns)
+    go_on = asyncio.Event()
+    join = Client.join
+
+    async def late(self: Client, room: str, **more: Any) -> Data:
+        if room == "r":
+            await go_on.wait()
+            if not allowed:
+                raise ChatError(ErrorCode.FORBIDDEN, "not there")
+        return await join(self, room, **more)
+
+    monkeypatch.setattr(Client, "join", late)
+    caplog.set_level("INFO")
+    async with running(tmp_path) as here:
+        one = life.Life(agent, "replica")
+        task = asyncio.create_task(one.run(address(here), token(here, BOT, agent=True)))
+        await eventually(lambda: "r" in one.rooms)
+        await asyncio.sleep(0.2)
+        assert "agent answers" not in caplog.text
+        go_on.set()
+        await eventually(lambda: "agent answers" in caplog.text)
+        assert ("r" in one.rooms and one.rooms["r"]._questions is not None) is allowed
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def test_a_room_with_many_questions_leaves_the_others_their_turn(tmp_path: Path) -> None:

@@ -55,6 +55,9 @@ MARK_SECONDS = 30.0
 MARK_PAUSE = 0.5
 """Between two of them: an agent in many rooms has its rate for its replies."""
 
+JOINED_SECONDS = 10.0
+"""The agent is said to answer when it is in its own rooms, or after this time."""
+
 HOOK_SECONDS = 10.0
 """For `on_stop`."""
 
@@ -134,11 +137,21 @@ class Life:
                 self.spawn(self.client.follow(name, "everything"))
         self._heed_calls()
         self.spawn(commands.tell(self.client, self.user, agent.commands))
+        await self._settled()
         logger.info("agent answers user=%s replica=%s rooms=%d", self.user, self.replica, len(self.rooms))
         while True:
             await asyncio.sleep(MARK_SECONDS)
             for name in list(self.rooms):
                 await self._move_mark(name)
+
+    async def _settled(self) -> None:
+        """Wait until it hears the rooms that it follows from its start on."""
+        await asyncio.sleep(0)  # they are entered meanwhile
+        rooms = [self.rooms[name] for name in self.agent.rooms if name in self.rooms]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(JOINED_SECONDS):
+                for room in rooms:
+                    await room.settled.wait()
 
     async def _call(self, hook: Handler) -> None:
         """Of one that says nothing; its failure is logged."""
@@ -335,6 +348,7 @@ class Life:
             except ChatError as error:
                 logger.warning("room not joined room=%s reason=%s", room.name, error)
                 self.rooms.pop(room.name, None)
+                room.settled.set()
                 return None
 
     def _leave(self, name: str) -> None:

@@ -55,6 +55,7 @@ class AgentRoom:
         self.level = level
         self.marked = handled
         self.state: dict[str, Any] = {}  # the handlers'
+        self.settled = asyncio.Event()  # it is joined, or cannot be
         self.turns: dict[int, Turn] = {}  # by question
         self.heard_at = asyncio.get_running_loop().time()
         self._questions: Questions | None = None  # until it is joined
@@ -77,6 +78,7 @@ class AgentRoom:
         """It is joined, from `cursor` on."""
         self._since = since
         self._questions = Questions(self.life.rules(self._concerns), cursor, self.marked)
+        self.settled.set()
         early, self._early = self._early, []
         for event in early:
             self.on_event(event)

@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import uvloop
 
@@ -27,6 +28,9 @@ class _Lines(logging.Handler):
 def pytest_configure(config: pytest.Config) -> None:
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # what the server runs on
     asyncio.new_event_loop().close()  # libuv opens a pipe for the whole process with its first loop
+    slow = [hypothesis.HealthCheck.too_slow]  # a machine may be busy: tests find what is wrong, not what takes long
+    hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=slow)
+    hypothesis.settings.load_profile("any machine")
     config.addinivalue_line("markers", "logs(pattern): warnings and errors that match are expected, and must come")
 
 

@@ -561,12 +561,12 @@ async def test_who_polls_is_present_until_some_time_after_the_answer(monkeypatch
 
 
 async def test_who_polls_on_was_never_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stays_module, "LINGER_SECONDS", 0.3)
+    monkeypatch.setattr(stays_module, "LINGER_SECONDS", 2.0)
     place = Place(MemoryLog())
     client = place.client()
     await place.waiting(client, 0)
     departed = place.room.presence.departed
-    for _ in range(6):
+    for _ in range(25):
         place.say()
         await client.answered()
         client.take()

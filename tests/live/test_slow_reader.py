@@ -44,10 +44,11 @@ async def send_many(server: Server, count: int, text: str, user: str) -> None:
     """As fast as the server takes them; returns after the ack of the last."""
     async with await AsyncChat.connect(server.port, f"/ws?name={user}") as chat:
         block = commands(*[{"type": "send", "room": "r", "text": text}] * 500)
-        for _ in range(count // 500):
+        for number in range(1, count // 500 + 1):
             await chat.send(block)
             await asyncio.sleep(0)
-        await chat.ask(type="read", room="r", seq=0, id="last")  # acknowledged behind all that was sent before
+            if number % 20 == 0 or number == count // 500:
+                await chat.ask(type="read", room="r", seq=0, id=str(number))  # acknowledged behind all of before
 
 
 async def end(task: asyncio.Task[None]) -> None:

@@ -144,7 +144,7 @@ def test_new_workers_that_do_not_start_change_nothing(tmp_path: Path, how: str) 
     config.write_text("guests = true\n")
     flags = ("--workers", "2", "--config", str(config))
     expected = ["workers not replaced", "worker cannot start", DIED, "worker killed: it was not ready", "worker ended"]
-    program = impatient(START_SECONDS=2.0) if how == "late" else ("-m", "tornado_chat")
+    program = impatient(START_SECONDS=6.0) if how == "late" else ("-m", "tornado_chat")
     environment = {}
     if how != "setting":
         # Python imports this before all else; the workers that start later find it changed.

@@ -144,7 +144,7 @@ async def test_who_stops_in_the_middle_of_200000_messages_gets_every_one(tmp_pat
 async def test_who_takes_no_byte_is_cut_off_and_who_takes_few_is_not(tmp_path: Path) -> None:
     total = 1500
     async with AsyncExitStack() as stack:
-        server = stack.enter_context(Server(tmp_path, *UNLIMITED, "--write-timeout", "2s", "--ring-bytes", str(MIB)))
+        server = stack.enter_context(Server(tmp_path, *UNLIMITED, "--write-timeout", "6s", "--ring-bytes", str(MIB)))
         stopped = await stack.enter_async_context(reader_of(server, buffer=4096))
         steady = await stack.enter_async_context(reader_of(server, buffer=4096))
         quick = await stack.enter_async_context(reader_of(server))
@@ -162,7 +162,7 @@ async def test_who_takes_no_byte_is_cut_off_and_who_takes_few_is_not(tmp_path: P
         assert await metric(server, "members") == 3
         began = time.monotonic()
         while not await metric(server, 'closes_total{code="4003"}'):
-            assert time.monotonic() - began < 20, "it was never cut off"
+            assert time.monotonic() - began < 40, "it was never cut off"
             await asyncio.sleep(0.05)
         assert await metric(server, "members") == 2, "the one that reads slowly is still there"
         done = True

@@ -446,7 +446,7 @@ async def test_a_lock_that_is_not_given_back_in_time(postgres_url: str) -> None:
 
 
 async def test_calls_beyond_the_limit_fail_at_once(postgres_url: str) -> None:
-    async with opened(postgres_url) as (log,):
+    async with opened(postgres_url, timeout=60.0) as (log,):
         async with held(postgres_url) as db:
             writes = [asyncio.ensure_future(append(log, message(str(number)))) for number in range(WAITING_WRITES)]
             await waiting_for_locks(db, 1)

@@ -907,6 +907,73 @@ async def test_it_says_that_it_answers_when_it_hears_its_rooms(
         await asyncio.wait([task])
 
 
+async def test_threads_that_go_on_are_whose_question_it_was(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r"], max_open=4)
+    go_on = threading.Event()
+
+    @agent.on_command("slow")
+    def slow(ctx: ThreadContext, message: Message) -> str:
+        go_on.wait(SECONDS)
+        return "too late"
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> str:
+        return "so"
+
+    async with (
+        running(tmp_path) as here,
+        living(agent, here) as (alive,),
+        reading(here) as room,
+        reading(here, "bob") as bob,
+    ):
+
+        def have_begun(count: int) -> bool:
+            return alive.turns.threads.alive["ann"] == count
+
+        for number in range(1, 4):
+            asked = await room.ask("/slow")
+            message = await room.reply(asked)
+            await eventually(partial(have_begun, number))
+            await room.chat.stop("r", message["seq"])
+            await room.answer(asked)
+        later = await room.ask("?")
+        await eventually(lambda: alive.rooms["r"] in alive.turns._hungry)
+        assert (await room.answer(await bob.ask("?")))["text"] == "so"
+        assert not room.replies(later)
+        go_on.set()
+        assert (await room.answer(later))["text"] == "so"
+
+
+async def test_who_is_asked_something_has_no_place_meanwhile(tmp_path: Path) -> None:
+    agent = Agent("bot", rooms=["r", "s"], max_open=4, double_texting="concurrent")
+
+    @agent.on_command("ask")
+    async def ask(ctx: Context, message: Message) -> str:
+        return (await ctx.ask("What?")).text
+
+    @agent.on_mention
+    async def answer(ctx: Context, message: Message) -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    async with (
+        running(tmp_path) as here,
+        living(agent, here) as (alive,),
+        reading(here) as room,
+        reading(here, "ann", "s") as elsewhere,
+        reading(here, "bob") as bob,
+    ):
+        asked = await room.ask("/ask")
+        await eventually(lambda: alive.turns._resting)
+        for _ in range(3):
+            await bob.ask("?")
+        await eventually(lambda: alive.turns._people == {"bob": 3})
+        await elsewhere.reply(await elsewhere.ask("?"))
+        await room.chat.send("r", "that")
+        assert (await room.answer(asked))["text"] == "that"
+        await eventually(lambda: alive.turns._people == {"bob": 3, "ann": 1})
+
+
 async def test_a_room_with_many_questions_leaves_the_others_their_turn(tmp_path: Path) -> None:
     agent = Agent("bot", rooms=["r", "s"], max_open=1, double_texting="concurrent")
     given: list[str] = []

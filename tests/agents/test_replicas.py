@@ -290,4 +290,4 @@ async def _at_rest(life: Life, head: int) -> None:
     assert not questions._attempts
     assert not there.turns
     assert not life.turns._hungry
-    assert life.turns.threads.alive == 0
+    assert not life.turns.threads.alive

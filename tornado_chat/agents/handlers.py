@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import inspect
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import CancelledError
 from contextlib import aclosing
@@ -27,13 +28,13 @@ def runs_on_the_loop(handler: Handler) -> bool:
     return any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in (handler, call))
 
 
-async def pieces(handler: Handler, threads: Threads, *arguments: Any) -> AsyncGenerator[object, None]:
-    """What `handler` says, called with `arguments`. To be closed with `aclosing`, which ends the handler."""
+async def pieces(handler: Handler, threads: Threads, user: str, *arguments: Any) -> AsyncGenerator[object, None]:
+    """What `handler` says for `user`, called with `arguments`. To be closed with `aclosing`, which ends the handler."""
     if runs_on_the_loop(handler):
         made = handler(*arguments)
         result = await made if inspect.isawaitable(made) else made
     else:
-        result = threads.run(handler, *arguments)
+        result = threads.run(handler, user, *arguments)
     async with aclosing(_said(result)) as said:
         async for piece in said:
             yield piece
@@ -62,21 +63,23 @@ def text_of(piece: object) -> str:
 
 
 class Threads:
-    """The threads in which handlers run; `alive` counts those that have not ended, stopped or not."""
+    """The threads in which handlers run; `alive` counts those that have not ended, stopped or not, by user."""
 
     def __init__(self, on_end: Callable[[], None]) -> None:
         """`on_end` is called, on the loop, when one of them has ended."""
-        self.alive = 0
+        self.alive: Counter[str] = Counter()
         self._on_end = on_end
 
-    async def run(self, handler: Handler, *arguments: Any) -> AsyncGenerator[object, None]:
-        """What `handler` says, in a thread of its own."""
+    async def run(self, handler: Handler, user: str, *arguments: Any) -> AsyncGenerator[object, None]:
+        """What `handler` says for `user`, in a thread of its own."""
         loop = asyncio.get_running_loop()
         told: asyncio.Queue[_Told] = asyncio.Queue(1)
         stopped = threading.Event()
 
         def ended() -> None:
-            self.alive -= 1
+            self.alive[user] -= 1
+            if not self.alive[user]:
+                del self.alive[user]
             self._on_end()
 
         def work() -> None:
@@ -85,7 +88,7 @@ class Threads:
             finally:
                 _call(loop, ended)
 
-        self.alive += 1
+        self.alive[user] += 1
         threading.Thread(target=work, name="agent handler", daemon=True).start()
         try:
             while True:

@@ -156,9 +156,10 @@ class Life:
     async def _call(self, hook: Handler) -> None:
         """Of one that says nothing; its failure is logged."""
         try:
-            async with asyncio.timeout(HOOK_SECONDS), aclosing(pieces(hook, self.turns.threads, self.client)) as said:
-                async for _ in said:
-                    pass
+            async with asyncio.timeout(HOOK_SECONDS):
+                async with aclosing(pieces(hook, self.turns.threads, self.user, self.client)) as said:
+                    async for _ in said:
+                        pass
         except Exception:
             logger.exception("hook failed")
 

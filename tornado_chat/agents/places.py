@@ -21,8 +21,8 @@ class Replies(Protocol):
 
     threads: Threads
 
-    def resting(self, limit: asyncio.Timeout) -> AbstractContextManager[None]:
-        """While a reply waits for a person, until `limit`, it takes no place from others."""
+    def resting(self, limit: asyncio.Timeout, user: str) -> AbstractContextManager[None]:
+        """While a reply waits for `user`, until `limit`, it takes no place."""
 
 
 class Process(Protocol):

@@ -33,7 +33,7 @@ class Reacting:
         context = Context(self, room.name, None, room.state, 1, False)
         given = context if runs_on_the_loop(handler) else ThreadContext(context)
         try:
-            async with aclosing(pieces(handler, room.life.turns.threads, given, reaction)) as said:
+            async with aclosing(pieces(handler, room.life.turns.threads, reaction.user, given, reaction)) as said:
                 async for piece in said:
                     await self.write(piece)
             text = "".join(self._texts)

@@ -268,7 +268,8 @@ class Turn:
             given = ThreadContext(context)
             self.in_thread = True
         try:
-            async with aclosing(pieces(handler, self.room.life.turns.threads, given, message, *more)) as said:
+            threads, user = self.room.life.turns.threads, self.question.user
+            async with aclosing(pieces(handler, threads, user, given, message, *more)) as said:
                 async for piece in said:
                     yield piece
         except SystemExit as error:  # argparse raises it: the handler ends so, and the process has other replies
@@ -308,7 +309,7 @@ class Turn:
         until = asyncio.get_running_loop().time() + seconds
         try:
             async with asyncio.timeout_at(until) as limit:
-                with room.life.turns.resting(limit):
+                with room.life.turns.resting(limit, question.user):
                     await room.until(lambda: place in question.answers)
         except TimeoutError:
             taken_back = await room.life.client.delete(room.name, asked.seq, id=f"{id}:gone")

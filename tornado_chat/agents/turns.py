@@ -13,7 +13,7 @@ from tornado_chat.agents.turn import Turn
 from tornado_chat.tasks import Tasks
 
 RESERVED = 1 / 4
-"""Of the places for replies, for people who are given none at the moment: nobody takes all of them."""
+"""Of the places for replies, for people who have none at the moment: nobody takes all of them."""
 
 RESTING = 64
 """Replies that wait for what a person answers, and take no place from others: the server lets 128 grow."""
@@ -34,7 +34,7 @@ class Turns:
         self._most = most
         self._tasks = tasks
         self._given: set[Turn] = set()
-        self._people: Counter[str] = Counter()  # who has asked for these
+        self._people: Counter[str] = Counter()  # who has asked for these, but for those that rest
         self._resting: dict[asyncio.Timeout, None] = {}  # of those who wait for a person, the longest first
         self._hungry: dict[Looking, None] = {}
 
@@ -43,13 +43,18 @@ class Turns:
 
     @property
     def _left(self) -> int:
-        """So many may begin; a thread that was stopped and goes on counts, too."""
-        strays = self.threads.alive - sum(turn.in_thread for turn in self._given)
-        return self._most - (len(self._given) - len(self._resting) + max(0, strays))
+        """So many may begin."""
+        return self._most - (len(self._given) - len(self._resting) + self._strays.total())
+
+    @property
+    def _strays(self) -> Counter[str]:
+        """Threads that were stopped and go on, by who has asked: each of them takes a place, too."""
+        return self.threads.alive - Counter(turn.question.user for turn in self._given if turn.in_thread)
 
     def has_place(self, user: str) -> bool:
         """Whether another reply may be given here, to `user`."""
-        return self._left > (int(self._most * RESERVED) if self._people[user] else 0)
+        has_some = self._people[user] or self._strays[user]
+        return self._left > (int(self._most * RESERVED) if has_some else 0)
 
     def begin(self, turn: Turn, on_end: Callable[[], None]) -> None:
         """Let it run; `on_end` is called when it is over."""
@@ -58,17 +63,19 @@ class Turns:
         self._tasks.spawn(turn.run()).add_done_callback(lambda _: self._on_end(turn, on_end))
 
     def _on_end(self, turn: Turn, on_end: Callable[[], None]) -> None:
-        user = turn.question.user
         self._given.discard(turn)
-        self._people[user] -= 1
-        if not self._people[user]:
-            del self._people[user]
+        self._leave(turn.question.user)
         on_end()
         self._feed()
 
+    def _leave(self, user: str) -> None:
+        self._people[user] -= 1
+        if not self._people[user]:
+            del self._people[user]
+
     @contextlib.contextmanager
-    def resting(self, limit: asyncio.Timeout) -> Iterator[None]:
-        """While a reply waits for a person, until `limit`, it takes no place from others.
+    def resting(self, limit: asyncio.Timeout, user: str) -> Iterator[None]:
+        """While a reply waits for `user`, until `limit`, it takes no place.
 
         Of RESTING that do so, the one that has waited longest waits no more when there is a further one.
         """
@@ -77,11 +84,13 @@ class Turns:
             del self._resting[oldest]
             oldest.reschedule(asyncio.get_running_loop().time())
         self._resting[limit] = None
+        self._leave(user)
         self._feed()
         try:
             yield
         finally:
             self._resting.pop(limit, None)
+            self._people[user] += 1
 
     def hunger(self, room: Looking) -> None:
         """The room has more questions than may be answered at a time: it is to look again when there is a place."""
@@ -92,9 +101,18 @@ class Turns:
         self._hungry.pop(room, None)
 
     def _feed(self) -> None:
-        """Let the rooms look that have questions, as long as there are places; who has more comes behind the others."""
+        """Let the rooms look that have questions, as long as there are places.
+
+        One that was given a place and wants more goes behind the others; one that was given none keeps its turn.
+        """
+        held: list[Looking] = []
         for room in list(self._hungry):
             if self._left <= 0:
                 break
             del self._hungry[room]
+            before = len(self._given)
             room.look()
+            if room in self._hungry and len(self._given) == before:
+                held.append(room)
+        if held:
+            self._hungry = dict.fromkeys([*held, *self._hungry])

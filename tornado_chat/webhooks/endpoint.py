@@ -48,7 +48,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 `Retry-After` is heeded, too."""
 
 LONGEST_PROBE = 30.0
-"""Seconds between two attempts at an endpoint that takes nothing."""
+"""Seconds between two attempts at an endpoint that takes nothing, unless it asks for more."""
 
 LOG_PAUSE = 1.0
 """Seconds until a room is looked at again when the log did not answer."""
@@ -241,7 +241,10 @@ class Endpoint:
         room.retry_at = now + int(1000 * max(asked, _pause(room.attempts, LONGEST_PAUSE)))
         if now >= self._probe_at:  # else it was under way already when another one was refused
             self._streak += 1
-            self._probe_at = now + 1000 * max(asked, _pause(self._streak, LONGEST_PROBE))
+            pause = _pause(self._streak, LONGEST_PROBE)
+            if self._streak > 1:  # the first may speak of its room only
+                pause = max(asked, pause)
+            self._probe_at = now + 1000 * pause
         self._moved[room.id] = room
         self._refusals += 1
         tried = self._refusals >= LEAST_REFUSALS

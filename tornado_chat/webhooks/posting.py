@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from tornado.httpclient import HTTPError, HTTPRequest
@@ -48,12 +49,14 @@ class Poster:
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
         """Of 2xx: a success, whatever is said behind that. Redirections are not followed."""
-        status = 0
+        status, retry_after = 0, ""
 
         def heard(line: str) -> None:
-            nonlocal status
+            nonlocal status, retry_after
             if status < 200 and line.startswith("HTTP/"):  # 1xx come before the answer (RFC 9110 section 15.2)
                 status = int(line.split()[1])
+            elif line[:12].lower() == "retry-after:":
+                retry_after = line[12:].strip()
 
         request = HTTPRequest(
             url,
@@ -67,10 +70,9 @@ class Poster:
             user_agent="tornado-chat",
             header_callback=heard,
         )
-        why, retry_after = "", ""
+        why = ""
         try:
-            response = await self._client.fetch(request, raise_error=False)
-            retry_after = response.headers.get("Retry-After", "")
+            await self._client.fetch(request, raise_error=False)
         except (HTTPError, OSError, ssl.SSLError, ValueError, UnsatisfiableReadError) as error:
             why = (str(error) or type(error).__name__).partition("\n")[0]
         if status < 200:
@@ -89,6 +91,8 @@ def _seconds(retry_after: str) -> float:
     try:
         if retry_after.isascii() and retry_after.isdecimal():
             return float(retry_after)
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+        at = parsedate_to_datetime(retry_after)
+        at = at.replace(tzinfo=at.tzinfo or UTC)  # the form without a zone is of UTC, too (section 5.6.7)
+        return max(0.0, at.timestamp() - time.time())
     except (ValueError, OverflowError):
         return 0.0

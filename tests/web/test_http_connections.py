@@ -148,10 +148,13 @@ async def test_who_asks_nothing_and_who_takes_no_answer_is_cut_off_in_time(
             assert await said_by(silent) == b""
             assert await said_by(slow) == b""
             assert len(here.server.http) == 1, "an answer has more time"
+            overdue = 0.0
 
             def is_cut_off() -> bool:
-                for connection in here.server.http._serving:  # it may have got on meanwhile, as its buffers filled
-                    connection.due -= http_connection.ANSWER_SECONDS
+                nonlocal overdue
+                for connection in here.server.http._serving:
+                    if connection.due != overdue:  # it has got on, as its buffers filled
+                        connection.due = overdue = connection.due - http_connection.ANSWER_SECONDS
                 return not len(here.server.http)
 
             await eventually(is_cut_off)

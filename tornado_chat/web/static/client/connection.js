@@ -82,8 +82,10 @@ export class Connection {
   #loading = 0; // the lower ones
   #rise = 0;
   #renewal = 0;
+  #renewAt = 0; // when it is due, in ms since 1970
+  #renewFrom = 0; // not before that: the server has asked for it
   #renewing = false; // what is tried is one of the same kind
-  #unrenewed = 0; // trials in a row which did not bring the one that is wanted
+  #unrenewed = 0; // trials in a row that have not brought the one that is wanted
 
   /**
    * `base` is the address of the server's page; `memory` keeps the transport that worked, `shared` is that of all tabs;
@@ -166,6 +168,7 @@ export class Connection {
     clearTimeout(this.#renewal);
     this.#renewal = 0;
     this.#renewing = kinds[0] === this.#current?.transport.kind;
+    if (this.#renewing) this.#unrenewed += 1;
     this.#ends = [];
     this.#left = kinds;
     this.#next();
@@ -233,6 +236,7 @@ export class Connection {
     // As another user it cannot go on for us: a cookie and a token, or two new guests.
     if (candidate !== this.#current && candidate.welcome?.user === this.#user) this.#take(candidate, candidate.welcome);
     this.#halt();
+    this.#renewLater();
     this.#plan();
   }
 
@@ -242,7 +246,7 @@ export class Connection {
     this.#tried = this.#tried.filter((other) => other !== candidate);
     this.#current = candidate;
     this.#user = frame.user;
-    this.#refusals = this.#unrenewed = 0;
+    this.#refusals = this.#unrenewed = this.#renewFrom = 0;
     before?.transport.close();
     const { kind } = candidate.transport;
     if (kind === "websocket") this.holders?.release();
@@ -259,9 +263,18 @@ export class Connection {
     return kind === "poll" && this.#crowded ? "stream" : kind;
   }
 
-  /** Another of the same kind, beside the one that runs. @param {number} delay */
+  /** Another of the same kind, beside the one that runs; in so many ms, or earlier. @param {number} delay */
   #renew(delay = RENEWAL) {
-    this.#renewal ||= setTimeout(() => this.#current && this.#try([this.#current.transport.kind]), delay);
+    const at = Math.max(Date.now() + delay, this.#renewFrom);
+    if (this.#renewal && this.#renewAt <= at) return;
+    clearTimeout(this.#renewal);
+    this.#renewAt = at;
+    this.#renewal = setTimeout(() => this.#current && this.#try([this.#current.transport.kind]), at - Date.now());
+  }
+
+  /** Again, if the last trial has not brought it. */
+  #renewLater() {
+    if (this.#unrenewed) this.#renew(Math.max(SOON, backoff(this.#unrenewed)));
   }
 
   /** Try the higher ones in so many ms. @param {number} delay */
@@ -302,9 +315,9 @@ export class Connection {
     this.#halt();
     if (this.#current) {
       const { kind } = this.#current.transport;
-      if (this.#renewing) this.#unrenewed += 1;
+      if (this.#renewing) this.#renewFrom = Date.now() + Math.max(0, ...this.#ends.map(({ wait }) => wait ?? 0));
       else this.network.stay(this.#borne(kind));
-      if (this.#unrenewed) this.#renew(Math.max(SOON, ...this.#ends.map(({ wait }) => wait ?? 0), backoff(this.#unrenewed)));
+      this.#renewLater();
       this.#plan();
       this.#become({ name: "open", kind, crowded: this.#crowded });
     } else {
@@ -326,7 +339,7 @@ export class Connection {
     this.holders?.release();
     const before = this.#current;
     this.#current = null;
-    this.#unrenewed = 0;
+    this.#unrenewed = this.#renewFrom = 0;
     before?.transport.close();
     if (before) this.on.closed(code);
   }

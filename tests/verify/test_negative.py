@@ -185,7 +185,7 @@ async def test_an_agent_that_is_broken_is_found(
     monkeypatch.setattr("tornado_chat.verify.replicas.AGENT", "tests.support.broken_agents:agent")
     monkeypatch.setattr("tornado_chat.verify.crowd.ASKING", 0.1)
     with Server(tmp_path, *UNLIMITED) as server:
-        asked = options(server.url, secret=server.secret, agents=2, seconds=4.0, rate=300.0, clients=10, patience=1.0)
+        asked = options(server.url, secret=server.secret, agents=2, seconds=9.0, rate=300.0, clients=10, patience=1.0)
         assert await verify(asked) == 1
     report = json.loads(capsys.readouterr().out)
     kinds = {violation["kind"] for violation in report["violations"]}

@@ -101,6 +101,9 @@ class Pouring:
                 sent = end
                 if not self.ending:
                     await asyncio.sleep(pause)
+            if rest := rest_of_character(data, sent):  # it has ended otherwise
+                growth.said = max(growth.said, len(data[: sent + len(rest)].decode()))
+                await connection.send_chunk(rest)
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await connection.end_body()
         finally:
@@ -115,3 +118,11 @@ class Pouring:
         growth.seq = seq
         growth.finish = "done", len(growth.text)
         growth.come_back(time.monotonic())
+
+
+def rest_of_character(data: bytes, at: int) -> bytes:
+    """What belongs to the character within which `data` is cut at `at`; a body that ends there is refused."""
+    end = at
+    while end < len(data) and data[end] & 0xC0 == 0x80:
+        end += 1
+    return data[at:end]

@@ -55,7 +55,7 @@ class Poster:
             nonlocal status, retry_after
             if status < 200 and line.startswith("HTTP/"):  # 1xx come before the answer (RFC 9110 section 15.2)
                 status = int(line.split()[1])
-            elif line[:12].lower() == "retry-after:":
+            elif status >= 200 and line[:12].lower() == "retry-after:":
                 retry_after = line[12:].strip()
 
         request = HTTPRequest(

@@ -13,6 +13,7 @@ const PATIENCE = { websocket: 2_500, stream: 5_000, poll: 15_000 }; // ms until 
 const SOON = 1_000;
 const LOADING = 10_000; // ms after which a page that stays loads the lower ones, while it can: it may need them in a bad moment
 const RENEWAL = 50; // ms: several rooms that are entered or left at once need one new stream
+const LONGEST = 300_000; // ms until another stream is tried: the server ends the one in use by then
 const STABLE = 10_000; // ms: a connection that lasted this long starts the back-off anew
 const OLD = 300_000; // ms: one that ends after this time is no fault of its transport; the machine may have slept
 const FAULTS = 3; // one that is cut off young is one, one that falls silent counts half as much again: a step down
@@ -315,7 +316,7 @@ export class Connection {
     this.#halt();
     if (this.#current) {
       const { kind } = this.#current.transport;
-      if (this.#renewing) this.#renewFrom = Date.now() + Math.max(0, ...this.#ends.map(({ wait }) => wait ?? 0));
+      if (this.#renewing) this.#renewFrom = Date.now() + Math.min(LONGEST, Math.max(0, ...this.#ends.map(({ wait }) => wait ?? 0)));
       else this.network.stay(this.#borne(kind));
       this.#renewLater();
       this.#plan();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 import zlib
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,8 @@ from tests.verify.test_device import NOWHERE, WELCOME, Socket, error, kinds
 from tornado_chat.verify.answers import Answers
 from tornado_chat.verify.codecs import JSON, Data
 from tornado_chat.verify.device import Device
-from tornado_chat.verify.faults import Scene, stop_growing
-from tornado_chat.verify.growth import KEPT_SECONDS, LATE_SECONDS, LEASE_SECONDS, Growth
+from tornado_chat.verify.faults import Scene, roll, stop_growing
+from tornado_chat.verify.growth import KEPT_SECONDS, LATE_SECONDS, LEASE_SECONDS, Growth, Span
 from tornado_chat.verify.handshake import Offer
 from tornado_chat.verify.ledger import Ledger
 from tornado_chat.verify.tales import question, tale
@@ -34,8 +35,9 @@ def finished(reason: str = "done", length: int = len(TEXT), **more: Any) -> Data
     return event | {"length": length, "crc": zlib.crc32(TEXT[:length].encode())} | more
 
 
-def audit(one: Growth, *broken_at: float, sound: bool = True) -> list[str]:
-    return [finding.kind for finding in one.audit(list(broken_at), sound=sound)]
+def audit(one: Growth, *breaks: float | Span, sound: bool = True) -> list[str]:
+    spans = [(one, one) if isinstance(one, float) else one for one in breaks]
+    return [finding.kind for finding in one.audit(spans, sound=sound)]
 
 
 def ended(event: Data, **known: Any) -> Growth:
@@ -99,6 +101,16 @@ def test_reasons_that_fit() -> None:
     assert audit(one) == []
     one.watched, one.gone = True, True
     assert audit(one) == []
+    short = growth()  # for whom the log holds its author to be there longer
+    short.leave(10.0)
+    list(short.take_end(finished("interrupted"), 20.0))
+    for workers_went, found in (
+        ((0.0, 4.0), ["reason"]),
+        ((0.0, 12.0), []),
+        ((19.0, 60.0), []),
+        ((21.0, 60.0), ["reason"]),
+    ):
+        assert audit(short, workers_went) == found
 
 
 def test_how_much_must_be_kept() -> None:
@@ -113,6 +125,8 @@ def test_how_much_must_be_kept() -> None:
     assert audit(one, 22.0) == []
     assert audit(one, 21.0 + KEPT_SECONDS) == ["text"]
     assert audit(one, 21.0 + KEPT_SECONDS, sound=False) == []
+    assert audit(one, (0.0 - KEPT_SECONDS, 22.0)) == [], "a roll, whose last worker went then"
+    assert audit(one, (0.0 - KEPT_SECONDS, 22.0), sound=False) == []
 
 
 # A device that reads it, and one that writes it.
@@ -244,6 +258,20 @@ async def test_somebody_who_may_asks_that_it_stops() -> None:
     assert (asked["room"], asked.get("seq", 1), one.stopped) == ("r", 1, True)
     made.take(socket, {"type": "ack", "id": asked["id"], "room": "r"})
     assert (ledger.counts["stops"], kinds(ledger)) == (1, [])
+
+
+async def test_a_roll_lasts_until_its_last_worker_has_gone() -> None:
+    ledger = Ledger(["r"])
+    crowd: Any = SimpleNamespace(devices=[], ledger=ledger)
+    gone = asyncio.Event()
+    installation: Any = SimpleNamespace(roll=gone.wait)
+    rolling = asyncio.create_task(roll(Scene(crowd, installation, None, random.Random(1), 1.0, asyncio.Event())))
+    await asyncio.sleep(0.01)
+    then = time.monotonic()
+    gone.set()
+    await rolling
+    ((began, ended),) = ledger.breaks
+    assert began < then <= ended
 
 
 async def test_who_catches_up_is_told_the_text_with_the_end() -> None:

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 from tornado_chat.verify.codecs import Data
 from tornado_chat.verify.findings import Finding
-from tornado_chat.verify.growth import Growth
+from tornado_chat.verify.growth import Growth, Span
 from tornado_chat.verify.tales import key_of, tale
 
 ATTEMPTS = 5
@@ -106,7 +106,7 @@ class Reply(Growth):
         """When somebody wanted it to end, or had no use for it any more; infinite if nobody did."""
         return min(self.stopped_at, self.question.changed_after(self.seq))
 
-    def audit(self, broken_at: list[float], *, sound: bool) -> Iterator[Finding]:
+    def audit(self, breaks: Sequence[Span], *, sound: bool) -> Iterator[Finding]:
         end = self.end
         if end is None:
             yield Finding("open", f"{self.id} has not ended", self.seq)

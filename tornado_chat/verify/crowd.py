@@ -508,7 +508,7 @@ class Crowd:
         sound = not self.ledger.faults["postgresql-restart"]
         for room, record in self.ledger.records.items():
             for growth in record.saying.values():
-                for finding in growth.audit(self.ledger.broken_at, sound=sound):
+                for finding in growth.audit(self.ledger.breaks, sound=sound):
                     self.ledger.report(finding, room=room, device=growth.user)
         for device in self.devices:
             device.audit()

@@ -225,11 +225,12 @@ async def roll(scene: Scene) -> None:
 
 async def _while_cut(scene: Scene, harm: Awaitable[bool], late: str) -> None:
     scene.ledger.begin_harm()
-    scene.ledger.broken_at.append(time.monotonic())
+    began = time.monotonic()
     try:
         if not await harm:
             scene.ledger.report(Finding("stuck", late))
     finally:
+        scene.ledger.breaks.append((began, time.monotonic()))
         scene.ledger.end_harm()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tornado_chat.verify.codecs import Data
@@ -24,6 +24,9 @@ LATE_SECONDS = 15.0
 """A message that nobody writes any more ends so long after LEASE_SECONDS at most, but for a database that is away."""
 KEPT_SECONDS = 6.0
 """What was shown so long before a worker was killed is in a checkpoint: they are 2 s apart."""
+
+Span = tuple[float, float]
+"""From when to when, by time.monotonic()."""
 
 
 class End(NamedTuple):
@@ -170,8 +173,8 @@ class Growth:
         if not self.gone:
             self.come_back(now)
 
-    def audit(self, broken_at: list[float], *, sound: bool) -> Iterator[Finding]:
-        """At the end. `broken_at`: when workers were killed or replaced; `sound`: no database was ever away."""
+    def audit(self, breaks: Sequence[Span], *, sound: bool) -> Iterator[Finding]:
+        """At the end. `breaks`: when workers were killed or replaced; `sound`: no database was ever away."""
         if not self.seq:
             return  # nobody has ever heard of it
         end = self.end
@@ -191,31 +194,31 @@ class Growth:
             case "stopped" if not self.stopped:
                 yield Finding("reason", "was stopped, and nobody had asked for that", self.seq)
             # A database that is away hears of nobody, and gives up all alike.
-            case "interrupted" if sound and self.watched and not self.gone and not self._was_away(broken_at):
+            case "interrupted" if sound and self.watched and not self.gone and not self._was_away(breaks):
                 text = f"was interrupted, and its author was never away for more than {self._absence[0]:.1f} s"
                 yield Finding("reason", text, self.seq)
             case "done" | "error":
                 yield Finding("reason", f"ended with {end.reason} and {end.length}, which nobody had said", self.seq)
-        shown = self._shown_for_good(broken_at, sound=sound)
+        shown = self._shown_for_good(breaks, sound=sound)
         if end.length < self.cut_at(max(self.kept, shown)):
             had = f"{shown} had been shown and {self.kept} acknowledged as kept"
             yield Finding("text", f"{end.reason} with {end.length} characters, although {had}", self.seq)
 
-    def _was_away(self, broken_at: list[float]) -> bool:
+    def _was_away(self, breaks: Sequence[Span]) -> bool:
         """For so long that it may have been given up."""
         seconds, since = self._absence
-        killed = any(since - RENEWED_SECONDS <= then <= since + seconds for then in broken_at)
+        killed = any(begin <= since + seconds and since - RENEWED_SECONDS <= end for begin, end in breaks)
         return seconds > LEASE_SECONDS - NOTICED_SECONDS - (RENEWED_SECONDS if killed else 0.0)
 
-    def _shown_for_good(self, broken_at: list[float], *, sound: bool) -> int:
+    def _shown_for_good(self, breaks: Sequence[Span], *, sound: bool) -> int:
         """What was shown, and cannot have been lost with a process."""
         if not self._shown:
             return 0
         first, last = self._shown[0][0], self._shown[-1][1]
-        breaks = [then for then in broken_at if then > first - 1.0]
-        if not breaks:
+        begins = [begin for begin, end in breaks if end > first - 1.0]
+        if not begins:
             return last
-        return self.shown_at(min(breaks) - KEPT_SECONDS) if sound else 0
+        return self.shown_at(min(begins) - KEPT_SECONDS) if sound else 0
 
 
 def finished(growth: Growth, finish: Data) -> Data:

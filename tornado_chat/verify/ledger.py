@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tornado_chat.verify.answers import Answers
 from tornado_chat.verify.findings import Finding, Violation
-from tornado_chat.verify.growth import Growth
+from tornado_chat.verify.growth import Growth, Span
 from tornado_chat.verify.own_log import OwnLog
 from tornado_chat.verify.record import Record
 
@@ -70,8 +70,8 @@ class Ledger:
         """Messages that are said bit by bit, and have not ended, or only just."""
         self.answers: Answers | None = None
         """Those of the agent, if there is one."""
-        self.broken_at: list[float] = []
-        """When workers were killed or replaced, by time.monotonic()."""
+        self.breaks: list[Span] = []
+        """When workers were killed or replaced: on a busy machine the last of a roll goes long after its signal."""
         self.epoch: str | None = None
         self.users: dict[str, set[str]] = {name: set() for name in rooms}
         """By room: everybody who has joined it."""
@@ -98,7 +98,7 @@ class Ledger:
         """From the wish that a reply ends until its model was left alone."""
         self._harmed_until = 0.0
         self._harms = 0
-        self._harm: list[tuple[float, float]] = []  # from when to when some was done, by time.monotonic()
+        self._harm: list[Span] = []  # when some was done
 
     @property
     def seconds(self) -> float:

@@ -339,13 +339,16 @@ def withhold(type: str) -> Tamper:
     return tamper
 
 
+ChangePage = Callable[[list[Message]], Message | None]
+
+
 class FalsifyHistory:
     """Each of `changes` to a page of its own: it falsifies the messages, and says which of them.
 
     It says None where it finds none that fits. `done` holds what was changed, by the name of the change.
     """
 
-    def __init__(self, *changes: Callable[[list[Message]], Message | None]) -> None:
+    def __init__(self, *changes: ChangePage) -> None:
         self.left = list(changes)
         self.done: dict[str, Message] = {}
 

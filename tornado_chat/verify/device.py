@@ -189,8 +189,8 @@ class Device:
             self._transport.close()
 
     def change(self, kind: str) -> None:
-        """Go on as another `kind`, from where it is: in good order where it can, else cut off."""
-        if self._transport is not None and kind != self.kind and self._stopped_until < time.monotonic():
+        """Go on as `kind`, which is another, from where it is: in good order where it can, else cut off."""
+        if self._transport is not None and self._stopped_until < time.monotonic():
             self.kind = kind
             self.ledger.counts["changes"] += 1
             if self.dice.random() < 0.5:

@@ -159,7 +159,10 @@ async def stop_growing(scene: Scene) -> None:
 
 
 async def change(scene: Scene) -> None:
-    scene.device().change(scene.dice.choice(scene.crowd.transports))
+    device = scene.device()
+    others = [kind for kind in scene.crowd.transports if kind != device.kind]
+    if others:
+        device.change(scene.dice.choice(others))
 
 
 # To the network, for those of the devices that are behind the proxy. Each returns when the damage is mended.
